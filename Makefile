@@ -1,0 +1,123 @@
+# Everything runs from .venv, which `make install` builds from the hashed lock in requirements/.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTO_VENV := .venv-proto
+PROTO_STAMP := $(PROTO_VENV)/.installed
+LOWEST_VENV := .venv-lowest
+LOWEST_STAMP := $(LOWEST_VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests look for the tools of the environment (buf, grpcurl, hadolint) by their plain name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+PROTOS = $(shell find proto -name '*.proto' | sort)
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP) ## create .venv with everything for development (once; again when the lock changes)
+
+# A half-made environment has no stamp, so the next call starts afresh.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+		f"Runwire needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}. Name another one: make install PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## both services, a run that is cut and resumed, and its scores: no key, no network
+	$(BIN)/python -m examples.demo
+
+.PHONY: test
+test: $(STAMP) ## every test that needs nothing but this machine
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## ruff, mypy, import contracts, buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format -d --exit-code
+
+.PHONY: format
+format: $(STAMP) ## let ruff and buf rewrite what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w
+
+$(PROTO_STAMP): requirements/proto.txt
+	$(PYTHON) -m venv --clear $(PROTO_VENV)
+	$(PROTO_VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/proto.txt
+	@touch $@
+
+PROTOC = $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto
+
+.PHONY: proto
+proto: $(PROTO_STAMP) ## generate the stubs from proto/
+	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+.PHONY: verify
+verify: $(PROTO_STAMP) ## the committed stubs are what proto/ generates
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	$(PROTOC) --python_out="$$out" --pyi_out="$$out" --grpc_python_out="$$out" $(PROTOS) && \
+	(cd "$$out" && find . -type f | sort) > "$$out.new" && \
+	find ./runwire -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort > "$$out.old"; \
+	trap 'rm -rf "$$out" "$$out.new" "$$out.old"' EXIT; \
+	diff "$$out.old" "$$out.new" || { echo "stubs without a .proto, or a .proto without stubs: run make proto"; exit 1; }; \
+	while read -r file; do diff -u "$$file" "$$out/$$file" || { echo "stale stubs: run make proto"; exit 1; }; done < "$$out.new"; \
+	echo "stubs agree with proto/: $$(wc -l < "$$out.new") files"
+
+.PHONY: lock
+lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirements/
+	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	$(LOCK) --upgrade --group proto -o requirements/proto.txt
+	$(LOCK) --upgrade --resolution lowest-direct pyproject.toml --all-extras --group test -o requirements/lowest.txt
+	@! grep -n '://' requirements/*.txt || { echo "a lock file names a host"; exit 1; }
+
+$(LOWEST_STAMP): requirements/lowest.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/lowest.txt
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST_STAMP) ## the tests again, on the oldest dependencies that pyproject.toml allows
+	PATH="$(CURDIR)/$(LOWEST_VENV)/bin:$$PATH" $(LOWEST_VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: chaos
+chaos: $(STAMP) ## kill, pause and partition real processes (minutes)
+	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+.PHONY: test-polyglot
+test-polyglot: $(STAMP) ## clients in other languages against a real server
+	$(BIN)/python -m pytest -m polyglot $(ARGS)
+
+.PHONY: bench bench-store bench-scorer
+bench: bench-store bench-scorer ## every benchmark, as ratios
+bench-store: $(STAMP) ## append and replay rates of the log
+	$(BIN)/python -m benchmarks.store $(ARGS)
+bench-scorer: $(STAMP) ## scorer runs a second, against job libraries
+	$(BIN)/python -m benchmarks.scorer $(ARGS)
+
+.PHONY: deploy-check
+deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, without an engine
+	$(BIN)/python -m deploy.check
+
+.PHONY: clean
+clean: ## remove what can be made again, the environments too
+	rm -rf $(VENV) $(PROTO_VENV) $(LOWEST_VENV) .runwire build dist *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
