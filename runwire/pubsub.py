@@ -1,0 +1,364 @@
+"""The contracts between the services and the engines that store runs.
+
+A *topic* is the log of one run, named `tenant/run_id`, with the fields kept beside it. An engine (memory, SQLite,
+Redis) implements `Store` and `PubSub`; `CachingPubSub` puts the two together; what a run means is written once, on
+top, in the agent service. Docstrings here are obligations, held by tests/conformance for every engine.
+
+How a run travels through a store:
+
+    commit(create, schedule=Due)          the run is accepted: a topic with fields, due now
+    claim(queues) -> Claim                a worker takes it: attempt + 1, due again when the lease ends
+    commit(attempt, first, events, ...)   the worker appends, as often as it likes; extend() keeps the lease
+    commit(..., final, messages)          the last event, the scorer requests and the end of the schedule: one write
+
+Rules for every engine:
+
+- One `commit` is one atomic write: all of it or nothing, also when the process dies inside it.
+- Time is the store's own. Seconds are floats since the Unix epoch; durations are floats in seconds.
+- A store that cannot be reached, or refuses to write for a passing reason, raises StoreUnavailable. The caller may
+  repeat the same commit: it takes effect once.
+- No call blocks the event loop. Every call is safe to cancel; a cancelled commit may have taken effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Protocol
+
+MAX_COMMIT_EVENTS: Final = 256
+"""Most events of one commit, and so of one entry."""
+
+MAX_COMMIT_BYTES: Final = 256 * 1024
+"""Most bytes of events in one commit; a single larger event goes alone."""
+
+MAX_EVENT_BYTES: Final = 2 * 1024 * 1024
+"""Most bytes of one event; below gRPC's default receive limit of 4 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a log: after event `sequence` of the log `epoch`. Positions of different epochs do not compare."""
+
+    epoch: str
+    """Identity of the log: 16 hex digits, minted at random when the topic is created."""
+    sequence: int
+    """The last event before this place; 0 is the beginning."""
+    check: bytes = b""
+    """`frames.event_check` of that event; empty at the beginning, and where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The events of one commit, as stored, published and sent: never parsed or encoded again."""
+
+    epoch: str
+    first: int
+    """Sequence of its first event."""
+    last: int
+    """Sequence of its last event; first - 1 is not possible: an entry holds at least one event."""
+    body: bytes
+    """The events as wire bytes of `repeated RunEvent events = 1` (see `frames`)."""
+    check: bytes
+    """`frames.event_check` of the last event."""
+    final: int = 0
+    """Not 0: the entry ends the log; the number says how (the agent service stores a RunState)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a log as a whole, read in one atomic step."""
+
+    epoch: str
+    attempt: int
+    """Number of the latest claim; 0 before the first. Commits of lower attempts are refused."""
+    earliest: int
+    """Oldest sequence that is kept. 1 where nothing was trimmed, also on an empty log; last + 1 where nothing is left."""
+    last: int
+    """Newest sequence; 0 on an empty log."""
+    check: bytes
+    """`frames.event_check` of the newest event; empty on an empty log."""
+    final: int
+    """0 while the log is open, then `Entry.final` of its last entry."""
+    expired: bool
+    """The retention of a closed log has passed: its events and fields are gone, and this tombstone is left."""
+    create_time: float
+    expire_time: float
+    """When a closed log's events are purged; 0 while it is open."""
+
+    @property
+    def position(self) -> Position:
+        """After the newest event."""
+        return Position(self.epoch, self.last, self.check)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries in ascending order, and the head, from one atomic read."""
+
+    head: Head
+    entries: Sequence[Entry]
+
+
+class Schedule(Enum):
+    """What a commit does to a topic's due time and lease."""
+
+    KEEP = "keep"
+    """Nothing: the lease goes on."""
+    DUE = "due"
+    """Ends the lease; due `Commit.due_in` seconds from now (0: at once)."""
+    NEVER = "never"
+    """Ends the lease; not due until somebody wakes it."""
+    WAKE = "wake"
+    """Due now. Under a lease it only leaves a mark, which `extend` reports and the commit that ends the lease
+    heeds (DUE and NEVER then mean due now), so that a wake is never lost. `claim` clears the mark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something sent to another service in the same atomic step."""
+
+    queue: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One atomic write to one topic.
+
+    Checks, in this order, each with its error and with nothing written:
+
+    1. `create`: the topic must not exist, nor its tombstone (TopicExists). Otherwise it must exist (RunNotFound) and
+       not be expired (RunExpired).
+    2. `attempt`, if not None, must not be below the topic's (Fenced). Above it is a caller's bug (ValueError).
+    3. Events that are there already (same attempt, `last` and `check` equal to the head's): a repeat. It succeeds
+       and changes nothing at all.
+    4. A closed log takes no commit (LogClosed).
+    5. `events` must begin at the head's last + 1 (SequenceHole). Only the owner appends: `events` needs `attempt`.
+    6. No field of `puts_once` may exist (FieldExists, with the value that is there).
+    """
+
+    topic: str
+    attempt: int | None = None
+    """The writer's attempt, from its Claim. None: not the owner (start, cancel, resume)."""
+    create: bool = False
+    """Creates the topic: mints an epoch, sets attempt 0."""
+    queue: str = ""
+    """With `create`: the queue in which workers find the topic."""
+    indexes: Sequence[str] = ()
+    """With `create`: names of the lists in which `scan` finds the topic."""
+    first: int = 0
+    """Sequence of the first event, where there are events."""
+    last: int = 0
+    events: bytes = b""
+    """Framed events `first..last`, at most MAX_COMMIT_EVENTS and MAX_COMMIT_BYTES (a single larger one excepted)."""
+    check: bytes = b""
+    """`frames.event_check` of the last event."""
+    puts: Mapping[str, bytes] = field(default_factory=dict)
+    """Fields to set."""
+    puts_once: Mapping[str, bytes] = field(default_factory=dict)
+    """Fields to set that must not exist."""
+    deletes: Sequence[str] = ()
+    """Fields to remove."""
+    schedule: Schedule = Schedule.KEEP
+    due_in: float = 0.0
+    messages: Sequence[Message] = ()
+    progress: bool = False
+    """The attempt got further than those before it: resets `Claim.losses`."""
+    final: int = 0
+    """Not 0: closes the log with this commit's last event, and ends the schedule."""
+    retention: float = 0.0
+    """With `final`: seconds until events and fields are purged and a tombstone is left."""
+    tombstone: float = 0.0
+    """With `final`: seconds after that until the tombstone, too, is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit did."""
+
+    head: Head
+    """The head after it."""
+    entry: Entry | None
+    """What was appended, to be published; None without events."""
+    time: float
+    """The store's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A topic that this caller now owns, until the lease ends or a commit ends it."""
+
+    topic: str
+    head: Head
+    """`head.attempt` is the caller's attempt, one above the last."""
+    losses: int
+    """How often in a row a lease ran out without a commit that ended it or made progress: workers that died."""
+    fields: Mapping[str, bytes]
+    """All fields of the topic, read in the same atomic step."""
+    time: float
+    """The store's clock."""
+
+
+class LeaseState(Enum):
+    """What `extend` found."""
+
+    HELD = "held"
+    WOKEN = "woken"
+    """Held, and somebody committed Schedule.WAKE since the claim: read the fields."""
+    LOST = "lost"
+    """Another worker owns the topic, or it is closed or gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A topic's head and fields, from one atomic read."""
+
+    topic: str
+    head: Head
+    fields: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message in the hands of a consumer, until it is acknowledged or its lease ends."""
+
+    message_id: str
+    body: bytes
+    deliveries: int
+    """How often it was handed out, this time included."""
+
+
+Deliver = Callable[[Entry | None], None]
+"""Takes a live entry on the event loop, at once and without waiting. None: entries may have been missed (a connection
+was lost, the topic was cleared); look at the log."""
+
+
+class PubSub(Protocol):
+    """Tells readers of new entries, at most once and without a promise: entries may be lost, doubled, late or out of
+    order, and readers must cope. The log is the truth."""
+
+    async def publish(self, topic: str, entry: Entry) -> None:
+        """Hands `entry` to the present subscribers of `topic` in every process it can reach. Never waits for a
+        slow one."""
+        ...
+
+    def subscribe(self, topic: str, deliver: Deliver) -> AbstractAsyncContextManager[None]:
+        """Once entered, `deliver` is called with every entry published from now on; once left, no more.
+        Subscriptions of one process share its one connection, counted by topic."""
+        ...
+
+
+class EventCache(Protocol):
+    """The log of every topic."""
+
+    announces: bool
+    """Whether `commit` itself publishes the new entry, so that `publish` need not be called."""
+
+    async def commit(self, commit: Commit) -> Committed:
+        """The one atomic write; see Commit. Safe to repeat after StoreUnavailable, a time-out or a cancellation.
+
+        Commits of different topics that are ready in the same turn of the event loop share one round trip or one
+        transaction, and each succeeds or fails by itself.
+        """
+        ...
+
+    async def read(
+        self,
+        topic: str,
+        after: int,
+        *,
+        max_events: int = 2048,
+        max_bytes: int = 1024 * 1024,
+    ) -> Page:
+        """Whole entries that hold any event above `after`, from the oldest of those on: dense, until one more would
+        exceed either bound, but at least one where there is one. The caller cuts inside an entry.
+
+        Raises RunNotFound where there is no topic. An expired topic gives a page with `head.expired` and no entries.
+        Raises EventsLost where the head promises events that are not there.
+        """
+        ...
+
+    async def heads(self, topics: Sequence[str]) -> Sequence[Head | None]:
+        """The heads of many topics in one round trip; None where there is none."""
+        ...
+
+    async def trim(self, topic: str, before: int) -> None:
+        """Forgets entries whose last event is below `before`; `Head.earliest` becomes the first event kept."""
+        ...
+
+    async def clear(self, topic: str) -> None:
+        """Forgets the topic, its fields, schedule and indexes: as if it had never been."""
+        ...
+
+
+class Store(EventCache, Protocol):
+    """Everything an engine keeps. Made by `connect.open_store`."""
+
+    pubsub: PubSub
+
+    async def now(self) -> float:
+        """The store's clock."""
+        ...
+
+    async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
+        """Head and the named fields (None: all) in one atomic read; fields that do not exist are left out. None where
+        there is no topic. An expired topic has its tombstone for a head and no fields."""
+        ...
+
+    async def scan(
+        self,
+        index: str,
+        *,
+        fields: Sequence[str],
+        before: tuple[float, str] | None = None,
+        since: float = 0.0,
+        limit: int = 100,
+    ) -> Sequence[Stored]:
+        """Topics of an index with the named fields, newest first by (create_time, topic), strictly below `before`
+        and created at `since` or later. Fewer than `limit` topics: there are no more. Expired topics come with no
+        fields until their tombstone is gone."""
+        ...
+
+    async def claim(
+        self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+    ) -> Sequence[Claim]:
+        """Takes up to `limit` topics of these queues that are due, those due longest first: raises the attempt,
+        makes them due again after the lease, clears the wake mark. No topic is given to two callers at once.
+
+        Waits up to `wait_seconds` for one to become due; then returns what there is, perhaps nothing. A topic that a
+        commit made due is found within 50 ms, one whose time has come within 250 ms.
+        """
+        ...
+
+    async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
+        """Renews leases, given as (topic, attempt), to end `lease_seconds` from now, in one round trip."""
+        ...
+
+    async def receive(
+        self, queue: str, *, consumer: str, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+    ) -> Sequence[Delivery]:
+        """Takes up to `limit` messages: those whose lease has ended first, then new ones in order. Each is in one
+        consumer's hands at a time, for `lease_seconds`. Waits up to `wait_seconds` for the first. `consumer` names
+        the calling process, at random per start. Messages sent before the first consumer ever came are received
+        too."""
+        ...
+
+    async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:
+        """Deletes messages for good. Unknown ids are no error."""
+        ...
+
+    async def backlog(self, queue: str) -> int:
+        """How many messages are not acknowledged."""
+        ...
+
+    async def sweep(self, limit: int = 1000) -> int:
+        """Removes up to `limit` things whose time is over (events of expired topics, old tombstones, their index
+        places); returns how many. Every process calls it from time to time."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable if the store does not answer."""
+        ...

@@ -1,0 +1,234 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from runwire.scorer.v1 import scorer_run_requested_pb2 as _scorer_run_requested_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ScoreDirection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SCORE_DIRECTION_UNSPECIFIED: _ClassVar[ScoreDirection]
+    SCORE_DIRECTION_HIGHER_IS_BETTER: _ClassVar[ScoreDirection]
+    SCORE_DIRECTION_LOWER_IS_BETTER: _ClassVar[ScoreDirection]
+
+class ScorerRunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SCORER_RUN_STATE_UNSPECIFIED: _ClassVar[ScorerRunState]
+    SCORER_RUN_STATE_PENDING: _ClassVar[ScorerRunState]
+    SCORER_RUN_STATE_RUNNING: _ClassVar[ScorerRunState]
+    SCORER_RUN_STATE_RETRYING: _ClassVar[ScorerRunState]
+    SCORER_RUN_STATE_SUCCEEDED: _ClassVar[ScorerRunState]
+    SCORER_RUN_STATE_FAILED: _ClassVar[ScorerRunState]
+    SCORER_RUN_STATE_NOT_SCORABLE: _ClassVar[ScorerRunState]
+    SCORER_RUN_STATE_DECLINED: _ClassVar[ScorerRunState]
+    SCORER_RUN_STATE_CANCELLED: _ClassVar[ScorerRunState]
+
+class ScorerRunPriority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SCORER_RUN_PRIORITY_UNSPECIFIED: _ClassVar[ScorerRunPriority]
+    SCORER_RUN_PRIORITY_NORMAL: _ClassVar[ScorerRunPriority]
+    SCORER_RUN_PRIORITY_HIGH: _ClassVar[ScorerRunPriority]
+SCORE_DIRECTION_UNSPECIFIED: ScoreDirection
+SCORE_DIRECTION_HIGHER_IS_BETTER: ScoreDirection
+SCORE_DIRECTION_LOWER_IS_BETTER: ScoreDirection
+SCORER_RUN_STATE_UNSPECIFIED: ScorerRunState
+SCORER_RUN_STATE_PENDING: ScorerRunState
+SCORER_RUN_STATE_RUNNING: ScorerRunState
+SCORER_RUN_STATE_RETRYING: ScorerRunState
+SCORER_RUN_STATE_SUCCEEDED: ScorerRunState
+SCORER_RUN_STATE_FAILED: ScorerRunState
+SCORER_RUN_STATE_NOT_SCORABLE: ScorerRunState
+SCORER_RUN_STATE_DECLINED: ScorerRunState
+SCORER_RUN_STATE_CANCELLED: ScorerRunState
+SCORER_RUN_PRIORITY_UNSPECIFIED: ScorerRunPriority
+SCORER_RUN_PRIORITY_NORMAL: ScorerRunPriority
+SCORER_RUN_PRIORITY_HIGH: ScorerRunPriority
+
+class Scorer(_message.Message):
+    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused")
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    version: str
+    description: str
+    direction: ScoreDirection
+    judge: bool
+    judge_model: str
+    prompt_version: str
+    paused: bool
+    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ...) -> None: ...
+
+class ScorerRun(_message.Message):
+    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SCORER_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    DUE_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    REDRIVES_FIELD_NUMBER: _ClassVar[int]
+    scorer_run_id: str
+    run_id: str
+    agent_id: str
+    scorer_id: str
+    scorer_version: str
+    state: ScorerRunState
+    score: Score
+    error: ScorerRunError
+    attempts: _containers.RepeatedCompositeFieldContainer[ScorerRunAttempt]
+    deliveries: int
+    create_time: _timestamp_pb2.Timestamp
+    due_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    trace: Trace
+    sampling: _scorer_run_requested_pb2.SamplingDecision
+    options: _struct_pb2.Struct
+    labels: _containers.ScalarMap[str, str]
+    priority: ScorerRunPriority
+    sample: _scorer_run_requested_pb2.Sample
+    redrives: int
+    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ...) -> None: ...
+
+class Score(_message.Message):
+    __slots__ = ("value", "label", "reason", "metadata", "direction", "judgement")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    JUDGEMENT_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    label: str
+    reason: str
+    metadata: _struct_pb2.Struct
+    direction: ScoreDirection
+    judgement: Judgement
+    def __init__(self, value: _Optional[float] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judgement: _Optional[_Union[Judgement, _Mapping]] = ...) -> None: ...
+
+class Judgement(_message.Message):
+    __slots__ = ("model", "prompt_version", "input_tokens", "output_tokens", "cost_usd")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    prompt_version: str
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    def __init__(self, model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[float] = ...) -> None: ...
+
+class ScorerRunError(_message.Message):
+    __slots__ = ("reason", "error_class", "message")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    error_class: str
+    message: str
+    def __init__(self, reason: _Optional[str] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ScorerRunAttempt(_message.Message):
+    __slots__ = ("attempt", "worker", "start_time", "end_time", "error", "partial_results")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_RESULTS_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    worker: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    error: ScorerRunError
+    partial_results: _struct_pb2.Struct
+    def __init__(self, attempt: _Optional[int] = ..., worker: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., partial_results: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class Trace(_message.Message):
+    __slots__ = ("traceparent", "tracestate")
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    traceparent: str
+    tracestate: str
+    def __init__(self, traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+
+class ScorerStats(_message.Message):
+    __slots__ = ("scorer_id", "eligible", "sampled", "scored", "failed", "not_scorable", "declined", "cancelled", "waiting", "coverage", "oldest_age", "latency_p50", "latency_p95", "latency_p99", "mean_score", "paused", "counts")
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    NOT_SCORABLE_FIELD_NUMBER: _ClassVar[int]
+    DECLINED_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_AGE_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_P50_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_P95_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_P99_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    eligible: int
+    sampled: int
+    scored: int
+    failed: int
+    not_scorable: int
+    declined: int
+    cancelled: int
+    waiting: int
+    coverage: float
+    oldest_age: _duration_pb2.Duration
+    latency_p50: _duration_pb2.Duration
+    latency_p95: _duration_pb2.Duration
+    latency_p99: _duration_pb2.Duration
+    mean_score: float
+    paused: bool
+    counts: _containers.RepeatedCompositeFieldContainer[StateCount]
+    def __init__(self, scorer_id: _Optional[str] = ..., eligible: _Optional[int] = ..., sampled: _Optional[int] = ..., scored: _Optional[int] = ..., failed: _Optional[int] = ..., not_scorable: _Optional[int] = ..., declined: _Optional[int] = ..., cancelled: _Optional[int] = ..., waiting: _Optional[int] = ..., coverage: _Optional[float] = ..., oldest_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mean_score: _Optional[float] = ..., paused: bool = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ...) -> None: ...
+
+class StateCount(_message.Message):
+    __slots__ = ("state", "count")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    state: ScorerRunState
+    count: int
+    def __init__(self, state: _Optional[_Union[ScorerRunState, str]] = ..., count: _Optional[int] = ...) -> None: ...

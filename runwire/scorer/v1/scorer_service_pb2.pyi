@@ -1,0 +1,214 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from runwire.scorer.v1 import scorer_run_pb2 as _scorer_run_pb2
+from runwire.scorer.v1 import scorer_run_requested_pb2 as _scorer_run_requested_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ScorerRunFilter(_message.Message):
+    __slots__ = ("run_id", "agent_id", "scorer_id", "states", "created_after", "created_before")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AFTER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    agent_id: str
+    scorer_id: str
+    states: _containers.RepeatedScalarFieldContainer[_scorer_run_pb2.ScorerRunState]
+    created_after: _timestamp_pb2.Timestamp
+    created_before: _timestamp_pb2.Timestamp
+    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerRunState, str]]] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListScorersRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListScorersResponse(_message.Message):
+    __slots__ = ("scorers", "next_page_token")
+    SCORERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    scorers: _containers.RepeatedCompositeFieldContainer[_scorer_run_pb2.Scorer]
+    next_page_token: str
+    def __init__(self, scorers: _Optional[_Iterable[_Union[_scorer_run_pb2.Scorer, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetScorerRunRequest(_message.Message):
+    __slots__ = ("scorer_run_id", "include_sample")
+    SCORER_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    scorer_run_id: str
+    include_sample: bool
+    def __init__(self, scorer_run_id: _Optional[str] = ..., include_sample: bool = ...) -> None: ...
+
+class GetScorerRunResponse(_message.Message):
+    __slots__ = ("scorer_run",)
+    SCORER_RUN_FIELD_NUMBER: _ClassVar[int]
+    scorer_run: _scorer_run_pb2.ScorerRun
+    def __init__(self, scorer_run: _Optional[_Union[_scorer_run_pb2.ScorerRun, _Mapping]] = ...) -> None: ...
+
+class ListScorerRunsRequest(_message.Message):
+    __slots__ = ("filter", "page_size", "page_token")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    filter: ScorerRunFilter
+    page_size: int
+    page_token: str
+    def __init__(self, filter: _Optional[_Union[ScorerRunFilter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListScorerRunsResponse(_message.Message):
+    __slots__ = ("scorer_runs", "next_page_token")
+    SCORER_RUNS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    scorer_runs: _containers.RepeatedCompositeFieldContainer[_scorer_run_pb2.ScorerRun]
+    next_page_token: str
+    def __init__(self, scorer_runs: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerRun, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WatchScorerRunsRequest(_message.Message):
+    __slots__ = ("run_id", "cursor", "heartbeat_interval")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    cursor: str
+    heartbeat_interval: _duration_pb2.Duration
+    def __init__(self, run_id: _Optional[str] = ..., cursor: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class WatchScorerRunsResponse(_message.Message):
+    __slots__ = ("cursor", "batch", "heartbeat", "ended")
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    cursor: str
+    batch: ScorerRunBatch
+    heartbeat: ScorerRunHeartbeat
+    ended: ScorerRunsEnded
+    def __init__(self, cursor: _Optional[str] = ..., batch: _Optional[_Union[ScorerRunBatch, _Mapping]] = ..., heartbeat: _Optional[_Union[ScorerRunHeartbeat, _Mapping]] = ..., ended: _Optional[_Union[ScorerRunsEnded, _Mapping]] = ...) -> None: ...
+
+class ScorerRunBatch(_message.Message):
+    __slots__ = ("scorer_runs",)
+    SCORER_RUNS_FIELD_NUMBER: _ClassVar[int]
+    scorer_runs: _containers.RepeatedCompositeFieldContainer[_scorer_run_pb2.ScorerRun]
+    def __init__(self, scorer_runs: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerRun, _Mapping]]] = ...) -> None: ...
+
+class ScorerRunHeartbeat(_message.Message):
+    __slots__ = ("send_time",)
+    SEND_TIME_FIELD_NUMBER: _ClassVar[int]
+    send_time: _timestamp_pb2.Timestamp
+    def __init__(self, send_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ScorerRunsEnded(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RequestScorerRunRequest(_message.Message):
+    __slots__ = ("scorer_id", "scorer_version", "sample", "options", "request_id")
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    scorer_version: str
+    sample: _scorer_run_requested_pb2.Sample
+    options: _struct_pb2.Struct
+    request_id: str
+    def __init__(self, scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RequestScorerRunResponse(_message.Message):
+    __slots__ = ("scorer_run",)
+    SCORER_RUN_FIELD_NUMBER: _ClassVar[int]
+    scorer_run: _scorer_run_pb2.ScorerRun
+    def __init__(self, scorer_run: _Optional[_Union[_scorer_run_pb2.ScorerRun, _Mapping]] = ...) -> None: ...
+
+class RetryScorerRunsRequest(_message.Message):
+    __slots__ = ("scorer_run_ids", "filter", "scorer_version", "dry_run")
+    SCORER_RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    SCORER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    scorer_run_ids: _containers.RepeatedScalarFieldContainer[str]
+    filter: ScorerRunFilter
+    scorer_version: str
+    dry_run: bool
+    def __init__(self, scorer_run_ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[ScorerRunFilter, _Mapping]] = ..., scorer_version: _Optional[str] = ..., dry_run: bool = ...) -> None: ...
+
+class RetryScorerRunsResponse(_message.Message):
+    __slots__ = ("count", "scorer_run_ids")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SCORER_RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    scorer_run_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, count: _Optional[int] = ..., scorer_run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CancelScorerRunsRequest(_message.Message):
+    __slots__ = ("scorer_run_ids", "filter", "dry_run")
+    SCORER_RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    scorer_run_ids: _containers.RepeatedScalarFieldContainer[str]
+    filter: ScorerRunFilter
+    dry_run: bool
+    def __init__(self, scorer_run_ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[ScorerRunFilter, _Mapping]] = ..., dry_run: bool = ...) -> None: ...
+
+class CancelScorerRunsResponse(_message.Message):
+    __slots__ = ("count", "scorer_run_ids")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SCORER_RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    scorer_run_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, count: _Optional[int] = ..., scorer_run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PauseScorerRequest(_message.Message):
+    __slots__ = ("scorer_id",)
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    def __init__(self, scorer_id: _Optional[str] = ...) -> None: ...
+
+class PauseScorerResponse(_message.Message):
+    __slots__ = ("scorer",)
+    SCORER_FIELD_NUMBER: _ClassVar[int]
+    scorer: _scorer_run_pb2.Scorer
+    def __init__(self, scorer: _Optional[_Union[_scorer_run_pb2.Scorer, _Mapping]] = ...) -> None: ...
+
+class ResumeScorerRequest(_message.Message):
+    __slots__ = ("scorer_id",)
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    def __init__(self, scorer_id: _Optional[str] = ...) -> None: ...
+
+class ResumeScorerResponse(_message.Message):
+    __slots__ = ("scorer",)
+    SCORER_FIELD_NUMBER: _ClassVar[int]
+    scorer: _scorer_run_pb2.Scorer
+    def __init__(self, scorer: _Optional[_Union[_scorer_run_pb2.Scorer, _Mapping]] = ...) -> None: ...
+
+class GetScorerStatsRequest(_message.Message):
+    __slots__ = ("scorer_id", "created_after", "created_before")
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AFTER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    created_after: _timestamp_pb2.Timestamp
+    created_before: _timestamp_pb2.Timestamp
+    def __init__(self, scorer_id: _Optional[str] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetScorerStatsResponse(_message.Message):
+    __slots__ = ("stats",)
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    stats: _containers.RepeatedCompositeFieldContainer[_scorer_run_pb2.ScorerStats]
+    def __init__(self, stats: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerStats, _Mapping]]] = ...) -> None: ...
