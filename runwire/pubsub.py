@@ -75,7 +75,7 @@ class Head:
     attempt: int
     """Number of the latest claim; 0 before the first. Commits of lower attempts are refused."""
     earliest: int
-    """Oldest sequence that is kept. 1 where nothing was trimmed, also on an empty log; last + 1 where nothing is left."""
+    """Oldest sequence that is kept: 1 where nothing was trimmed, also on an empty log; last + 1 where all is gone."""
     last: int
     """Newest sequence; 0 on an empty log."""
     check: bytes
