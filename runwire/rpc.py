@@ -1,0 +1,202 @@
+"""What every Runwire server has: options, errors as statuses, health, reflection, drain.
+
+Handlers raise the errors of `runwire.errors`; this module is the only one that turns them into statuses. An error
+that is not one of ours becomes INTERNAL with a fixed text, and goes to the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias, cast
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from runwire import errors
+from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, Unavailable
+
+DOMAIN: Final = "runwire.dev"
+
+STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
+    (errors.CursorMismatch, code_pb2.INVALID_ARGUMENT),
+    (errors.InvalidRequest, code_pb2.INVALID_ARGUMENT),
+    (errors.CursorError, code_pb2.OUT_OF_RANGE),
+    (errors.EventsLost, code_pb2.DATA_LOSS),
+    (errors.NotFound, code_pb2.NOT_FOUND),
+    (errors.AlreadyExists, code_pb2.ALREADY_EXISTS),
+    (errors.PreconditionFailed, code_pb2.FAILED_PRECONDITION),
+    (errors.SlowConsumer, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.TooManyStreams, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.Unavailable, code_pb2.UNAVAILABLE),
+    (errors.CommitRefused, code_pb2.ABORTED),
+)
+"""First match wins."""
+
+_OPTIONS: Final = (
+    # Two servers on one port would each get a share of the connections: a port in use must be an error.
+    ("grpc.so_reuseport", 0),
+    # Clients may ping an idle stream every 10 s; without this gRPC cuts them off as abusive.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+log = logging.getLogger("runwire.rpc")
+
+
+def to_status(error: RunwireError) -> status_pb2.Status:
+    """The status of an error, with ErrorInfo, and BadRequest or RetryInfo where they apply."""
+    code = next((code for kind, code in STATUS_CODES if isinstance(error, kind)), code_pb2.INTERNAL)
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    if isinstance(error, InvalidRequest):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
+            for field, problem in error.violations.items()
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, Unavailable):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_delay_seconds * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=code, message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns what a handler raises into a status with details."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler: Any = await continuation(handler_call_details)
+        if handler is not None and handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(
+                _guard_unary(handler.unary_unary, handler_call_details.method),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        if handler is not None and handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(
+                _guard_stream(handler.unary_stream, handler_call_details.method),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return cast("Handler | None", handler)
+
+
+def _guard_unary(behaviour: Any, method: str) -> Any:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await behaviour(request, context)
+        except Exception as error:
+            await _abort(error, method, context)
+
+    return guarded
+
+
+def _guard_stream(behaviour: Any, method: str) -> Any:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        try:
+            result = behaviour(request, context)
+            if hasattr(result, "__aiter__"):
+                async for response in result:
+                    await context.write(response)
+            else:
+                await result
+        except Exception as error:
+            await _abort(error, method, context)
+
+    return guarded
+
+
+async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    if isinstance(error, RunwireError):
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    if isinstance(error, (grpc.aio.AbortError, grpc.aio.UsageError)) or context.done():
+        raise error
+    log.error("%s failed", method, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
+
+
+class Server:
+    """A server that listens. Made by `serve`."""
+
+    def __init__(
+        self, server: grpc.aio.Server, address: str, health: health_aio.HealthServicer, services: Sequence[str]
+    ) -> None:
+        self._server = server
+        self._health = health
+        self._services = services
+        self.address = address
+        """HOST:PORT it listens on, with the port that was picked for port 0."""
+
+    async def set_serving(self, serving: bool) -> None:
+        """What health checks are told, for the server as a whole and for each of its services."""
+        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *self._services):
+            await self._health.set(service, state)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Takes no more calls, waits for those under way, and cuts them off after the grace."""
+        await self._server.stop(grace_seconds)
+
+
+@asynccontextmanager
+async def serve(
+    listen: str,
+    register: Callable[[grpc.aio.Server], None],
+    services: Sequence[str],
+    *,
+    grace_seconds: float = 5.0,
+) -> AsyncIterator[Server]:
+    """Listens on `listen` (HOST:PORT, port 0 picks a free one) until the block is left.
+
+    `register` adds the servicers, named in `services`. Health and reflection are added here. Health says NOT_SERVING
+    until `set_serving(True)`. Raises ConfigurationError for an address that is wrong or in use.
+    """
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+    health = health_aio.HealthServicer()
+    register(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+    running = Server(server, _bind(server, listen), health, services)
+    await running.set_serving(False)
+    await server.start()
+    try:
+        yield running
+    finally:
+        # Also when this task is cancelled: a server left running would keep its port.
+        await asyncio.shield(server.stop(grace_seconds))
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    host, separator, port = listen.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigurationError(f"cannot listen on {listen!r}: expected HOST:PORT, such as 127.0.0.1:50051")
+    try:
+        bound = server.add_insecure_port(listen)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise ConfigurationError(f"cannot listen on {listen}: the port is in use, or the address is not this machine's")
+    return f"{host}:{bound}"
