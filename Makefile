@@ -26,11 +26,12 @@ help: ## show this list
 .PHONY: install
 install: $(STAMP) ## create .venv with everything for development (once; again when the lock changes)
 
-# A half-made environment has no stamp, so the next call starts afresh.
+# An environment that is there is brought up to date, not rebuilt under the feet of whoever is using it;
+# `make clean install` starts afresh, as it must with another PYTHON.
 $(STAMP): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
 		f"Runwire needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}. Name another one: make install PYTHON=python3.11")'
-	$(PYTHON) -m venv --clear $(VENV)
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
