@@ -63,6 +63,9 @@ class Entry:
     """The events as wire bytes of `repeated RunEvent events = 1` (see `frames`)."""
     check: bytes
     """`frames.event_check` of the last event."""
+    previous: bytes = b""
+    """`frames.event_check` of the event before the first; empty where `first` is 1. A reader uses an entry only if
+    this is the check of its own position: so it notices a log that was rolled back and written anew."""
     final: int = 0
     """Not 0: the entry ends the log; the number says how (the agent service stores a RunState)."""
 
@@ -136,7 +139,8 @@ class Commit:
     3. Events that are there already (same attempt, `last` and `check` equal to the head's): a repeat. It succeeds
        and changes nothing at all.
     4. A closed log takes no commit (LogClosed).
-    5. `events` must begin at the head's last + 1 (SequenceHole). Only the owner appends: `events` needs `attempt`.
+    5. `events` must begin at the head's last + 1, and `previous` must be the head's check (SequenceHole). Only the
+       owner appends: `events` needs `attempt`.
     6. No field of `puts_once` may exist (FieldExists, with the value that is there).
     """
 
@@ -156,6 +160,8 @@ class Commit:
     """Framed events `first..last`, at most MAX_COMMIT_EVENTS and MAX_COMMIT_BYTES (a single larger one excepted)."""
     check: bytes = b""
     """`frames.event_check` of the last event."""
+    previous: bytes = b""
+    """`frames.event_check` of event `first - 1`; stored in the entry."""
     puts: Mapping[str, bytes] = field(default_factory=dict)
     """Fields to set."""
     puts_once: Mapping[str, bytes] = field(default_factory=dict)
