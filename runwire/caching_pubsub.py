@@ -1,0 +1,441 @@
+"""CachingPubSub: live delivery that never loses, doubles or reorders an event.
+
+A decorator over a PubSub (fast, and free to lose things) and an EventCache (the truth). How a reader goes, after
+Centrifugo's recovery and etcd's unsynced watchers:
+
+1. Subscribe to live entries first, then read the log from the reader's own position.
+2. A live entry is used only if it continues that position exactly: same epoch, next sequence, and the check of the
+   event before it. Anything else (lost, doubled, late, out of order) only says: read the log.
+3. Every few seconds the heads of all watched logs are compared with what readers know: that heals a lost last entry,
+   and tells readers of a log that vanished, was re-created or rolled back.
+
+Each reader takes what has gathered while it was busy; all readers of a topic in a process share one Tail. There is no
+queue per reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from runwire.batch import Batch, batches, check_at
+from runwire.errors import (
+    CursorAhead,
+    CursorEpochMismatch,
+    CursorExpired,
+    EventsLost,
+    RunExpired,
+    RunNotFound,
+    ServerDraining,
+    StoreUnavailable,
+)
+from runwire.pubsub import (
+    MAX_COMMIT_BYTES,
+    MAX_COMMIT_EVENTS,
+    Commit,
+    Committed,
+    Deliver,
+    Entry,
+    EventCache,
+    Head,
+    Page,
+    Position,
+    PubSub,
+)
+from runwire.tail import Tail
+
+_HEADS_AT_ONCE: Final = 256
+_IDLE_JITTER: Final = 0.1
+
+log = logging.getLogger("runwire.caching_pubsub")
+
+
+class Start(Enum):
+    """Where a reader without a position begins."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """First item: the reader's place is good, and this is the log."""
+
+    position: Position
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """Everything committed before the reader came has been given out."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """There is nothing new up to this position."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events `first..last` are gone; the reader goes on after them."""
+
+    position: Position
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The log is closed and all of it was given out. Last item."""
+
+    position: Position
+    final: int
+
+
+Item = Opened | Batch | CaughtUp | Idle | Gap | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A piece of the log as it stands."""
+
+    head: Head
+    batch: Batch | None
+    """None: there is nothing after the position."""
+
+
+class CachingPubSub:
+    """Logs that can be followed from any position, over any PubSub and EventCache."""
+
+    def __init__(self, pubsub: PubSub, cache: EventCache, *, check_seconds: float = 3.0) -> None:
+        self._pubsub = pubsub
+        self._cache = cache
+        self._check_seconds = check_seconds
+        self._channels: dict[str, _Channel] = {}
+        self._draining = False
+
+    async def publish(self, commit: Commit) -> Committed:
+        """Appends to the log, then tells the subscribers: nobody sees an event that is not stored.
+
+        Raises what EventCache.commit raises. That subscribers could not be told is no error: they read the log.
+        """
+        committed = await self._cache.commit(commit)
+        if committed.entry is not None and not self._cache.announces:
+            try:
+                await self._pubsub.publish(commit.topic, committed.entry)
+            except StoreUnavailable as error:
+                log.warning("live entry of %s not published: %s", commit.topic, error)
+        return committed
+
+    def subscribe(self, topic: str, deliver: Deliver) -> AbstractAsyncContextManager[None]:
+        """Live entries only, as PubSub.subscribe has them: lossy. Most callers want subscribe_with_replay."""
+        return self._pubsub.subscribe(topic, deliver)
+
+    async def get_history(
+        self,
+        topic: str,
+        after: Position | None = None,
+        *,
+        max_events: int = MAX_COMMIT_EVENTS,
+        max_bytes: int = MAX_COMMIT_BYTES,
+    ) -> History:
+        """One batch of the log after a position; None: from the oldest event that is kept.
+
+        Raises as subscribe_with_replay does.
+        """
+        opening = await self._open(topic, after or Start.EARLIEST, max_events, gap=False)
+        found = batches(opening.page.entries, opening.position, max_events=max_events, max_bytes=max_bytes)
+        return History(opening.page.head, next(found, None))
+
+    async def subscribe_with_replay(
+        self,
+        topic: str,
+        start: Position | Start = Start.EARLIEST,
+        *,
+        max_events: int = MAX_COMMIT_EVENTS,
+        max_bytes: int = MAX_COMMIT_BYTES,
+        idle_seconds: float = 10.0,
+        notify_gaps: bool = False,
+    ) -> AsyncIterator[Item]:
+        """The log from `start` on, live once it has caught up: each event once, in order, until the log is closed.
+
+        Yields Opened, then batches of at most `max_events` events and `max_bytes` bytes, CaughtUp once, Idle after
+        every `idle_seconds` (+- 10 %) without news, and Ended as the last item.
+
+        Raises, at the start: RunNotFound, RunExpired, CursorExpired (events after `start` are gone), CursorAhead,
+        CursorEpochMismatch. Later: EventsLost (the log vanished, was replaced or rolled back), CursorExpired
+        (trimmed faster than read; with `notify_gaps` a Gap item instead, also at the start), ServerDraining after
+        `drain`, StoreUnavailable.
+        """
+        async with self._join(topic) as tail:
+            opening = await self._open(topic, start, max_events, gap=notify_gaps)
+            position, page = opening.position, opening.page
+            if page.head.epoch != tail.epoch:
+                tail.fail(EventsLost("the log was re-created under this reader"))
+                raise StoreUnavailable("the log was re-created just now")
+            target = page.head.last
+            tail.extend(page)
+            yield Opened(opening.opened_at, page.head)
+            if opening.gap:
+                yield opening.gap
+            entries: Sequence[Entry] = page.entries
+            caught_up = False
+            while True:
+                for batch in batches(entries, position, max_events=max_events, max_bytes=max_bytes):
+                    yield batch
+                    position = batch.position
+                    if self._draining:
+                        raise ServerDraining("this server shuts down")
+                if not caught_up and position.sequence >= target:
+                    caught_up = True
+                    yield CaughtUp(position)
+                found = await self._next(topic, tail, position, idle_seconds, notify_gaps)
+                if isinstance(found, Gap):
+                    position, entries = found.position, ()
+                    yield found
+                elif isinstance(found, Ended):
+                    yield found
+                    return
+                elif found is None:
+                    entries = ()
+                    yield Idle(position)
+                else:
+                    entries = found
+
+    async def run(self) -> None:
+        """The idle check, until cancelled. Run it beside the readers."""
+        while True:
+            await asyncio.sleep(self._check_seconds)
+            try:
+                await self.run_once()
+            except StoreUnavailable as error:
+                log.warning("idle check: %s", error)
+
+    async def run_once(self) -> None:
+        """Compares what the readers of each topic know with the heads of the logs."""
+        topics = [topic for topic, channel in self._channels.items() if channel.tail.epoch]
+        for begin in range(0, len(topics), _HEADS_AT_ONCE):
+            some = topics[begin : begin + _HEADS_AT_ONCE]
+            known = [(channel.tail, channel.tail.position) for t in some if (channel := self._channels.get(t))]
+            some = [t for t in some if t in self._channels]
+            for (tail, before), head in zip(known, await self._cache.heads(some), strict=True):
+                _compare(tail, before, head)
+
+    def drain(self) -> None:
+        """Ends every reader with ServerDraining, now and from now on."""
+        self._draining = True
+        for channel in self._channels.values():
+            channel.tail.wake()
+
+    @property
+    def readers(self) -> int:
+        """How many readers there are."""
+        return sum(channel.readers for channel in self._channels.values())
+
+    @asynccontextmanager
+    async def _join(self, topic: str) -> AsyncIterator[Tail]:
+        channel = self._channels.get(topic)
+        if channel is None or channel.tail.error is not None:
+            channel = self._channels[topic] = _Channel(self._pubsub, topic)
+        channel.readers += 1
+        try:
+            await channel.open(self._cache)
+            yield channel.tail
+        finally:
+            channel.readers -= 1
+            if not channel.readers:
+                # Out of the table first: whoever comes now makes a new one.
+                if self._channels.get(topic) is channel:
+                    del self._channels[topic]
+                await channel.close()
+
+    async def _open(self, topic: str, start: Position | Start, max_events: int, *, gap: bool) -> _Opening:
+        if start is Start.LATEST:
+            return _at_head(await self._head(topic))
+        after = start.sequence if isinstance(start, Position) else 0
+        # One event earlier: the event at the position shows whether this is still the log that the reader knows.
+        page = await self._cache.read(topic, max(after - 1, 0), max_events=max(max_events, MAX_COMMIT_EVENTS))
+        if page.head.expired:
+            raise _expired(topic, page.head)
+        if isinstance(start, Position):
+            _check_position(start, page)
+            return _at(start, page, gap)
+        earliest = Position(page.head.epoch, page.head.earliest - 1)
+        return _Opening(earliest, earliest, page, None)
+
+    async def _head(self, topic: str) -> Head:
+        head = (await self._cache.heads([topic]))[0]
+        if head is None:
+            raise RunNotFound(f"no such run: {topic}")
+        if head.expired:
+            raise _expired(topic, head)
+        return head
+
+    async def _next(
+        self, topic: str, tail: Tail, position: Position, idle_seconds: float, notify_gaps: bool
+    ) -> Sequence[Entry] | Gap | Ended | None:
+        """What comes after `position`; None if nothing came for `idle_seconds`."""
+        while True:
+            if tail.error is not None:
+                raise tail.error
+            if self._draining:
+                raise ServerDraining("this server shuts down")
+            entries = tail.after(position.sequence)
+            if entries:
+                return entries
+            if entries is None:
+                return await self._read(topic, tail, position, notify_gaps)
+            if tail.final and not tail.stale:
+                return Ended(position, tail.final)
+            if tail.stale:
+                await self._refill(topic, tail)
+            elif not await tail.wait(idle_seconds * random.uniform(1 - _IDLE_JITTER, 1 + _IDLE_JITTER)):
+                return None
+
+    async def _refill(self, topic: str, tail: Tail) -> None:
+        """Reads for all readers at the tail what the live entries left out."""
+        async with tail.refill:
+            if not tail.stale or tail.error is not None:
+                return
+            tail.stale = False
+            try:
+                tail.extend(await self._read_live(topic, tail.position))
+            except EventsLost as error:
+                tail.fail(error)
+            except BaseException:
+                tail.stale = True
+                raise
+
+    async def _read(self, topic: str, tail: Tail, position: Position, notify_gaps: bool) -> Sequence[Entry] | Gap:
+        """Reads for one reader, which is behind the ring."""
+        page = await self._read_live(topic, position)
+        if page.head.earliest > position.sequence + 1:
+            if not notify_gaps:
+                raise _trimmed(position, page.head)
+            return _gap(position, page.head)
+        if not page.entries:
+            raise EventsLost(f"events after {position.sequence} of {topic} are not there")
+        tail.extend(page)
+        return page.entries
+
+    async def _read_live(self, topic: str, position: Position) -> Page:
+        """A page for a reader that has seen this log: that it is not there any more is a loss."""
+        try:
+            page = await self._cache.read(topic, position.sequence)
+        except RunNotFound:
+            raise EventsLost(f"the log of {topic} vanished") from None
+        if page.head.expired:
+            raise EventsLost(f"the log of {topic} was purged")
+        if page.head.epoch != position.epoch:
+            raise EventsLost(f"the log of {topic} was re-created")
+        if page.head.last < position.sequence:
+            raise EventsLost(f"the log of {topic} was rolled back to {page.head.last}")
+        return page
+
+
+class _Channel:
+    """A Tail and the subscription that feeds it, for all readers of a topic."""
+
+    def __init__(self, pubsub: PubSub, topic: str) -> None:
+        self.readers = 0
+        self.tail = Tail()
+        self._topic = topic
+        self._subscription = pubsub.subscribe(topic, self.tail.offer)
+        self._opening = asyncio.Lock()
+        self._subscribed = False
+
+    async def open(self, cache: EventCache) -> None:
+        async with self._opening:
+            if not self._subscribed:
+                await self._subscription.__aenter__()
+                self._subscribed = True
+            if not self.tail.epoch:
+                head = (await cache.heads([self._topic]))[0]
+                if head is None:
+                    raise RunNotFound(f"no such run: {self._topic}")
+                if head.expired:
+                    raise _expired(self._topic, head)
+                self.tail.begin(head)
+
+    async def close(self) -> None:
+        if self._subscribed:
+            await self._subscription.__aexit__(None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """How a reader begins."""
+
+    opened_at: Position
+    position: Position
+    page: Page
+    gap: Gap | None
+
+
+def _at_head(head: Head) -> _Opening:
+    return _Opening(head.position, head.position, Page(head, ()), None)
+
+
+def _at(start: Position, page: Page, notify_gaps: bool) -> _Opening:
+    if page.head.earliest <= start.sequence + 1:
+        return _Opening(start, start, page, None)
+    if not notify_gaps:
+        raise _trimmed(start, page.head)
+    gap = _gap(start, page.head)
+    return _Opening(start, gap.position, page, gap)
+
+
+def _check_position(position: Position, page: Page) -> None:
+    head = page.head
+    if position.epoch != head.epoch:
+        raise CursorEpochMismatch("the log was re-created since this cursor was given out", epoch=head.epoch)
+    if position.sequence > head.last:
+        raise CursorAhead(
+            f"the cursor is at {position.sequence}, beyond the newest event {head.last}", latest_sequence=head.last
+        )
+    entry = next((e for e in page.entries if e.first <= position.sequence <= e.last), None)
+    if entry is not None and position.check and check_at(entry, position.sequence) != position.check:
+        raise CursorEpochMismatch(
+            f"event {position.sequence} is not the one this cursor was given out for: the log was rolled back",
+            epoch=head.epoch,
+        )
+
+
+def _gap(position: Position, head: Head) -> Gap:
+    return Gap(Position(head.epoch, head.earliest - 1), position.sequence + 1, head.earliest - 1)
+
+
+def _trimmed(position: Position, head: Head) -> CursorExpired:
+    return CursorExpired(
+        f"events {position.sequence + 1} to {head.earliest - 1} are gone",
+        earliest_sequence=head.earliest,
+        latest_sequence=head.last,
+    )
+
+
+def _expired(topic: str, head: Head) -> RunExpired:
+    return RunExpired(f"the events of {topic} are purged", final_state=head.final)
+
+
+def _compare(tail: Tail, known: Position, head: Head | None) -> None:
+    """`known` is the tail's position from before the head was read: the head cannot be older."""
+    if head is None or head.expired:
+        tail.fail(EventsLost("the log vanished under this reader"))
+    elif head.epoch != known.epoch:
+        tail.fail(EventsLost("the log was re-created under this reader"))
+    elif head.last < known.sequence:
+        tail.fail(EventsLost(f"the log was rolled back to {head.last}, after {known.sequence} was read"))
+    elif head.last == known.sequence and known.check and head.check != known.check:
+        tail.fail(EventsLost(f"event {known.sequence} was replaced under this reader"))
+    elif head.last > tail.last:
+        tail.offer(None)
