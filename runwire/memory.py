@@ -1,0 +1,484 @@
+"""The engine of one process: a store in memory, and the hub that hands live entries to subscribers.
+
+MemoryStore is the reference model of the conformance suite: every operation is one synchronous function, so atomicity
+is plain to see. It serves one event loop and holds everything until it is swept. The hub and the bell are also used by
+the SQLite engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from runwire.errors import FieldExists, RunNotFound, TopicExists
+from runwire.pubsub import (
+    Claim,
+    Commit,
+    Committed,
+    Deliver,
+    Delivery,
+    Entry,
+    Head,
+    LeaseState,
+    Page,
+    PubSub,
+    Stored,
+)
+from runwire.topic import Topic, entry_of, validate
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.1
+"""How often a waiting `claim` or `receive` looks at the clock while a due time lies ahead."""
+
+
+class MemoryPubSub:
+    """Subscribers of this process, by topic. To be used on one event loop."""
+
+    def __init__(self) -> None:
+        self._subscribers: dict[str, list[Deliver]] = {}
+
+    async def publish(self, topic: str, entry: Entry) -> None:
+        self.deliver(topic, entry)
+
+    @asynccontextmanager
+    async def subscribe(self, topic: str, deliver: Deliver) -> AsyncIterator[None]:
+        self._subscribers.setdefault(topic, []).append(deliver)
+        try:
+            yield
+        finally:
+            subscribers = self._subscribers[topic]
+            subscribers.remove(deliver)
+            if not subscribers:
+                del self._subscribers[topic]
+
+    def deliver(self, topic: str, entry: Entry | None) -> None:
+        """Hands `entry` to the subscribers of `topic`. One that raises does not keep it from the others."""
+        for subscriber in tuple(self._subscribers.get(topic, ())):
+            try:
+                subscriber(entry)
+            except Exception:
+                logger.exception("a subscriber of %s failed", topic)
+
+    def deliver_to_all(self) -> None:
+        """Tells every subscriber that entries may have been missed."""
+        for topic in tuple(self._subscribers):
+            self.deliver(topic, None)
+
+    def topics(self) -> frozenset[str]:
+        """What somebody subscribes to."""
+        return frozenset(self._subscribers)
+
+
+class Bell:
+    """Wakes those who wait for something under a name. To be used on one event loop."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, set[asyncio.Event]] = {}
+
+    @contextmanager
+    def listen(self, names: Iterable[str]) -> Iterator[asyncio.Event]:
+        """An event that is set by every `ring` of one of `names`. Listen first and look then: so none is missed."""
+        rung = asyncio.Event()
+        names = tuple(set(names))
+        for name in names:
+            self._listeners.setdefault(name, set()).add(rung)
+        try:
+            yield rung
+        finally:
+            for name in names:
+                self._listeners[name].discard(rung)
+                if not self._listeners[name]:
+                    del self._listeners[name]
+
+    def ring(self, name: str) -> None:
+        for rung in self._listeners.get(name, ()):
+            rung.set()
+
+    def names(self) -> frozenset[str]:
+        """What somebody waits for."""
+        return frozenset(self._listeners)
+
+
+def queue_bell(queue: str) -> str:
+    """The name under which those who claim from `queue` wait."""
+    return f"queue {queue}"
+
+
+def messages_bell(queue: str) -> str:
+    """The name under which those who receive from `queue` wait."""
+    return f"messages {queue}"
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A topic with everything that belongs to it."""
+
+    topic: Topic
+    indexes: tuple[str, ...] = ()
+    entries: list[Entry] = field(default_factory=list)
+    fields: dict[str, bytes] = field(default_factory=dict)
+    purged: bool = False
+
+
+@dataclass(slots=True)
+class _Parcel:
+    """A message, and until when it is in somebody's hands."""
+
+    body: bytes
+    deliveries: int = 0
+    lease_end: float = 0.0
+
+
+class _Mailbox:
+    """The messages of one queue."""
+
+    def __init__(self) -> None:
+        self.parcels: dict[str, _Parcel] = {}
+        self._fresh: deque[str] = deque()
+        self._leases: list[tuple[float, str]] = []
+        """Heap. An end counts only if it is still the parcel's."""
+
+    def put(self, message_id: str, body: bytes) -> None:
+        self.parcels[message_id] = _Parcel(body)
+        self._fresh.append(message_id)
+
+    def take(self, lease_seconds: float, now: float) -> Delivery | None:
+        """Hands out the message whose lease ended first, or the oldest that nobody has had."""
+        message_id = self._take_returned(now) or self._take_fresh()
+        if message_id is None:
+            return None
+        parcel = self.parcels[message_id]
+        parcel.deliveries += 1
+        parcel.lease_end = now + lease_seconds
+        heapq.heappush(self._leases, (parcel.lease_end, message_id))
+        return Delivery(message_id, parcel.body, parcel.deliveries)
+
+    def _take_returned(self, now: float) -> str | None:
+        while self._leases and self._leases[0][0] <= now:
+            end, message_id = heapq.heappop(self._leases)
+            parcel = self.parcels.get(message_id)
+            if parcel and parcel.lease_end == end:
+                return message_id
+        return None
+
+    def _take_fresh(self) -> str | None:
+        while self._fresh:
+            message_id = self._fresh.popleft()
+            if message_id in self.parcels:
+                return message_id
+        return None
+
+
+class MemoryStore:
+    """See `runwire.pubsub.Store`. `clock` gives the store's time in seconds since the Unix epoch."""
+
+    announces = False
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.hub = MemoryPubSub()
+        self.pubsub: PubSub = self.hub
+        self._clock = clock
+        self._bell = Bell()
+        self._topics: dict[str, _Kept] = {}
+        self._indexes: dict[str, list[tuple[float, str]]] = {}
+        self._due: dict[str, list[tuple[float, str]]] = {}
+        """Heaps by queue. A place counts only if it is still the topic's due time."""
+        self._ends: list[tuple[float, str]] = []
+        """Heap of the times at which closed topics are to be purged and their tombstones removed."""
+        self._mailboxes: dict[str, _Mailbox] = {}
+        self._messages_sent = 0
+
+    # The log
+
+    async def commit(self, commit: Commit) -> Committed:
+        return self._commit(commit)
+
+    def _commit(self, commit: Commit) -> Committed:
+        validate(commit)
+        now = self._clock()
+        kept = self._find(commit.topic, now)
+        if commit.create and kept:
+            raise TopicExists(f"there is a log {commit.topic!r} already")
+        if not commit.create and not kept:
+            raise _not_found(commit.topic)
+        kept = kept or _Kept(Topic.new(commit.queue, now), tuple(dict.fromkeys(commit.indexes)))
+        if kept.topic.admits(commit, now):
+            _check_once(commit, kept.fields)
+            self._write(commit, kept, now)
+        return Committed(kept.topic.head(now), entry_of(commit, kept.topic.epoch), now)
+
+    def _write(self, commit: Commit, kept: _Kept, now: float) -> None:
+        topic = kept.topic
+        if commit.create:
+            self._forget(commit.topic)
+            self._topics[commit.topic] = kept
+            for index in kept.indexes:
+                insort(self._indexes.setdefault(index, []), (topic.create_time, commit.topic))
+        entry = entry_of(commit, topic.epoch)
+        if entry:
+            kept.entries.append(entry)
+        for name in commit.deletes:
+            kept.fields.pop(name, None)
+        kept.fields.update(commit.puts)
+        kept.fields.update(commit.puts_once)
+        topic.apply(commit, now)
+        self._plan(commit.topic, topic)
+        if commit.final:
+            heapq.heappush(self._ends, (topic.expire_time, commit.topic))
+        for message in commit.messages:
+            self._messages_sent += 1
+            self._mailboxes.setdefault(message.queue, _Mailbox()).put(str(self._messages_sent), message.body)
+            self._bell.ring(messages_bell(message.queue))
+
+    def _plan(self, name: str, topic: Topic) -> None:
+        """Finds the topic a place among those of its queue, by its due time."""
+        if topic.due is None:
+            return
+        heapq.heappush(self._due.setdefault(topic.queue, []), (topic.due, name))
+        self._bell.ring(queue_bell(topic.queue))
+
+    def _find(self, name: str, now: float) -> _Kept | None:
+        kept = self._topics.get(name)
+        return None if kept is None or kept.topic.gone(now) else kept
+
+    async def read(self, topic: str, after: int, *, max_events: int = 2048, max_bytes: int = 1024 * 1024) -> Page:
+        now = self._clock()
+        kept = self._find(topic, now)
+        if kept is None:
+            raise _not_found(topic)
+        head = kept.topic.head(now)
+        if head.expired:
+            return Page(head, ())
+        start = bisect_right(kept.entries, after, key=attrgetter("last"))
+        return Page(head, _within(kept.entries, start, max_events, max_bytes))
+
+    async def heads(self, topics: Sequence[str]) -> Sequence[Head | None]:
+        now = self._clock()
+        found = [self._find(topic, now) for topic in topics]
+        return [kept.topic.head(now) if kept else None for kept in found]
+
+    async def trim(self, topic: str, before: int) -> None:
+        kept = self._find(topic, self._clock())
+        if kept is None:
+            return
+        count = bisect_left(kept.entries, before, key=attrgetter("last"))
+        if not count:
+            return
+        del kept.entries[:count]
+        kept.topic.earliest = kept.entries[0].first if kept.entries else kept.topic.last + 1
+        self.hub.deliver(topic, None)
+
+    async def clear(self, topic: str) -> None:
+        self._forget(topic)
+
+    def _forget(self, name: str) -> None:
+        kept = self._topics.pop(name, None)
+        if kept is None:
+            return
+        place = (kept.topic.create_time, name)
+        for index in kept.indexes:
+            places = self._indexes[index]
+            del places[bisect_left(places, place)]
+            if not places:
+                del self._indexes[index]
+        self.hub.deliver(name, None)
+
+    # Runs and their fields
+
+    async def now(self) -> float:
+        return self._clock()
+
+    async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
+        now = self._clock()
+        kept = self._find(topic, now)
+        return _stored(topic, kept, fields, now) if kept else None
+
+    async def scan(
+        self,
+        index: str,
+        *,
+        fields: Sequence[str],
+        before: tuple[float, str] | None = None,
+        since: float = 0.0,
+        limit: int = 100,
+    ) -> Sequence[Stored]:
+        now = self._clock()
+        places = self._indexes.get(index, [])
+        end = len(places) if before is None else bisect_left(places, before)
+        found: list[Stored] = []
+        while end and len(found) < limit:
+            end -= 1
+            create_time, name = places[end]
+            if create_time < since:
+                break
+            kept = self._find(name, now)
+            if kept:
+                found.append(_stored(name, kept, fields, now))
+        return found
+
+    # Work
+
+    async def claim(
+        self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+    ) -> Sequence[Claim]:
+        with self._bell.listen(map(queue_bell, queues)) as rung:
+            deadline = time.monotonic() + wait_seconds
+            while True:
+                claims = self._claim(queues, limit, lease_seconds)
+                remaining = deadline - time.monotonic()
+                if claims or remaining <= 0:
+                    return claims
+                rung.clear()
+                await _wait(rung, min(remaining, _POLL_SECONDS) if any(map(self._due.get, queues)) else remaining)
+
+    def _claim(self, queues: Sequence[str], limit: int, lease_seconds: float) -> list[Claim]:
+        now = self._clock()
+        claims: list[Claim] = []
+        while len(claims) < limit:
+            name = self._take_due(queues, now)
+            if name is None:
+                break
+            kept = self._topics[name]
+            kept.topic.claim(lease_seconds, now)
+            self._plan(name, kept.topic)
+            claims.append(Claim(name, kept.topic.head(now), kept.topic.losses, dict(kept.fields), now))
+        return claims
+
+    def _take_due(self, queues: Sequence[str], now: float) -> str | None:
+        """Removes and returns the topic that is due longest."""
+        while heaps := [(heap[0], queue, heap) for queue in queues if (heap := self._due.get(queue))]:
+            (due, name), queue, heap = min(heaps)
+            if due > now:
+                return None
+            heapq.heappop(heap)
+            kept = self._topics.get(name)
+            if kept and kept.topic.due == due and kept.topic.queue == queue:
+                return name
+        return None
+
+    async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
+        return [self._extend(name, attempt, lease_seconds) for name, attempt in leases]
+
+    def _extend(self, name: str, attempt: int, lease_seconds: float) -> LeaseState:
+        kept = self._topics.get(name)
+        if kept is None:
+            return LeaseState.LOST
+        state = kept.topic.extend(attempt, lease_seconds, self._clock())
+        if state is not LeaseState.LOST:
+            self._plan(name, kept.topic)
+        return state
+
+    # Messages
+
+    async def receive(
+        self, queue: str, *, consumer: str, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+    ) -> Sequence[Delivery]:
+        with self._bell.listen([messages_bell(queue)]) as rung:
+            deadline = time.monotonic() + wait_seconds
+            while True:
+                deliveries = self._receive(queue, limit, lease_seconds)
+                remaining = deadline - time.monotonic()
+                if deliveries or remaining <= 0:
+                    return deliveries
+                rung.clear()
+                await _wait(rung, min(remaining, _POLL_SECONDS) if queue in self._mailboxes else remaining)
+
+    def _receive(self, queue: str, limit: int, lease_seconds: float) -> list[Delivery]:
+        mailbox = self._mailboxes.get(queue)
+        deliveries: list[Delivery] = []
+        now = self._clock()
+        while mailbox and len(deliveries) < limit:
+            delivery = mailbox.take(lease_seconds, now)
+            if delivery is None:
+                break
+            deliveries.append(delivery)
+        return deliveries
+
+    async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:
+        mailbox = self._mailboxes.get(queue)
+        if mailbox is None:
+            return
+        for message_id in message_ids:
+            mailbox.parcels.pop(message_id, None)
+        if not mailbox.parcels:
+            del self._mailboxes[queue]
+
+    async def backlog(self, queue: str) -> int:
+        mailbox = self._mailboxes.get(queue)
+        return len(mailbox.parcels) if mailbox else 0
+
+    # Upkeep
+
+    async def sweep(self, limit: int = 1000) -> int:
+        now = self._clock()
+        removed = 0
+        while removed < limit and self._ends and self._ends[0][0] <= now:
+            _, name = heapq.heappop(self._ends)
+            removed += self._end(name, now)
+        return removed
+
+    def _end(self, name: str, now: float) -> int:
+        """Purges or forgets a topic whose time has come. 0 where it was cleared or made anew meanwhile."""
+        kept = self._topics.get(name)
+        if kept is None or not kept.topic.expired(now):
+            return 0
+        if kept.topic.gone(now):
+            self._forget(name)
+            return 1
+        if kept.purged:
+            return 0
+        kept.purged = True
+        kept.entries.clear()
+        kept.fields.clear()
+        heapq.heappush(self._ends, (kept.topic.tombstone_time, name))
+        self.hub.deliver(name, None)
+        return 1
+
+    async def ping(self) -> None:
+        return None
+
+
+def _not_found(topic: str) -> RunNotFound:
+    return RunNotFound(f"there is no log {topic!r}")
+
+
+def _check_once(commit: Commit, fields: Mapping[str, bytes]) -> None:
+    for name in commit.puts_once:
+        if name in fields:
+            raise FieldExists(name, fields[name])
+
+
+def _within(entries: Sequence[Entry], start: int, max_events: int, max_bytes: int) -> Sequence[Entry]:
+    """Entries from index `start` on within both bounds, but at least one."""
+    events = size = 0
+    for end in range(start, len(entries)):
+        events += entries[end].last - entries[end].first + 1
+        size += len(entries[end].body)
+        if end > start and (events > max_events or size > max_bytes):
+            return entries[start:end]
+    return entries[start:]
+
+
+def _stored(name: str, kept: _Kept, fields: Sequence[str] | None, now: float) -> Stored:
+    head = kept.topic.head(now)
+    if head.expired:
+        return Stored(name, head, {})
+    chosen = kept.fields if fields is None else {key: kept.fields[key] for key in fields if key in kept.fields}
+    return Stored(name, head, dict(chosen))
+
+
+async def _wait(rung: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await rung.wait()
+    except TimeoutError:
+        pass  # nothing happened; the caller looks for itself

@@ -1,0 +1,160 @@
+"""The state of one topic, and what a commit, a claim or an extension makes of it.
+
+The rules of `runwire.pubsub.Commit` as code without a store: the engines that are written in Python load a Topic, ask
+it, and keep what it became. (Redis has the same rules in Lua; the conformance suite holds all of them to one body.)
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from runwire.errors import Fenced, LogClosed, RunExpired, SequenceHole
+from runwire.pubsub import MAX_COMMIT_BYTES, MAX_COMMIT_EVENTS, Commit, Entry, Head, LeaseState, Schedule
+
+_CHECK_BYTES = 8
+
+
+def validate(commit: Commit) -> None:
+    """Refuses, as ValueError, what only a fault in the caller can bring about."""
+    if not commit.topic:
+        raise ValueError("a commit needs a topic")
+    if commit.final and not commit.events:
+        raise ValueError("a log is closed by its last event: `final` needs `events`")
+    if not commit.events:
+        return
+    count = commit.last - commit.first + 1
+    if commit.attempt is None:
+        raise ValueError("only the owner appends: `events` needs `attempt`")
+    if commit.first < 1 or count < 1:
+        raise ValueError(f"events {commit.first}..{commit.last} are no ascending sequence from 1")
+    if count > MAX_COMMIT_EVENTS or (count > 1 and len(commit.events) > MAX_COMMIT_BYTES):
+        raise ValueError(f"{count} events of {len(commit.events)} bytes are too many for one commit")
+    if len(commit.check) != _CHECK_BYTES:
+        raise ValueError(f"`check` has {len(commit.check)} bytes and not {_CHECK_BYTES}")
+
+
+@dataclass(slots=True)
+class Topic:
+    """One topic, without its events and fields."""
+
+    epoch: str
+    queue: str
+    create_time: float
+    attempt: int = 0
+    losses: int = 0
+    earliest: int = 1
+    last: int = 0
+    check: bytes = b""
+    final: int = 0
+    due: float | None = None
+    """When it is to be claimed; None: not until somebody wakes it. Under a lease this is the lease's end."""
+    leased: bool = False
+    woken: bool = False
+    """Somebody committed Schedule.WAKE since the last claim."""
+    expire_time: float = 0.0
+    tombstone_time: float = 0.0
+
+    @classmethod
+    def new(cls, queue: str, now: float) -> Topic:
+        """A topic that has just been created, with a fresh epoch."""
+        return cls(epoch=secrets.token_hex(8), queue=queue, create_time=now)
+
+    def expired(self, now: float) -> bool:
+        """Events and fields are out of sight, whether they were swept away yet or not."""
+        return self.final != 0 and now >= self.expire_time
+
+    def gone(self, now: float) -> bool:
+        """The tombstone, too, has had its time."""
+        return self.final != 0 and now >= self.tombstone_time
+
+    def head(self, now: float) -> Head:
+        """What readers see of it."""
+        expired = self.expired(now)
+        return Head(
+            epoch=self.epoch,
+            attempt=self.attempt,
+            earliest=self.last + 1 if expired else self.earliest,
+            last=self.last,
+            check=self.check,
+            final=self.final,
+            expired=expired,
+            create_time=self.create_time,
+            expire_time=self.expire_time,
+        )
+
+    def admits(self, commit: Commit, now: float) -> bool:
+        """Checks 1 to 5 of Commit, for a topic that exists. False: a repeat of what is there already."""
+        if self.expired(now):
+            raise RunExpired("the events of the run are purged", final_state=self.final)
+        if commit.attempt is not None and commit.attempt < self.attempt:
+            raise Fenced(f"attempt {commit.attempt} is superseded by attempt {self.attempt}", attempt=self.attempt)
+        if commit.attempt is not None and commit.attempt > self.attempt:
+            raise ValueError(f"attempt {commit.attempt} was never claimed; the latest is {self.attempt}")
+        if commit.events and commit.last == self.last and commit.check == self.check:
+            return False
+        if self.final:
+            raise LogClosed("the log has its last event", final_state=self.final)
+        if commit.events and (commit.first != self.last + 1 or commit.previous != self.check):
+            raise SequenceHole(
+                f"events {commit.first}..{commit.last} do not continue event {self.last}", last_sequence=self.last
+            )
+        return True
+
+    def apply(self, commit: Commit, now: float) -> None:
+        """Becomes what the commit makes of it. Events and fields are the engine's."""
+        if commit.events:
+            self.last = commit.last
+            self.check = commit.check
+        if commit.progress:
+            self.losses = 0
+        if commit.final:
+            self.final = commit.final
+            self.expire_time = now + commit.retention
+            self.tombstone_time = self.expire_time + commit.tombstone
+            self._end_lease(None)
+        elif commit.schedule is Schedule.DUE:
+            self._end_lease(now if self.woken else now + commit.due_in)
+        elif commit.schedule is Schedule.NEVER:
+            self._end_lease(now if self.woken else None)
+        elif commit.schedule is Schedule.WAKE:
+            # The mark is set without a lease too: a NEVER that the owner repeats after a time-out must not undo it.
+            self.woken = True
+            if not self.leased and (self.due is None or self.due > now):
+                self.due = now
+
+    def _end_lease(self, due: float | None) -> None:
+        self.due = due
+        self.leased = False
+        self.losses = 0
+
+    def claim(self, lease_seconds: float, now: float) -> None:
+        """Becomes a new owner's."""
+        if self.leased:
+            self.losses += 1
+        self.attempt += 1
+        self.leased = True
+        self.woken = False
+        self.due = now + lease_seconds
+
+    def extend(self, attempt: int, lease_seconds: float, now: float) -> LeaseState:
+        """Renews the lease of `attempt`, also where it has run out and nobody has claimed the topic since."""
+        if not self.leased or attempt != self.attempt:
+            return LeaseState.LOST
+        self.due = now + lease_seconds
+        return LeaseState.WOKEN if self.woken else LeaseState.HELD
+
+
+def entry_of(commit: Commit, epoch: str) -> Entry | None:
+    """What a commit appends, or has appended where it is a repeat."""
+    if not commit.events:
+        return None
+    return Entry(
+        epoch=epoch,
+        first=commit.first,
+        last=commit.last,
+        body=commit.events,
+        check=commit.check,
+        previous=commit.previous,
+        final=commit.final,
+    )
