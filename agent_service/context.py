@@ -1,0 +1,353 @@
+"""RunContext: what an agent or a workflow is given to run with."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, TypeVar, get_type_hints
+
+from google.protobuf import struct_pb2
+from pydantic import TypeAdapter
+
+from agent_service.journal import Journal
+from agent_service.log_writer import LogWriter
+from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.client.fold import RunView
+from runwire.client.values import from_value, to_struct, to_value
+
+Result = TypeVar("Result")
+
+BODY_STEP: Final = 1
+"""Step of what a workflow emits outside of `RunContext.step`."""
+_INLINE_SLEEP_SECONDS: Final = 2.0
+"""A shorter sleep keeps its worker: handing the run back costs more."""
+
+_current_step: ContextVar[int] = ContextVar("runwire_step", default=0)
+
+
+class NonRetriable(Exception):
+    """Raised in a step: do not try it again."""
+
+
+class Cancelled(Exception):
+    """The run was cancelled. Raised by RunContext calls once cancellation was asked for."""
+
+
+class BudgetExceeded(Exception):
+    """The run used up more than it may. Ends it FAILED with reason `budget_exceeded`."""
+
+
+class Suspended(BaseException):
+    """Unwinds an agent that waits. Not an Exception: `except Exception` must let it pass."""
+
+    def __init__(self, pending: list[run_pb2.PendingRequest], due_in: float | None = None) -> None:
+        super().__init__(f"waits for {[request.request_id for request in pending]}")
+        self.pending = pending
+        self.due_in = due_in
+        """Seconds until the run goes on without an answer; None: it waits for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a step is tried: exponential back-off with full jitter."""
+
+    attempts: int = 1
+    delay_seconds: float = 1.0
+    max_delay_seconds: float = 60.0
+    factor: float = 2.0
+
+    def delay(self, tries: int) -> float:
+        """Seconds to wait after `tries` failures, at random up to the bound (AWS, "Exponential Backoff And
+        Jitter")."""
+        bound = min(self.max_delay_seconds, self.delay_seconds * self.factor ** (tries - 1))
+        return random.uniform(0, bound)
+
+
+ONCE: Final = Retry()
+
+
+class RunContext:
+    """One attempt at a run.
+
+    `emit` appends to the run's log, `step` does a thing once, `sleep` and `suspend` wait without holding a worker.
+    After a crash or a suspension the body is executed again from its beginning, in a new attempt: finished steps
+    return what is remembered, and events outside of steps are told anew (readers discard those of the attempt
+    before; see the supersede rule in run_event.proto).
+    """
+
+    def __init__(
+        self,
+        *,
+        run: run_pb2.Run,
+        tenant: str,
+        view: RunView,
+        writer: LogWriter,
+        journal: Journal,
+        answers: Mapping[str, run_event_pb2.Answer],
+        now: Callable[[], float],
+    ) -> None:
+        self.run_id = run.run_id
+        self.agent_id = run.agent_id
+        self.agent_version = run.agent_version
+        self.tenant = tenant
+        self.attempt = run.attempt
+        self.labels: Mapping[str, str] = dict(run.labels)
+        self.view = view
+        """What the log said when this attempt began, folded."""
+        self.journal = journal
+        self.answers = answers
+        """Answers to requests of this run, by request id."""
+        self.usage = run_pb2.Usage()
+        """Of the whole run. Adapters add to it; it is stored when the run ends or is suspended."""
+        self.now = now
+        """The store's clock, in seconds since the Unix epoch."""
+        self._writer = writer
+        self._numbers = {step.name: number for number, step in view.steps.items()}
+        self._next_number = max(view.steps, default=BODY_STEP) + 1
+        self._started: set[str] = set()
+        self._sleeps = 0
+        self._body_started = False
+        self._cancelled = asyncio.Event()
+
+    # Cancellation
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked to cancel the run. An agent that looks can end in its own way within the grace."""
+        return self._cancelled.is_set()
+
+    async def wait_cancelled(self) -> None:
+        """Returns once cancellation is asked for."""
+        await self._cancelled.wait()
+
+    def cancel(self) -> None:
+        """Tells the agent. Called by the worker."""
+        self._cancelled.set()
+
+    # Events
+
+    async def emit_text(self, text: str) -> None:
+        """Appends a TextDelta. Nothing is appended for an empty text."""
+        if text:
+            await self.emit(run_event_pb2.TextDelta(text=text))
+
+    async def emit_custom(self, type: str, data: Mapping[str, Any]) -> None:
+        """Appends an event of your own kind."""
+        await self.emit(run_event_pb2.CustomEvent(type=type, data=to_struct(data)))
+
+    async def emit(self, event: Any) -> None:
+        """Appends an event: TextDelta, ReasoningDelta, CustomEvent, or another payload of RunEvent.
+
+        It belongs to the step it is emitted in. Returns once queued; waits only where too much is unwritten.
+        Raises TypeError for something that is no payload.
+        """
+        name = _PAYLOADS.get(type(event))
+        if name is None:
+            raise TypeError(f"{type(event).__name__} is no payload of RunEvent; there are {sorted(_PAYLOADS.values())}")
+        await self._writer.emit(_current_step.get() or await self._body(), **{name: event})
+
+    async def emit_in(self, step: int, event: Any) -> None:
+        """As `emit`, in a step given by number. For adapters that number their steps themselves."""
+        await self._writer.emit(step, **{_PAYLOADS[type(event)]: event})
+
+    async def begin_body(self) -> None:
+        """Starts the step of events outside of steps anew, if an earlier attempt began it."""
+        if BODY_STEP in self.view.steps:
+            await self._body()
+
+    async def end_body(self) -> None:
+        """Finishes the step of events outside of steps, if it was begun."""
+        if self._body_started:
+            await self._writer.emit(BODY_STEP, step_finished=run_event_pb2.StepFinished(name=self.agent_id))
+
+    async def _body(self) -> int:
+        if not self._body_started:
+            self._body_started = True
+            await self._writer.emit(BODY_STEP, step_started=run_event_pb2.StepStarted(name=self.agent_id))
+        return BODY_STEP
+
+    # Steps
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Awaitable[Result]],
+        *args: Any,
+        retry: Retry = ONCE,
+        timeout_seconds: float | None = None,
+    ) -> Result:
+        """Does `await function(*args)` once: its result is remembered, and returned without doing it again after a
+        crash. `name` identifies the step within the run and must not depend on chance or on the order of things.
+
+        The result must be what pydantic can turn into JSON and back by the function's return annotation (without
+        one: JSON types), at most 1 MiB. `retry` and `timeout_seconds` (of one try) guard it. Raises what the last
+        try raised, TimeoutError, ValueError for a name used twice, JournalEntryTooLarge.
+        """
+        if name in self._started:
+            raise ValueError(f"step {name!r} was begun before in this run: each step needs its own name")
+        self._started.add(name)
+        adapter: TypeAdapter[Any] = TypeAdapter(_return_type(function))
+        key = f"step/{name}"
+        remembered = self.journal.get(key)
+        if remembered is None:
+            remembered = await self._do(key, name, function, args, adapter, retry, timeout_seconds)
+        return adapter.validate_json(remembered)  # type: ignore[no-any-return]
+
+    async def _do(
+        self,
+        key: str,
+        name: str,
+        function: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        adapter: TypeAdapter[Any],
+        retry: Retry,
+        timeout_seconds: float | None,
+    ) -> bytes:
+        number = self._number(name)
+        token = _current_step.set(number)
+        try:
+            await self._writer.emit(number, step_started=run_event_pb2.StepStarted(name=name))
+            result = await _try(function, args, retry, timeout_seconds)
+        finally:
+            _current_step.reset(token)
+        data = adapter.dump_json(result)
+        await self.journal.record(key, data, step=number, step_finished=run_event_pb2.StepFinished(name=name))
+        return data
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = self._next_number
+            self._next_number += 1
+        return self._numbers[name]
+
+    async def gather(self, **steps: Awaitable[Any]) -> dict[str, Any]:
+        """Awaits several at once, by name: `await ctx.gather(a=ctx.step("a", f), b=ctx.step("b", g))`. If one fails
+        the others are cancelled, and its error is raised."""
+        tasks: dict[str, asyncio.Task[Any]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, awaitable in steps.items():
+                    tasks[name] = group.create_task(_awaited(awaitable), name=f"gather-{name}")
+        except BaseExceptionGroup as failed:
+            raise _first(failed) from None
+        return {name: task.result() for name, task in tasks.items()}
+
+    # Waiting
+
+    async def sleep(self, duration: float | timedelta, *, name: str = "") -> None:
+        """Waits, in seconds or as a timedelta, across crashes: the moment is remembered. A sleep longer than a few
+        seconds holds no worker. `name` tells sleeps apart; without one they are told apart by their order."""
+        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+        self._sleeps += 1
+        key = f"sleep/{name or self._sleeps}"
+        moment = self.journal.get(key)
+        if moment is None:
+            moment = repr(self.now() + seconds).encode()
+            await self.journal.record(key, moment)
+        remaining = float(moment) - self.now()
+        if remaining > _INLINE_SLEEP_SECONDS:
+            pending = run_pb2.PendingRequest(request_id=key, kind=run_pb2.PENDING_KIND_TIME, name=name or "sleep")
+            pending.deadline.FromNanoseconds(int(float(moment) * 1e9))
+            raise Suspended([pending], due_in=remaining)
+        await asyncio.sleep(max(0.0, remaining))
+
+    async def suspend(
+        self,
+        name: str,
+        data: Any = None,
+        *,
+        answer_type: Any = Any,
+        timeout: float | timedelta | None = None,
+    ) -> Any:
+        """Waits until somebody answers by ResumeRun, holding no worker; returns the answer's data as `answer_type`.
+
+        `data` tells whoever answers what it is about. Raises TimeoutError if nobody answered within `timeout`.
+        """
+        request_id = f"suspend/{name}"
+        answer = self.answers.get(request_id)
+        if answer is not None:
+            return TypeAdapter(answer_type).validate_python(from_value(answer.data))
+        pending = run_pb2.PendingRequest(
+            request_id=request_id, kind=run_pb2.PENDING_KIND_DATA, name=name, arguments=_to_value(data)
+        )
+        if answer_type is not Any:
+            pending.schema.CopyFrom(to_struct(TypeAdapter(answer_type).json_schema()))
+        due_in = await self._deadline(request_id, pending, timeout)
+        raise Suspended([pending], due_in=due_in)
+
+    async def _deadline(
+        self, request_id: str, pending: run_pb2.PendingRequest, timeout: float | timedelta | None
+    ) -> float | None:
+        if timeout is None:
+            return None
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+        moment = self.journal.get(request_id)
+        if moment is None:
+            moment = repr(self.now() + seconds).encode()
+            await self.journal.record(request_id, moment)
+        remaining = float(moment) - self.now()
+        if remaining <= 0:
+            raise TimeoutError(f"nobody answered {request_id!r} in time")
+        pending.deadline.FromNanoseconds(int(float(moment) * 1e9))
+        return remaining
+
+    def idempotency_key(self, tool_call: str) -> str:
+        """A key for `tool_call`, the same in every attempt and in no other run: give it to whatever a tool calls, so
+        that a call that is repeated after a crash takes effect once."""
+        return hashlib.sha256(f"{self.tenant}\0{self.run_id}\0{tool_call}".encode()).hexdigest()[:32]
+
+
+async def _try(
+    function: Callable[..., Awaitable[Any]], args: tuple[Any, ...], retry: Retry, timeout_seconds: float | None
+) -> Any:
+    tries = 0
+    while True:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await function(*args)
+        except NonRetriable:
+            raise
+        except Exception:
+            tries += 1
+            if tries >= retry.attempts:
+                raise
+        await asyncio.sleep(retry.delay(tries))
+
+
+async def _awaited(awaitable: Awaitable[Result]) -> Result:
+    return await awaitable
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The first error of a group; what ends the attempt (Suspended, OwnershipLost) before an ordinary one."""
+    flat: list[BaseException] = []
+    for error in group.exceptions:
+        flat.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
+    return next((error for error in flat if not isinstance(error, Exception)), flat[0])
+
+
+def _return_type(function: Callable[..., Any]) -> Any:
+    try:
+        return get_type_hints(function).get("return", Any)
+    except (TypeError, NameError):
+        return Any
+
+
+def _to_value(data: Any) -> struct_pb2.Value:
+    return to_value(TypeAdapter(Any).dump_python(data, mode="json"))
+
+
+_PAYLOADS: Final[Mapping[type, str]] = {
+    run_event_pb2.StepStarted: "step_started",
+    run_event_pb2.TextDelta: "text_delta",
+    run_event_pb2.ReasoningDelta: "reasoning_delta",
+    run_event_pb2.ToolCallStarted: "tool_call_started",
+    run_event_pb2.ToolCallFinished: "tool_call_finished",
+    run_event_pb2.StepFinished: "step_finished",
+    run_event_pb2.CustomEvent: "custom",
+}

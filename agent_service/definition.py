@@ -1,0 +1,152 @@
+"""What an agent is to this service: an identifier, types, scorers, and a function of (context, input)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar, get_type_hints
+
+from google.protobuf import struct_pb2
+from pydantic import TypeAdapter, ValidationError
+
+from agent_service.context import RunContext
+from runwire.agent.v1 import run_pb2
+from runwire.client.values import from_value, to_struct, to_value
+from runwire.errors import ConfigurationError, InvalidRequest
+
+Body = Callable[[RunContext, Any], Awaitable[Any]]
+Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerRef:
+    """Asks for a scorer at the end of every run of an agent."""
+
+    scorer_id: str
+    sampling: float = 1.0
+    """Share of the runs to score, 0 to 1; decided by the run id, so that rates nest."""
+    version: str = ""
+    """Empty: the newest that the scorer service has."""
+    match_labels: Mapping[str, str] = field(default_factory=dict)
+    match_states: Sequence[str] = ()
+    """`succeeded`, `failed`, `cancelled`; empty: `succeeded`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_proto(self) -> run_pb2.ScorerRef:
+        """The reference as it stands in a Run. Raises ConfigurationError for values that cannot be."""
+        if not self.scorer_id or not 0 <= self.sampling <= 1:
+            raise ConfigurationError(f"{self!r}: scorer_id must be set and sampling be between 0 and 1")
+        try:
+            states = [run_pb2.RunState.Value(f"RUN_STATE_{state.upper()}") for state in self.match_states]
+        except ValueError:
+            raise ConfigurationError(f"{self!r}: match_states are succeeded, failed and cancelled") from None
+        return run_pb2.ScorerRef(
+            scorer_id=self.scorer_id,
+            sampling=self.sampling,
+            scorer_version=self.version,
+            match_labels=self.match_labels,
+            match_states=states,
+            options=to_struct(self.options),
+        )
+
+
+@dataclass(frozen=True)
+class Definition:
+    """An agent or workflow that can be served. Made by `workflow` and `durable_agent`."""
+
+    agent_id: str
+    body: Body
+    kind: run_pb2.AgentKind = run_pb2.AGENT_KIND_WORKFLOW
+    input_type: Any = Any
+    output_type: Any = Any
+    description: str = ""
+    version: str = ""
+    """Of the agent's code. A run keeps the version it was started with; see `on_version_change`."""
+    on_version_change: str = "fail"
+    """What becomes of a run under way whose version is not this one: `fail` or `restart` (journal forgotten)."""
+    scorers: Sequence[ScorerRef] = ()
+    concurrency: int | None = None
+    """Most runs of this agent at once in one process; None: as many as the process runs."""
+
+    @cached_property
+    def _input(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.input_type)
+
+    @cached_property
+    def _output(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.output_type)
+
+    @cached_property
+    def scorer_protos(self) -> list[run_pb2.ScorerRef]:
+        return [scorer.to_proto() for scorer in self.scorers]
+
+    def parse_input(self, value: struct_pb2.Value) -> Any:
+        """The input as the declared type. Raises InvalidRequest, with a violation for each path that is wrong."""
+        try:
+            return self._input.validate_python(from_value(value))
+        except ValidationError as error:
+            raise InvalidRequest(_violations(error)) from None
+
+    def dump_output(self, output: Any) -> struct_pb2.Value:
+        """What the body returned, as stored. Raises TypeError or ValueError if JSON cannot hold it."""
+        return to_value(self._output.dump_python(output, mode="json", warnings=False))
+
+    @cached_property
+    def proto(self) -> run_pb2.Agent:
+        """The agent as ListAgents shows it."""
+        return run_pb2.Agent(
+            agent_id=self.agent_id,
+            description=self.description,
+            kind=self.kind,
+            version=self.version,
+            input_schema=to_struct(self._input.json_schema()),
+            output_schema=to_struct(self._output.json_schema(mode="serialization")),
+            scorers=self.scorer_protos,
+        )
+
+
+def _violations(error: ValidationError) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+        found.setdefault(f"input{path}", problem["msg"])
+    return found
+
+
+def workflow(
+    *,
+    id: str,
+    version: str = "",
+    on_version_change: str = "fail",
+    scorers: Sequence[ScorerRef] = (),
+    description: str = "",
+    concurrency: int | None = None,
+) -> Callable[[Callable[..., Awaitable[Any]]], Definition]:
+    """Makes an async function of (RunContext, input) an agent that can be served.
+
+    The annotations of the input and of the result are the types that inputs are checked against before a run is
+    accepted, and outputs are stored as: pydantic models, dataclasses, str, dict, or any other type pydantic knows.
+    The function is executed again from its beginning after a crash or a suspension: what must happen once belongs
+    into `ctx.step`.
+    """
+
+    def define(function: Callable[..., Awaitable[Any]]) -> Definition:
+        parameters = list(inspect.signature(function).parameters)
+        if len(parameters) != 2 or not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"workflow {id!r}: expected `async def {function.__name__}(ctx, input)`")
+        hints = get_type_hints(function)
+        return Definition(
+            agent_id=id,
+            body=function,
+            input_type=hints.get(parameters[1], Any),
+            output_type=hints.get("return", Any),
+            description=description or (inspect.getdoc(function) or "").partition("\n\n")[0],
+            version=version,
+            on_version_change=on_version_change,
+            scorers=tuple(scorers),
+            concurrency=concurrency,
+        )
+
+    return define
