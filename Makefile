@@ -12,6 +12,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests look for the tools of the environment (buf, grpcurl, hadolint) by their plain name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# --use-pep517: an old pip builds the few source packages as a new one does.
+PIP_INSTALL = -m pip install --quiet --use-pep517
+INSTALL_SELF = -m pip install --quiet --no-deps --no-build-isolation --editable .
 PROTOS = $(shell find proto -name '*.proto' | sort)
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
@@ -29,11 +32,12 @@ install: $(STAMP) ## create .venv with everything for development (once; again w
 # An environment that is there is brought up to date, not rebuilt under the feet of whoever is using it;
 # `make clean install` starts afresh, as it must with another PYTHON.
 $(STAMP): requirements/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
-		f"Runwire needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}. Name another one: make install PYTHON=python3.11")'
-	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Runwire needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Name another one: make install PYTHON=python3.11"; \
+		exit 1; }
+	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	$(BIN)/python $(INSTALL_SELF)
 	@touch $@
 
 .PHONY: demo
@@ -61,7 +65,7 @@ format: $(STAMP) ## let ruff and buf rewrite what they can
 
 $(PROTO_STAMP): requirements/proto.txt
 	$(PYTHON) -m venv --clear $(PROTO_VENV)
-	$(PROTO_VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/proto.txt
+	$(PROTO_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/proto.txt
 	@touch $@
 
 PROTOC = $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto
@@ -72,14 +76,15 @@ proto: $(PROTO_STAMP) ## generate the stubs from proto/
 
 .PHONY: verify
 verify: $(PROTO_STAMP) ## the committed stubs are what proto/ generates
-	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
-	$(PROTOC) --python_out="$$out" --pyi_out="$$out" --grpc_python_out="$$out" $(PROTOS) && \
-	(cd "$$out" && find . -type f | sort) > "$$out.new" && \
-	find ./runwire -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort > "$$out.old"; \
-	trap 'rm -rf "$$out" "$$out.new" "$$out.old"' EXIT; \
-	diff "$$out.old" "$$out.new" || { echo "stubs without a .proto, or a .proto without stubs: run make proto"; exit 1; }; \
-	while read -r file; do diff -u "$$file" "$$out/$$file" || { echo "stale stubs: run make proto"; exit 1; }; done < "$$out.new"; \
-	echo "stubs agree with proto/: $$(wc -l < "$$out.new") files"
+	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; \
+	$(PROTOC) --python_out="$$new" --pyi_out="$$new" --grpc_python_out="$$new" $(PROTOS); \
+	(cd "$$new" && find runwire -type f) | sort > "$$new/generated"; \
+	find runwire -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort > "$$new/committed"; \
+	diff "$$new/committed" "$$new/generated" || { echo "a .proto without stubs, or stubs without one: run make proto"; exit 1; }; \
+	while read -r stub; do \
+		diff -u "$$stub" "$$new/$$stub" || { echo "$$stub is stale: run make proto"; exit 1; }; \
+	done < "$$new/generated"; \
+	echo "stubs agree with proto/: $$(wc -l < "$$new/generated") files"
 
 .PHONY: lock
 lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirements/
@@ -90,8 +95,8 @@ lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirem
 
 $(LOWEST_STAMP): requirements/lowest.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST_VENV)
-	$(LOWEST_VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/lowest.txt
-	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(LOWEST_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/lowest.txt
+	$(LOWEST_VENV)/bin/python $(INSTALL_SELF)
 	@touch $@
 
 .PHONY: test-lowest
