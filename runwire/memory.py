@@ -13,7 +13,7 @@ import logging
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -73,49 +73,65 @@ class MemoryPubSub:
         for topic in tuple(self._subscribers):
             self.deliver(topic, None)
 
-    def topics(self) -> frozenset[str]:
-        """What somebody subscribes to."""
-        return frozenset(self._subscribers)
+    def subscribed(self, topic: str) -> bool:
+        return topic in self._subscribers
+
+    def empty(self) -> bool:
+        """Nobody subscribes to anything."""
+        return not self._subscribers
+
+
+Waited = tuple[str, str]
+"""What somebody waits for: its kind, and the name of the queue."""
+
+
+def work_in(queue: str) -> Waited:
+    """What those who claim from `queue` wait for."""
+    return "work", queue
+
+
+def messages_in(queue: str) -> Waited:
+    """What those who receive from `queue` wait for."""
+    return "messages", queue
 
 
 class Bell:
-    """Wakes those who wait for something under a name. To be used on one event loop."""
+    """Wakes those who wait for something. To be used on one event loop."""
 
     def __init__(self) -> None:
-        self._listeners: dict[str, set[asyncio.Event]] = {}
+        self._listeners: dict[Waited, set[asyncio.Event]] = {}
 
     @contextmanager
-    def listen(self, names: Iterable[str]) -> Iterator[asyncio.Event]:
-        """An event that is set by every `ring` of one of `names`. Listen first and look then: so none is missed."""
+    def listen(self, *waited: Waited) -> Iterator[asyncio.Event]:
+        """An event that is set by every `ring` for one of these. Listen first and look then: so none is missed."""
         rung = asyncio.Event()
-        names = tuple(set(names))
-        for name in names:
+        for name in waited:
             self._listeners.setdefault(name, set()).add(rung)
         try:
             yield rung
         finally:
-            for name in names:
+            for name in set(waited):
                 self._listeners[name].discard(rung)
                 if not self._listeners[name]:
                     del self._listeners[name]
 
-    def ring(self, name: str) -> None:
-        for rung in self._listeners.get(name, ()):
+    def ring(self, waited: Waited) -> None:
+        for rung in self._listeners.get(waited, ()):
             rung.set()
 
-    def names(self) -> frozenset[str]:
-        """What somebody waits for."""
+    def awaited(self) -> frozenset[Waited]:
+        """What somebody waits for now."""
         return frozenset(self._listeners)
 
 
-def queue_bell(queue: str) -> str:
-    """The name under which those who claim from `queue` wait."""
-    return f"queue {queue}"
-
-
-def messages_bell(queue: str) -> str:
-    """The name under which those who receive from `queue` wait."""
-    return f"messages {queue}"
+async def wait_for(rung: asyncio.Event, seconds: float) -> None:
+    """Waits for the bell, but not longer than this; then clears it."""
+    try:
+        async with asyncio.timeout(seconds):
+            await rung.wait()
+    except TimeoutError:
+        pass  # nothing happened; the caller looks for itself
+    rung.clear()
 
 
 @dataclass(slots=True)
@@ -237,14 +253,14 @@ class MemoryStore:
         for message in commit.messages:
             self._messages_sent += 1
             self._mailboxes.setdefault(message.queue, _Mailbox()).put(str(self._messages_sent), message.body)
-            self._bell.ring(messages_bell(message.queue))
+            self._bell.ring(messages_in(message.queue))
 
     def _plan(self, name: str, topic: Topic) -> None:
         """Finds the topic a place among those of its queue, by its due time."""
         if topic.due is None:
             return
         heapq.heappush(self._due.setdefault(topic.queue, []), (topic.due, name))
-        self._bell.ring(queue_bell(topic.queue))
+        self._bell.ring(work_in(topic.queue))
 
     def _find(self, name: str, now: float) -> _Kept | None:
         kept = self._topics.get(name)
@@ -330,15 +346,14 @@ class MemoryStore:
     async def claim(
         self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
     ) -> Sequence[Claim]:
-        with self._bell.listen(map(queue_bell, queues)) as rung:
+        with self._bell.listen(*map(work_in, queues)) as rung:
             deadline = time.monotonic() + wait_seconds
             while True:
                 claims = self._claim(queues, limit, lease_seconds)
                 remaining = deadline - time.monotonic()
                 if claims or remaining <= 0:
                     return claims
-                rung.clear()
-                await _wait(rung, min(remaining, _POLL_SECONDS) if any(map(self._due.get, queues)) else remaining)
+                await wait_for(rung, min(remaining, _POLL_SECONDS) if any(map(self._due.get, queues)) else remaining)
 
     def _claim(self, queues: Sequence[str], limit: int, lease_seconds: float) -> list[Claim]:
         now = self._clock()
@@ -382,15 +397,14 @@ class MemoryStore:
     async def receive(
         self, queue: str, *, consumer: str, limit: int, lease_seconds: float, wait_seconds: float = 0.0
     ) -> Sequence[Delivery]:
-        with self._bell.listen([messages_bell(queue)]) as rung:
+        with self._bell.listen(messages_in(queue)) as rung:
             deadline = time.monotonic() + wait_seconds
             while True:
                 deliveries = self._receive(queue, limit, lease_seconds)
                 remaining = deadline - time.monotonic()
                 if deliveries or remaining <= 0:
                     return deliveries
-                rung.clear()
-                await _wait(rung, min(remaining, _POLL_SECONDS) if queue in self._mailboxes else remaining)
+                await wait_for(rung, min(remaining, _POLL_SECONDS) if queue in self._mailboxes else remaining)
 
     def _receive(self, queue: str, limit: int, lease_seconds: float) -> list[Delivery]:
         mailbox = self._mailboxes.get(queue)
@@ -474,11 +488,3 @@ def _stored(name: str, kept: _Kept, fields: Sequence[str] | None, now: float) ->
         return Stored(name, head, {})
     chosen = kept.fields if fields is None else {key: kept.fields[key] for key in fields if key in kept.fields}
     return Stored(name, head, dict(chosen))
-
-
-async def _wait(rung: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await rung.wait()
-    except TimeoutError:
-        pass  # nothing happened; the caller looks for itself

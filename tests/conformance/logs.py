@@ -44,7 +44,9 @@ def appending(topic: str, attempt: int, first: int, last: int, text: str = "", *
 
 async def start(store: Store, topic: str = "default/run", **changes: Any) -> Head:
     """Creates a topic that is due at once."""
-    committed = await store.commit(Commit(topic, **({"create": True, "queue": QUEUE, "schedule": Schedule.DUE} | changes)))
+    committed = await store.commit(
+        Commit(topic, **({"create": True, "queue": QUEUE, "schedule": Schedule.DUE} | changes))
+    )
     return committed.head
 
 

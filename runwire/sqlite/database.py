@@ -1,0 +1,227 @@
+"""Opening the file, its schema, and which error of SQLite means what."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from runwire.errors import ConfigurationError, StoreUnavailable
+
+BUSY_SECONDS: Final = 5.0
+"""How long one process waits for another's transaction."""
+
+_APPLICATION_ID: Final = 0x52754E57  # "RuNW": tells a store from any other SQLite file
+_SCHEMA_VERSION: Final = 1
+_SYNCHRONOUS: Final = ("normal", "full")
+_STARTING_SECONDS: Final = 0.02
+_WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where the file is and how it is to be opened."""
+
+    path: Path
+    synchronous: str = "normal"
+
+    @classmethod
+    def from_url(cls, url: str) -> Database:
+        """Of `sqlite:///relative.db` or `sqlite:////absolute.db`, with `?synchronous=full` if wished."""
+        parts = urlsplit(url)
+        if parts.netloc:
+            raise ConfigurationError(
+                "a sqlite URL has three slashes before a relative path, four before an absolute one: "
+                "sqlite:///runs.db, sqlite:////var/lib/runwire/runs.db"
+            )
+        path = unquote(parts.path[1:])
+        if not path or path.endswith("/") or parts.fragment:
+            raise ConfigurationError("the sqlite URL names no file; it should look like sqlite:///runs.db")
+        if path == ":memory:":
+            raise ConfigurationError("sqlite:///:memory: is not supported: use memory://")
+        if "\0" in path:
+            raise ConfigurationError("the path of the sqlite URL holds a zero byte")
+        return cls(Path(path), _synchronous(parts.query))
+
+    def identity(self) -> tuple[int, int] | None:
+        """Tells the file from one that took its place; None where there is none."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def create(self) -> None:
+        """Makes the file and its tables where there are none yet.
+
+        Raises ConfigurationError if it cannot be used, with what to do.
+        """
+        if not self.path.parent.is_dir():
+            raise ConfigurationError(f"the folder of {str(self.path)!r} does not exist: create it first")
+        if self.path.is_dir():
+            raise ConfigurationError(f"{str(self.path)!r} is a folder: name a file in it")
+        try:
+            with _closing(self.connect(BUSY_SECONDS)) as connection:
+                self._set_up(connection)
+        except sqlite3.Error as error:
+            if _passing(error):
+                raise unavailable(error) from error
+            raise ConfigurationError(
+                f"{str(self.path)!r} cannot be used as a store: {error}{_advice(error)}"
+            ) from error
+
+    def connect(self, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+        """A connection in autocommit mode, for one thread at a time."""
+        connection = sqlite3.connect(
+            self.path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        connection.execute(f"PRAGMA synchronous = {self.synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        _check_ours(connection, self.path)
+        if _use_wal(connection) != "wal":
+            raise ConfigurationError(
+                f"{str(self.path)!r} lies where SQLite cannot share memory between processes (a network drive?): "
+                "use a local disk"
+            )
+        connection.execute("BEGIN IMMEDIATE")
+        if _check_ours(connection, self.path):
+            connection.execute("COMMIT")
+            return
+        schema = files("runwire").joinpath("sql", "schema.sql").read_text()
+        for statement in _statements(schema):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+
+def _synchronous(query: str) -> str:
+    options = parse_qsl(query, keep_blank_values=True)
+    for name, value in options:
+        if name != "synchronous":
+            raise ConfigurationError(f"a sqlite URL has no option {name!r}; supported is synchronous=normal|full")
+        if value not in _SYNCHRONOUS:
+            raise ConfigurationError(f"synchronous={value!r} is neither 'normal' nor 'full'")
+    if len(options) > 1:
+        raise ConfigurationError("synchronous is given twice")
+    return options[0][1] if options else "normal"
+
+
+def _check_ours(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file holds a store already; False where it is empty. Anything else is refused."""
+    application = _pragma(connection, "application_id")
+    version = _pragma(connection, "user_version")
+    if application == _APPLICATION_ID and version == _SCHEMA_VERSION:
+        return True
+    if application == _APPLICATION_ID:
+        raise ConfigurationError(
+            f"{str(path)!r} was written by another version of Runwire (schema {version}, this one has "
+            f"{_SCHEMA_VERSION}): use that version, or another file"
+        )
+    if application or version or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise ConfigurationError(f"{str(path)!r} is a database of something else: name another file")
+    return False
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _use_wal(connection: sqlite3.Connection) -> str:
+    """Switches to WAL mode, which lasts. SQLite does not wait here while another process does the same."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            return mode
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(_STARTING_SECONDS)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script. (`executescript` would end the transaction.)"""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+@contextmanager
+def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+class Link:
+    """One thread's connection. It is made when needed, and anew after an error or when the file was replaced."""
+
+    def __init__(self, database: Database, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._database = database
+        self._busy_seconds = busy_seconds
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+
+    def connection(self) -> sqlite3.Connection:
+        """Raises sqlite3.Error, or StoreUnavailable where the file is gone and cannot be made again."""
+        identity = self._database.identity()
+        if self._connection is not None and identity == self._identity and identity is not None:
+            return self._connection
+        self.close()
+        try:
+            self._database.create()
+        except ConfigurationError as error:
+            # Right when the service started, so it may be right again.
+            raise StoreUnavailable(f"the store is gone: {error}") from error
+        self._connection = self._database.connect(self._busy_seconds)
+        self._identity = self._database.identity()
+        return self._connection
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def unavailable(error: sqlite3.Error) -> StoreUnavailable:
+    """What the caller gets for an error of a store that was opened well."""
+    return StoreUnavailable(f"the SQLite store does not answer: {error}")
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process holds the file."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _passing(error: sqlite3.Error) -> bool:
+    """Whether it may be gone by itself: another process holds the file, or the disk is full or failing."""
+    return is_busy(error) or _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _advice(error: sqlite3.Error) -> str:
+    if _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return " (check that this user may write the file and its folder)"
+    if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return " (it is no SQLite database, or a damaged one: name another file)"
+    return ""

@@ -1,0 +1,68 @@
+"""The threads of a process that read, each on a connection of its own and each time from one snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from runwire.errors import StoreUnavailable
+from runwire.sqlite.database import Database, Link, unavailable
+
+T = TypeVar("T")
+
+THREADS: Final = 2
+MAX_WAITING: Final = 1024
+"""Most reads that wait or are being done; further callers wait to ask."""
+
+
+class Reader:
+    """Answers questions to the file."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._places = asyncio.Semaphore(MAX_WAITING)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="runwire-sqlite-reader")
+        self._local = threading.local()
+        self._links: list[Link] = []
+        self._closed = False
+
+    async def read(self, ask: Callable[[sqlite3.Connection, float], T]) -> T:
+        """What `ask(connection, now)` returns or raises, all of it from one snapshot."""
+        async with self._places:
+            if self._closed:
+                raise StoreUnavailable("the store is closed")
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, ask)
+
+    def _read(self, ask: Callable[[sqlite3.Connection, float], T]) -> T:
+        link = self._link()
+        try:
+            connection = link.connection()
+            connection.execute("BEGIN")
+            try:
+                return ask(connection, time.time())
+            finally:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            link.close()
+            raise unavailable(error) from error
+
+    def _link(self) -> Link:
+        link: Link | None = getattr(self._local, "link", None)
+        if link is None:
+            link = self._local.link = Link(self._database)
+            self._links.append(link)
+        return link
+
+    def close(self) -> None:
+        """Takes no more questions. `join` waits for those under way."""
+        self._closed = True
+
+    def join(self) -> None:
+        self._threads.shutdown()
+        for link in self._links:
+            link.close()
