@@ -1,0 +1,83 @@
+"""Channels to one service, replaced when a connection is found dead.
+
+A frozen peer keeps its connection open, and every new call on the same channel would wait in it. Whoever notices asks
+for another channel; the old one is closed when its last call has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+Metadata = Sequence[tuple[str, str | bytes]]
+"""Sent with every call, such as `[("authorization", "Bearer ...")]`."""
+
+MetadataSource = Metadata | Callable[[], Metadata]
+"""Fixed, or asked for at every call, for tokens that expire."""
+
+C = TypeVar("C")
+
+_OPTIONS: Final[Mapping[str, str | int]] = {
+    # The library decides when to try again; gRPC's own pauses between connections (1 s to 120 s) would come on top.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 1000,
+    # Also the limit of one attempt to connect: a frozen peer accepts connections and says nothing on them.
+    "grpc.min_reconnect_backoff_ms": 5000,
+    # A new channel is a new connection, not the old one under another name.
+    "grpc.use_local_subchannel_pool": 1,
+}
+
+
+def channel_options(own: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Options of a channel; those of the caller win."""
+    return list({**_OPTIONS, **dict(own)}.items())
+
+
+def call_metadata(source: MetadataSource) -> list[tuple[str, str | bytes]]:
+    """What to send with one call."""
+    return list(source() if callable(source) else source)
+
+
+@dataclass(eq=False)
+class Lease(Generic[C]):
+    """One channel with the stub made for it, in the hands of `users` calls."""
+
+    channel: C
+    stub: Any
+    users: int = field(default=0)
+    retired: bool = field(default=False)
+
+
+class Channels(Generic[C]):
+    """The present channel of a client. Not safe for several threads; the synchronous client holds a lock around it."""
+
+    def __init__(self, connect: Callable[[], C], stub: Callable[[C], Any]) -> None:
+        self._connect = connect
+        self._stub = stub
+        self._present: Lease[C] | None = None
+        self._closed = False
+
+    def acquire(self) -> Lease[C]:
+        """The channel for one call, until `release`. Raises RuntimeError on a closed client."""
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        if self._present is None:
+            channel = self._connect()
+            self._present = Lease(channel, self._stub(channel))
+        self._present.users += 1
+        return self._present
+
+    def release(self, lease: Lease[C], *, broken: bool = False) -> C | None:
+        """Ends a call; `broken` says that the connection must not be used again. Returns a channel to close."""
+        lease.users -= 1
+        if broken:
+            lease.retired = True
+            if self._present is lease:
+                self._present = None
+        return lease.channel if lease.retired and lease.users == 0 else None
+
+    def close(self) -> C | None:
+        """Refuses further calls. Returns the present channel, to be closed."""
+        lease, self._present, self._closed = self._present, None, True
+        return None if lease is None else lease.channel

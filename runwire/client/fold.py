@@ -1,0 +1,243 @@
+"""From a run's events to its present view: text, tool calls, usage, state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.client.values import Json, from_struct, from_value
+
+_UNSET = run_pb2.RUN_STATE_UNSPECIFIED
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A tool call, as far as it got."""
+
+    tool_call_id: str
+    tool_name: str
+    arguments: Json = None
+    result: Json = None
+    outcome: run_event_pb2.ToolCallOutcome = run_event_pb2.TOOL_CALL_OUTCOME_UNSPECIFIED
+    """TOOL_CALL_OUTCOME_UNSPECIFIED while the tool is being executed."""
+
+    @property
+    def finished(self) -> bool:
+        return self.outcome != run_event_pb2.TOOL_CALL_OUTCOME_UNSPECIFIED
+
+
+@dataclass(slots=True)
+class Custom:
+    """An event of the agent author's own kind."""
+
+    type: str
+    data: dict[str, Json]
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of a run in its latest attempt. Step 0 holds what belongs to no step."""
+
+    step: int
+    attempt: int
+    """The attempt whose events are shown; those of lower ones were discarded."""
+    name: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    custom: list[Custom] = field(default_factory=list)
+    finished: bool = False
+    usage: run_pb2.Usage = field(default_factory=run_pb2.Usage)
+    _text: list[str] = field(default_factory=list)
+    _reasoning: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """What the agent said in this step."""
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        """What the model reasoned in this step."""
+        return "".join(self._reasoning)
+
+
+@dataclass(slots=True)
+class RunView:
+    """What a run looks like after the events so far."""
+
+    run_id: str = ""
+    agent_id: str = ""
+    state: run_pb2.RunState = _UNSET
+    """RUN_STATE_UNSPECIFIED before the first event."""
+    input: Json = None
+    output: Json = None
+    error: run_pb2.RunError | None = None
+    attempt: int = 0
+    steps: dict[int, Step] = field(default_factory=dict)
+    """By step number, in the order in which they first appeared."""
+    pending: list[run_pb2.PendingRequest] = field(default_factory=list)
+    """What a suspended run waits for."""
+    usage: run_pb2.Usage = field(default_factory=run_pb2.Usage)
+    """Of the steps that are finished; of the whole run once it has ended."""
+    last_sequence: int = 0
+
+    @property
+    def text(self) -> str:
+        """All text in order of steps."""
+        return "".join(step.text for step in self._ordered())
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(step.reasoning for step in self._ordered())
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        return [call for step in self._ordered() for call in step.tool_calls]
+
+    @property
+    def custom(self) -> list[Custom]:
+        return [event for step in self._ordered() for event in step.custom]
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (
+            run_pb2.RUN_STATE_SUCCEEDED,
+            run_pb2.RUN_STATE_FAILED,
+            run_pb2.RUN_STATE_CANCELLED,
+        )
+
+    def _ordered(self) -> list[Step]:
+        return [self.steps[number] for number in sorted(self.steps)]
+
+
+class Fold:
+    """Keeps a RunView up to date, one event at a time.
+
+    Obeys the supersede rule: a step that begins again with a higher attempt starts empty. An event at or below the
+    last sequence changes nothing, so that an event given twice counts once.
+    """
+
+    def __init__(self) -> None:
+        self.view = RunView()
+
+    def add(self, event: run_event_pb2.RunEvent) -> RunView:
+        """Takes the next event; returns the view, which is the same object every time."""
+        view = self.view
+        if event.sequence <= view.last_sequence:
+            return view
+        view.last_sequence = event.sequence
+        view.attempt = max(view.attempt, event.attempt)
+        payload = event.WhichOneof("payload")
+        if payload in _OF_RUN:
+            _OF_RUN[payload](view, event)
+        elif payload in _OF_STEP:
+            self._add_to_step(event, payload)
+        return view
+
+    def _add_to_step(self, event: run_event_pb2.RunEvent, payload: str) -> None:
+        view = self.view
+        if view.state == _UNSET:
+            view.state = run_pb2.RUN_STATE_RUNNING
+        step = view.steps.get(event.step)
+        restarted = step is not None and payload == "step_started" and event.attempt > step.attempt
+        if step is None or restarted:
+            step = view.steps[event.step] = Step(event.step, event.attempt)
+        if event.attempt < step.attempt and event.step > 0:
+            return
+        _OF_STEP[payload](step, event)
+        if payload == "step_finished":
+            _sum_usage(view)
+
+
+def fold(events: Iterable[run_event_pb2.RunEvent]) -> RunView:
+    """The view after all of `events`, which ascend."""
+    folded = Fold()
+    for event in events:
+        folded.add(event)
+    return folded.view
+
+
+def _run_started(view: RunView, event: run_event_pb2.RunEvent) -> None:
+    started = event.run_started
+    view.run_id, view.agent_id, view.input = started.run_id, started.agent_id, from_value(started.input)
+    view.state = run_pb2.RUN_STATE_RUNNING
+
+
+def _run_suspended(view: RunView, event: run_event_pb2.RunEvent) -> None:
+    view.state = run_pb2.RUN_STATE_SUSPENDED
+    view.pending = list(event.run_suspended.pending)
+
+
+def _run_resumed(view: RunView, event: run_event_pb2.RunEvent) -> None:
+    view.state = run_pb2.RUN_STATE_RUNNING
+    view.pending = []
+
+
+def _run_finished(view: RunView, event: run_event_pb2.RunEvent) -> None:
+    finished = event.run_finished
+    view.state, view.output, view.usage = finished.state, from_value(finished.output), finished.usage
+    view.error = finished.error if finished.HasField("error") else None
+    view.pending = []
+
+
+def _step_started(step: Step, event: run_event_pb2.RunEvent) -> None:
+    step.name, step.attempt = event.step_started.name, event.attempt
+
+
+def _text(step: Step, event: run_event_pb2.RunEvent) -> None:
+    step._text.append(event.text_delta.text)
+
+
+def _reasoning(step: Step, event: run_event_pb2.RunEvent) -> None:
+    step._reasoning.append(event.reasoning_delta.text)
+
+
+def _tool_call_started(step: Step, event: run_event_pb2.RunEvent) -> None:
+    call = event.tool_call_started
+    step.tool_calls.append(ToolCall(call.tool_call_id, call.tool_name, from_value(call.arguments)))
+
+
+def _tool_call_finished(step: Step, event: run_event_pb2.RunEvent) -> None:
+    done = event.tool_call_finished
+    call = next((each for each in step.tool_calls if each.tool_call_id == done.tool_call_id), None)
+    if call is None:
+        call = ToolCall(done.tool_call_id, done.tool_name)
+        step.tool_calls.append(call)
+    call.result, call.outcome = from_value(done.result), done.outcome
+
+
+def _step_finished(step: Step, event: run_event_pb2.RunEvent) -> None:
+    step.finished = True
+    step.usage = event.step_finished.usage
+
+
+def _custom(step: Step, event: run_event_pb2.RunEvent) -> None:
+    step.custom.append(Custom(event.custom.type, from_struct(event.custom.data)))
+
+
+def _sum_usage(view: RunView) -> None:
+    total = run_pb2.Usage()
+    for step in view.steps.values():
+        total.requests += step.usage.requests
+        total.input_tokens += step.usage.input_tokens
+        total.output_tokens += step.usage.output_tokens
+        total.tool_calls += step.usage.tool_calls
+    view.usage = total
+
+
+_OF_RUN = {
+    "run_started": _run_started,
+    "run_suspended": _run_suspended,
+    "run_resumed": _run_resumed,
+    "run_finished": _run_finished,
+}
+
+_OF_STEP = {
+    "step_started": _step_started,
+    "text_delta": _text,
+    "reasoning_delta": _reasoning,
+    "tool_call_started": _tool_call_started,
+    "tool_call_finished": _tool_call_finished,
+    "step_finished": _step_finished,
+    "custom": _custom,
+}

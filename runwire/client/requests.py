@@ -1,0 +1,143 @@
+"""Requests from Python arguments, the same for the asynchronous and the synchronous client."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
+
+from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.client.values import Json, to_struct, to_value
+from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2
+
+
+def start_run(
+    agent_id: str,
+    input: Json | struct_pb2.Value,
+    *,
+    request_id: str | None,
+    labels: Mapping[str, str] | None,
+    scorers: Iterable[str | run_pb2.ScorerRef],
+    run_timeout: timedelta | float | None,
+    traceparent: str,
+    tracestate: str,
+) -> agent_service_pb2.StartRunRequest:
+    return agent_service_pb2.StartRunRequest(
+        agent_id=agent_id,
+        input=to_value(input),
+        # A random id makes it safe to send the request again when the answer was lost.
+        request_id=str(uuid.uuid4()) if request_id is None else request_id,
+        labels=labels,
+        scorers=[run_pb2.ScorerRef(scorer_id=each) if isinstance(each, str) else each for each in scorers],
+        timeout=None if run_timeout is None else _duration(run_timeout),
+        traceparent=traceparent,
+        tracestate=tracestate,
+    )
+
+
+def list_runs(
+    *,
+    agent_id: str,
+    states: Sequence[run_pb2.RunState],
+    labels: Mapping[str, str] | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    page_size: int,
+) -> agent_service_pb2.ListRunsRequest:
+    return agent_service_pb2.ListRunsRequest(
+        agent_id=agent_id,
+        states=states,
+        labels=labels,
+        created_after=_timestamp(created_after),
+        created_before=_timestamp(created_before),
+        page_size=page_size,
+    )
+
+
+def approve(request_id: str, override_arguments: Mapping[str, Json] | None = None) -> run_event_pb2.Answer:
+    """Answer that lets a tool call happen, with other arguments than the model's where they are given."""
+    arguments = None if override_arguments is None else to_struct(override_arguments)
+    return run_event_pb2.Answer(request_id=request_id, approve=run_event_pb2.Approve(override_arguments=arguments))
+
+
+def deny(request_id: str, message: str = "") -> run_event_pb2.Answer:
+    """Answer that forbids a tool call; the model is told `message`."""
+    return run_event_pb2.Answer(request_id=request_id, deny=run_event_pb2.Deny(message=message))
+
+
+def supply(request_id: str, data: Json) -> run_event_pb2.Answer:
+    """Answer that supplies what was asked for: a tool's result, or a workflow's data."""
+    return run_event_pb2.Answer(request_id=request_id, data=to_value(data))
+
+
+def scorer_run_filter(
+    *,
+    run_id: str = "",
+    agent_id: str = "",
+    scorer_id: str = "",
+    states: Sequence[scorer_run_pb2.ScorerRunState] = (),
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> scorer_service_pb2.ScorerRunFilter:
+    """Selects scorer runs; all conditions that are set must hold. Naive times are in UTC."""
+    return scorer_service_pb2.ScorerRunFilter(
+        run_id=run_id,
+        agent_id=agent_id,
+        scorer_id=scorer_id,
+        states=states,
+        created_after=_timestamp(created_after),
+        created_before=_timestamp(created_before),
+    )
+
+
+def request_scorer_run(
+    scorer_id: str,
+    *,
+    input: Json | struct_pb2.Value,
+    output: Json | struct_pb2.Value,
+    ground_truth: Json | struct_pb2.Value,
+    context: Sequence[str],
+    run_id: str,
+    options: Mapping[str, Json] | None,
+    scorer_version: str,
+    request_id: str | None,
+) -> scorer_service_pb2.RequestScorerRunRequest:
+    sample = scorer_run_requested_pb2.Sample(
+        run_id=run_id,
+        run_state="succeeded",
+        input=to_value(input),
+        output=to_value(output),
+        ground_truth=None if ground_truth is None else to_value(ground_truth),
+        context=context,
+    )
+    return scorer_service_pb2.RequestScorerRunRequest(
+        scorer_id=scorer_id,
+        scorer_version=scorer_version,
+        sample=sample,
+        options=None if options is None else to_struct(options),
+        request_id=str(uuid.uuid4()) if request_id is None else request_id,
+    )
+
+
+def scorer_stats(
+    scorer_id: str, created_after: datetime | None, created_before: datetime | None
+) -> scorer_service_pb2.GetScorerStatsRequest:
+    return scorer_service_pb2.GetScorerStatsRequest(
+        scorer_id=scorer_id, created_after=_timestamp(created_after), created_before=_timestamp(created_before)
+    )
+
+
+def _duration(value: timedelta | float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    return duration
+
+
+def _timestamp(value: datetime | None) -> timestamp_pb2.Timestamp | None:
+    if value is None:
+        return None
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromDatetime(value if value.tzinfo else value.replace(tzinfo=UTC))
+    return timestamp

@@ -1,0 +1,132 @@
+"""The asynchronous client of the scorer service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import grpc
+from google.protobuf import struct_pb2
+
+from runwire.client import requests
+from runwire.client.calls import Client, Stream
+from runwire.client.resume import OnDiscontinuity, ScorerRunReader
+from runwire.client.values import Json
+from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_service_pb2 as pb
+
+
+class ScorerClient(Client):
+    """Reads scores, asks for them, and looks after the scorers, asynchronously. Errors as AgentClient."""
+
+    @staticmethod
+    def _stub(channel: grpc.aio.Channel) -> Any:
+        return scorer_service_pb2_grpc.ScorerServiceStub(channel)
+
+    async def list_scorers(self) -> list[scorer_run_pb2.Scorer]:
+        """The scorers of the service, in order of scorer_id."""
+        return [scorer async for scorer in self._pages("ListScorers", pb.ListScorersRequest(), "scorers")]
+
+    async def get_scorer_run(self, scorer_run_id: str, *, include_sample: bool = False) -> scorer_run_pb2.ScorerRun:
+        """Raises ScorerRunNotFound."""
+        request = pb.GetScorerRunRequest(scorer_run_id=scorer_run_id, include_sample=include_sample)
+        response: pb.GetScorerRunResponse = await self._call("GetScorerRun", request)
+        return response.scorer_run
+
+    def list_scorer_runs(
+        self, filter: pb.ScorerRunFilter | None = None, *, page_size: int = 0
+    ) -> AsyncIterator[scorer_run_pb2.ScorerRun]:
+        """All scorer runs that fit (`scorer_run_filter` makes a filter), newest first, page by page."""
+        return self._pages(
+            "ListScorerRuns", pb.ListScorerRunsRequest(filter=filter, page_size=page_size), "scorer_runs"
+        )
+
+    def watch_scorer_runs(
+        self,
+        run_id: str = "",
+        *,
+        after: str = "",
+        heartbeat_seconds: float | None = None,
+        on_discontinuity: OnDiscontinuity | None = None,
+    ) -> Stream[scorer_run_pb2.ScorerRun]:
+        """Scorer runs as they change: those of one run until all are terminal, or all of them without end.
+
+        A change that a newer one of the same scorer run overtook may be left out; after a cut the newest state of a
+        scorer run may come once more.
+        """
+        reader = ScorerRunReader(run_id, after=after, heartbeat_seconds=heartbeat_seconds)
+        return Stream(self, "WatchScorerRuns", reader, on_discontinuity)
+
+    async def request_scorer_run(
+        self,
+        scorer_id: str,
+        *,
+        input: Json | struct_pb2.Value,
+        output: Json | struct_pb2.Value,
+        ground_truth: Json | struct_pb2.Value = None,
+        context: Sequence[str] = (),
+        run_id: str = "",
+        options: Mapping[str, Json] | None = None,
+        scorer_version: str = "",
+        request_id: str | None = None,
+    ) -> scorer_run_pb2.ScorerRun:
+        """Scores a given sample. `request_id` as in AgentClient.start_run. Raises ScorerNotFound."""
+        request = requests.request_scorer_run(
+            scorer_id,
+            input=input,
+            output=output,
+            ground_truth=ground_truth,
+            context=context,
+            run_id=run_id,
+            options=options,
+            scorer_version=scorer_version,
+            request_id=request_id,
+        )
+        response: pb.RequestScorerRunResponse = await self._call("RequestScorerRun", request)
+        return response.scorer_run
+
+    async def retry_scorer_runs(
+        self,
+        scorer_run_ids: Sequence[str] = (),
+        *,
+        filter: pb.ScorerRunFilter | None = None,
+        scorer_version: str = "",
+        dry_run: bool = False,
+    ) -> pb.RetryScorerRunsResponse:
+        """Redrives scorer runs, by ids or by filter; with `scorer_version` scores again with that version.
+
+        Not repeated by itself when the service is unavailable.
+        """
+        request = pb.RetryScorerRunsRequest(
+            scorer_run_ids=scorer_run_ids, filter=filter, scorer_version=scorer_version, dry_run=dry_run
+        )
+        response: pb.RetryScorerRunsResponse = await self._call("RetryScorerRuns", request, repeat=False)
+        return response
+
+    async def cancel_scorer_runs(
+        self, scorer_run_ids: Sequence[str] = (), *, filter: pb.ScorerRunFilter | None = None, dry_run: bool = False
+    ) -> pb.CancelScorerRunsResponse:
+        """Cancels scorer runs that are not terminal, by ids or by filter."""
+        request = pb.CancelScorerRunsRequest(scorer_run_ids=scorer_run_ids, filter=filter, dry_run=dry_run)
+        response: pb.CancelScorerRunsResponse = await self._call("CancelScorerRuns", request)
+        return response
+
+    async def pause_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
+        """Holds a scorer's work; requests are taken in and wait. Raises ScorerNotFound."""
+        response: pb.PauseScorerResponse = await self._call("PauseScorer", pb.PauseScorerRequest(scorer_id=scorer_id))
+        return response.scorer
+
+    async def resume_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
+        """Ends a pause. Raises ScorerNotFound."""
+        request = pb.ResumeScorerRequest(scorer_id=scorer_id)
+        response: pb.ResumeScorerResponse = await self._call("ResumeScorer", request)
+        return response.scorer
+
+    async def get_scorer_stats(
+        self, scorer_id: str = "", *, created_after: datetime | None = None, created_before: datetime | None = None
+    ) -> list[scorer_run_pb2.ScorerStats]:
+        """Counts, coverage, ages and latencies of one scorer, or of each."""
+        request = requests.scorer_stats(scorer_id, created_after, created_before)
+        response: pb.GetScorerStatsResponse = await self._call("GetScorerStats", request)
+        return list(response.stats)

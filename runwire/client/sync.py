@@ -1,0 +1,305 @@
+"""Both clients without asyncio: the same methods and errors as in `runwire.client`.
+
+from runwire.client.sync import AgentClient
+
+with AgentClient("127.0.0.1:50051") as client:
+    for event in client.run("librarian", "What is a cursor?"):
+        print(event.text_delta.text, end="")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import grpc
+from google.protobuf import struct_pb2
+
+from runwire.agent.v1 import agent_service_pb2 as agent_pb
+from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
+from runwire.client import requests
+from runwire.client.fold import Fold, RunView
+from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
+from runwire.client.sync_calls import Client, Stream
+from runwire.client.values import Json
+from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
+
+
+class RunStream(Stream[run_event_pb2.RunEvent]):
+    """The events of one run, in order, each once, through every cut: `for event in stream`.
+
+    Ends after the run's last event. See Stream for cursors, batches and errors.
+    """
+
+    _reader: RunReader
+
+    def __init__(
+        self,
+        client: AgentClient,
+        reader: RunReader,
+        on_discontinuity: OnDiscontinuity | None,
+        start: agent_pb.StartRunRequest | None = None,
+    ) -> None:
+        super().__init__(client, "WatchRun", reader, on_discontinuity, None if start is None else self._start)
+        self._client: AgentClient = client
+        self._start_request = start
+        self.run: run_pb2.Run | None = None
+        """The run as it was started; None on a stream from `watch`, and before the first event was asked for."""
+
+    @property
+    def run_id(self) -> str:
+        """Empty on a stream from `AgentClient.run` before the first event was asked for."""
+        return self._reader.run_id
+
+    @property
+    def last_sequence(self) -> int:
+        """The last event that was handled. Stored with `cursor` and given back to `watch`, it makes a resumption
+        exact inside a frame."""
+        return self._reader.last_sequence
+
+    @property
+    def state(self) -> run_pb2.RunState:
+        """The terminal state, once the stream has ended; RUN_STATE_UNSPECIFIED before."""
+        return self._reader.state
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything that was committed when the stream was opened has been received."""
+        return self._reader.caught_up
+
+    def fold(self) -> RunView:
+        """Reads to the end and returns what the run looks like then."""
+        folded = Fold()
+        for event in self:
+            folded.add(event)
+        return folded.view
+
+    def _start(self) -> None:
+        assert self._start_request is not None
+        response = self._client._call("StartRun", self._start_request)
+        self.run = response.run
+        self._reader.run_id = response.run.run_id
+
+
+class AgentClient(Client):
+    """Starts runs and follows them. Methods, arguments and errors are those of `runwire.client.AgentClient`."""
+
+    @staticmethod
+    def _stub(channel: grpc.Channel) -> Any:
+        return agent_service_pb2_grpc.AgentServiceStub(channel)
+
+    def list_agents(self) -> list[run_pb2.Agent]:
+        return list(self._pages("ListAgents", agent_pb.ListAgentsRequest(), "agents"))
+
+    def start_run(
+        self,
+        agent_id: str,
+        input: Json | struct_pb2.Value = None,
+        *,
+        request_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        scorers: Iterable[str | run_pb2.ScorerRef] = (),
+        run_timeout: timedelta | float | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
+    ) -> run_pb2.Run:
+        request = requests.start_run(
+            agent_id,
+            input,
+            request_id=request_id,
+            labels=labels,
+            scorers=scorers,
+            run_timeout=run_timeout,
+            traceparent=traceparent,
+            tracestate=tracestate,
+        )
+        response: agent_pb.StartRunResponse = self._call("StartRun", request)
+        return response.run
+
+    def get_run(self, run_id: str) -> run_pb2.Run:
+        response: agent_pb.GetRunResponse = self._call("GetRun", agent_pb.GetRunRequest(run_id=run_id))
+        return response.run
+
+    def list_runs(
+        self,
+        *,
+        agent_id: str = "",
+        states: Sequence[run_pb2.RunState] = (),
+        labels: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        page_size: int = 0,
+    ) -> Iterator[run_pb2.Run]:
+        request = requests.list_runs(
+            agent_id=agent_id,
+            states=states,
+            labels=labels,
+            created_after=created_after,
+            created_before=created_before,
+            page_size=page_size,
+        )
+        return self._pages("ListRuns", request, "runs")
+
+    def list_run_events(self, run_id: str, *, after: str = "", page_size: int = 0) -> Iterator[run_event_pb2.RunEvent]:
+        request = agent_pb.ListRunEventsRequest(run_id=run_id, cursor=after, page_size=page_size)
+        return self._pages("ListRunEvents", request, "events")
+
+    def watch(
+        self,
+        run_id: str,
+        *,
+        after: str = "",
+        last_sequence: int = 0,
+        latest: bool = False,
+        heartbeat_seconds: float | None = None,
+        max_batch_size: int = 0,
+        on_discontinuity: OnDiscontinuity | None = None,
+    ) -> RunStream:
+        reader = RunReader(
+            run_id,
+            after=after,
+            last_sequence=last_sequence,
+            latest=latest,
+            heartbeat_seconds=heartbeat_seconds,
+            max_batch_size=max_batch_size,
+        )
+        return RunStream(self, reader, on_discontinuity)
+
+    def run(
+        self,
+        agent_id: str,
+        input: Json | struct_pb2.Value = None,
+        *,
+        request_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        scorers: Iterable[str | run_pb2.ScorerRef] = (),
+        run_timeout: timedelta | float | None = None,
+        heartbeat_seconds: float | None = None,
+    ) -> RunStream:
+        request = requests.start_run(
+            agent_id,
+            input,
+            request_id=request_id,
+            labels=labels,
+            scorers=scorers,
+            run_timeout=run_timeout,
+            traceparent="",
+            tracestate="",
+        )
+        return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
+
+    def cancel_run(self, run_id: str, *, reason: str = "") -> run_pb2.Run:
+        request = agent_pb.CancelRunRequest(run_id=run_id, reason=reason)
+        response: agent_pb.CancelRunResponse = self._call("CancelRun", request)
+        return response.run
+
+    def resume_run(self, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
+        request = agent_pb.ResumeRunRequest(run_id=run_id, answers=answers)
+        response: agent_pb.ResumeRunResponse = self._call("ResumeRun", request, repeat=False)
+        return response.run
+
+
+class ScorerClient(Client):
+    """Reads scores, asks for them, and looks after the scorers. As `runwire.client.ScorerClient`."""
+
+    @staticmethod
+    def _stub(channel: grpc.Channel) -> Any:
+        return scorer_service_pb2_grpc.ScorerServiceStub(channel)
+
+    def list_scorers(self) -> list[scorer_run_pb2.Scorer]:
+        return list(self._pages("ListScorers", scorer_pb.ListScorersRequest(), "scorers"))
+
+    def get_scorer_run(self, scorer_run_id: str, *, include_sample: bool = False) -> scorer_run_pb2.ScorerRun:
+        request = scorer_pb.GetScorerRunRequest(scorer_run_id=scorer_run_id, include_sample=include_sample)
+        response: scorer_pb.GetScorerRunResponse = self._call("GetScorerRun", request)
+        return response.scorer_run
+
+    def list_scorer_runs(
+        self, filter: scorer_pb.ScorerRunFilter | None = None, *, page_size: int = 0
+    ) -> Iterator[scorer_run_pb2.ScorerRun]:
+        return self._pages(
+            "ListScorerRuns", scorer_pb.ListScorerRunsRequest(filter=filter, page_size=page_size), "scorer_runs"
+        )
+
+    def watch_scorer_runs(
+        self,
+        run_id: str = "",
+        *,
+        after: str = "",
+        heartbeat_seconds: float | None = None,
+        on_discontinuity: OnDiscontinuity | None = None,
+    ) -> Stream[scorer_run_pb2.ScorerRun]:
+        reader = ScorerRunReader(run_id, after=after, heartbeat_seconds=heartbeat_seconds)
+        return Stream(self, "WatchScorerRuns", reader, on_discontinuity)
+
+    def request_scorer_run(
+        self,
+        scorer_id: str,
+        *,
+        input: Json | struct_pb2.Value,
+        output: Json | struct_pb2.Value,
+        ground_truth: Json | struct_pb2.Value = None,
+        context: Sequence[str] = (),
+        run_id: str = "",
+        options: Mapping[str, Json] | None = None,
+        scorer_version: str = "",
+        request_id: str | None = None,
+    ) -> scorer_run_pb2.ScorerRun:
+        request = requests.request_scorer_run(
+            scorer_id,
+            input=input,
+            output=output,
+            ground_truth=ground_truth,
+            context=context,
+            run_id=run_id,
+            options=options,
+            scorer_version=scorer_version,
+            request_id=request_id,
+        )
+        response: scorer_pb.RequestScorerRunResponse = self._call("RequestScorerRun", request)
+        return response.scorer_run
+
+    def retry_scorer_runs(
+        self,
+        scorer_run_ids: Sequence[str] = (),
+        *,
+        filter: scorer_pb.ScorerRunFilter | None = None,
+        scorer_version: str = "",
+        dry_run: bool = False,
+    ) -> scorer_pb.RetryScorerRunsResponse:
+        request = scorer_pb.RetryScorerRunsRequest(
+            scorer_run_ids=scorer_run_ids, filter=filter, scorer_version=scorer_version, dry_run=dry_run
+        )
+        response: scorer_pb.RetryScorerRunsResponse = self._call("RetryScorerRuns", request, repeat=False)
+        return response
+
+    def cancel_scorer_runs(
+        self,
+        scorer_run_ids: Sequence[str] = (),
+        *,
+        filter: scorer_pb.ScorerRunFilter | None = None,
+        dry_run: bool = False,
+    ) -> scorer_pb.CancelScorerRunsResponse:
+        request = scorer_pb.CancelScorerRunsRequest(scorer_run_ids=scorer_run_ids, filter=filter, dry_run=dry_run)
+        response: scorer_pb.CancelScorerRunsResponse = self._call("CancelScorerRuns", request)
+        return response
+
+    def pause_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
+        response: scorer_pb.PauseScorerResponse = self._call(
+            "PauseScorer", scorer_pb.PauseScorerRequest(scorer_id=scorer_id)
+        )
+        return response.scorer
+
+    def resume_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
+        request = scorer_pb.ResumeScorerRequest(scorer_id=scorer_id)
+        response: scorer_pb.ResumeScorerResponse = self._call("ResumeScorer", request)
+        return response.scorer
+
+    def get_scorer_stats(
+        self, scorer_id: str = "", *, created_after: datetime | None = None, created_before: datetime | None = None
+    ) -> list[scorer_run_pb2.ScorerStats]:
+        request = requests.scorer_stats(scorer_id, created_after, created_before)
+        response: scorer_pb.GetScorerStatsResponse = self._call("GetScorerStats", request)
+        return list(response.stats)

@@ -1,0 +1,148 @@
+"""The view of a run, and the supersede rule."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runwire.agent.v1 import run_event_pb2 as pb
+from runwire.agent.v1 import run_pb2
+from runwire.client import Fold, fold, to_struct, to_value
+
+
+class Log:
+    """Writes events with ascending sequences."""
+
+    def __init__(self) -> None:
+        self.events: list[pb.RunEvent] = []
+        self._sequences = count(1)
+
+    def add(self, *, attempt: int = 1, step: int = 0, **payload: object) -> None:
+        self.events.append(
+            pb.RunEvent(sequence=next(self._sequences), attempt=attempt, step=step, **payload)  # type: ignore[arg-type]
+        )
+
+    def text(self, text: str, *, attempt: int = 1, step: int = 1) -> None:
+        self.add(attempt=attempt, step=step, text_delta=pb.TextDelta(text=text))
+
+    def begin(self, step: int, *, attempt: int = 1, name: str = "model") -> None:
+        self.add(attempt=attempt, step=step, step_started=pb.StepStarted(name=name))
+
+
+def whole_run() -> list[pb.RunEvent]:
+    """Two steps with a tool call, of which the second crashed in the middle and was executed again."""
+    log = Log()
+    log.add(run_started=pb.RunStarted(run_id="r", agent_id="a", input=to_value("question")))
+    log.begin(1)
+    log.add(step=1, reasoning_delta=pb.ReasoningDelta(text="hm"))
+    log.add(
+        step=1,
+        tool_call_started=pb.ToolCallStarted(tool_call_id="t1", tool_name="search", arguments=to_value({"q": "x"})),
+    )
+    log.add(
+        step=1,
+        tool_call_finished=pb.ToolCallFinished(
+            tool_call_id="t1",
+            tool_name="search",
+            result=to_value(["page"]),
+            outcome=pb.TOOL_CALL_OUTCOME_SUCCEEDED,
+        ),
+    )
+    log.add(step=1, step_finished=pb.StepFinished(name="model", usage=run_pb2.Usage(requests=1, input_tokens=5)))
+    log.begin(2)
+    log.text("the ans", step=2)
+    log.add(step=2, custom=pb.CustomEvent(type="note", data=to_struct({"n": 1})))
+    log.begin(2, attempt=2)
+    log.text("the answer", step=2, attempt=2)
+    log.add(
+        step=2, attempt=2, step_finished=pb.StepFinished(name="model", usage=run_pb2.Usage(requests=1, input_tokens=7))
+    )
+    log.add(
+        attempt=2,
+        run_finished=pb.RunFinished(
+            state=run_pb2.RUN_STATE_SUCCEEDED, output=to_value("the answer"), usage=run_pb2.Usage(requests=2)
+        ),
+    )
+    return log.events
+
+
+def test_whole() -> None:
+    """Text, tool calls, usage, state and output are as the last attempt of each step left them."""
+    view = fold(whole_run())
+    assert (view.run_id, view.agent_id, view.input, view.attempt) == ("r", "a", "question", 2)
+    assert view.text == "the answer"
+    assert view.reasoning == "hm"
+    assert view.custom == []
+    assert [(call.tool_name, call.arguments, call.result) for call in view.tool_calls] == [
+        ("search", {"q": "x"}, ["page"])
+    ]
+    assert view.tool_calls[0].finished
+    assert view.state == run_pb2.RUN_STATE_SUCCEEDED
+    assert view.output == "the answer"
+    assert view.usage.requests == 2
+    assert view.ended
+    assert view.error is None
+
+
+@given(st.integers(min_value=0, max_value=13), st.integers(min_value=0, max_value=13))
+def test_incremental_and_repeated(first: int, again: int) -> None:
+    """Folding in pieces, with a piece given twice, is the same as folding at once."""
+    events = whole_run()
+    folded = Fold()
+    for event in [*events[:first], *events[min(again, first) : first], *events[first:]]:
+        folded.add(event)
+    assert folded.view == fold(events)
+
+
+def test_usage_adds_up_before_the_end() -> None:
+    """While a run is under way its usage is the sum of its finished steps."""
+    view = fold(whole_run()[:-1])
+    assert (view.usage.requests, view.usage.input_tokens) == (2, 12)
+    assert view.state == run_pb2.RUN_STATE_RUNNING
+
+
+def test_supersede_is_for_one_step_only() -> None:
+    """A step that begins again discards its own events and no other step's."""
+    log = Log()
+    log.begin(1)
+    log.text("one", step=1)
+    log.begin(2)
+    log.text("two", step=2)
+    log.text("free", step=0)
+    log.begin(2, attempt=3)
+    view = fold(log.events)
+    assert {number: step.text for number, step in view.steps.items()} == {1: "one", 2: "", 0: "free"}
+    assert view.steps[2].attempt == 3
+
+
+def test_late_events_of_a_lower_attempt_are_discarded() -> None:
+    """What a superseded attempt left behind the new beginning does not count."""
+    log = Log()
+    log.begin(1)
+    log.begin(1, attempt=2)
+    log.text("old", attempt=1)
+    log.text("new", attempt=2)
+    assert fold(log.events).text == "new"
+
+
+def test_suspended() -> None:
+    """A suspended run shows what it waits for, until it is resumed."""
+    log = Log()
+    log.add(run_suspended=pb.RunSuspended(pending=[run_pb2.PendingRequest(request_id="q1", name="delete")]))
+    assert fold(log.events).state == run_pb2.RUN_STATE_SUSPENDED
+    assert [request.request_id for request in fold(log.events).pending] == ["q1"]
+    log.add(attempt=2, run_resumed=pb.RunResumed())
+    assert fold(log.events).state == run_pb2.RUN_STATE_RUNNING
+    assert fold(log.events).pending == []
+
+
+@pytest.mark.timeout(30)
+def test_many_deltas() -> None:
+    """A hundred thousand deltas fold in linear time: quadratic copying would run into the time limit."""
+    folded = Fold()
+    for sequence in range(1, 100_001):
+        folded.add(pb.RunEvent(sequence=sequence, step=1, attempt=1, text_delta=pb.TextDelta(text="0123456789" * 10)))
+    assert len(folded.view.text) == 10_000_000

@@ -1,0 +1,326 @@
+"""Watching through everything that can happen to a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import grpc
+import pytest
+
+from runwire import errors
+from runwire.agent.v1 import agent_service_pb2 as pb
+from runwire.agent.v1 import run_pb2
+from runwire.client import AgentClient, Discontinuity, ResumePolicy
+from tests.client.conftest import QUICK, Watch
+from tests.client.scripted import (
+    ScriptedAgentService,
+    frames,
+    play,
+    refuse,
+    seconds,
+    serving,
+    text_log,
+)
+
+ALL = list(range(1, 13))
+
+
+async def test_whole_log(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A stream that nothing happens to gives every event once and ends."""
+    watched = await watch(address)
+    assert watched.error is None
+    assert watched.events == service.events
+    assert watched.state == run_pb2.RUN_STATE_SUCCEEDED
+    assert watched.cursor == service.cursor(12)
+    assert [request.WhichOneof("start") for request in service.requests] == [None]
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        play(4, code=grpc.StatusCode.UNAVAILABLE, details="Socket closed"),
+        play(4, code=grpc.StatusCode.INTERNAL, details="Received RST_STREAM with error code 2"),
+        play(4, code=grpc.StatusCode.INTERNAL, details="Unexpected EOS on DATA frame"),
+        play(4, ok=True),
+        play(4, error=errors.ServerDraining("draining", 0.0), closing_seconds=0.0),
+        play(4, error=errors.StreamMaxAge("old", 0.0)),
+        play(4, error=errors.StoreUnavailable("no store", 0.0)),
+        play(4, error=errors.SlowConsumer("slow", 0.0)),
+        play(4, error=errors.TooManyStreams("full", 0.0)),
+    ],
+    ids=["unavailable", "rst", "eos", "ok", "draining", "max-age", "store", "slow", "full"],
+)
+async def test_resumes(watch: Watch, service: ScriptedAgentService, address: str, cut: object) -> None:
+    """Whatever is a cut and no end is resumed from the last cursor, without a gap or a duplicate."""
+    service.parts.append(cut)  # type: ignore[arg-type]
+    watched = await watch(address)
+    assert watched.error is None
+    assert watched.sequences == ALL
+    assert watched.reconnects == 1
+    assert [request.cursor for request in service.requests] == ["", "e1-4"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidRequest({"max_batch_size": "is 300"}),
+        errors.CursorMalformed("checksum differs"),
+        errors.CursorMismatch("another run's"),
+        errors.CursorExpired("gone", earliest_sequence=7, latest_sequence=12, earliest_cursor="e1-6"),
+        errors.CursorAhead("ahead"),
+        errors.CursorEpochMismatch("another log"),
+        errors.EventsLost("gone"),
+        errors.RunNotFound("no run"),
+        errors.RunExpired("purged", final_state="succeeded"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_never_resumes(
+    watch: Watch, service: ScriptedAgentService, address: str, error: errors.RunwireError
+) -> None:
+    """What cannot be mended by trying again is raised at once, as the class and with the data that the service sent."""
+    service.parts.append(play(4, error=error))
+    watched = await watch(address)
+    assert type(watched.error) is type(error)
+    assert str(watched.error) == str(error)
+    assert watched.error.metadata.items() >= error.metadata.items()  # type: ignore[union-attr]
+    assert watched.sequences == ALL[:4]
+    assert len(service.requests) == 1
+    if isinstance(error, errors.InvalidRequest):
+        assert watched.error.violations == error.violations  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INTERNAL]
+)
+async def test_other_statuses(watch: Watch, service: ScriptedAgentService, address: str, code: grpc.StatusCode) -> None:
+    """A status that no policy names ends the stream and says its name."""
+    service.parts.append(play(2, code=code, details="no"))
+    watched = await watch(address)
+    assert type(watched.error) is errors.RunwireError
+    assert watched.error.metadata["code"] == code.name
+    assert len(service.requests) == 1
+
+
+async def test_random_cuts(watch: Watch) -> None:
+    """Two hundred streams cut at random places with random batches join to the log."""
+    chance = random.Random(7)
+    service = ScriptedAgentService(text_log(400))
+    async with serving(service) as address:
+        for _ in range(200):
+            service.parts.append(
+                play(chance.randrange(4), batch=chance.randint(1, 3), code=grpc.StatusCode.UNAVAILABLE)
+            )
+        watched = await watch(address, policy=ResumePolicy(first_delay_seconds=0.0))
+    assert watched.error is None
+    assert watched.events == service.events
+
+
+async def test_cursor_follows_what_was_handled(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """Inside the loop the cursor never covers the event at hand, and it moves with whole frames."""
+    service.parts.append(play(batch=5))
+    watched = await watch(address)
+    assert watched.cursors == ["e1-0"] * 5 + ["e1-5"] * 5 + ["e1-10"] * 2
+    assert watched.cursor == "e1-12"
+
+
+async def test_resumes_exactly_inside_a_frame(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A reader that stored cursor and last sequence inside a frame gets the rest of the frame and nothing twice."""
+    service.parts += [play(batch=5), play(batch=5)]
+    before = await watch(address, stop_after=7)
+    after = await watch(address, after=before.cursor, last_sequence=7)
+    assert before.cursor == "e1-5"
+    assert after.sequences == ALL[7:]
+
+
+async def test_second_drop_before_any_event(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A cut before the resumed stream brought anything does not lose the place."""
+    cut = {"code": grpc.StatusCode.UNAVAILABLE}
+    service.parts += [play(4, **cut), play(0, **cut), refuse(errors.StoreUnavailable("no", 0.0)), play(0, **cut)]  # type: ignore[arg-type]
+    watched = await watch(address)
+    assert watched.sequences == ALL
+    assert [request.cursor for request in service.requests] == ["", *["e1-4"] * 4]
+
+
+async def test_repeated_events_are_dropped(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A service that sends events again after a resumption does not make the reader see them twice."""
+    service.parts += [
+        play(6, ok=True),
+        frames(
+            lambda s: s.opened(s.requests[-1]),
+            lambda s: s.batch(s.events[3:8]),
+            lambda s: s.batch(s.events[7:]),
+            lambda s: s.ended(),
+        ),
+    ]
+    watched = await watch(address)
+    assert watched.sequences == ALL
+
+
+async def test_hole_is_an_error(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A service that leaves events out is caught, not believed."""
+    service.parts.append(
+        frames(
+            lambda s: s.opened(s.requests[-1]),
+            lambda s: s.batch(s.events[:3]),
+            lambda s: s.batch(s.events[4:]),
+            lambda s: s.ended(),
+        )
+    )
+    watched = await watch(address)
+    assert isinstance(watched.error, errors.EventsLost)
+    assert watched.sequences == [1, 2, 3]
+
+
+async def test_end_before_the_last_event_is_an_error(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """An end frame that names a later event than the last one received is not an end."""
+    service.parts.append(
+        frames(lambda s: s.opened(s.requests[-1]), lambda s: s.batch(s.events[:3]), lambda s: s.ended())
+    )
+    watched = await watch(address)
+    assert isinstance(watched.error, errors.EventsLost)
+
+
+async def test_new_epoch_is_a_discontinuity(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A log under another epoch is never joined to the old one, although its sequences would fit."""
+
+    def reopen(s: ScriptedAgentService) -> pb.WatchRunResponse:
+        s.epoch = "e2"
+        return s.opened(s.requests[-1])
+
+    service.parts += [play(4, ok=True), frames(reopen, lambda s: s.batch(s.events[4:]), lambda s: s.ended())]
+    watched = await watch(address)
+    assert isinstance(watched.error, errors.CursorEpochMismatch)
+    assert watched.sequences == ALL[:4]
+
+
+async def test_goes_on_after_a_discontinuity(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """With on_discontinuity, a new log is read from its beginning and an expired cursor goes on at the oldest event."""
+    told: list[Discontinuity] = []
+    expired = errors.CursorExpired("gone", earliest_sequence=7, latest_sequence=12, earliest_cursor="e1-6")
+    service.parts += [play(4, error=errors.CursorEpochMismatch("another log")), play(2, ok=True), refuse(expired)]
+    watched = await watch(address, on_discontinuity=told.append)
+    assert watched.error is None
+    assert watched.sequences == [1, 2, 3, 4, 1, 2, *ALL[6:]]
+    assert [(each.last_sequence, each.new_log) for each in told] == [(4, True), (2, False)]
+
+
+async def test_discontinuity_may_be_refused(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """An exception out of on_discontinuity ends the stream with that exception."""
+
+    def refuse_it(discontinuity: Discontinuity) -> None:
+        raise LookupError("start over")
+
+    service.parts.append(play(4, error=errors.EventsLost("gone")))
+    watched = await watch(address, on_discontinuity=refuse_it)
+    assert isinstance(watched.error, LookupError)
+
+
+async def test_watchdog(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A stream that is silent for 2.5 heartbeats is left, on a new connection, and resumed."""
+    service.heartbeat_seconds = 0.04
+    service.parts.append(play(4, freeze=True))
+    watched = await watch(address)
+    assert watched.error is None
+    assert watched.sequences == ALL
+    assert watched.reconnects >= 1
+    assert service.requests[1].cursor == "e1-4"
+
+
+async def test_retry_info_is_honoured(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A client does not come back before the time that the service asked for, by RetryInfo or by `closing`."""
+    service.parts += [
+        play(4, error=errors.StoreUnavailable("no", 0.2)),
+        play(4, ok=True, closing_seconds=0.2),
+    ]
+    began = time.monotonic()
+    watched = await watch(address)
+    assert watched.sequences == ALL
+    assert time.monotonic() - began >= 0.4
+
+
+async def test_gives_up(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """When nothing useful comes for as long as the policy says, the last error is raised."""
+    service.parts += [refuse(errors.StoreUnavailable("no store", 0.0))] * 500
+    watched = await watch(address, policy=ResumePolicy(first_delay_seconds=0.01, growth=1.0, give_up_seconds=0.1))
+    assert isinstance(watched.error, errors.StoreUnavailable)
+
+
+async def test_latest(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """A reader from now on gets nothing of the past, and keeps its place through a cut before the first event."""
+    service.parts += [play(0, ok=True), play()]
+    watched = await watch(address, latest=True)
+    assert watched.error is None
+    assert watched.sequences == []
+    assert [request.WhichOneof("start") for request in service.requests] == ["position", "cursor"]
+    assert service.requests[1].cursor == "e1-12"
+
+
+async def test_unknown_frames_and_payloads_are_skipped(
+    watch: Watch, service: ScriptedAgentService, address: str
+) -> None:
+    """Frames and payloads of a newer service move the cursor and do no harm."""
+    unknown = pb.WatchRunResponse.FromString(pb.WatchRunResponse(cursor="e1-0").SerializeToString() + b"\xfa\x01\x00")
+    service.events[5].ClearField("text_delta")
+    service.parts.append(
+        frames(
+            lambda s: s.opened(s.requests[-1]),
+            lambda s: unknown,
+            lambda s: s.batch(s.events),
+            lambda s: s.ended(),
+        )
+    )
+    watched = await watch(address)
+    assert watched.error is None
+    assert watched.sequences == ALL
+
+
+async def test_arguments_reach_the_service(watch: Watch, service: ScriptedAgentService, address: str) -> None:
+    """Heartbeat, batch size and run id are asked for at every connection."""
+    service.parts.append(play(4, ok=True))
+    await watch(address, run_id="run-9", heartbeat_seconds=2.5, max_batch_size=7)
+    for request in service.requests:
+        assert request.run_id == "run-9"
+        assert request.heartbeat_interval == seconds(2.5)
+        assert request.max_batch_size == 7
+        assert request.gap_policy == pb.GAP_POLICY_FAIL
+
+
+async def test_batches(service: ScriptedAgentService, address: str) -> None:
+    """Batches come with the cursor after them, which resumes exactly behind them."""
+    service.parts += [play(7, batch=3, ok=True)]
+    async with AgentClient(address, resume=QUICK) as client, client.watch("run-1") as stream:
+        seen = [([event.sequence for event in batch], stream.next_cursor) async for batch in stream.batches()]
+    assert [sequences for sequences, _ in seen] == [[1, 2, 3], [4, 5, 6], [7], *[[n] for n in ALL[7:]]]
+    assert all(cursor == service.cursor(sequences[-1]) for sequences, cursor in seen)
+
+
+async def test_cancelled_wait_loses_nothing(service: ScriptedAgentService, address: str) -> None:
+    """A time-out around one event leaves the stream usable, at the same place."""
+    service.parts.append(play(4, freeze=True))
+    async with AgentClient(address, resume=QUICK) as client, client.watch("run-1") as stream:
+        got = [(await anext(stream)).sequence for _ in range(4)]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await anext(stream)
+        got += [event.sequence async for event in stream]
+    assert got == ALL
+
+
+async def test_leaving_early_ends_the_call(service: ScriptedAgentService, address: str) -> None:
+    """Leaving the block cancels the call on the service's side."""
+    left = asyncio.Event()
+
+    async def wait(s: ScriptedAgentService, request: pb.WatchRunRequest, context: object) -> None:
+        try:
+            await play(2, freeze=True)(s, request, context)  # type: ignore[arg-type]
+        finally:
+            left.set()
+
+    service.parts.append(wait)
+    async with AgentClient(address, resume=QUICK) as client, client.watch("run-1") as stream:
+        await anext(stream)
+    async with asyncio.timeout(5):
+        await left.wait()
