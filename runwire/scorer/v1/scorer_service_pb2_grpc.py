@@ -135,8 +135,9 @@ class ScorerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RetryScorerRuns(self, request, context):
-        """Redrives scorer runs: terminal ones are due again, with attempts and deliveries counted anew. With a
-        scorer_version, scores again with that version and keeps the old result beside the new one.
+        """Redrives scorer runs: those that are FAILED, NOT_SCORABLE, DECLINED or CANCELLED are due again, with attempts and
+        deliveries counted anew. A result is never overwritten: with a scorer_version, terminal ones of any kind are
+        scored again with that version, as scorer runs of their own beside the old ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
