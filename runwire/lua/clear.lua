@@ -1,0 +1,20 @@
+-- Forgets a topic, as if it had never been.
+--
+-- KEYS  1 head, 2 log, 3 fields
+-- ARGV  1 prefix, 2 topic
+
+local prefix, topic = ARGV[1], ARGV[2]
+
+local head = read_head(KEYS[1])
+if not head then
+  return 0
+end
+local names = redis.call('HGET', KEYS[1], 'indexes') or ''
+for name in string.gmatch(names, '[^%z]+') do
+  redis.call('ZREM', prefix .. 'index:' .. name, topic)
+end
+redis.call('ZREM', prefix .. 'due:' .. head.queue, topic)
+redis.call('ZREM', prefix .. 'ends', topic .. '\0' .. names)
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('PUBLISH', prefix .. 'live:' .. topic, '')
+return 1

@@ -1,0 +1,172 @@
+-- The one atomic write to a topic; the rules are those of runwire.pubsub.Commit and runwire/topic.py.
+--
+-- KEYS  1 head, 2 log, 3 fields
+-- ARGV  1 prefix, 2 topic, 3 attempt ('' for others than the owner), 4 schedule, 5 entry ('' without events)
+--       and, unless all of these are at their defaults:
+--       6 due_in, 7 progress ('1'), 8 retention, 9 tombstone, 10 new epoch ('' unless create), 11 queue,
+--       12..16 how many indexes, puts, puts_once, deletes and messages follow: name; name, value; name, value; name;
+--       queue, body
+-- Returns {'ok', now, head}, or a refusal: {'exists'}, {'not_found'}, {'expired', final}, {'fenced', attempt},
+-- {'unclaimed', attempt}, {'closed', final}, {'hole', last}, {'field', name, value}.
+--
+-- The first write is one that a server without memory refuses, so that it refuses all or nothing.
+
+local prefix, topic, attempt, schedule, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local due_in, progress = tonumber(ARGV[6] or 0), ARGV[7] == '1'
+local retention, tombstone = tonumber(ARGV[8] or 0), tonumber(ARGV[9] or 0)
+local epoch, queue = ARGV[10] or '', ARGV[11] or ''
+local rest = 17
+
+-- The places in ARGV of the next `count` things, each `width` arguments wide.
+local function places(count, width)
+  local found = {}
+  for i = 1, tonumber(count or 0) do
+    found[i] = rest
+    rest = rest + width
+  end
+  return found
+end
+local indexes, puts, puts_once = places(ARGV[12], 1), places(ARGV[13], 2), places(ARGV[14], 2)
+local deletes, messages = places(ARGV[15], 1), places(ARGV[16], 2)
+
+-- Checks
+
+local head = read_head(KEYS[1])
+if epoch ~= '' and head then
+  return { 'exists' }
+elseif epoch == '' and not head then
+  return { 'not_found' }
+end
+head = head or {
+  epoch = epoch, attempt = 0, earliest = 1, last = 0, check = '', final = 0, create_time = digits(now),
+  expire_time = 0, queue = queue, leased = '0', woken = '0', losses = 0,
+}
+if expired(head) then
+  return { 'expired', head.final }
+end
+if attempt ~= '' and tonumber(attempt) ~= head.attempt then
+  return { tonumber(attempt) < head.attempt and 'fenced' or 'unclaimed', head.attempt }
+end
+local first, last, previous, check, final = nil, nil, nil, nil, 0
+if entry ~= '' then
+  first, last, previous, check, final = struct.unpack('>I8I8c8c8I4', entry)
+  if last == head.last and check == head.check then
+    return { 'ok', digits(now), visible(head) }
+  end
+end
+if head.final ~= 0 then
+  return { 'closed', head.final }
+end
+if first then
+  local continues = head.check == '' and string.rep('\0', 8) or head.check
+  if first ~= head.last + 1 or previous ~= continues then
+    return { 'hole', digits(head.last) }
+  end
+end
+for _, i in ipairs(puts_once) do
+  local value = redis.call('HGET', KEYS[3], ARGV[i])
+  if value then
+    return { 'field', ARGV[i], value }
+  end
+end
+
+-- What the topic becomes
+
+local due_key = prefix .. 'due:' .. head.queue
+local changes = {}
+local function set(name, value)
+  head[name] = value
+  changes[#changes + 1] = name
+  changes[#changes + 1] = type(value) == 'number' and digits(value) or value
+end
+
+local due -- nil: as it is; false: never; or a time
+if epoch ~= '' then
+  local names = {}
+  for n, i in ipairs(indexes) do
+    names[n] = ARGV[i]
+  end
+  for _, name in ipairs(HEAD) do
+    set(name, head[name])
+  end
+  set('indexes', table.concat(names, '\0'))
+end
+if first then
+  set('last', last)
+  set('check', check)
+end
+if final ~= 0 then
+  set('final', final)
+  set('expire_time', now + retention)
+  due = false
+elseif schedule == 'due' then
+  due = head.woken == '1' and now or now + due_in
+elseif schedule == 'never' then
+  due = head.woken == '1' and now
+elseif schedule == 'wake' then
+  -- The mark is set without a lease too: a NEVER that the owner repeats after a time-out must not undo it.
+  set('woken', '1')
+  local planned = tonumber(redis.call('ZSCORE', due_key, topic) or nil)
+  if head.leased == '0' and not (planned and planned <= now) then
+    due = now
+  end
+end
+if final ~= 0 or schedule == 'due' or schedule == 'never' then
+  set('leased', '0')
+end
+if progress or final ~= 0 or schedule == 'due' or schedule == 'never' then
+  set('losses', 0)
+end
+
+-- Writes
+
+if first then
+  redis.call('XADD', KEYS[2], digits(last) .. '-0', 'entry', entry)
+end
+if #changes > 0 then
+  redis.call('HSET', KEYS[1], unpack(changes))
+end
+for _, i in ipairs(deletes) do
+  redis.call('HDEL', KEYS[3], ARGV[i])
+end
+for _, i in ipairs(puts) do
+  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+end
+for _, i in ipairs(puts_once) do
+  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+end
+for _, i in ipairs(indexes) do
+  redis.call('ZADD', prefix .. 'index:' .. ARGV[i], head.create_time, topic)
+end
+if due then
+  redis.call('ZADD', due_key, digits(due), topic)
+elseif due == false then
+  redis.call('ZREM', due_key, topic)
+end
+for _, i in ipairs(messages) do
+  redis.call('XADD', prefix .. 'messages:' .. ARGV[i], '*', 'body', ARGV[i + 1])
+end
+if final ~= 0 then
+  local gone = end_of(head.expire_time + tombstone)
+  redis.call('PEXPIREAT', KEYS[2], end_of(head.expire_time))
+  redis.call('PEXPIREAT', KEYS[3], end_of(head.expire_time))
+  redis.call('PEXPIREAT', KEYS[1], gone)
+  local names = redis.call('HGET', KEYS[1], 'indexes')
+  if names and names ~= '' then
+    -- By then the head is gone, so the place in `ends` says itself which indexes to clean.
+    redis.call('ZADD', prefix .. 'ends', digits(gone * 1000), topic .. '\0' .. names)
+  end
+end
+
+-- Who is told
+
+if first then
+  redis.call('PUBLISH', prefix .. 'live:' .. topic, head.epoch .. entry)
+end
+if due and due <= now then
+  redis.call('PUBLISH', prefix .. 'bell:due:' .. head.queue, '')
+end
+for _, i in ipairs(messages) do
+  redis.call('PUBLISH', prefix .. 'bell:messages:' .. ARGV[i], '')
+end
+return { 'ok', digits(now), visible(head) }

@@ -1,0 +1,69 @@
+-- Prelude of every script: the clock, and the head of a topic.
+--
+-- Times are microseconds since the Unix epoch, by the clock of this server; a double holds them exactly. A script works
+-- on one shard: every key below begins with the same prefix, and so lies in the same slot. Keys named after what a
+-- topic's head says (its queue, its indexes) cannot be listed in KEYS and are built from the prefix.
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+
+local HEAD = {
+  'epoch', 'attempt', 'earliest', 'last', 'check', 'final', 'create_time', 'expire_time', -- what readers see
+  'queue', 'leased', 'woken', 'losses', -- what claims need
+}
+local VISIBLE = 8
+local NUMBERS = { attempt = true, earliest = true, last = true, final = true, expire_time = true, losses = true }
+
+-- Decimal digits of a whole number: tostring would round above 1e14.
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+-- The head kept under `key`, or nil where there is none.
+local function read_head(key)
+  local values = redis.call('HMGET', key, unpack(HEAD))
+  if not values[1] then
+    return nil
+  end
+  local head = {}
+  for i, name in ipairs(HEAD) do
+    head[name] = NUMBERS[name] and tonumber(values[i]) or values[i]
+  end
+  return head
+end
+
+-- Whether the retention of a closed log has passed. Its log and fields end by themselves, a moment later.
+local function expired(head)
+  return head.final ~= 0 and now >= head.expire_time
+end
+
+-- The head as a reply.
+local function visible(head)
+  local values = {}
+  for i = 1, VISIBLE do
+    local value = head[HEAD[i]]
+    values[i] = type(value) == 'number' and digits(value) or value
+  end
+  values[VISIBLE + 1] = expired(head) and 1 or 0
+  return values
+end
+
+-- The time, in milliseconds, at which Redis removes what must not be seen from `time` on.
+local function end_of(time)
+  return digits(math.ceil(time / 1000) + 1)
+end
+
+-- {name, value, ...} of those fields in the hash `key` that exist.
+local function named_fields(key, names)
+  local found = {}
+  if #names == 0 then
+    return found
+  end
+  for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do
+    if value then
+      found[#found + 1] = names[i]
+      found[#found + 1] = value
+    end
+  end
+  return found
+end

@@ -1,0 +1,53 @@
+"""The distributed engine: runs, logs, cursors and messages in Redis, for any number of processes.
+
+Everything that must be atomic is one Lua script in one round trip (../lua, scripts), over one shared connection (link)
+to whichever server holds the topic's shard (topology, client). Live entries and doorbells come over one pub/sub
+connection (channels). docs/redis.md describes keys, sizes and safety; docs/wire.md the message queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from runwire.pubsub import Store
+from runwire.redis.channels import Channels
+from runwire.redis.checks import check_layout, check_servers, wait_for_server
+from runwire.redis.client import Client
+from runwire.redis.store import RedisStore
+from runwire.redis.url import Settings, parse
+
+
+@asynccontextmanager
+async def open_redis(url: str) -> AsyncIterator[Store]:
+    """The store at a URL as described in runwire.redis.url.
+
+    Raises ConfigurationError if the URL or the server is wrong, StoreUnavailable if the server does not answer within
+    the option `start`.
+    """
+    settings = parse(url)
+    client = Client(settings)
+    try:
+        await wait_for_server(client, settings)
+        await check_servers(client, settings)
+        await check_layout(client, settings)
+        async with _running_channels(client, settings) as channels, AsyncExitStack() as listening:
+            yield RedisStore(client, channels, settings, listening)
+    finally:
+        client.close()
+
+
+@asynccontextmanager
+async def _running_channels(client: Client, settings: Settings) -> AsyncIterator[Channels]:
+    channels = Channels(client, settings.access.timeout_seconds)
+    failure: BaseException | None = None
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(channels.run(), name="runwire-redis-channels")
+        try:
+            yield channels
+        except BaseException as error:
+            failure = error  # raised below: the group would wrap it
+        running.cancel()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,122 @@
+"""What is looked at when a store is opened: whether the server is there, fit, and safe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from runwire.errors import ConfigurationError, StoreUnavailable
+from runwire.redis.client import Client
+from runwire.redis.link import LinkLost, ReplyError
+from runwire.redis.topology import tag
+from runwire.redis.url import Settings
+
+logger = logging.getLogger("runwire.redis")
+
+LAYOUT: Final = "1"
+"""Of keys and entries. A later version that reads them differently counts up."""
+_OLDEST: Final = (6, 2)
+_RETRY_SECONDS: Final = 0.25
+_SHUT_OUT: Final = {"NOAUTH", "WRONGPASS", "NOPERM", "ERR"}
+
+
+async def wait_for_server(client: Client, settings: Settings) -> None:
+    """Returns when every server answers.
+
+    Raises StoreUnavailable if that takes longer than the settings allow, ConfigurationError if one does not let
+    this client in.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + settings.start_seconds
+    while True:
+        try:
+            for shard in await client.shards_by_server():
+                await client.attempt(shard, "PING")
+            return
+        except ReplyError as error:
+            if error.code in _SHUT_OUT:
+                raise ConfigurationError(f"Redis does not let this client in: {error}") from None
+            problem: Exception = error
+        except LinkLost as error:
+            problem = error
+        if loop.time() + _RETRY_SECONDS > deadline:
+            raise StoreUnavailable(f"no Redis within {settings.start_seconds:g} s: {problem}") from None
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def check_layout(client: Client, settings: Settings) -> None:
+    """Raises ConfigurationError if the data was written with another number of shards or another layout.
+
+    What the first store to come says is kept, for as long as the database is.
+    """
+    key = f"{settings.prefix}{tag(0)}:store"
+    for name, mine in (("layout", LAYOUT), ("shards", str(settings.shards))):
+        await client.call(0, "HSETNX", key, name, mine)
+        kept = (await client.call(0, "HGET", key, name)).decode()
+        if kept != mine:
+            raise ConfigurationError(
+                f"the data in this Redis was written with {name}={kept}, and this store is opened with {name}={mine}"
+                f"{'; put ?shards=' + kept + ' into the store URL' if name == 'shards' else ''}"
+            )
+
+
+async def check_servers(client: Client, settings: Settings) -> None:
+    """Warns of servers that may lose or evict data, or refuses them if the settings are strict.
+
+    Raises ConfigurationError then, and if a server is too old.
+    """
+    for shard in await client.shards_by_server():
+        risks = await _risks(client, shard)
+        if risks and settings.strict:
+            raise ConfigurationError(f"?strict=true, and this Redis is not safe: {'; '.join(risks)}")
+        for risk in risks:
+            logger.warning("Redis: %s", risk)
+
+
+async def _risks(client: Client, shard: int) -> Sequence[str]:
+    try:
+        # A list of sections for one INFO came with 7.0.
+        sections = [await client.call(shard, "INFO", name) for name in ("server", "memory", "persistence")]
+    except ReplyError as error:
+        return [f"whether it may lose or evict data could not be checked ({error})"]
+    info = _parse(b"\n".join(sections))
+    _check_version(info)
+    return [*_eviction_risk(info), *_persistence_risk(info)]
+
+
+def _parse(info: bytes) -> Mapping[str, str]:
+    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+    return {name: value.strip() for name, colon, value in lines if colon}
+
+
+def _check_version(info: Mapping[str, str]) -> None:
+    version = info.get("redis_version", "")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < _OLDEST:
+        raise ConfigurationError(f"this Redis is {version}, and Runwire needs 6.2 or newer")
+
+
+def _eviction_risk(info: Mapping[str, str]) -> Sequence[str]:
+    policy = info.get("maxmemory_policy")
+    if policy is None:
+        return ["its eviction policy could not be checked; with any but `noeviction` it may throw away running runs"]
+    if policy != "noeviction":
+        return [
+            f"maxmemory-policy is {policy}: when memory is full it throws away running runs and their events; "
+            "set `noeviction`, then it refuses new writes instead"
+        ]
+    return []
+
+
+def _persistence_risk(info: Mapping[str, str]) -> Sequence[str]:
+    enabled = info.get("aof_enabled")
+    if enabled is None:
+        return ["whether it keeps an append-only file could not be checked; without one a restart loses runs"]
+    if enabled == "0":
+        return [
+            "appendonly is off: a restart loses every run, event and message since the last snapshot; "
+            "set `appendonly yes` (`appendfsync everysec` loses at most a second of them on a power cut, `always` none)"
+        ]
+    return []

@@ -1,0 +1,220 @@
+"""Commands to a Redis of any topology, repeated where that is safe.
+
+Two connections to each server: one for writes and all that is short, one for reads of logs, so that the many bytes
+of a replay hold nobody up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Final
+
+from runwire.errors import StoreUnavailable
+from runwire.redis.link import Address, Link, LinkLost, Reply, ReplyError, Word, connect
+from runwire.redis.scripts import Script
+from runwire.redis.topology import Cluster
+from runwire.redis.url import Settings
+
+logger = logging.getLogger("runwire.redis")
+
+_FIRST_DELAY_SECONDS: Final = 0.02
+_MOST_DELAY_SECONDS: Final = 1.0
+
+_PASSING: Final = {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK", "UNBLOCKED"}
+"""Refusals that end by themselves: the command was not carried out, and is tried again."""
+_REFUSING: Final = {"OOM", "MISCONF", "NOREPLICAS"}
+"""The server takes no writes until somebody helps it; nothing was written."""
+_SHUT_OUT: Final = {"NOAUTH", "WRONGPASS", "NOPERM"}
+
+
+class Lane(Enum):
+    """Which of the connections to a server."""
+
+    WRITES = "writes"
+    READS = "reads"
+
+
+class Client:
+    """Connections are made when they are needed, and again when they are lost."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topology = settings.topology
+        self._links: dict[tuple[Address, Lane], Link] = {}
+        self._addresses: dict[int, Address] = {}
+        self._connecting: dict[tuple[Address, Lane], asyncio.Lock] = {}
+        self._troubled = False
+
+    async def run(
+        self,
+        script: Script,
+        shard: int,
+        keys: Sequence[str],
+        args: Sequence[Word],
+        *,
+        lane: Lane = Lane.WRITES,
+        repeatable: bool = True,
+    ) -> Reply:
+        """Runs a script on the server of a shard, in one round trip; raises as `call` does."""
+        try:
+            return await self.call(
+                shard, "EVALSHA", script.sha, len(keys), *keys, *args, lane=lane, repeatable=repeatable
+            )
+        except ReplyError as error:
+            if error.code != "NOSCRIPT":
+                raise
+        # The server has not seen it yet, or has forgotten it; EVAL also makes it remember.
+        return await self.call(shard, "EVAL", script.text, len(keys), *keys, *args, lane=lane, repeatable=repeatable)
+
+    async def call(self, shard: int, *words: Word, lane: Lane = Lane.WRITES, repeatable: bool = True) -> Reply:
+        """A command to the server of a shard.
+
+        Repeated for as long as a server may take to answer, if the server could not be reached or refused it for a
+        passing reason, and, if `repeatable`, also where the connection was lost meanwhile and it may have been
+        carried out. Then raises StoreUnavailable. Other refusals: ReplyError.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.access.timeout_seconds
+        delay = _FIRST_DELAY_SECONDS
+        while True:
+            link = None
+            try:
+                link = await self._link(shard, lane)
+                return await self._send(link, words)
+            except LinkLost as error:
+                if link is not None and not repeatable:
+                    raise StoreUnavailable("the connection to Redis was lost; whether it wrote is not known") from None
+                self._stale()
+                problem: Exception = error
+            except ReplyError as error:
+                self._judge(error, shard, lane)
+                problem = error
+            if loop.time() + delay > deadline:
+                raise StoreUnavailable(f"Redis does not answer as it should: {problem}") from None
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 1.6, _MOST_DELAY_SECONDS)
+
+    async def attempt(self, shard: int, *words: Word) -> Reply:
+        """A command, once. Raises LinkLost or ReplyError."""
+        try:
+            return await (await self._link(shard, Lane.WRITES)).call(*words)
+        except (LinkLost, ReplyError):
+            self._stale()
+            raise
+
+    async def _send(self, link: Link, words: Sequence[Word]) -> Reply:
+        try:
+            return await link.call(*words)
+        except ReplyError as error:
+            if error.code != "ASK":
+                raise
+            # A slot on the move: this one command goes to its new place.
+            _, _, place = str(error).split(" ", 2)
+        other = await self._connected(_place(place), Lane.WRITES)
+        asking, reply = other.send("ASKING"), other.send(*words)
+        await asyncio.gather(asking, return_exceptions=True)
+        return await reply
+
+    def _judge(self, error: ReplyError, shard: int, lane: Lane) -> None:
+        """Returns if the command is worth repeating."""
+        code = error.code
+        if code == "MOVED" and not isinstance(self._topology, Cluster):
+            raise StoreUnavailable("the server is a node of a Redis Cluster: use redis+cluster://") from None
+        if code in _PASSING:
+            if code in ("READONLY", "MASTERDOWN"):
+                self._drop(shard, lane)  # the primary is another one now, or will be
+            self._stale()
+            return
+        if code in _REFUSING:
+            raise StoreUnavailable(f"Redis refuses to write: {error}", retry_delay_seconds=5.0) from None
+        if code in _SHUT_OUT:
+            raise StoreUnavailable(f"Redis does not let this client do it: {error}") from None
+        raise error
+
+    def _stale(self) -> None:
+        self._addresses.clear()
+        self._topology.forget()
+
+    def _drop(self, shard: int, lane: Lane) -> None:
+        address = self._addresses.get(shard)
+        link = self._links.pop((address, lane), None) if address else None
+        if link is not None:
+            link.close()
+
+    async def _link(self, shard: int, lane: Lane) -> Link:
+        address = self._addresses.get(shard)
+        if address is None:
+            address = self._addresses[shard] = await self._topology.locate(shard)
+        link = self._links.get((address, lane))
+        if link is not None and not link.lost.done():
+            return link
+        return await self._connected(address, lane)
+
+    async def _connected(self, address: Address, lane: Lane) -> Link:
+        key = (address, lane)
+        async with self._connecting.setdefault(key, asyncio.Lock()):
+            link = self._links.get(key)
+            if link is None or link.lost.done():
+                link = self._links[key] = await self.connect(address)
+            return link
+
+    async def connect_for_messages(self, on_message: Callable[[list[Any]], None]) -> Link:
+        """A connection of its own for pub/sub. Raises LinkLost or ReplyError."""
+        try:
+            return await self.connect(await self._topology.locate(0), on_message)
+        except (LinkLost, ReplyError):
+            self._stale()
+            raise
+
+    async def connect(self, address: Address, on_message: Callable[[list[Any]], None] | None = None) -> Link:
+        """A new connection to the right server at `address`. Raises LinkLost or ReplyError."""
+        try:
+            link = await connect(address, self._settings.access, on_message=on_message)
+            await self._admit(link)
+        except (LinkLost, ReplyError) as error:
+            if not self._troubled:
+                self._troubled = True
+                logger.warning("Redis: %s; trying again", error)
+            raise
+        if self._troubled:
+            self._troubled = False
+            logger.warning("Redis: connected to %s again", address)
+        return link
+
+    async def _admit(self, link: Link) -> None:
+        try:
+            await self._topology.admit(link)
+        except BaseException:
+            link.close()
+            raise
+
+    async def shards_by_server(self) -> Sequence[int]:
+        """One shard of each server that holds any."""
+        shards: dict[Address, int] = {}
+        for shard in range(self._settings.shards):
+            shards.setdefault(await self._topology.locate(shard), shard)
+        return list(shards.values())
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable unless every server answers."""
+        try:
+            shards = await self.shards_by_server()
+        except LinkLost as error:
+            raise StoreUnavailable(str(error)) from None
+        for shard in shards:
+            await self.call(shard, "PING")
+
+    def close(self) -> None:
+        """Ends all connections."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+
+
+def _place(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return Address(host, int(port))

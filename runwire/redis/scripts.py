@@ -1,0 +1,37 @@
+"""The Lua scripts of the Redis engine: one for each thing that must be atomic. See lua/head.lua first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as the server gets it."""
+
+    text: str
+    sha: str
+    """The name under which the server keeps it, once it has seen it."""
+
+
+def _load(name: str) -> Script:
+    folder = files("runwire") / "lua"
+    text = (folder / "head.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+COMMIT: Final = _load("commit")
+READ: Final = _load("read")
+HEADS: Final = _load("heads")
+GET: Final = _load("get")
+SCAN: Final = _load("scan")
+CLAIM: Final = _load("claim")
+EXTEND: Final = _load("extend")
+TRIM: Final = _load("trim")
+CLEAR: Final = _load("clear")
+SWEEP: Final = _load("sweep")
+RECEIVE: Final = _load("receive")
+ACKNOWLEDGE: Final = _load("acknowledge")

@@ -1,0 +1,156 @@
+"""Which server holds a shard.
+
+A shard is a fixed part of the topics; all its keys carry one hash tag, so they lie together on one server, and a
+script finds them all. One server holds every shard (`Single`), or the server that some Sentinels call the primary
+(`Sentinels`), or each node of a cluster holds the shards of its slots (`Cluster`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from binascii import crc_hqx
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from runwire.redis.link import Access, Address, Link, LinkLost, Reply, ReplyError, connect
+
+SLOTS: Final = 16384
+
+
+def tag(shard: int) -> str:
+    """The hash tag that all keys of a shard carry."""
+    return f"{{runwire:{shard}}}"
+
+
+def slot(shard: int) -> int:
+    """The slot of a shard's keys. CRC-16/XMODEM of what stands inside the braces (Redis Cluster specification)."""
+    return crc_hqx(tag(shard)[1:-1].encode(), 0) % SLOTS
+
+
+class Topology(Protocol):
+    """Finds the server of a shard."""
+
+    async def locate(self, shard: int) -> Address:
+        """Raises LinkLost if nobody knows for now."""
+        ...
+
+    async def admit(self, link: Link) -> None:
+        """Raises LinkLost if the server at the other end of a new connection is not the right one."""
+        ...
+
+    def forget(self) -> None:
+        """What was found may have changed: the next `locate` asks again."""
+        ...
+
+
+class Single:
+    """One server."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def locate(self, shard: int) -> Address:
+        return self._address
+
+    async def admit(self, link: Link) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+
+class Sentinels:
+    """The primary of a group that Sentinels watch, asked for at each new connection."""
+
+    def __init__(self, sentinels: Sequence[Address], group: str, access: Access) -> None:
+        self._sentinels = list(sentinels)
+        self._group = group
+        self._access = access
+        self._primary: Address | None = None
+
+    async def locate(self, shard: int) -> Address:
+        if self._primary is None:
+            self._primary = await self._ask()
+        return self._primary
+
+    async def _ask(self) -> Address:
+        problems = []
+        for sentinel in tuple(self._sentinels):
+            try:
+                found = await _ask(sentinel, self._access, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._group)
+            except (LinkLost, ReplyError) as error:
+                problems.append(f"{sentinel}: {error}")
+                continue
+            if found is None:
+                problems.append(f"{sentinel} knows no group {self._group!r}")
+                continue
+            # The one that answered is asked first the next time.
+            self._sentinels.remove(sentinel)
+            self._sentinels.insert(0, sentinel)
+            return Address(found[0].decode(), int(found[1]))
+        raise LinkLost(f"no Sentinel names a primary: {'; '.join(problems)}")
+
+    async def admit(self, link: Link) -> None:
+        # During a fail-over the Sentinels may still name the old one, or it may not know yet that it is not primary.
+        role = await link.call("ROLE")
+        if role[0] != b"master":
+            raise LinkLost("the server is a replica as yet")
+
+    def forget(self) -> None:
+        self._primary = None
+
+
+class Cluster:
+    """The nodes of a Redis Cluster, each with its range of slots."""
+
+    def __init__(self, seeds: Sequence[Address], access: Access) -> None:
+        self._seeds = list(seeds)
+        self._access = access
+        self._ranges: list[tuple[int, int, Address]] = []
+        self._asking = asyncio.Lock()
+
+    async def locate(self, shard: int) -> Address:
+        async with self._asking:
+            if not self._ranges:
+                self._ranges = await self._ask()
+        wanted = slot(shard)
+        for first, last, address in self._ranges:
+            if first <= wanted <= last:
+                return address
+        self.forget()
+        raise LinkLost(f"no node of the cluster serves slot {wanted}")
+
+    async def _ask(self) -> list[tuple[int, int, Address]]:
+        problems = []
+        for seed in tuple(self._seeds):
+            try:
+                reply = await _ask(seed, self._access, "CLUSTER", "SLOTS")
+            except (LinkLost, ReplyError) as error:
+                problems.append(f"{seed}: {error}")
+                continue
+            ranges = [(first, last, _node(primary, seed)) for first, last, primary, *_ in reply]
+            known = [address for _, _, address in ranges]
+            # Nodes come and go; those that were named once are asked too.
+            self._seeds = list(dict.fromkeys([seed, *known, *self._seeds]))[:64]
+            return ranges
+        raise LinkLost(f"no node of the cluster answers: {'; '.join(problems)}")
+
+    async def admit(self, link: Link) -> None:
+        pass
+
+    def forget(self) -> None:
+        self._ranges = []
+
+
+def _node(primary: Reply, seed: Address) -> Address:
+    # A node that does not know its own address answers with none: then it is the one that was asked.
+    host = (primary[0] or b"").decode() or seed.host
+    return Address(host, int(primary[1]))
+
+
+async def _ask(address: Address, access: Access, *words: str) -> Reply:
+    link = await connect(address, access)
+    try:
+        return await link.call(*words)
+    finally:
+        link.close()
