@@ -15,7 +15,7 @@ from runwire.pubsub import Store
 
 SUPPORTED: Final = (
     "memory://, memory://name, sqlite:///relative/file.db, sqlite:////absolute/file.db, "
-    "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+    "redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or upstash://"
 )
 
 _shared: WeakValueDictionary[str, MemoryStore] = WeakValueDictionary()
@@ -27,14 +27,16 @@ def open_store(url: str) -> AbstractAsyncContextManager[Store]:
     - `memory://` is a store of its own; `memory://name` is shared by all who have that name open in this process.
     - `sqlite:///file` is relative to the working directory, `sqlite:////file` absolute. `?synchronous=full` also
       survives a power cut without losing the last commits, at the price of one disk flush a transaction.
-    - `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`: see runwire.redis.
+    - `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`,
+      `upstash://`: see runwire.redis.url.
 
     Raises ConfigurationError, here or on entering, if the URL is wrong or what it names cannot be used, with what to
     do about it; StoreUnavailable on entering if the store does not answer for now. No message holds a password.
     """
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises if it is no number
+        if "," not in parts.netloc:  # several servers: their own engine looks at each
+            parts.port  # noqa: B018 - raises if it is no number
     except ValueError as error:
         raise ConfigurationError(
             f"the store URL cannot be parsed ({_plain(error)}); supported are {SUPPORTED}"
@@ -69,9 +71,9 @@ def _open_sqlite(url: str, parts: SplitResult) -> AbstractAsyncContextManager[St
 
 
 def _open_redis(url: str, parts: SplitResult) -> AbstractAsyncContextManager[Store]:
-    if find_spec("redis") is None:
+    if find_spec("hiredis") is None:
         raise ConfigurationError(
-            f"{parts.scheme}:// needs the redis package, which is not installed: pip install 'runwire[redis]'"
+            f"{parts.scheme}:// needs the hiredis package, which is not installed: pip install 'runwire[redis]'"
         )
     from runwire.redis import open_redis
 
@@ -86,4 +88,7 @@ _OPENERS: Final[dict[str, Callable[[str, SplitResult], AbstractAsyncContextManag
     "unix": _open_redis,
     "redis+sentinel": _open_redis,
     "redis+cluster": _open_redis,
+    "rediss+sentinel": _open_redis,
+    "rediss+cluster": _open_redis,
+    "upstash": _open_redis,
 }
