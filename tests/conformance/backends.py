@@ -23,4 +23,8 @@ class Backend:
 BACKENDS = {
     "memory": Backend("memory_url", processes=False),
     "sqlite": Backend("sqlite_url"),
+    "valkey": Backend("valkey_url"),
+    "redis-6.2": Backend("redis_6_2_url"),
+    "redis-of-this-machine": Backend("own_redis_url"),
+    "redis-cluster": Backend("redis_cluster_url"),
 }

@@ -12,6 +12,16 @@ import pytest
 from runwire.connect import open_store
 from runwire.pubsub import Store
 from tests.conformance.backends import BACKENDS, Backend
+from tests.redis.places import (  # noqa: F401 - fixtures
+    own_redis_server,
+    own_redis_url,
+    redis_6_2_server,
+    redis_6_2_url,
+    redis_cluster,
+    redis_cluster_url,
+    valkey_server,
+    valkey_url,
+)
 
 
 @pytest.fixture(params=list(BACKENDS))
