@@ -34,12 +34,12 @@ class NonRetriable(Exception):
     """Raised in a step: do not try it again."""
 
 
-class Cancelled(Exception):
-    """The run was cancelled. Raised by RunContext calls once cancellation was asked for."""
-
-
 class BudgetExceeded(Exception):
     """The run used up more than it may. Ends it FAILED with reason `budget_exceeded`."""
+
+
+class ModelFailed(Exception):
+    """The model's provider failed for good. Ends the run FAILED with reason `model_error`."""
 
 
 class Suspended(BaseException):
@@ -103,6 +103,7 @@ class RunContext:
         self.answers = answers
         """Answers to requests of this run, by request id."""
         self.usage = run_pb2.Usage()
+        self.usage.CopyFrom(run.usage)
         """Of the whole run. Adapters add to it; it is stored when the run ends or is suspended."""
         self.now = now
         """The store's clock, in seconds since the Unix epoch."""
@@ -113,16 +114,20 @@ class RunContext:
         self._sleeps = 0
         self._body_started = False
         self._cancelled = asyncio.Event()
+        self.heeds_cancellation = False
 
     # Cancellation
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody asked to cancel the run. An agent that looks can end in its own way within the grace."""
+        """Whether somebody asked to cancel the run. An agent that looks (or calls `wait_cancelled`) has a grace of a
+        few seconds to end in its own way; one that never did is cancelled at once, as asyncio cancels tasks."""
+        self.heeds_cancellation = True
         return self._cancelled.is_set()
 
     async def wait_cancelled(self) -> None:
         """Returns once cancellation is asked for."""
+        self.heeds_cancellation = True
         await self._cancelled.wait()
 
     def cancel(self) -> None:

@@ -47,7 +47,7 @@ class ScorerRef:
             sampling=self.sampling,
             scorer_version=self.version,
             match_labels=self.match_labels,
-            match_states=states,
+            match_states=[run_pb2.RunState.Name(state) for state in states],
             options=to_struct(self.options),
         )
 

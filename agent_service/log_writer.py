@@ -72,13 +72,21 @@ class _Pending:
 
 
 class LogWriter:
-    """Appends to the log of the run that `claim` owns. `run` must be running beside the emitters."""
+    """Appends to the log of the run that `claim` owns. `run` must be running beside the emitters. `observe` is told of
+    every event as it is emitted."""
 
-    def __init__(self, log: CachingPubSub, claim: Claim, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        log: CachingPubSub,
+        claim: Claim,
+        now: Callable[[], float],
+        observe: Callable[[run_event_pb2.RunEvent], object] = lambda event: None,
+    ) -> None:
         self._log = log
         self._topic = claim.topic
         self._attempt = claim.head.attempt
         self._now = now
+        self._observe = observe
         self._sequence = claim.head.last
         self._committed = claim.head.last
         self._check = claim.head.check
@@ -135,22 +143,23 @@ class LogWriter:
         self._check_owner()
         body = check = b""
         if payload:
-            event = self._serialise(step, payload)
-            body, check = frames.frame(event), frames.event_check(event)
+            event, data = self._serialise(step, payload)
+            body, check = frames.frame(data), frames.event_check(data)
             self._sequence += 1
+            self._observe(event)
         self._pending.append(_Pending(body, check, rider, written))
         self._pending_bytes += len(body)
         if len(self._pending) > _MAX_PENDING_EVENTS or self._pending_bytes > _MAX_PENDING_BYTES:
             self._room.clear()
         self._wakeup.set()
 
-    def _serialise(self, step: int, payload: Mapping[str, Any]) -> bytes:
+    def _serialise(self, step: int, payload: Mapping[str, Any]) -> tuple[run_event_pb2.RunEvent, bytes]:
         event = run_event_pb2.RunEvent(sequence=self._sequence + 1, attempt=self._attempt, step=step, **payload)
         event.create_time.FromNanoseconds(int(self._now() * 1e9))
         data = event.SerializeToString()
         if len(data) > MAX_EVENT_BYTES:
             raise EventTooLarge(f"an event of {len(data)} bytes is above the limit of {MAX_EVENT_BYTES}")
-        return data
+        return event, data
 
     def _take(self) -> list[_Pending]:
         """What the next commit writes: as much as it may."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -166,7 +166,7 @@ class CachingPubSub:
         max_bytes: int = MAX_COMMIT_BYTES,
         idle_seconds: float = 10.0,
         notify_gaps: bool = False,
-    ) -> AsyncIterator[Item]:
+    ) -> AsyncGenerator[Item]:
         """The log from `start` on, live once it has caught up: each event once, in order, until the log is closed.
 
         Yields Opened, then batches of at most `max_events` events and `max_bytes` bytes, CaughtUp once, Idle after
@@ -420,6 +420,7 @@ def _trimmed(position: Position, head: Head) -> CursorExpired:
         f"events {position.sequence + 1} to {head.earliest - 1} are gone",
         earliest_sequence=head.earliest,
         latest_sequence=head.last,
+        epoch=head.epoch,
     )
 
 

@@ -92,15 +92,20 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(
                 _guard_unary(handler.unary_unary, handler_call_details.method),
                 handler.request_deserializer,
-                handler.response_serializer,
+                _pass_bytes(handler.response_serializer),
             )
         if handler is not None and handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
                 _guard_stream(handler.unary_stream, handler_call_details.method),
                 handler.request_deserializer,
-                handler.response_serializer,
+                _pass_bytes(handler.response_serializer),
             )
         return cast("Handler | None", handler)
+
+
+def _pass_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Handlers may answer with bytes that are serialised already: events leave as they were stored."""
+    return lambda response: response if isinstance(response, bytes) else serialize(response)
 
 
 def _guard_unary(behaviour: Any, method: str) -> Any:

@@ -1,0 +1,55 @@
+"""`python -m agent_service`: the process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+
+# gRPC logs a bind failure by itself, in its own words; ours says what to do.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+from agent_service import app, config
+from runwire.errors import ConfigurationError, StoreUnavailable
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 picks one. [127.0.0.1:50051]")
+@click.option("--store", metavar="URL", help="Where runs are kept. [sqlite:///.runwire/runs.db]")
+@click.option("--agents", metavar="MODULES", help="Modules whose agents are served, comma-separated.")
+@click.option("--role", help="all, serve (answers calls only) or work (executes runs only). [all]")
+@click.option("--model", help="Model of the demonstration agent, such as openai:gpt-5.2; without: a local one.")
+@click.option("--concurrency", type=int, help="Most runs at once in this process. [100]")
+@click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
+def main(**given: Any) -> None:
+    """Executes agents and streams their events. Every setting is also an environment variable: RUNWIRE_STORE,
+    RUNWIRE_AGENTS, RUNWIRE_AGENT_LISTEN, RUNWIRE_LEASE_SECONDS ... (see agent_service/config.py)."""
+    try:
+        settings = config.load(**given)
+        logging.basicConfig(
+            level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        if settings.model:
+            os.environ["RUNWIRE_MODEL"] = settings.model
+        asyncio.run(app.run(settings, _announce))
+    except ConfigurationError as error:
+        _fail(str(error), 2)
+    except StoreUnavailable as error:
+        _fail(f"the store cannot be reached: {error}", 3)
+
+
+def _announce(address: str) -> None:
+    print(f"agent service listening on {address}", flush=True)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"agent service: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m agent_service")

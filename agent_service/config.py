@@ -1,0 +1,71 @@
+"""The settings of the agent service: one frozen object, read once, from arguments and from the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from runwire.errors import ConfigurationError
+
+Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
+
+
+class Settings(BaseSettings):
+    """Each setting is an environment variable too: `lease_seconds` is RUNWIRE_LEASE_SECONDS."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNWIRE_", frozen=True, extra="ignore", populate_by_name=True)
+
+    listen: str = Field("127.0.0.1:50051", validation_alias=AliasChoices("listen", "RUNWIRE_AGENT_LISTEN"))
+    """HOST:PORT; port 0 picks a free one."""
+    store: str = "sqlite:///.runwire/runs.db"
+    """Where runs, logs and messages are kept; see runwire.connect."""
+    agents: Annotated[tuple[str, ...], NoDecode] = ("agent_service.demo",)
+    """Modules (`package.module`, or `package.module:attribute`) whose agents are served; comma-separated."""
+    role: Literal["all", "serve", "work"] = "all"
+    """`serve`: answers calls only. `work`: executes runs only (and answers health checks)."""
+    model: str = ""
+    """Model of the demonstration agent, as pydantic-ai names it; empty: a local one without a network."""
+
+    concurrency: int = Field(100, ge=1, le=10_000)
+    """Most runs at once in this process."""
+    lease_seconds: Seconds = 15.0
+    """After so long without a sign of life a worker's runs are given to others."""
+    max_losses: int = Field(5, ge=1, le=1000)
+    """A run fails with `worker_lost` once so many workers in a row died with it."""
+    cancel_grace_seconds: Seconds = 5.0
+    """Time a cancelled agent has to end by itself."""
+    shutdown_grace_seconds: Seconds = 20.0
+    """Time that runs have to finish after SIGTERM, before they are handed back."""
+    retention_seconds: Seconds = 86_400.0
+    """How long the log of a finished run is kept."""
+    tombstone_seconds: Seconds = 30 * 86_400.0
+    """How long after that it is still known that there was such a run."""
+    max_sample_bytes: int = Field(512 * 1024, ge=1024, le=16 * 1024 * 1024)
+    """A larger sample is sent to scorers by reference to the run."""
+
+    max_streams: int = Field(20_000, ge=1)
+    """Most WatchRun streams at once in this process."""
+    stream_max_age_seconds: Seconds = 3_600.0
+    """A stream is ended with STREAM_MAX_AGE after that; clients resume."""
+    write_timeout_seconds: Seconds = 60.0
+    """A client that does not read for so long is cut off with SLOW_CONSUMER."""
+    check_seconds: Seconds = 3.0
+    """How often live streams are compared with the log."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("agents", mode="before")
+    @classmethod
+    def _split_agents(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def load(**given: Any) -> Settings:
+    """Settings from what was given, else from the environment, else as above. Raises ConfigurationError, one line for
+    all that is wrong."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise ConfigurationError("wrong settings: " + "; ".join(problems)) from None

@@ -1,0 +1,92 @@
+"""A run as its store keeps it: the names of a topic's fields, and the Run that they add up to."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+from google.protobuf import timestamp_pb2
+
+from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.cursor import CursorCodec
+from runwire.pubsub import Head, Stored
+
+RUN: Final = "run"
+"""The Run, as its owner last wrote it."""
+REQUEST: Final = "request"
+"""Digest of the StartRunRequest, for repeats of its request id."""
+CANCEL: Final = "cancel"
+"""Cancellation was asked for; holds the reason."""
+ANSWER: Final = "answer/"
+"""+ request id: when it was answered, and the Answer."""
+TRACE: Final = "trace"
+"""W3C trace context: traceparent, newline, tracestate."""
+SUMMARY: Final = (RUN, CANCEL)
+"""What `to_run` needs."""
+
+TERMINAL: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
+
+_TIME = struct.Struct(">d")
+
+
+def topic_of(tenant: str, run_id: str) -> str:
+    """The topic of a run."""
+    return f"{tenant}/{run_id}"
+
+
+def split_topic(topic: str) -> tuple[str, str]:
+    """(tenant, run id) of a topic."""
+    tenant, _, run_id = topic.partition("/")
+    return tenant, run_id
+
+
+def queue_of(agent_id: str) -> str:
+    """The queue in which workers find the runs of an agent."""
+    return f"agent/{agent_id}"
+
+
+def index_of(tenant: str, agent_id: str = "") -> str:
+    """The list of a tenant's runs, or of those of one agent."""
+    return f"runs/{tenant}/{agent_id}" if agent_id else f"runs/{tenant}"
+
+
+def timestamp(seconds: float) -> timestamp_pb2.Timestamp:
+    """Seconds since the Unix epoch as a Timestamp, to the microsecond."""
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromMicroseconds(round(seconds * 1e6))
+    return stamp
+
+
+def to_run(stored: Stored) -> run_pb2.Run:
+    """The Run of a topic that is not expired, with what its head knows better."""
+    run = run_pb2.Run.FromString(stored.fields[RUN])
+    return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
+
+
+def with_head(run: run_pb2.Run, topic: str, head: Head, cancel_requested: bool) -> run_pb2.Run:
+    """Fills in what the log's head knows: position and times of the store."""
+    run.last_sequence = head.last
+    run.cursor = CursorCodec(topic).encode(head.position)
+    run.create_time.CopyFrom(timestamp(head.create_time))
+    run.cancel_requested = cancel_requested
+    if head.expire_time:
+        run.expire_time.CopyFrom(timestamp(head.expire_time))
+    return run
+
+
+def pack_answer(answer: run_event_pb2.Answer, time: float) -> bytes:
+    """An answer and when it was given."""
+    return _TIME.pack(time) + answer.SerializeToString()
+
+
+def unpack_answer(data: bytes) -> tuple[float, run_event_pb2.Answer]:
+    """Of `pack_answer`."""
+    return _TIME.unpack_from(data)[0], run_event_pb2.Answer.FromString(data[_TIME.size :])
+
+
+def answers(fields: Mapping[str, bytes]) -> dict[str, run_event_pb2.Answer]:
+    """All answers of a run, by request id."""
+    return {
+        name.removeprefix(ANSWER): unpack_answer(data)[1] for name, data in fields.items() if name.startswith(ANSWER)
+    }

@@ -1,0 +1,249 @@
+"""What can be asked of runs: start, get, list, cancel, resume. The same on every replica."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from agent_service import record
+from agent_service.registry import Registry
+from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.caching_pubsub import CachingPubSub
+from runwire.errors import (
+    AlreadyAnswered,
+    AlreadyExists,
+    FieldExists,
+    InvalidRequest,
+    LogClosed,
+    NotSuspended,
+    RunExpired,
+    RunNotFound,
+    TopicExists,
+)
+from runwire.paging import decode_token, encode_token, page_size
+from runwire.pubsub import Commit, Schedule, Store, Stored
+
+MAX_INPUT_BYTES: Final = 1024 * 1024
+MAX_LABELS: Final = 32
+_SCAN_ROUNDS: Final = 10
+"""A page that is still short after so many looks is returned as it is, with a token to go on."""
+_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Runs:
+    """The runs of all tenants in one store."""
+
+    def __init__(self, store: Store, log: CachingPubSub, agents: Registry) -> None:
+        self._store = store
+        self._log = log
+        self._agents = agents
+
+    async def start(self, tenant: str, request: agent_service_pb2.StartRunRequest) -> run_pb2.Run:
+        """Accepts a run; a repeat by request id returns the run that is there.
+
+        Raises InvalidRequest, AgentNotFound, AlreadyExists.
+        """
+        _check_start(request)
+        definition = self._agents.get(request.agent_id)
+        definition.parse_input(request.input)
+        run = run_pb2.Run(
+            run_id=_run_id(tenant, request.request_id),
+            agent_id=request.agent_id,
+            agent_version=definition.version,
+            state=run_pb2.RUN_STATE_QUEUED,
+            input=request.input if request.HasField("input") else None,
+            labels=request.labels,
+            scorers=_merge(definition.scorer_protos, request.scorers),
+            timeout=request.timeout if request.HasField("timeout") else None,
+        )
+        topic, digest = record.topic_of(tenant, run.run_id), _digest(request)
+        commit = Commit(
+            topic,
+            create=True,
+            queue=record.queue_of(run.agent_id),
+            indexes=(record.index_of(tenant), record.index_of(tenant, run.agent_id)),
+            puts={record.RUN: run.SerializeToString(), record.REQUEST: digest, record.TRACE: _trace(request)},
+            schedule=Schedule.DUE,
+        )
+        try:
+            committed = await self._log.publish(commit)
+        except TopicExists:
+            return await self._repeated(topic, run.run_id, digest)
+        return record.with_head(run, topic, committed.head, False)
+
+    async def get(self, tenant: str, run_id: str) -> run_pb2.Run:
+        """Raises RunNotFound, RunExpired."""
+        return record.to_run(await self._stored(tenant, run_id, record.SUMMARY))
+
+    async def list(self, tenant: str, request: agent_service_pb2.ListRunsRequest) -> tuple[Sequence[run_pb2.Run], str]:
+        """A page, newest first, and the token of the next one. Raises InvalidRequest."""
+        size = page_size(request)
+        place = _place(request)
+        since = request.created_after.ToMicroseconds() / 1e6 if request.HasField("created_after") else 0.0
+        runs: list[run_pb2.Run] = []
+        for _ in range(_SCAN_ROUNDS):
+            found = await self._store.scan(
+                record.index_of(tenant, request.agent_id), fields=record.SUMMARY, before=place, since=since, limit=size
+            )
+            for stored in found:
+                place = (stored.head.create_time, stored.topic)
+                if stored.fields and _matches(run := record.to_run(stored), request):
+                    runs.append(run)
+                    if len(runs) == size:
+                        return runs, encode_token(request, place)
+            if len(found) < size:
+                return runs, ""
+        return runs, encode_token(request, place)
+
+    async def cancel(self, tenant: str, run_id: str, reason: str) -> run_pb2.Run:
+        """Asks the run to stop; of no effect on one that has ended. Raises RunNotFound, RunExpired."""
+        stored = await self._stored(tenant, run_id, record.SUMMARY)
+        if not stored.head.final and record.CANCEL not in stored.fields:
+            commit = Commit(stored.topic, puts={record.CANCEL: reason.encode()}, schedule=Schedule.WAKE)
+            try:
+                await self._log.publish(commit)
+            except LogClosed:
+                pass
+        return await self.get(tenant, run_id)
+
+    async def resume(self, tenant: str, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
+        """Answers what a suspended run waits for; all of the answers are taken, or none.
+
+        Raises InvalidRequest, RunNotFound, RunExpired, NotSuspended, AlreadyAnswered.
+        """
+        stored = await self._stored(tenant, run_id, None)
+        pending = {request.request_id: request for request in record.to_run(stored).pending}
+        _check_answers(answers, pending, stored.fields)
+        time = await self._store.now()
+        commit = Commit(
+            stored.topic,
+            puts_once={record.ANSWER + answer.request_id: record.pack_answer(answer, time) for answer in answers},
+            schedule=Schedule.WAKE,
+        )
+        try:
+            await self._log.publish(commit)
+        except FieldExists as error:
+            raise _answered(error.field.removeprefix(record.ANSWER), error.value) from None
+        except LogClosed:
+            raise NotSuspended(f"run {run_id} has ended") from None
+        return await self.get(tenant, run_id)
+
+    async def _repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
+        stored = await self._store.get(topic, (*record.SUMMARY, record.REQUEST))
+        if stored is None or stored.fields.get(record.REQUEST) != digest:
+            raise AlreadyExists(
+                f"the request id was used for another request, which became run {run_id}", run_id=run_id
+            )
+        return record.to_run(stored)
+
+    async def _stored(self, tenant: str, run_id: str, fields: Sequence[str] | None) -> Stored:
+        stored = await self._store.get(record.topic_of(tenant, check_run_id(run_id)), fields)
+        if stored is None:
+            raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
+        if stored.head.expired:
+            state = run_pb2.RunState.Name(stored.head.final)
+            raise RunExpired(f"run {run_id} is purged; it ended as {state}", run_id=run_id, final_state=state)
+        return stored
+
+
+def check_run_id(run_id: str) -> str:
+    """`run_id`, if it could be one. Raises InvalidRequest."""
+    if not _RUN_ID.fullmatch(run_id):
+        problem = "must be set" if not run_id else "must be 1 to 128 letters, digits, '.', '_' or '-'"
+        raise InvalidRequest({"run_id": problem})
+    return run_id
+
+
+def _check_start(request: agent_service_pb2.StartRunRequest) -> None:
+    wrong: dict[str, str] = {}
+    if not request.agent_id:
+        wrong["agent_id"] = "must be set"
+    if len(request.request_id) > 128:
+        wrong["request_id"] = "longer than 128 characters"
+    if (size := request.input.ByteSize()) > MAX_INPUT_BYTES:
+        wrong["input"] = f"has {size} bytes, more than the {MAX_INPUT_BYTES} allowed"
+    if len(request.labels) > MAX_LABELS:
+        wrong["labels"] = f"{len(request.labels)} labels, more than the {MAX_LABELS} allowed"
+    for key, value in request.labels.items():
+        if not 0 < len(key) <= 63 or len(value) > 255:
+            wrong[f"labels[{key[:63]!r}]"] = "keys have 1 to 63 characters, values up to 255"
+    if request.HasField("timeout") and request.timeout.ToNanoseconds() <= 0:
+        wrong["timeout"] = "must be positive"
+    for index, scorer in enumerate(request.scorers):
+        if not scorer.scorer_id:
+            wrong[f"scorers[{index}].scorer_id"] = "must be set"
+        if scorer.HasField("sampling") and not 0 <= scorer.sampling <= 1:
+            wrong[f"scorers[{index}].sampling"] = f"must be between 0 and 1, got {scorer.sampling}"
+    if wrong:
+        raise InvalidRequest(wrong)
+
+
+def _run_id(tenant: str, request_id: str) -> str:
+    if not request_id:
+        return secrets.token_hex(16)
+    return hashlib.sha256(f"{tenant}\0{request_id}".encode()).hexdigest()[:32]
+
+
+def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:
+    """Of what makes two requests the same: not of the trace context, which differs in a retry."""
+    bound = agent_service_pb2.StartRunRequest()
+    bound.CopyFrom(request)
+    for name in ("request_id", "traceparent", "tracestate"):
+        bound.ClearField(name)
+    return hashlib.sha256(bound.SerializeToString(deterministic=True)).digest()
+
+
+def _trace(request: agent_service_pb2.StartRunRequest) -> bytes:
+    return f"{request.traceparent}\n{request.tracestate}".encode()
+
+
+def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:
+    return list({scorer.scorer_id: scorer for scorer in (*own, *asked)}.values())
+
+
+def _place(request: agent_service_pb2.ListRunsRequest) -> tuple[float, str] | None:
+    place = decode_token(request)
+    if place is not None:
+        return float(place[0]), str(place[1])
+    if request.HasField("created_before"):
+        return request.created_before.ToMicroseconds() / 1e6, ""
+    return None
+
+
+def _matches(run: run_pb2.Run, request: agent_service_pb2.ListRunsRequest) -> bool:
+    if request.states and run.state not in request.states:
+        return False
+    return all(run.labels.get(key) == value for key, value in request.labels.items())
+
+
+def _check_answers(
+    answers: Sequence[run_event_pb2.Answer],
+    pending: Mapping[str, run_pb2.PendingRequest],
+    fields: Mapping[str, bytes],
+) -> None:
+    if not answers:
+        raise InvalidRequest({"answers": "must hold at least one answer"})
+    wrong: dict[str, str] = {}
+    for index, answer in enumerate(answers):
+        path = f"answers[{index}]"
+        given = fields.get(record.ANSWER + answer.request_id)
+        if given is not None:
+            raise _answered(answer.request_id, given)
+        request = pending.get(answer.request_id)
+        if request is None or request.kind == run_pb2.PENDING_KIND_TIME:
+            raise NotSuspended(f"the run does not wait for an answer to {answer.request_id!r}")
+        decision = answer.WhichOneof("decision")
+        if decision is None:
+            wrong[path] = "holds no decision: one of approve, deny, data"
+        elif (request.kind == run_pb2.PENDING_KIND_APPROVAL) == (decision == "data"):
+            wrong[f"{path}.{decision}"] = f"does not answer a {run_pb2.PendingKind.Name(request.kind)}"
+    if wrong:
+        raise InvalidRequest(wrong)
+
+
+def _answered(request_id: str, data: bytes) -> AlreadyAnswered:
+    time = record.timestamp(record.unpack_answer(data)[0]).ToJsonString()
+    return AlreadyAnswered(f"{request_id!r} was answered at {time}", request_id=request_id, answer_time=time)

@@ -1,0 +1,273 @@
+"""AgentService over gRPC: requests checked, items of a log as frames."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, Final, TypeAlias, cast
+
+import grpc
+from google.protobuf import duration_pb2
+
+from agent_service import record
+from agent_service.config import Settings
+from agent_service.registry import Registry
+from agent_service.runs import Runs, check_run_id
+from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
+from runwire.batch import Batch
+from runwire.caching_pubsub import CachingPubSub, CaughtUp, Ended, Gap, Idle, Item, Opened, Start
+from runwire.cursor import CursorCodec
+from runwire.errors import (
+    CursorExpired,
+    InvalidRequest,
+    RunExpired,
+    RunNotFound,
+    ServerDraining,
+    SlowConsumer,
+    StreamMaxAge,
+    TooManyStreams,
+)
+from runwire.frames import varint
+from runwire.paging import decode_token, encode_token, page_size
+from runwire.pubsub import MAX_COMMIT_EVENTS, Position
+
+TENANT: Final = "default"
+"""Of every call, as long as there is no authentication."""
+_HEARTBEAT_SECONDS: Final = 10.0
+_EVENTS_PAGE_SIZE: Final = 100
+_WRITES_IN_FLIGHT: Final = 8
+"""More at once, and new streams wait for seconds behind the writes of open ones."""
+_PLACE_SECONDS: Final = 0.05
+"""A write that takes longer gives its place up: a stalled reader must not hold up others."""
+_RETRY_DELAY_SECONDS: Final = 0.1
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
+    """Serves the runs of a store. Stateless: every replica can answer every call."""
+
+    def __init__(self, runs: Runs, log: CachingPubSub, agents: Registry, settings: Settings) -> None:
+        self._runs = runs
+        self._log = log
+        self._agents = agents
+        self._settings = settings
+        self._streams = 0
+        self._places = asyncio.Semaphore(_WRITES_IN_FLIGHT)
+
+    async def ListAgents(
+        self, request: agent_service_pb2.ListAgentsRequest, context: Context
+    ) -> agent_service_pb2.ListAgentsResponse:
+        size, after = page_size(request), decode_token(request) or ""
+        agents = [definition.proto for definition in self._agents if definition.agent_id > after]
+        token = encode_token(request, agents[size - 1].agent_id) if len(agents) > size else ""
+        return agent_service_pb2.ListAgentsResponse(agents=agents[:size], next_page_token=token)
+
+    async def StartRun(
+        self, request: agent_service_pb2.StartRunRequest, context: Context
+    ) -> agent_service_pb2.StartRunResponse:
+        if not request.traceparent:
+            metadata = dict(context.invocation_metadata() or ())
+            request.traceparent = str(metadata.get("traceparent", ""))
+            request.tracestate = str(metadata.get("tracestate", ""))
+        return agent_service_pb2.StartRunResponse(run=await self._runs.start(TENANT, request))
+
+    async def GetRun(
+        self, request: agent_service_pb2.GetRunRequest, context: Context
+    ) -> agent_service_pb2.GetRunResponse:
+        return agent_service_pb2.GetRunResponse(run=await self._runs.get(TENANT, request.run_id))
+
+    async def ListRuns(
+        self, request: agent_service_pb2.ListRunsRequest, context: Context
+    ) -> agent_service_pb2.ListRunsResponse:
+        runs, token = await self._runs.list(TENANT, request)
+        return agent_service_pb2.ListRunsResponse(runs=runs, next_page_token=token)
+
+    async def CancelRun(
+        self, request: agent_service_pb2.CancelRunRequest, context: Context
+    ) -> agent_service_pb2.CancelRunResponse:
+        run = await self._runs.cancel(TENANT, request.run_id, request.reason)
+        return agent_service_pb2.CancelRunResponse(run=run)
+
+    async def ResumeRun(
+        self, request: agent_service_pb2.ResumeRunRequest, context: Context
+    ) -> agent_service_pb2.ResumeRunResponse:
+        run = await self._runs.resume(TENANT, request.run_id, request.answers)
+        return agent_service_pb2.ResumeRunResponse(run=run)
+
+    async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
+        topic = record.topic_of(TENANT, check_run_id(request.run_id))
+        codec, size = CursorCodec(topic), page_size(request, _EVENTS_PAGE_SIZE)
+        after = decode_token(request) or request.cursor
+        position = codec.decode(after) if after else None
+        with _errors_of_run(request.run_id, codec):
+            history = await self._log.get_history(topic, position, max_events=size)
+        batch, head = history.batch, history.head
+        if batch is None:
+            place = position or Position(head.epoch, head.earliest - 1)
+            return _page(b"", "", codec.encode(place))
+        cursor = codec.encode(batch.position)
+        token = encode_token(request, cursor) if batch.position.sequence < head.last else ""
+        return _page(batch.body, token, cursor)
+
+    async def WatchRun(self, request: agent_service_pb2.WatchRunRequest, context: Context) -> None:
+        topic = record.topic_of(TENANT, check_run_id(request.run_id))
+        codec = CursorCodec(topic)
+        heartbeat = _check_watch(request)
+        items = self._log.subscribe_with_replay(
+            topic,
+            _start(request, codec),
+            max_events=request.max_batch_size or MAX_COMMIT_EVENTS,
+            idle_seconds=heartbeat,
+            notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
+        )
+        with self._admitted(), _errors_of_run(request.run_id, codec):
+            async with aclosing(items):
+                await self._stream(items, codec, context, heartbeat)
+
+    async def _stream(
+        self, items: AsyncGenerator[Item], codec: CursorCodec, context: Context, heartbeat: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._settings.stream_max_age_seconds
+        cursor = ""
+        try:
+            async for item in items:
+                cursor = codec.encode(item.position)
+                await self._write(context, _frame(item, cursor, heartbeat))
+                if loop.time() >= end and not isinstance(item, Ended):
+                    raise StreamMaxAge("the stream is as old as this server allows: resume", _RETRY_DELAY_SECONDS)
+        except (ServerDraining, StreamMaxAge) as error:
+            await self._write(context, _closing(error, cursor))
+            raise
+
+    async def _write(self, context: Context, frame: bytes) -> None:
+        """Writes a frame, as one of few at a time. Raises SlowConsumer if the client does not read."""
+        await self._places.acquire()
+        place = _Place(self._places)
+        giving_up = asyncio.get_running_loop().call_later(_PLACE_SECONDS, place.release)
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_seconds):
+                await context.write(frame)
+        except TimeoutError:
+            seconds = self._settings.write_timeout_seconds
+            raise SlowConsumer(f"the client has not read for {seconds} s: resume", _RETRY_DELAY_SECONDS) from None
+        finally:
+            giving_up.cancel()
+            place.release()
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self._streams >= self._settings.max_streams:
+            raise TooManyStreams(f"this server has {self._streams} streams, as many as it allows")
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
+
+
+class _Place:
+    """One of the writes in flight; released once."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places: asyncio.Semaphore | None = places
+
+    def release(self) -> None:
+        places, self._places = self._places, None
+        if places is not None:
+            places.release()
+
+
+@contextmanager
+def _errors_of_run(run_id: str, codec: CursorCodec) -> Iterator[None]:
+    """What the log says of a topic, said of a run."""
+    try:
+        yield
+    except RunNotFound:
+        raise RunNotFound(f"no such run: {run_id}", run_id=run_id) from None
+    except RunExpired as error:
+        state = run_pb2.RunState.Name(int(error.metadata["final_state"]))
+        raise RunExpired(f"the events of run {run_id} are purged; it ended as {state}", final_state=state) from None
+    except CursorExpired as error:
+        epoch = error.metadata.pop("epoch")
+        error.metadata["earliest_cursor"] = codec.encode(Position(epoch, error.earliest_sequence - 1))
+        raise
+
+
+def _check_watch(request: agent_service_pb2.WatchRunRequest) -> float:
+    """The heartbeat interval in force, in seconds. Raises InvalidRequest for all that is wrong."""
+    wrong: dict[str, str] = {}
+    heartbeat = _HEARTBEAT_SECONDS
+    if request.HasField("heartbeat_interval"):
+        heartbeat = request.heartbeat_interval.ToNanoseconds() / 1e9
+        if not 1 <= heartbeat <= 60:
+            wrong["heartbeat_interval"] = f"must be between 1 and 60 seconds, got {heartbeat}"
+    if not 0 <= request.max_batch_size <= MAX_COMMIT_EVENTS:
+        wrong["max_batch_size"] = f"must be between 1 and {MAX_COMMIT_EVENTS}, got {request.max_batch_size}"
+    if request.position not in agent_service_pb2.StartPosition.values():
+        wrong["position"] = f"unknown value {request.position}"
+    if request.gap_policy not in agent_service_pb2.GapPolicy.values():
+        wrong["gap_policy"] = f"unknown value {request.gap_policy}"
+    if wrong:
+        raise InvalidRequest(wrong)
+    return heartbeat
+
+
+def _start(request: agent_service_pb2.WatchRunRequest, codec: CursorCodec) -> Position | Start:
+    if request.WhichOneof("start") == "cursor":
+        return codec.decode(request.cursor)
+    latest = request.position == agent_service_pb2.START_POSITION_LATEST
+    return Start.LATEST if latest else Start.EARLIEST
+
+
+def _frame(item: Item, cursor: str, heartbeat: float) -> bytes:
+    if isinstance(item, Batch):
+        return _batch_frame(item.body, cursor)
+    response = agent_service_pb2.WatchRunResponse(cursor=cursor)
+    if isinstance(item, Opened):
+        response.opened.epoch = item.head.epoch
+        response.opened.resumed = item.position.sequence > 0
+        response.opened.earliest_sequence = item.head.earliest if item.head.last else 0
+        response.opened.latest_sequence = item.head.last
+        response.opened.heartbeat_interval.CopyFrom(_duration(heartbeat))
+    elif isinstance(item, CaughtUp):
+        response.caught_up.SetInParent()
+    elif isinstance(item, Idle):
+        response.heartbeat.send_time.GetCurrentTime()
+    elif isinstance(item, Gap):
+        response.gap.first_sequence, response.gap.last_sequence = item.first, item.last
+    else:
+        response.ended.state = cast(run_pb2.RunState, item.final)
+        response.ended.last_sequence = item.position.sequence
+    return response.SerializeToString()
+
+
+def _batch_frame(body: bytes, cursor: str) -> bytes:
+    """WatchRunResponse{cursor = 1, batch = 3: Batch{events}}, around events that stay as they are."""
+    return b"\x0a" + varint(len(cursor)) + cursor.encode("ascii") + b"\x1a" + varint(len(body)) + body
+
+
+def _page(body: bytes, token: str, cursor: str) -> bytes:
+    """ListRunEventsResponse{events = 1, next_page_token = 2, cursor = 3}."""
+    rest = agent_service_pb2.ListRunEventsResponse(next_page_token=token, cursor=cursor)
+    return body + rest.SerializeToString()
+
+
+def _closing(error: ServerDraining | StreamMaxAge, cursor: str) -> bytes:
+    draining = isinstance(error, ServerDraining)
+    response = agent_service_pb2.WatchRunResponse(cursor=cursor)
+    response.closing.reason = (
+        agent_service_pb2.CLOSE_REASON_DRAINING if draining else agent_service_pb2.CLOSE_REASON_MAX_AGE
+    )
+    response.closing.retry_delay.CopyFrom(_duration(error.retry_delay_seconds))
+    return response.SerializeToString()
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration

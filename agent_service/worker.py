@@ -1,0 +1,152 @@
+"""Claims runs that are due and executes them, as many at once as the process may."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from agent_service import record
+from agent_service.config import Settings
+from agent_service.execution import Execution, Interrupt
+from agent_service.leases import Leases, OpenStore
+from agent_service.registry import Registry
+from runwire.agent.v1 import run_pb2
+from runwire.caching_pubsub import CachingPubSub
+from runwire.errors import StoreUnavailable
+from runwire.pubsub import Claim, LeaseState, Store
+
+_CLAIM_WAIT_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0
+_SWEEP_SECONDS: Final = 30.0
+
+log = logging.getLogger("agent_service.worker")
+
+
+class Worker:
+    """Executes runs of the registry's agents. `run` until cancelled, or until `drain` has been called and all is
+    done."""
+
+    def __init__(
+        self, store: Store, log: CachingPubSub, agents: Registry, settings: Settings, open_store: OpenStore | None
+    ) -> None:
+        """`open_store` opens the same store once more, for the leases; None: it cannot be (memory)."""
+        self.name = secrets.token_hex(6)
+        """At random: a name that is used again would hide a crash."""
+        self._store = store
+        self._log = log
+        self._agents = agents
+        self._settings = settings
+        self._executions: dict[str, Execution] = {}
+        self._running: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
+
+    async def run(self) -> None:
+        """Claims and executes."""
+        async with self._leases.keep(), asyncio.TaskGroup() as bodies, asyncio.TaskGroup() as group:
+            sweeping = group.create_task(self._sweep(), name="sweep")
+            while not self._draining.is_set():
+                try:
+                    await self.run_once(group, bodies)
+                except StoreUnavailable as error:
+                    log.warning("nothing could be claimed: %s", error)
+                    await asyncio.sleep(_RETRY_SECONDS)
+            sweeping.cancel()
+
+    async def run_once(self, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
+        """Claims what is due, as far as there is room, and begins to execute it in `group`."""
+        claims: list[Claim] = []
+        lots = list(self._lots())
+        for number, (queues, limit) in enumerate(lots):
+            wait = _CLAIM_WAIT_SECONDS if number == len(lots) - 1 and not claims else 0.0
+            claims += await self._store.claim(
+                queues, limit=limit, lease_seconds=self._settings.lease_seconds, wait_seconds=wait
+            )
+        for claim in claims:
+            self._begin(claim, group, bodies)
+        if not lots:
+            await self._wait_for_change(_CLAIM_WAIT_SECONDS)
+
+    async def drain(self) -> None:
+        """Claims no more, lets executions finish within the grace, then hands them back. Returns when all are done."""
+        self._draining.set()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.shutdown_grace_seconds
+        while self._executions and loop.time() < deadline:
+            await self._wait_for_change(deadline - loop.time())
+        for execution in self._executions.values():
+            execution.interrupt(Interrupt.RELEASE)
+
+    async def _wait_for_change(self, limit_seconds: float) -> None:
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _lots(self) -> Iterator[tuple[list[str], int]]:
+        """Which queues to claim from, and how much: agents with a limit of their own each, all others together."""
+        free = self._settings.concurrency - sum(self._running.values())
+        if free <= 0:
+            return
+        unlimited = []
+        for definition in self._agents:
+            queue = record.queue_of(definition.agent_id)
+            if definition.concurrency is None:
+                unlimited.append(queue)
+            elif (room := definition.concurrency - self._running[definition.agent_id]) > 0:
+                yield [queue], min(room, free)
+        if unlimited:
+            yield unlimited, free
+
+    def _begin(self, claim: Claim, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
+        agent_id = run_pb2.Run.FromString(claim.fields[record.RUN]).agent_id
+        execution = Execution(
+            claim,
+            self._agents.get(agent_id),
+            store=self._store,
+            log=self._log,
+            settings=self._settings,
+            worker=self.name,
+            bodies=bodies,
+        )
+        self._executions[claim.topic] = execution
+        self._running[agent_id] += 1
+        self._leases.hold(claim.topic, claim.head.attempt)
+        group.create_task(self._execute(claim, agent_id, execution), name=f"execution {claim.topic}")
+
+    async def _execute(self, claim: Claim, agent_id: str, execution: Execution) -> None:
+        try:
+            await execution.run()
+        except Exception:
+            # Ours, not the agent's. The lease ends, another worker tries, and losses are bounded.
+            log.exception("%s: attempt %d was given up", claim.topic, claim.head.attempt)
+        finally:
+            self._leases.drop(claim.topic, claim.head.attempt)
+            self._running[agent_id] -= 1
+            if self._executions.get(claim.topic) is execution:
+                del self._executions[claim.topic]
+            self._changed.set()
+
+    def _lease_changed(self, topic: str, attempt: int, state: LeaseState) -> None:
+        execution = self._executions.get(topic)
+        if execution is not None and execution.attempt == attempt:
+            execution.lease_changed(state)
+        elif state is LeaseState.LOST:
+            self._leases.drop(topic, attempt)
+
+    async def _sweep(self) -> None:
+        """Removes what has expired, a little at a time."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            try:
+                while await self._store.sweep():
+                    pass
+            except StoreUnavailable as error:
+                log.warning("nothing could be swept: %s", error)
