@@ -1,0 +1,132 @@
+"""A stage for runs: the real execution on the store in memory, which can die at any commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent_service import config, record
+from agent_service.definition import Definition
+from agent_service.execution import Execution
+from agent_service.registry import Registry
+from agent_service.runs import Runs
+from runwire import frames
+from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.caching_pubsub import CachingPubSub
+from runwire.client.fold import RunView, fold
+from runwire.client.values import to_value
+from runwire.memory import MemoryStore
+from runwire.pubsub import Commit, Committed
+
+TENANT = "default"
+LIMIT_SECONDS = 20.0
+
+
+@dataclass
+class Clock:
+    """The store's time, moved by hand, so that no test waits for a lease."""
+
+    seconds: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class MortalStore(MemoryStore):
+    """Dies with its process after so many commits: the last one took effect, and nobody hears of it."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.commits = 0
+        self.commits_left: int | None = None
+        self.died = asyncio.Event()
+
+    async def commit(self, commit: Commit) -> Committed:
+        if self.died.is_set():
+            await asyncio.Event().wait()
+        committed = await super().commit(commit)
+        self.commits += 1
+        if self.commits_left is not None:
+            self.commits_left -= 1
+            if self.commits_left <= 0:
+                self.died.set()
+                await asyncio.Event().wait()
+        return committed
+
+
+@dataclass
+class Stage:
+    """One run of one agent, attempt by attempt."""
+
+    definition: Definition
+    run_id: str = ""
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.store = MortalStore(self.clock)
+        self.log = CachingPubSub(self.store.pubsub, self.store)
+        self.runs = Runs(self.store, self.log, Registry([self.definition]))
+        self.settings = config.load(max_losses=1000)
+
+    @property
+    def topic(self) -> str:
+        return record.topic_of(TENANT, self.run_id)
+
+    async def start(self, input: Any) -> None:
+        request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, input=to_value(input))
+        self.run_id = (await self.runs.start(TENANT, request)).run_id
+
+    async def attempt(self, *, die_after: int | None = None) -> bool:
+        """Executes what is due, once; dies with the commit of that number, if it gets so far. Returns whether it did."""
+        self.clock.seconds += self.settings.lease_seconds + 1
+        queue = record.queue_of(self.definition.agent_id)
+        claims = await self.store.claim([queue], limit=1, lease_seconds=self.settings.lease_seconds)
+        assert claims, "the run is not due"
+        self.store.commits_left, self.store.died = die_after, asyncio.Event()
+        async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as bodies:
+            execution = Execution(
+                claims[0],
+                self.definition,
+                store=self.store,
+                log=self.log,
+                settings=self.settings,
+                worker="stage",
+                bodies=bodies,
+            )
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(self._until_dead(execution, bodies))
+                dying = group.create_task(self.store.died.wait())
+                await asyncio.wait({running, dying}, return_when=asyncio.FIRST_COMPLETED)
+                running.cancel()
+                dying.cancel()
+            for body in tuple(bodies._tasks):  # a process that dies asks no one
+                body.cancel()
+        died = self.store.died.is_set()
+        self.store.commits_left, self.store.died = None, asyncio.Event()
+        return died
+
+    async def _until_dead(self, execution: Execution, bodies: asyncio.TaskGroup) -> None:
+        await execution.run()
+
+    async def finish(self, input: Any) -> RunView:
+        """Starts a run and executes it to its end."""
+        await self.start(input)
+        await self.attempt()
+        return await self.view()
+
+    async def run(self) -> run_pb2.Run:
+        return await self.runs.get(TENANT, self.run_id)
+
+    async def resume(self, *answers: run_event_pb2.Answer) -> None:
+        await self.runs.resume(TENANT, self.run_id, answers)
+
+    async def events(self) -> Sequence[run_event_pb2.RunEvent]:
+        page = await self.store.read(self.topic, 0, max_events=100_000, max_bytes=1 << 30)
+        return [
+            run_event_pb2.RunEvent.FromString(event) for entry in page.entries for event in frames.events(entry.body)
+        ]
+
+    async def view(self) -> RunView:
+        return fold(await self.events())
