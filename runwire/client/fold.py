@@ -113,7 +113,7 @@ class RunView:
 class Fold:
     """Keeps a RunView up to date, one event at a time.
 
-    Obeys the supersede rule: a step that begins again with a higher attempt starts empty. An event at or below the
+    Obeys the supersede rule: a step that begins again starts empty, and so does a run. An event at or below the
     last sequence changes nothing, so that an event given twice counts once.
     """
 
@@ -139,8 +139,7 @@ class Fold:
         if view.state == _UNSET:
             view.state = run_pb2.RUN_STATE_RUNNING
         step = view.steps.get(event.step)
-        restarted = step is not None and payload == "step_started" and event.attempt > step.attempt
-        if step is None or restarted:
+        if step is None or payload == "step_started":
             step = view.steps[event.step] = Step(event.step, event.attempt)
         if event.attempt < step.attempt and event.step > 0:
             return
@@ -161,6 +160,8 @@ def _run_started(view: RunView, event: run_event_pb2.RunEvent) -> None:
     started = event.run_started
     view.run_id, view.agent_id, view.input = started.run_id, started.agent_id, from_value(started.input)
     view.state = run_pb2.RUN_STATE_RUNNING
+    view.steps.clear()
+    view.pending, view.usage = [], run_pb2.Usage()
 
 
 def _run_suspended(view: RunView, event: run_event_pb2.RunEvent) -> None:
@@ -193,8 +194,14 @@ def _reasoning(step: Step, event: run_event_pb2.RunEvent) -> None:
 
 
 def _tool_call_started(step: Step, event: run_event_pb2.RunEvent) -> None:
-    call = event.tool_call_started
-    step.tool_calls.append(ToolCall(call.tool_call_id, call.tool_name, from_value(call.arguments)))
+    started = event.tool_call_started
+    call = ToolCall(started.tool_call_id, started.tool_name, from_value(started.arguments))
+    place = next((i for i, each in enumerate(step.tool_calls) if each.tool_call_id == call.tool_call_id), None)
+    if place is None:
+        step.tool_calls.append(call)
+    else:
+        # A tool that is executed again after a crash begins again under the same id.
+        step.tool_calls[place] = call
 
 
 def _tool_call_finished(step: Step, event: run_event_pb2.RunEvent) -> None:

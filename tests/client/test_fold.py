@@ -146,3 +146,34 @@ def test_many_deltas() -> None:
     for sequence in range(1, 100_001):
         folded.add(pb.RunEvent(sequence=sequence, step=1, attempt=1, text_delta=pb.TextDelta(text="0123456789" * 10)))
     assert len(folded.view.text) == 10_000_000
+
+
+def test_a_step_begun_again_in_the_same_attempt_starts_empty() -> None:
+    """A model request that is repeated after its provider failed shows only what the last try said."""
+    log = Log()
+    log.begin(1)
+    log.text("cut of")
+    log.begin(1)
+    log.text("whole")
+    assert fold(log.events).text == "whole"
+
+
+def test_a_tool_begun_again_replaces_its_call() -> None:
+    """A tool that a crash made run again stands once in the view, in its old place."""
+    log = Log()
+    log.begin(1)
+    for call in ("a", "b"):
+        log.add(step=1, tool_call_started=pb.ToolCallStarted(tool_call_id=call, tool_name="t"))
+    log.add(attempt=2, step=1, tool_call_started=pb.ToolCallStarted(tool_call_id="a", tool_name="t"))
+    assert [call.tool_call_id for call in fold(log.events).tool_calls] == ["a", "b"]
+
+
+def test_a_run_begun_again_starts_empty() -> None:
+    """A run restarted because its agent changed shows nothing of what the old code did."""
+    log = Log()
+    log.add(run_started=pb.RunStarted(run_id="r", agent_id="a"))
+    log.begin(1)
+    log.text("old")
+    log.add(attempt=2, run_started=pb.RunStarted(run_id="r", agent_id="a"))
+    view = fold(log.events)
+    assert (view.text, view.steps, view.run_id) == ("", {}, "r")
