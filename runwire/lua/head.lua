@@ -67,3 +67,21 @@ local function named_fields(key, names)
   end
   return found
 end
+
+-- Up to `limit` topics that are due, of the due sets `keys`, those due longest first.
+local function due_topics(keys, limit)
+  local ready = {}
+  for _, key in ipairs(keys) do
+    local places = redis.call('ZRANGEBYSCORE', key, '-inf', digits(now), 'WITHSCORES', 'LIMIT', 0, limit)
+    for i = 1, #places, 2 do
+      ready[#ready + 1] = { key = key, topic = places[i], time = tonumber(places[i + 1]) }
+    end
+  end
+  table.sort(ready, function(a, b)
+    return a.time < b.time or (a.time == b.time and a.topic < b.topic)
+  end)
+  for i = #ready, limit + 1, -1 do
+    ready[i] = nil
+  end
+  return ready
+end

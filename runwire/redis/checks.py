@@ -10,7 +10,7 @@ from typing import Final
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.redis.client import Client
 from runwire.redis.link import LinkLost, ReplyError
-from runwire.redis.topology import tag
+from runwire.redis.topology import Cluster, tag
 from runwire.redis.url import Settings
 
 logger = logging.getLogger("runwire.redis")
@@ -32,7 +32,7 @@ async def wait_for_server(client: Client, settings: Settings) -> None:
     deadline = loop.time() + settings.start_seconds
     while True:
         try:
-            for shard in await client.shards_by_server():
+            for shard in (await client.servers()).values():
                 await client.attempt(shard, "PING")
             return
         except ReplyError as error:
@@ -67,22 +67,22 @@ async def check_servers(client: Client, settings: Settings) -> None:
 
     Raises ConfigurationError then, and if a server is too old.
     """
-    for shard in await client.shards_by_server():
-        risks = await _risks(client, shard)
+    for address, shard in (await client.servers()).items():
+        risks = await _risks(client, shard, settings)
         if risks and settings.strict:
-            raise ConfigurationError(f"?strict=true, and this Redis is not safe: {'; '.join(risks)}")
+            raise ConfigurationError(f"?strict=true, and Redis at {address} is not safe: {'; '.join(risks)}")
         for risk in risks:
-            logger.warning("Redis: %s", risk)
+            logger.warning("Redis at %s: %s", address, risk)
 
 
-async def _risks(client: Client, shard: int) -> Sequence[str]:
+async def _risks(client: Client, shard: int, settings: Settings) -> Sequence[str]:
     try:
-        # A list of sections for one INFO came with 7.0.
+        # One INFO for several sections came with 7.0.
         sections = [await client.call(shard, "INFO", name) for name in ("server", "memory", "persistence")]
-    except ReplyError as error:
+    except StoreUnavailable as error:
         return [f"whether it may lose or evict data could not be checked ({error})"]
     info = _parse(b"\n".join(sections))
-    _check_version(info)
+    _check_kind(info, settings)
     return [*_eviction_risk(info), *_persistence_risk(info)]
 
 
@@ -91,11 +91,16 @@ def _parse(info: bytes) -> Mapping[str, str]:
     return {name: value.strip() for name, colon, value in lines if colon}
 
 
-def _check_version(info: Mapping[str, str]) -> None:
+def _check_kind(info: Mapping[str, str], settings: Settings) -> None:
     version = info.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < _OLDEST:
         raise ConfigurationError(f"this Redis is {version}, and Runwire needs 6.2 or newer")
+    mode = info.get("redis_mode")
+    if mode == "sentinel":
+        raise ConfigurationError("this server is a Sentinel: use redis+sentinel://")
+    if mode == "cluster" and not isinstance(settings.topology, Cluster):
+        raise ConfigurationError("this server is a node of a Redis Cluster: use redis+cluster://")
 
 
 def _eviction_risk(info: Mapping[str, str]) -> Sequence[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from runwire.errors import StoreUnavailable
 from runwire.redis.link import Address, Link, LinkLost, Reply, ReplyError, Word, connect
@@ -30,6 +30,14 @@ _REFUSING: Final = {"OOM", "MISCONF", "NOREPLICAS"}
 """The server takes no writes until somebody helps it; nothing was written."""
 _SHUT_OUT: Final = {"NOAUTH", "WRONGPASS", "NOPERM"}
 
+Unclaimed = Callable[[Reply], None]
+
+
+class _Options(TypedDict):
+    lane: Lane
+    repeatable: bool
+    unclaimed: Unclaimed | None
+
 
 class Lane(Enum):
     """Which of the connections to a server."""
@@ -47,6 +55,7 @@ class Client:
         self._links: dict[tuple[Address, Lane], Link] = {}
         self._addresses: dict[int, Address] = {}
         self._connecting: dict[tuple[Address, Lane], asyncio.Lock] = {}
+        self._failed: dict[tuple[Address, Lane], tuple[float, LinkLost | ReplyError]] = {}
         self._troubled = False
 
     async def run(
@@ -58,24 +67,33 @@ class Client:
         *,
         lane: Lane = Lane.WRITES,
         repeatable: bool = True,
+        unclaimed: Unclaimed | None = None,
     ) -> Reply:
-        """Runs a script on the server of a shard, in one round trip; raises as `call` does."""
+        """Runs a script on the server of a shard, in one round trip. Parameters and errors are those of `call`."""
+        words = (len(keys), *keys, *args)
+        options: _Options = {"lane": lane, "repeatable": repeatable, "unclaimed": unclaimed}
         try:
-            return await self.call(
-                shard, "EVALSHA", script.sha, len(keys), *keys, *args, lane=lane, repeatable=repeatable
-            )
+            return await self.call(shard, "EVALSHA", script.sha, *words, **options)
         except ReplyError as error:
             if error.code != "NOSCRIPT":
                 raise
         # The server has not seen it yet, or has forgotten it; EVAL also makes it remember.
-        return await self.call(shard, "EVAL", script.text, len(keys), *keys, *args, lane=lane, repeatable=repeatable)
+        return await self.call(shard, "EVAL", script.text, *words, **options)
 
-    async def call(self, shard: int, *words: Word, lane: Lane = Lane.WRITES, repeatable: bool = True) -> Reply:
+    async def call(
+        self,
+        shard: int,
+        *words: Word,
+        lane: Lane = Lane.WRITES,
+        repeatable: bool = True,
+        unclaimed: Unclaimed | None = None,
+    ) -> Reply:
         """A command to the server of a shard.
 
         Repeated for as long as a server may take to answer, if the server could not be reached or refused it for a
         passing reason, and, if `repeatable`, also where the connection was lost meanwhile and it may have been
-        carried out. Then raises StoreUnavailable. Other refusals: ReplyError.
+        carried out. Then raises StoreUnavailable. Other refusals: ReplyError. `unclaimed` gets the reply if the
+        caller was cancelled before it came.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.access.timeout_seconds
@@ -84,7 +102,7 @@ class Client:
             link = None
             try:
                 link = await self._link(shard, lane)
-                return await self._send(link, words)
+                return await self._send(link, words, unclaimed)
             except LinkLost as error:
                 if link is not None and not repeatable:
                     raise StoreUnavailable("the connection to Redis was lost; whether it wrote is not known") from None
@@ -98,6 +116,14 @@ class Client:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 1.6, _MOST_DELAY_SECONDS)
 
+    def run_unheard(self, script: Script, shard: int, keys: Sequence[str], args: Sequence[Word]) -> None:
+        """Sends a script if there is a connection, and does not look at what comes back."""
+        address = self._addresses.get(shard)
+        link = self._links.get((address, Lane.WRITES)) if address else None
+        if link is not None:
+            reply = link.send("EVALSHA", script.sha, len(keys), *keys, *args)
+            reply.add_done_callback(lambda done: done.exception())
+
     async def attempt(self, shard: int, *words: Word) -> Reply:
         """A command, once. Raises LinkLost or ReplyError."""
         try:
@@ -106,9 +132,9 @@ class Client:
             self._stale()
             raise
 
-    async def _send(self, link: Link, words: Sequence[Word]) -> Reply:
+    async def _send(self, link: Link, words: Sequence[Word], unclaimed: Unclaimed | None) -> Reply:
         try:
-            return await link.call(*words)
+            return await link.call(*words, unclaimed=unclaimed)
         except ReplyError as error:
             if error.code != "ASK":
                 raise
@@ -156,10 +182,21 @@ class Client:
 
     async def _connected(self, address: Address, lane: Lane) -> Link:
         key = (address, lane)
+        loop = asyncio.get_running_loop()
+        came = loop.time()
         async with self._connecting.setdefault(key, asyncio.Lock()):
             link = self._links.get(key)
-            if link is None or link.lost.done():
+            if link is not None and not link.lost.done():
+                return link
+            when, problem = self._failed.get(key, (came, None))
+            if problem is not None and when > came:
+                # Somebody tried while this caller waited. Each of hundreds trying in turn would take for ever.
+                raise type(problem)(*problem.args)
+            try:
                 link = self._links[key] = await self.connect(address)
+            except (LinkLost, ReplyError) as error:
+                self._failed[key] = (loop.time(), error)
+                raise
             return link
 
     async def connect_for_messages(self, on_message: Callable[[list[Any]], None]) -> Link:
@@ -192,17 +229,17 @@ class Client:
             link.close()
             raise
 
-    async def shards_by_server(self) -> Sequence[int]:
-        """One shard of each server that holds any."""
+    async def servers(self) -> Mapping[Address, int]:
+        """Each server that holds any shard, with one of its shards. Raises LinkLost."""
         shards: dict[Address, int] = {}
         for shard in range(self._settings.shards):
             shards.setdefault(await self._topology.locate(shard), shard)
-        return list(shards.values())
+        return shards
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless every server answers."""
         try:
-            shards = await self.shards_by_server()
+            shards = tuple((await self.servers()).values())
         except LinkLost as error:
             raise StoreUnavailable(str(error)) from None
         for shard in shards:

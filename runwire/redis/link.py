@@ -89,15 +89,22 @@ class Link(asyncio.Protocol):
 
     # For callers
 
-    async def call(self, *words: Word) -> Reply:
+    async def call(self, *words: Word, unclaimed: Callable[[Reply], None] | None = None) -> Reply:
         """Sends a command and returns its reply.
 
         Raises ReplyError if the server refuses it, LinkLost if the connection goes first: the command may have been
-        carried out. Cancelling gives up the reply, not the command.
+        carried out. Cancelling gives up the reply, not the command; `unclaimed` is called with such a reply.
         """
         if not self._writable.is_set():
             await self._writable.wait()
-        return await self.send(*words)
+        reply = self.send(*words)
+        if unclaimed is None:
+            return await reply
+        try:
+            return await asyncio.shield(reply)
+        except asyncio.CancelledError:
+            reply.add_done_callback(lambda done: None if done.exception() else unclaimed(done.result()))
+            raise
 
     def send(self, *words: Word) -> asyncio.Future[Reply]:
         """The same without waiting for a connection that is held up. What one turn of the loop sends goes out

@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Final, TypeVar
@@ -31,6 +32,7 @@ from runwire.pubsub import (
     LeaseState,
     Page,
     PubSub,
+    Schedule,
     Stored,
 )
 from runwire.redis.channels import Channels
@@ -52,6 +54,7 @@ from runwire.redis.scripts import (
     CLAIM,
     CLEAR,
     COMMIT,
+    DUE,
     EXTEND,
     GET,
     HEADS,
@@ -101,6 +104,10 @@ class Keys:
     def fields(self, topic: str) -> str:
         return f"{self.prefix(self.shard(topic))}fields:{topic}"
 
+    def topic(self, topic: str) -> tuple[str, str, str]:
+        """Head, log and fields."""
+        return self.head(topic), self.log(topic), self.fields(topic)
+
     def live(self, topic: str) -> str:
         """Channel of a topic's live entries."""
         return f"{self.prefix(self.shard(topic))}live:{topic}"
@@ -147,7 +154,7 @@ class RedisStore:
         validate(commit)
         keys = self._keys
         shard = keys.shard(commit.topic)
-        names = (keys.head(commit.topic), keys.log(commit.topic), keys.fields(commit.topic))
+        names = keys.topic(commit.topic)
         # A commit with events knows its own repetition, and one that only puts may be repeated. Of others, the second
         # time would be refused or count twice, and whether the first one was carried out is for the caller to find out.
         repeatable = bool(commit.events) or not (commit.create or commit.puts_once or commit.messages)
@@ -189,7 +196,7 @@ class RedisStore:
     async def clear(self, topic: str) -> None:
         keys = self._keys
         shard = keys.shard(topic)
-        names = (keys.head(topic), keys.log(topic), keys.fields(topic))
+        names = keys.topic(topic)
         await self._client.run(CLEAR, shard, names, (keys.prefix(shard), topic))
 
     # Topics
@@ -251,24 +258,40 @@ class RedisStore:
         return await self._wait_for("due", queues, wait_seconds, lambda: self._claim(queues, limit, lease_seconds))
 
     async def _claim(self, queues: Sequence[str], limit: int, lease_seconds: float) -> Sequence[Claim]:
-        claims: list[Claim] = []
-        for shard in self._shards_in_turn():
-            prefix = self._keys.prefix(shard)
-            reply = await self._client.run(
+        parts = {0: limit} if self._shards == 1 else await self._share_out(queues, limit)
+        replies = await _all_at_once(
+            self._client.run(
                 CLAIM,
                 shard,
-                [f"{prefix}due:{queue}" for queue in queues],
-                (prefix, limit - len(claims), microseconds(lease_seconds)),
+                self._due(shard, queues),
+                (self._keys.prefix(shard), part, microseconds(lease_seconds)),
                 repeatable=False,
+                unclaimed=self._hand_back,
             )
-            now = seconds(reply[0])
-            claims += (
-                Claim(topic.decode(), head_of(head), losses, fields_of(pairs), now)
-                for topic, head, losses, pairs in reply[1:]
-            )
-            if len(claims) >= limit:
-                break
-        return claims
+            for shard, part in parts.items()
+        )
+        claims = [claim for reply in replies for claim in _claims_of(reply)]
+        claims.sort(key=lambda claim: claim[0])
+        return [claim for _, claim in claims]
+
+    async def _share_out(self, queues: Sequence[str], limit: int) -> Mapping[int, int]:
+        """How many topics to claim in each shard, so that they are those due longest in all."""
+        replies = await _all_at_once(
+            self._client.run(DUE, shard, self._due(shard, queues), (limit,)) for shard in range(self._shards)
+        )
+        times = sorted((int(time), shard) for shard, reply in enumerate(replies) for time in reply)
+        return Counter(shard for _, shard in times[:limit])
+
+    def _due(self, shard: int, queues: Sequence[str]) -> Sequence[str]:
+        return [f"{self._keys.prefix(shard)}due:{queue}" for queue in dict.fromkeys(queues)]
+
+    def _hand_back(self, reply: Reply) -> None:
+        """Ends the leases of claims that came too late for a caller that was cancelled."""
+        for _, claim in _claims_of(reply):
+            commit = Commit(claim.topic, attempt=claim.head.attempt, schedule=Schedule.DUE)
+            shard = self._keys.shard(claim.topic)
+            names = self._keys.topic(claim.topic)
+            self._client.run_unheard(COMMIT, shard, names, _commit_words(self._keys.prefix(shard), commit))
 
     async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
         states = [LeaseState.LOST] * len(leases)
@@ -304,6 +327,8 @@ class RedisStore:
     async def _receive(self, queue: str, name: str, limit: int) -> Sequence[Delivery]:
         deliveries: list[Delivery] = []
         for shard in self._shards_in_turn():
+            if len(deliveries) >= limit:
+                break
             reply = await self._client.run(
                 RECEIVE,
                 shard,
@@ -436,6 +461,15 @@ def _commit_words(prefix: str, commit: Commit) -> Sequence[Word]:
     words += (len(group) // width for group, width in zip(groups, (1, 2, 2, 1, 2), strict=True))
     words += (word for group in groups for word in group)
     return words
+
+
+def _claims_of(reply: Reply) -> Sequence[tuple[int, Claim]]:
+    """The claims that lua/claim.lua returned, each with the time at which it was due."""
+    now = seconds(reply[0])
+    return [
+        (int(due), Claim(topic.decode(), head_of(head), losses, fields_of(pairs), now))
+        for topic, head, losses, pairs, due in reply[1:]
+    ]
 
 
 def _refusal(commit: Commit, reply: Reply) -> Exception:

@@ -67,11 +67,13 @@ class Sentinels:
         self._group = group
         self._access = access
         self._primary: Address | None = None
+        self._asking = asyncio.Lock()
 
     async def locate(self, shard: int) -> Address:
-        if self._primary is None:
-            self._primary = await self._ask()
-        return self._primary
+        async with self._asking:
+            if self._primary is None:
+                self._primary = await self._ask()
+            return self._primary
 
     async def _ask(self) -> Address:
         problems = []
