@@ -78,12 +78,13 @@ class Database:
             ) from error
 
     def connect(self, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-        """A connection in autocommit mode, for one thread at a time."""
+        """A connection in autocommit mode, for one thread at a time; it waits so long for other processes."""
         connection = sqlite3.connect(
-            self.path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=256
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+        connection.execute(f"PRAGMA busy_timeout = {int(busy_seconds * 1000)}")
         return connection
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
