@@ -79,7 +79,7 @@ class Stage:
         self.run_id = (await self.runs.start(TENANT, request)).run_id
 
     async def attempt(self, *, die_after: int | None = None) -> bool:
-        """Executes what is due, once; dies with the commit of that number, if it gets so far. Returns whether it did."""
+        """Executes what is due, once; dies with the commit of that number. Returns whether it got so far."""
         self.clock.seconds += self.settings.lease_seconds + 1
         queue = record.queue_of(self.definition.agent_id)
         claims = await self.store.claim([queue], limit=1, lease_seconds=self.settings.lease_seconds)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 
-import pytest
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, FunctionModel
