@@ -1,0 +1,67 @@
+"""The process of a scorer with `process=True`: see `processes`. Run as `python -m scorer_service.child MODULE...`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from scorer_service.processes import HEADER_BYTES
+from scorer_service.registry import Registry, load
+from scorer_service.samples import from_wire
+from scorer_service.scoring import BadScore, NonRetriableError, NotScorable, RetryAfter, evaluate
+
+
+def main(modules: list[str]) -> None:
+    # What a scorer prints must not mix with our answers: they get the real standard output to themselves.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    registry = load(modules)
+    requests = sys.stdin.buffer
+    while header := requests.read(HEADER_BYTES):
+        request = json.loads(requests.read(int.from_bytes(header, "big")))
+        _send(answers, _answer(registry, request, answers))
+
+
+def _answer(registry: Registry, request: dict[str, Any], answers: BinaryIO) -> dict[str, Any]:
+    scorer = registry.find(request["scorer_id"], request["version"])
+    assert scorer is not None, "the parent has the same modules"
+    sample = from_wire(wire.Sample.FromString(base64.b64decode(request["sample"])))
+
+    def on_step(name: str, result: Any) -> None:
+        _send(answers, {"step": name, "result": result})
+
+    try:
+        score = asyncio.run(evaluate(scorer, sample, request["options"], done=request["steps"], on_step=on_step))
+        json.dumps(asdict(score))
+        return {"score": {**asdict(score), "judgement": None}}
+    except BaseException as error:  # a scorer may raise anything, SystemExit too
+        return {"error": _error(error)}
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    message = str(error) or type(error).__name__
+    if isinstance(error, NotScorable):
+        return {"kind": "not_scorable", "message": message}
+    if isinstance(error, RetryAfter):
+        return {"kind": "retry_after", "message": message, "delay_seconds": error.delay_seconds}
+    if isinstance(error, BadScore):
+        return {"kind": "bad_score", "message": message}
+    if isinstance(error, NonRetriableError):
+        return {"kind": "non_retriable", "message": message, "reason": error.reason}
+    return {"kind": "error", "message": message, "error_class": type(error).__name__}
+
+
+def _send(answers: BinaryIO, message: dict[str, Any]) -> None:
+    body = json.dumps(message).encode()
+    answers.write(len(body).to_bytes(HEADER_BYTES, "big") + body)
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

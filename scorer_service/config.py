@@ -1,0 +1,85 @@
+"""Every setting of the scorer service, read once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from runwire.errors import ConfigurationError
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Each comes from the command line, else from the environment variable RUNWIRE_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNWIRE_", frozen=True, extra="ignore", populate_by_name=True)
+
+    store: str = "sqlite:///.runwire/runs.db"
+    """Where the agent service's requests come from."""
+    results: str = "sqlite:///.runwire/scores.db"
+    """Where scorer runs are kept."""
+    listen: str = Field("127.0.0.1:50052", validation_alias=AliasChoices("listen", "RUNWIRE_SCORER_LISTEN"))
+    """HOST:PORT; port 0 picks a free one."""
+    scorers: Annotated[tuple[str, ...], NoDecode] = ()
+    """Modules with scorers of one's own."""
+    scorer_migrate: bool = False
+    """Migrate a PostgreSQL database at start. (A SQLite file is always migrated.)"""
+
+    scorer_concurrency: int = Field(default=64, ge=1, le=10_000)
+    """Most scorer runs at once in this process."""
+    scorer_processes: int = Field(default=2, ge=1, le=256)
+    """Most processes for scorers with process=True."""
+    scorer_timeout_seconds: Seconds = 120.0
+    """Of one attempt."""
+    scorer_retries: int = Field(default=4, ge=0, le=100)
+    """How often an attempt that raised is repeated."""
+    scorer_retry_first_seconds: float = Field(default=15.0, ge=0)
+    scorer_retry_max_seconds: float = Field(default=7200.0, ge=0)
+    scorer_lease_seconds: Seconds = 30.0
+    """How long a worker may be silent until its work is given to another."""
+    scorer_max_losses: int = Field(default=3, ge=1, le=100)
+    """How many workers may die on one scorer run until it is FAILED, worker_lost."""
+    scorer_grace_seconds: float = Field(default=10.0, ge=0)
+    """How long work may go on after SIGTERM."""
+    scorer_max_sample_bytes: int = Field(default=1024 * 1024, ge=1024)
+    """Larger samples are fetched from the agent service's store when they are scored."""
+    scorer_max_fetched_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """Still larger ones are not scored: FAILED, sample_too_large."""
+
+    judge_model: str = ""
+    """pydantic-ai model string of the judges, such as openai:gpt-4o-mini."""
+    judge_rate: float = Field(default=0.0, ge=0)
+    """Most attempts of judges a second, of all replicas together; 0: no limit."""
+    judge_burst: int = Field(default=10, ge=1)
+    """How many of them may come at once."""
+
+    scorer_retention_seconds: float = Field(default=30 * 86400.0, ge=0)
+    """How long terminal scorer runs are kept; 0: for ever."""
+    scorer_failed_retention_seconds: float = Field(default=90 * 86400.0, ge=0)
+    """The same for those that are FAILED."""
+    scorer_sample_retention_seconds: float = Field(default=30 * 86400.0, ge=0)
+    """How long the samples of terminal scorer runs are kept; 0: as long as these."""
+
+    scorer_export: Literal["", "otel"] = ""
+    """`otel`: export results by OTLP; the usual OTEL_EXPORTER_OTLP_* variables say where to."""
+    scorer_export_backlog: int = Field(default=100_000, ge=1)
+    """Most results that wait for export; further ones are not exported."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("scorers", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def load(**given: Any) -> Settings:
+    """The settings; `given` wins over the environment. Raises ConfigurationError, one line for all that is wrong."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise ConfigurationError("wrong settings: " + "; ".join(problems)) from None

@@ -1,0 +1,83 @@
+"""Samples that were too large for their message, read from the log of their run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from runwire import frames
+from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.client.fold import Fold, RunView
+from runwire.client.values import to_value
+from runwire.errors import NotFound
+from runwire.pubsub import Store
+from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from scorer_service.records import Job
+from scorer_service.scoring import NonRetriableError
+
+_OUTCOMES = {
+    run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
+    run_event_pb2.TOOL_CALL_OUTCOME_FAILED: "failed",
+    run_event_pb2.TOOL_CALL_OUTCOME_DENIED: "denied",
+    run_event_pb2.TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH: "unknown_after_crash",
+}
+
+
+def fetch_from(store: Store, max_bytes: int) -> Callable[[Job], Awaitable[bytes]]:
+    """A function that completes the sample of a job from the run's log.
+
+    It raises NonRetriableError: `sample_too_large` where the log has more than `max_bytes`, `sample_lost` where the
+    run is not in this store (any more). Raises StoreUnavailable.
+    """
+
+    async def fetch(job: Job) -> bytes:
+        stub = wire.Sample.FromString(job.sample)
+        try:
+            view = await _view(store, f"{job.tenant}/{stub.run_id}", max_bytes)
+        except NotFound:
+            raise NonRetriableError(
+                "the sample was too large for its message, and the run is not in the store any more",
+                reason="sample_lost",
+            ) from None
+        return _complete(stub, view).SerializeToString()
+
+    return fetch
+
+
+async def _view(store: Store, topic: str, max_bytes: int) -> RunView:
+    folded = Fold()
+    after = size = 0
+    while True:
+        page = await store.read(topic, after)
+        if page.head.expired:
+            raise NotFound("expired")
+        for entry in page.entries:
+            size += len(entry.body)
+            if size > max_bytes:
+                raise NonRetriableError(f"the run's log has more than {max_bytes} bytes", reason="sample_too_large")
+            for event in frames.events(entry.body):
+                folded.add(run_event_pb2.RunEvent.FromString(event))
+            after = entry.last
+        if not page.entries or after >= page.head.last:
+            return folded.view
+
+
+def _complete(stub: wire.Sample, view: RunView) -> wire.Sample:
+    sample = wire.Sample()
+    sample.CopyFrom(stub)
+    sample.by_reference = False
+    sample.run_state = run_pb2.RunState.Name(view.state).removeprefix("RUN_STATE_").lower()
+    sample.input.CopyFrom(to_value(view.input))
+    sample.output.CopyFrom(to_value(view.output))
+    for number in sorted(number for number in view.steps if number > 0):
+        step = view.steps[number]
+        sample.steps.add(step=step.step, name=step.name, text=step.text)
+        for call in step.tool_calls:
+            sample.tool_calls.add(
+                tool_call_id=call.tool_call_id,
+                tool_name=call.tool_name,
+                arguments=to_value(call.arguments),
+                result=to_value(call.result),
+                outcome=_OUTCOMES.get(call.outcome, ""),
+                step=step.step,
+            )
+    return sample

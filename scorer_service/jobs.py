@@ -1,0 +1,580 @@
+"""The queue: rows of `scorer_runs`, in batches, each batch one transaction.
+
+    add      PENDING rows, and rows that are terminal from the start; what is there already is left alone
+    claim    rows that are due, leased to this worker; a lease that ran out is a loss
+    extend   renews leases and tells which of them are lost
+    finish   the end of an attempt, taken only from whom the row was last claimed by
+
+A row whose workers died `max_losses - 1` times has one delivery left, and waits for it in the lane ALONE: there it
+cannot take others with it, nor be taken by them. The next loss ends it FAILED, `worker_lost`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Integer, Select, bindparam, case, exists, func, literal, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from scorer_service import schema
+from scorer_service.database import Database, database_time
+from scorer_service.records import OPEN, Error, Finished, Job, NewRun, Priority, State, printable
+from scorer_service.schema import NOW, Lane, attempts, counters, exports, rate_limits, samples, scorer_runs, scorers
+
+row = scorer_runs.c
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A limit shared by all replicas: so many attempts a second, on average, under this name."""
+
+    name: str
+    per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a worker can take of one scorer."""
+
+    slots: int
+    rate: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim found."""
+
+    jobs: Sequence[Job]
+    alone: bool
+    """There is work that wants a worker to itself: claim it with `alone`."""
+
+
+class Jobs:
+    """The queue, as one worker process sees it."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        worker: str,
+        lease_seconds: float = 30.0,
+        max_losses: int = 3,
+        export_backlog: int = 0,
+    ) -> None:
+        self.worker = worker
+        self.lease_seconds = lease_seconds
+        self._database = database
+        self._max_losses = max_losses
+        self._export_backlog = export_backlog
+        self._insert: Any = sqlite.insert if database.embedded else postgresql.insert
+
+    async def register(self, scorer_ids: Iterable[str]) -> None:
+        """Says that this process has these scorers: only scorers that were registered can be claimed."""
+        rows = [{"scorer_id": name, "paused": False, "seen_time": 0.0} for name in sorted(set(scorer_ids))]
+        if not rows:
+            return
+
+        def work(connection: Connection) -> None:
+            connection.execute(self._insert(scorers).on_conflict_do_nothing(), rows)
+            seen = update(scorers).where(scorers.c.scorer_id.in_([values["scorer_id"] for values in rows]))
+            connection.execute(seen.values(seen_time=NOW))
+
+        await self._database.write(work)
+
+    # Into the queue
+
+    async def add(self, new_runs: Sequence[NewRun]) -> None:
+        """Puts scorer runs into the queue. Those that are there already are left as they are."""
+        if new_runs:
+            await self._database.write(lambda connection: self.add_on(connection, new_runs))
+
+    def add_on(self, connection: Connection, new_runs: Sequence[NewRun]) -> None:
+        """`add` as a part of the caller's transaction."""
+        now = database_time(connection)
+        bodies = {new.sample_id: new.sample for new in new_runs}
+        # In one order everywhere, so that two transactions never wait for each other's rows.
+        sample_rows = [{"sample_id": key, "body": bodies[key], "create_time": now} for key in sorted(bodies)]
+        connection.execute(self._insert(samples).on_conflict_do_nothing(), sample_rows)
+        revision = next_revision(connection)
+        rows = [_new_row(new, now, revision) for new in sorted(new_runs, key=lambda new: new.scorer_run_id)]
+        connection.execute(self._insert(scorer_runs).on_conflict_do_nothing(), rows)
+
+    # Out of the queue
+
+    async def claim(self, offers: Mapping[str, Offer], limit: int, *, alone: bool = False) -> Claimed:
+        """Takes up to `limit` rows that are due, of the scorers offered and not paused: HIGH before NORMAL, those
+        due longest first. With `alone`: one row of the lane ALONE."""
+        due = await self._due(offers)
+        waiting_alone = any(lane is Lane.ALONE for _, lane in due)
+        wanted = [pair for pair in due if (pair[1] is Lane.ALONE) == alone]
+        if not wanted or limit <= 0:
+            return Claimed((), waiting_alone)
+
+        def work(connection: Connection) -> list[Job]:
+            now = database_time(connection)
+            candidates = self._candidates(connection, wanted, offers, 1 if alone else limit, now)
+            return self._take(connection, candidates, now) if candidates else []
+
+        return Claimed(await self._database.write(work), waiting_alone)
+
+    async def _due(self, offers: Mapping[str, Offer]) -> list[tuple[str, Lane]]:
+        """Which scorers have work that is due, in which lanes: highest lane first, scorers in random order."""
+        values = {"scorer_ids": list(offers)}
+        found = list(await self._database.read(lambda connection: connection.execute(_DUE, values).all()))
+        random.shuffle(found)
+        pairs = [(line[0], lane) for line in found for lane, there in zip(_LANES, line[1:], strict=True) if there]
+        return sorted(pairs, key=lambda pair: -pair[1])
+
+    def _candidates(
+        self,
+        connection: Connection,
+        wanted: Sequence[tuple[str, Lane]],
+        offers: Mapping[str, Offer],
+        limit: int,
+        now: float,
+    ) -> list[Any]:
+        taken: list[Any] = []
+        used: dict[str, int] = {}
+        for index, (scorer_id, lane) in enumerate(wanted):
+            offer = offers[scorer_id]
+            rest = limit - len(taken)
+            fair = -(-rest // (len(wanted) - index))  # so that one scorer does not take all
+            count = min(fair, rest, offer.slots - used.get(scorer_id, 0))
+            if count <= 0:
+                continue
+            permits = _permits(connection, self._insert, offer.rate, count, now)
+            if permits <= 0:
+                continue
+            found = connection.execute(
+                _CANDIDATES, {"scorer_id": scorer_id, "lane": int(lane), "now": now, "count": permits}
+            )
+            rows = found.all()
+            if offer.rate is not None and len(rows) < permits:
+                _give_back(connection, offer.rate, permits - len(rows))
+            used[scorer_id] = used.get(scorer_id, 0) + len(rows)
+            taken += rows
+        return taken
+
+    def _take(self, connection: Connection, candidates: Sequence[Any], now: float) -> list[Job]:
+        """Leases the candidates, except those that must not run (again, or beside others)."""
+        lost = [line for line in candidates if line.state == State.RUNNING]
+        if lost:
+            self._record_losses(connection, lost, now)
+        ended, apart, taken = [], [], []
+        for line in candidates:
+            losses = line.losses + (line.state == State.RUNNING)
+            if losses >= self._max_losses:
+                message = f"its worker died {losses} times: the last one was {line.worker or 'unknown'}"
+                ended.append((line, losses, Error("worker_lost", message)))
+            elif line.deadline is not None and line.deadline < now:
+                ended.append(
+                    (line, losses, Error("deadline_exceeded", "its deadline passed before it could be scored"))
+                )
+            elif losses and losses == self._max_losses - 1 and line.lane != Lane.ALONE:
+                apart.append((line, losses))
+            else:
+                taken.append(line.scorer_run_id)
+        revision = next_revision(connection)
+        if ended:
+            rows = [_ended_row(line, losses, error, now, revision) for line, losses, error in ended]
+            connection.execute(_END, rows)
+            self._enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line, _, _ in ended])
+        if apart:
+            rows = [
+                {"id": line.scorer_run_id, "losses": losses, "revision": revision, "now": now} for line, losses in apart
+            ]
+            connection.execute(_SET_APART, rows)
+        if not taken:
+            return []
+        values = {"ids": taken, "worker": self.worker, "now": now, "due": now + self.lease_seconds, "rev": revision}
+        claimed = (connection.execute(_TAKE, values)).all()
+        bodies = dict(
+            (connection.execute(_BODIES, {"sample_ids": list({line.sample_id for line in claimed})})).tuples().all()
+        )
+        return [_job(line, bodies.get(line.sample_id, b"")) for line in claimed]
+
+    def _record_losses(self, connection: Connection, lost: Sequence[Any], now: float) -> None:
+        rows = [
+            {
+                "scorer_run_id": line.scorer_run_id,
+                "attempt": line.claims,
+                "worker": line.worker,
+                "start_time": line.start_time,
+                "end_time": now,
+                "error_reason": "worker_lost",
+                "error_class": "",
+                "error_message": f"the lease of worker {line.worker} ended: it died, or could not reach the database",
+                "partial_results": line.steps,
+            }
+            for line in lost
+        ]
+        connection.execute(self._insert(attempts).on_conflict_do_nothing(), rows)
+
+    async def extend(self, jobs: Sequence[Job]) -> set[str]:
+        """Renews leases; returns the ids of those that are lost: claimed by another worker, or cancelled."""
+        if not jobs:
+            return set()
+        values = {"ids": [job.scorer_run_id for job in jobs], "me": self.worker, "lease": self.lease_seconds}
+        held: dict[str, int] = dict(
+            await self._database.write(lambda connection: connection.execute(_EXTEND, values).tuples().all())
+        )
+        return {job.scorer_run_id for job in jobs if held.get(job.scorer_run_id) != job.token}
+
+    async def keep_steps(self, steps: Mapping[Job, str]) -> None:
+        """Keeps the results of completed steps, in case this worker dies."""
+        rows = [{"id": job.scorer_run_id, "token": job.token, "steps": text} for job, text in steps.items()]
+        rows.sort(key=lambda values: str(values["id"]))
+        await self._database.write(lambda connection: connection.execute(_KEEP_STEPS, rows))
+
+    async def finish(self, finished: Sequence[Finished]) -> list[Finished]:
+        """Ends attempts. Returns those that were refused, because the row was claimed again, redriven or cancelled:
+        nothing of them is written but their number. Safe to repeat: what is written already is not refused."""
+        if not finished:
+            return []
+        by_id = {done.job.scorer_run_id: done for done in sorted(finished, key=lambda done: done.job.scorer_run_id)}
+        return await self._database.write(lambda connection: self._finish(connection, by_id))
+
+    def _finish(self, connection: Connection, by_id: Mapping[str, Finished]) -> list[Finished]:
+        owners = {line.scorer_run_id: line for line in connection.execute(_OWNERS, {"ids": list(by_id)})}
+        refused = [done for key, done in by_id.items() if key not in owners or owners[key].claims != done.job.token]
+        if refused:
+            _count(connection, schema.ZOMBIES, len(refused))
+        running = (key for key, owner in owners.items() if owner.state == State.RUNNING)
+        ours = [by_id[key] for key in running if owners[key].claims == by_id[key].job.token]
+        if ours:
+            now, revision = database_time(connection), next_revision(connection)
+            connection.execute(_FINISH, [self._finished_row(done, now, revision) for done in ours])
+            history = [self._attempt_row(done, now) for done in ours]
+            connection.execute(self._insert(attempts).on_conflict_do_nothing(), history)
+            self._enqueue_exports(connection, [(done.job.scorer_run_id, done.job.token) for done in ours])
+        return refused
+
+    def _finished_row(self, done: Finished, now: float, revision: int) -> dict[str, Any]:
+        terminal = done.state not in OPEN
+        score, error = done.score, done.error
+        return {
+            "id": done.job.scorer_run_id,
+            "token": done.job.token,
+            "to_state": int(done.state),
+            "to_due": None if terminal else now + done.delay_seconds,
+            "to_end": now if terminal else None,
+            "plus_failures": int(done.failed),
+            "plus_losses": int(done.lost),
+            "to_version": done.scorer_version,
+            "to_steps": done.steps,
+            "value": score.value if score else None,
+            "label": score.label if score else None,
+            "reason": score.reason if score else None,
+            "metadata": score.metadata if score else None,
+            "direction": score.direction if score else None,
+            "judgement": score.judgement if score else None,
+            "to_error_reason": error.reason if error else None,
+            "to_error_class": error.error_class if error else None,
+            "to_error_message": printable(error.message) if error else None,
+            "rev": revision,
+        }
+
+    def _attempt_row(self, done: Finished, now: float) -> dict[str, Any]:
+        error = done.error
+        return {
+            "scorer_run_id": done.job.scorer_run_id,
+            "attempt": done.job.token,
+            "worker": self.worker,
+            "start_time": done.job.start_time,
+            "end_time": now,
+            "error_reason": error.reason if error else None,
+            "error_class": error.error_class if error else None,
+            "error_message": printable(error.message) if error else None,
+            "partial_results": done.steps,
+        }
+
+    def _enqueue_exports(self, connection: Connection, ended: Sequence[tuple[str, int]]) -> None:
+        """Remembers attempts to export, as long as there is room: an exporter that is down must not fill the disk."""
+        if not self._export_backlog:
+            return
+        waiting = (connection.execute(select(func.count()).select_from(exports))).scalar_one()
+        rows = [
+            {"scorer_run_id": key, "attempt": attempt, "due_time": 0.0, "tries": 0}
+            for key, attempt in ended[: max(0, self._export_backlog - waiting)]
+        ]
+        if rows:
+            connection.execute(self._insert(exports).on_conflict_do_nothing(), rows)
+        if len(rows) < len(ended):
+            _count(connection, schema.EXPORTS_DROPPED, len(ended) - len(rows))
+
+    async def refused(self) -> int:
+        """How many finishes were refused so far, by any worker."""
+        count = select(counters.c.value).where(counters.c.name == schema.ZOMBIES)
+        return int(await self._database.read(lambda connection: connection.execute(count).scalar_one()))
+
+
+# Statements, built once: SQLAlchemy compiles each of them once for a database.
+
+_LANES: Final = (Lane.HIGH, Lane.NORMAL, Lane.ALONE)
+
+
+def _there_is(lane: Lane) -> Any:
+    # The lane is written into the statement, not bound: a bound one would have three names.
+    found = select(1).where(
+        row.scorer_id == scorers.c.scorer_id, row.lane == literal(int(lane), Integer), row.due_time <= NOW
+    )
+    return exists(found)
+
+
+_DUE: Final = (
+    select(scorers.c.scorer_id, *[_there_is(lane).label(lane.name) for lane in _LANES])
+    .where(scorers.c.scorer_id.in_(bindparam("scorer_ids", expanding=True)), scorers.c.paused.is_(False))
+    .where(or_(*[_there_is(lane) for lane in _LANES]))
+)
+
+_CANDIDATES: Final[Select[Any]] = (
+    select(
+        row.scorer_run_id,
+        row.state,
+        row.lane,
+        row.losses,
+        row.claims,
+        row.worker,
+        row.start_time,
+        row.deadline,
+        row.steps,
+    )
+    .where(
+        row.scorer_id == bindparam("scorer_id"),
+        row.lane == bindparam("lane"),
+        row.due_time <= bindparam("now"),
+    )
+    .order_by(row.due_time)
+    .limit(bindparam("count", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
+
+_TAKE: Final = (
+    update(scorer_runs)
+    .where(row.scorer_run_id.in_(bindparam("ids", expanding=True)))
+    .values(
+        state=int(State.RUNNING),
+        claims=row.claims + 1,
+        deliveries=row.deliveries + 1,
+        losses=row.losses + case((row.state == int(State.RUNNING), 1), else_=0),
+        worker=bindparam("worker"),
+        start_time=bindparam("now"),
+        due_time=bindparam("due"),
+        revision=bindparam("rev"),
+    )
+    .returning(
+        row.scorer_run_id,
+        row.claims,
+        row.tenant,
+        row.run_id,
+        row.agent_id,
+        row.scorer_id,
+        row.wanted_version,
+        row.options,
+        row.steps,
+        row.failures,
+        row.start_time,
+        row.sample_id,
+    )
+)
+
+_BODIES: Final = select(samples.c.sample_id, samples.c.body).where(
+    samples.c.sample_id.in_(bindparam("sample_ids", expanding=True))
+)
+
+_END: Final = (
+    update(scorer_runs)
+    .where(row.scorer_run_id == bindparam("id"))
+    .values(
+        state=int(State.FAILED),
+        due_time=None,
+        end_time=bindparam("now"),
+        losses=bindparam("to_losses"),
+        error_reason=bindparam("reason"),
+        error_class="",
+        error_message=bindparam("message"),
+        revision=bindparam("rev"),
+    )
+)
+
+_SET_APART: Final = (
+    update(scorer_runs)
+    .where(row.scorer_run_id == bindparam("id"))
+    .values(
+        state=int(State.RETRYING),
+        lane=int(Lane.ALONE),
+        losses=bindparam("losses"),
+        due_time=bindparam("now"),
+        error_reason="worker_lost",
+        error_class="",
+        error_message="its worker died; the next try is the last, without other work beside it",
+        revision=bindparam("revision"),
+    )
+)
+
+_EXTEND: Final = (
+    update(scorer_runs)
+    .where(
+        row.scorer_run_id.in_(bindparam("ids", expanding=True)),
+        row.worker == bindparam("me"),
+        row.state == int(State.RUNNING),
+    )
+    .values(due_time=NOW + bindparam("lease"))
+    .returning(row.scorer_run_id, row.claims)
+)
+
+_KEEP_STEPS: Final = (
+    update(scorer_runs)
+    .where(row.scorer_run_id == bindparam("id"), row.claims == bindparam("token"), row.state == int(State.RUNNING))
+    .values(steps=bindparam("steps"))
+)
+
+_OWNERS: Final = (
+    select(row.scorer_run_id, row.claims, row.state)
+    .where(row.scorer_run_id.in_(bindparam("ids", expanding=True)))
+    .order_by(row.scorer_run_id)
+    .with_for_update()
+)
+
+_FINISH: Final = (
+    update(scorer_runs)
+    .where(row.scorer_run_id == bindparam("id"), row.claims == bindparam("token"))
+    .values(
+        state=bindparam("to_state"),
+        due_time=bindparam("to_due"),
+        end_time=bindparam("to_end"),
+        failures=row.failures + bindparam("plus_failures"),
+        losses=row.losses + bindparam("plus_losses"),
+        scorer_version=bindparam("to_version"),
+        steps=bindparam("to_steps"),
+        score_value=bindparam("value"),
+        score_label=bindparam("label"),
+        score_reason=bindparam("reason"),
+        score_metadata=bindparam("metadata"),
+        score_direction=bindparam("direction"),
+        judgement=bindparam("judgement"),
+        error_reason=bindparam("to_error_reason"),
+        error_class=bindparam("to_error_class"),
+        error_message=bindparam("to_error_message"),
+        revision=bindparam("rev"),
+    )
+)
+
+_NEXT_REVISION: Final = (
+    update(counters)
+    .where(counters.c.name == schema.REVISION)
+    .values(value=counters.c.value + 1)
+    .returning(counters.c.value)
+)
+
+
+def next_revision(connection: Connection) -> int:
+    """Number of this transaction among those that change scorer runs. Ask for it after locking the rows: every other
+    such transaction waits from here until this one has committed, so that numbers ascend in the order of commits."""
+    return int((connection.execute(_NEXT_REVISION)).scalar_one())
+
+
+def _count(connection: Connection, name: str, number: int) -> None:
+    connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + number))
+
+
+def _permits(connection: Connection, insert: Any, rate: Rate | None, count: int, now: float) -> int:
+    """How many of `count` attempts the rate allows now; they are taken. (The generic cell rate algorithm: `next_time`
+    runs ahead of the clock by one interval an attempt, by at most the burst.)"""
+    if rate is None:
+        return count
+    fresh = insert(rate_limits).values(name=rate.name, next_time=0.0).on_conflict_do_nothing()
+    connection.execute(fresh)
+    current = select(rate_limits.c.next_time).where(rate_limits.c.name == rate.name).with_for_update()
+    next_time = max(now, float((connection.execute(current)).scalar_one()))
+    room = int((now - next_time) * rate.per_second + rate.burst + 1e-6)
+    permits = max(0, min(count, room))
+    moved = update(rate_limits).where(rate_limits.c.name == rate.name)
+    connection.execute(moved.values(next_time=next_time + permits / rate.per_second))
+    return permits
+
+
+def _give_back(connection: Connection, rate: Rate, permits: int) -> None:
+    limit = rate_limits.c
+    connection.execute(
+        update(rate_limits).where(limit.name == rate.name).values(next_time=limit.next_time - permits / rate.per_second)
+    )
+
+
+def _new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
+    is_open = new.state in OPEN
+    return {
+        "scorer_run_id": new.scorer_run_id,
+        "tenant": new.tenant,
+        "run_id": new.run_id,
+        "agent_id": new.agent_id,
+        "scorer_id": new.scorer_id,
+        "scorer_version": new.wanted_version,
+        "wanted_version": new.wanted_version,
+        "state": int(new.state),
+        "priority": int(new.priority),
+        "lane": int(Lane.HIGH if new.priority is Priority.HIGH else Lane.NORMAL),
+        "due_time": now if is_open else None,
+        "claims": 0,
+        "deliveries": 0,
+        "failures": 0,
+        "losses": 0,
+        "redrives": 0,
+        "worker": "",
+        "create_time": now if new.create_time is None else new.create_time,
+        "start_time": None,
+        "end_time": None if is_open else now,
+        "deadline": new.deadline,
+        "rate": new.rate,
+        "siblings": new.siblings,
+        "options": new.options,
+        "labels": new.labels,
+        "traceparent": new.traceparent,
+        "tracestate": new.tracestate,
+        "sample_id": new.sample_id,
+        "fingerprint": new.fingerprint,
+        "steps": "{}",
+        "score_value": None,
+        "score_label": None,
+        "score_reason": None,
+        "score_metadata": None,
+        "score_direction": None,
+        "judgement": None,
+        "error_reason": new.error.reason if new.error else None,
+        "error_class": new.error.error_class if new.error else None,
+        "error_message": printable(new.error.message) if new.error else None,
+        "revision": revision,
+    }
+
+
+def _ended_row(line: Any, losses: int, error: Error, now: float, revision: int) -> dict[str, Any]:
+    return {
+        "id": line.scorer_run_id,
+        "to_losses": losses,
+        "reason": error.reason,
+        "message": error.message,
+        "now": now,
+        "rev": revision,
+    }
+
+
+def _job(line: Any, body: bytes) -> Job:
+    return Job(
+        scorer_run_id=line.scorer_run_id,
+        token=line.claims,
+        tenant=line.tenant,
+        run_id=line.run_id,
+        agent_id=line.agent_id,
+        scorer_id=line.scorer_id,
+        wanted_version=line.wanted_version,
+        options=line.options,
+        steps=line.steps,
+        failures=line.failures,
+        start_time=line.start_time,
+        sample=body,
+    )

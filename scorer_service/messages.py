@@ -1,0 +1,142 @@
+"""Rows as messages of the contract, and its times."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import ParseDict
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from runwire.scorer.v1 import scorer_run_pb2 as pb
+from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
+from scorer_service.queries import Found, Stats
+from scorer_service.records import OPEN, State
+from scorer_service.scoring import Scorer
+
+_WITH_ERROR = (State.FAILED, State.NOT_SCORABLE, State.CANCELLED, State.RETRYING)
+_DIRECTIONS = {
+    "higher": pb.SCORE_DIRECTION_HIGHER_IS_BETTER,
+    "lower": pb.SCORE_DIRECTION_LOWER_IS_BETTER,
+}
+
+
+def timestamp(seconds: float | None) -> Timestamp | None:
+    """Seconds since the Unix epoch as a Timestamp, to the microsecond."""
+    if seconds is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromMicroseconds(round(seconds * 1e6))
+    return stamp
+
+
+def duration(seconds: float | None) -> Duration | None:
+    """Seconds as a Duration, to the microsecond; never negative."""
+    if seconds is None:
+        return None
+    span = Duration()
+    span.FromMicroseconds(max(0, round(seconds * 1e6)))
+    return span
+
+
+def scorer_run(found: Found) -> pb.ScorerRun:
+    """A scorer run with its attempts, and its sample if that was asked for."""
+    line = found.run
+    message = pb.ScorerRun(
+        scorer_run_id=line.scorer_run_id,
+        run_id=line.run_id,
+        agent_id=line.agent_id,
+        scorer_id=line.scorer_id,
+        scorer_version=line.scorer_version,
+        state=line.state,
+        error=_error(line) if line.state in _WITH_ERROR else None,
+        attempts=[_attempt(number, attempt) for number, attempt in enumerate(found.attempts, 1)],
+        deliveries=line.deliveries,
+        create_time=timestamp(line.create_time),
+        due_time=timestamp(line.due_time),
+        end_time=timestamp(line.end_time),
+        trace=pb.Trace(traceparent=line.traceparent, tracestate=line.tracestate) if line.traceparent else None,
+        sampling=requested.SamplingDecision(rate=line.rate, sampled=line.state != State.DECLINED),
+        labels=json.loads(line.labels),
+        priority=line.priority,
+        redrives=line.redrives,
+    )
+    ParseDict(json.loads(line.options), message.options)
+    if line.state == State.SUCCEEDED:
+        message.score.CopyFrom(_score(line))
+    if found.sample is not None:
+        message.sample.CopyFrom(requested.Sample.FromString(found.sample))
+    return message
+
+
+def _score(line: Any) -> pb.Score:
+    score = pb.Score(
+        value=line.score_value, label=line.score_label, reason=line.score_reason, direction=line.score_direction
+    )
+    if line.score_metadata != "{}":
+        ParseDict(json.loads(line.score_metadata), score.metadata)
+    if line.judgement:
+        score.judgement.CopyFrom(pb.Judgement(**json.loads(line.judgement)))
+    return score
+
+
+def _error(line: Any) -> pb.ScorerRunError:
+    return pb.ScorerRunError(
+        reason=line.error_reason or "", error_class=line.error_class or "", message=line.error_message or ""
+    )
+
+
+def _attempt(number: int, line: Any) -> pb.ScorerRunAttempt:
+    attempt = pb.ScorerRunAttempt(
+        attempt=number,
+        worker=line.worker,
+        start_time=timestamp(line.start_time),
+        end_time=timestamp(line.end_time),
+        error=_error(line) if line.error_reason else None,
+    )
+    if line.partial_results != "{}":
+        ParseDict(json.loads(line.partial_results), attempt.partial_results)
+    return attempt
+
+
+def scorer(scorer: Scorer, *, paused: bool, judge_model: str) -> pb.Scorer:
+    """A scorer of this service."""
+    return pb.Scorer(
+        scorer_id=scorer.id,
+        version=scorer.version,
+        description=scorer.description,
+        direction=_DIRECTIONS[scorer.direction],
+        judge=scorer.judge,
+        judge_model=judge_model if scorer.judge else "",
+        prompt_version=scorer.prompt_version,
+        paused=paused,
+    )
+
+
+def stats(found: Stats) -> pb.ScorerStats:
+    """Counts of one scorer."""
+    counts = found.counts
+    declined = counts.get(State.DECLINED, 0)
+    scored = counts.get(State.SUCCEEDED, 0)
+    eligible = sum(counts.values()) - found.cancelled_ad_hoc
+    p50, p95, p99 = found.latencies or (None, None, None)
+    return pb.ScorerStats(
+        scorer_id=found.scorer_id,
+        eligible=eligible,
+        sampled=eligible - declined,
+        scored=scored,
+        failed=counts.get(State.FAILED, 0),
+        not_scorable=counts.get(State.NOT_SCORABLE, 0),
+        declined=declined,
+        cancelled=counts.get(State.CANCELLED, 0),
+        waiting=sum(counts.get(state, 0) for state in OPEN),
+        coverage=scored / eligible if eligible else 0.0,
+        oldest_age=duration(found.oldest_age),
+        latency_p50=duration(p50),
+        latency_p95=duration(p95),
+        latency_p99=duration(p99),
+        mean_score=found.mean_score or 0.0,
+        paused=found.paused,
+        counts=[pb.StateCount(state=state, count=count) for state, count in sorted(counts.items())],  # type: ignore[arg-type]
+    )

@@ -1,0 +1,214 @@
+"""What can be asked about scorer runs. Every query walks an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select, tuple_
+from sqlalchemy.engine import Connection
+
+from scorer_service import schema
+from scorer_service.database import Database
+from scorer_service.records import OPEN, Priority, State
+from scorer_service.schema import NOW, attempts, counters, samples, scorer_runs, scorers
+
+row = scorer_runs.c
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Selects scorer runs; all that is set must hold."""
+
+    tenant: str
+    run_id: str = ""
+    agent_id: str = ""
+    scorer_id: str = ""
+    states: Sequence[int] = ()
+    created_after: float | None = None
+    created_before: float | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = [row.tenant == self.tenant]
+        if self.run_id:
+            found.append(row.run_id == self.run_id)
+        if self.agent_id:
+            found.append(row.agent_id == self.agent_id)
+        if self.scorer_id:
+            found.append(row.scorer_id == self.scorer_id)
+        if self.states:
+            found.append(row.state.in_(self.states))
+        if self.created_after is not None:
+            found.append(row.create_time > self.created_after)
+        if self.created_before is not None:
+            found.append(row.create_time < self.created_before)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A scorer run with its history."""
+
+    run: Any
+    """A row of `scorer_runs`."""
+    attempts: Sequence[Any]
+    """Rows of `attempts`, oldest first."""
+    sample: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts of one scorer."""
+
+    scorer_id: str
+    counts: dict[int, int]
+    cancelled_ad_hoc: int
+    oldest_age: float | None
+    latencies: tuple[float, float, float] | None
+    """50th, 95th and 99th percentile of the seconds from creation to score."""
+    mean_score: float | None
+    paused: bool
+
+
+class Queries:
+    """Reads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, tenant: str, scorer_run_id: str, *, with_sample: bool = False) -> Found | None:
+        """One scorer run."""
+
+        def work(connection: Connection) -> Found | None:
+            found = _with_attempts(
+                connection,
+                connection.execute(
+                    select(scorer_runs).where(row.tenant == tenant, row.scorer_run_id == scorer_run_id)
+                ).all(),
+            )
+            if not found or not with_sample:
+                return found[0] if found else None
+            body = connection.execute(select(samples.c.body).where(samples.c.sample_id == found[0].run.sample_id))
+            return Found(found[0].run, found[0].attempts, body.scalar_one_or_none())
+
+        return await self._database.read(work)
+
+    async def page(self, wanted: Filter, *, limit: int, after: tuple[float, str] | None = None) -> list[Found]:
+        """Scorer runs, newest first by (create_time, id), beginning below `after`."""
+        query = select(scorer_runs).where(*wanted.conditions())
+        if after is not None:
+            query = query.where(tuple_(row.create_time, row.scorer_run_id) < after)
+        query = query.order_by(row.create_time.desc(), row.scorer_run_id.desc()).limit(limit)
+        return await self._database.read(lambda c: _with_attempts(c, c.execute(query).all()))
+
+    async def newest(self) -> tuple[str, int]:
+        """Epoch of the database, and the number of the newest write: all up to it can be read."""
+        query = select(counters.c.name, counters.c.value)
+        values = dict(await self._database.read(lambda c: c.execute(query).tuples().all()))
+        return f"{values[schema.EPOCH]:016x}", values[schema.REVISION]
+
+    async def changes(self, tenant: str, run_id: str, after: int, *, limit: int) -> list[Found]:
+        """Scorer runs (of a run, or all) whose newest change is above a revision, in the order of changes."""
+        query = select(scorer_runs).where(row.tenant == tenant, row.revision > after)
+        if run_id:
+            query = query.where(row.run_id == run_id)
+        query = query.order_by(row.revision, row.scorer_run_id).limit(limit)
+        return await self._database.read(lambda c: _with_attempts(c, c.execute(query).all()))
+
+    async def all_terminal(self, tenant: str, run_id: str) -> bool:
+        """Whether all scorer runs that a run asked for are there and terminal. False where there is none."""
+        query = select(
+            func.count(), func.max(row.siblings), func.count().filter(row.state.in_([int(s) for s in OPEN]))
+        ).where(row.tenant == tenant, row.run_id == run_id)
+        total, siblings, is_open = (await self._database.read(lambda c: c.execute(query).one())).tuple()
+        return bool(total) and total >= (siblings or 0) and not is_open
+
+    async def paused(self) -> set[str]:
+        """Ids of the scorers that are paused."""
+        query = select(scorers.c.scorer_id).where(scorers.c.paused.is_(True))
+        return set(await self._database.read(lambda c: c.execute(query).scalars().all()))
+
+    async def stats(
+        self, tenant: str, *, scorer_id: str = "", after: float | None = None, before: float | None = None
+    ) -> list[Stats]:
+        """Counts by scorer over those created in a window."""
+        wanted = Filter(tenant, scorer_id=scorer_id, created_after=after, created_before=before).conditions()
+        wanted.append(row.scorer_id != "")  # requests that could not be understood are nobody's
+
+        def work(connection: Connection) -> list[Stats]:
+            counts: dict[str, dict[int, int]] = {}
+            for name, state, count in connection.execute(
+                select(row.scorer_id, row.state, func.count()).where(*wanted).group_by(row.scorer_id, row.state)
+            ):
+                counts.setdefault(name, {})[state] = count
+            ad_hoc = _by_scorer(
+                connection,
+                select(row.scorer_id, func.count())
+                .where(*wanted, row.state == int(State.CANCELLED), row.priority == int(Priority.HIGH))
+                .group_by(row.scorer_id),
+            )
+            ages = _by_scorer(
+                connection,
+                select(row.scorer_id, NOW - func.min(row.create_time))
+                .where(*wanted, row.state.in_([int(state) for state in OPEN]))
+                .group_by(row.scorer_id),
+            )
+            means = _by_scorer(
+                connection,
+                select(row.scorer_id, func.avg(row.score_value))
+                .where(*wanted, row.state == int(State.SUCCEEDED))
+                .group_by(row.scorer_id),
+            )
+            latencies = _latencies(connection, wanted)
+            paused = set(connection.execute(select(scorers.c.scorer_id).where(scorers.c.paused.is_(True))).scalars())
+            return [
+                Stats(
+                    name,
+                    counts[name],
+                    ad_hoc.get(name, 0),
+                    ages.get(name),
+                    latencies.get(name),
+                    means.get(name),
+                    name in paused,
+                )
+                for name in sorted(counts)
+            ]
+
+        return await self._database.read(work)
+
+
+def _by_scorer(connection: Connection, query: Any) -> dict[str, Any]:
+    return dict(connection.execute(query).tuples().all())
+
+
+def _latencies(connection: Connection, wanted: Iterable[ColumnElement[bool]]) -> dict[str, tuple[float, float, float]]:
+    """Percentiles by nearest rank."""
+    latency = (row.end_time - row.create_time).label("latency")
+    ranked = (
+        select(
+            row.scorer_id,
+            latency,
+            func.row_number().over(partition_by=row.scorer_id, order_by=row.end_time - row.create_time).label("place"),
+            func.count().over(partition_by=row.scorer_id).label("total"),
+        )
+        .where(*wanted, row.state == int(State.SUCCEEDED))
+        .subquery()
+    )
+    # Nearest rank without a ceiling function, which SQLite may lack: the first place at or above p * total.
+    columns = [
+        func.min(ranked.c.latency).filter(ranked.c.place * 100 >= ranked.c.total * percent) for percent in (50, 95, 99)
+    ]
+    query = select(ranked.c.scorer_id, *columns).group_by(ranked.c.scorer_id)
+    return {line[0]: (line[1], line[2], line[3]) for line in connection.execute(query)}
+
+
+def _with_attempts(connection: Connection, found: Sequence[Any]) -> list[Found]:
+    if not found:
+        return []
+    history: dict[str, list[Any]] = {}
+    ids = [line.scorer_run_id for line in found]
+    query = select(attempts).where(attempts.c.scorer_run_id.in_(ids)).order_by(attempts.c.attempt)
+    for attempt in connection.execute(query):
+        history.setdefault(attempt.scorer_run_id, []).append(attempt)
+    return [Found(line, history.get(line.scorer_run_id, ())) for line in found]

@@ -1,0 +1,146 @@
+"""What goes into the queue, what comes out of it, and what goes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import sha256
+
+MAX_MESSAGE_LENGTH = 2000
+"""Longest error message that is kept."""
+
+
+class State(IntEnum):
+    """runwire.scorer.v1.ScorerRunState.
+
+    PENDING -> RUNNING -> SUCCEEDED | FAILED | NOT_SCORABLE
+                       -> RETRYING -> RUNNING     the scorer raised, or the worker died
+                       -> PENDING                 handed back by a worker that shuts down
+    every state that is not terminal -> CANCELLED; FAILED, NOT_SCORABLE, DECLINED, CANCELLED -> PENDING by a redrive
+    """
+
+    PENDING = 1
+    RUNNING = 2
+    RETRYING = 3
+    SUCCEEDED = 4
+    FAILED = 5
+    NOT_SCORABLE = 6
+    DECLINED = 7
+    CANCELLED = 8
+
+
+OPEN = (State.PENDING, State.RUNNING, State.RETRYING)
+TERMINAL = (State.SUCCEEDED, State.FAILED, State.NOT_SCORABLE, State.DECLINED, State.CANCELLED)
+REDRIVABLE = (State.FAILED, State.NOT_SCORABLE, State.DECLINED, State.CANCELLED)
+"""A result is never overwritten: to score again, score with another version."""
+
+
+class Priority(IntEnum):
+    """runwire.scorer.v1.ScorerRunPriority."""
+
+    NORMAL = 1
+    HIGH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Why there is no score."""
+
+    reason: str
+    message: str
+    error_class: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A scorer run to be put into the queue."""
+
+    scorer_run_id: str
+    tenant: str
+    scorer_id: str
+    run_id: str = ""
+    agent_id: str = ""
+    wanted_version: str = ""
+    state: State = State.PENDING
+    """PENDING, or a terminal state for what will not be scored."""
+    error: Error | None = None
+    priority: Priority = Priority.NORMAL
+    rate: float = 1.0
+    siblings: int = 0
+    options: str = "{}"
+    labels: str = "{}"
+    traceparent: str = ""
+    tracestate: str = ""
+    deadline: float | None = None
+    sample: bytes = b""
+    """Serialised runwire.scorer.v1.Sample."""
+    fingerprint: str = ""
+    create_time: float | None = None
+    """When the evaluated run asked; None: now."""
+
+    @property
+    def sample_id(self) -> str:
+        """Name of the sample: its hash, within the tenant."""
+        return sha256(self.tenant.encode() + b"\0" + self.sample).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A scorer run in the hands of a worker, until it is finished or its lease ends."""
+
+    scorer_run_id: str
+    token: int
+    """What a finish must name."""
+    tenant: str
+    run_id: str
+    agent_id: str
+    scorer_id: str
+    wanted_version: str
+    options: str
+    steps: str
+    """Results of completed steps, as a JSON object."""
+    failures: int
+    """Attempts that raised, since the last redrive."""
+    start_time: float
+    sample: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRecord:
+    """A score as it is stored."""
+
+    value: float
+    label: str
+    reason: str
+    metadata: str
+    direction: int
+    judgement: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How an attempt ended."""
+
+    job: Job
+    state: State
+    scorer_version: str = ""
+    score: ScoreRecord | None = None
+    error: Error | None = None
+    delay_seconds: float = 0.0
+    """When it may be claimed again, for states that are not terminal."""
+    failed: bool = False
+    """The scorer raised: counts against its retries."""
+    lost: bool = False
+    """The process that ran it died: counts against its losses."""
+    steps: str = "{}"
+
+
+def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str) -> str:
+    """Identity of the scoring of a run, as ScorerRunRequested.scorer_run_id says."""
+    return sha256("\0".join((tenant, run_id, scorer_id, scorer_version)).encode()).hexdigest()[:32]
+
+
+def printable(text: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
+    """Text that every database takes: without NUL and lone surrogates, cut to `limit` characters."""
+    clean = text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"

@@ -1,0 +1,100 @@
+"""Removes what is old: terminal scorer runs by age and state, and samples that nothing waits for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import delete, exists, or_, select
+from sqlalchemy.engine import Connection
+
+from scorer_service.database import Database, database_time
+from scorer_service.records import OPEN, TERMINAL, State
+from scorer_service.schema import attempts, exports, samples, scorer_runs
+
+row = scorer_runs.c
+BATCH: Final = 500
+_IDLE_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """In seconds since creation; 0: for ever."""
+
+    runs: float
+    failed: float
+    samples: float
+
+
+class Retention:
+    """One per process; several of them share the work."""
+
+    def __init__(self, database: Database, ages: Ages) -> None:
+        self._database = database
+        self._ages = ages
+
+    async def run_once(self) -> float:
+        """Removes one batch of each; returns at once for more while there is more."""
+        removed = await self.sweep_runs() + await self.sweep_samples()
+        return 0.05 if removed else _IDLE_SECONDS
+
+    async def sweep_runs(self) -> int:
+        """Removes up to a batch of scorer runs; returns how many."""
+
+        def work(connection: Connection) -> int:
+            now, removed = database_time(connection), 0
+            for states, age in self._by_age():
+                # One state at a time, as the index has them.
+                for state in states:
+                    removed += _remove(connection, state, now - age) if age else 0
+            return removed
+
+        return await self._database.write(work)
+
+    def _by_age(self) -> list[tuple[list[State], float]]:
+        others: list[State] = [state for state in TERMINAL if state is not State.FAILED]
+        return [(others, self._ages.runs), ([State.FAILED], self._ages.failed)]
+
+    async def sweep_samples(self) -> int:
+        """Removes up to a batch of samples: those of no scorer run, and old ones that no open one needs."""
+
+        def work(connection: Connection) -> int:
+            now = database_time(connection)
+            used = exists(select(1).where(row.sample_id == samples.c.sample_id))
+            needed = exists(
+                select(1).where(row.sample_id == samples.c.sample_id, row.state.in_([int(state) for state in OPEN]))
+            )
+            # A sample is written in the same transaction as its scorer run, so no fresh one is without.
+            unwanted: Any = ~used
+            if self._ages.samples:
+                unwanted = or_(unwanted, ~needed & (samples.c.create_time < now - self._ages.samples))
+            oldest = self._oldest(now)
+            if oldest is None:
+                return 0
+            candidates = select(samples.c.sample_id).where(samples.c.create_time < oldest, unwanted).limit(BATCH)
+            ids = connection.execute(candidates).scalars().all()
+            if ids:
+                connection.execute(delete(samples).where(samples.c.sample_id.in_(ids), unwanted))
+            return len(ids)
+
+        return await self._database.write(work)
+
+    def _oldest(self, now: float) -> float | None:
+        ages = [age for age in (self._ages.runs, self._ages.failed, self._ages.samples) if age]
+        return now - min(ages) if ages else None
+
+
+def _remove(connection: Connection, state: State, before: float) -> int:
+    old = (
+        select(row.scorer_run_id)
+        .where(row.state == int(state), row.create_time < before, row.due_time.is_(None))
+        .order_by(row.create_time)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    ids = connection.execute(old).scalars().all()
+    if ids:
+        connection.execute(delete(attempts).where(attempts.c.scorer_run_id.in_(ids)))
+        connection.execute(delete(exports).where(exports.c.scorer_run_id.in_(ids)))
+        connection.execute(delete(scorer_runs).where(row.scorer_run_id.in_(ids)))
+    return len(ids)

@@ -1,0 +1,209 @@
+"""The tables, as migrations/ builds them, and the database's clock.
+
+`scorer_runs` is the queue, the result and the record in one row:
+
+    due_time    when the row may next be claimed; the end of the lease while it runs; NULL once it is terminal
+    lane        where claims look for it: HIGH, NORMAL, or ALONE for the last delivery that a row has left
+    claims      fencing token: raised by every claim, redrive and cancellation, and a finish must name it
+    deliveries  how often a worker took it        } since the last redrive
+    failures    how often the scorer raised       }
+    losses      how often its worker died         }
+    revision    number of the write that changed it last, ascending in the order of commits (see `counters`)
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
+
+HEAD: Final = "0001"
+"""The newest migration; a test holds it to migrations/."""
+
+metadata = MetaData()
+
+
+class Lane(IntEnum):
+    """Which rows are claimed first, and how."""
+
+    ALONE = 0
+    """One at a time, by a worker process that does nothing else meanwhile."""
+    NORMAL = 1
+    HIGH = 2
+
+
+scorer_runs = Table(
+    "scorer_runs",
+    metadata,
+    Column("scorer_run_id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("run_id", String, nullable=False),
+    Column("agent_id", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("scorer_version", String, nullable=False),
+    Column("wanted_version", String, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("due_time", Double),
+    Column("claims", Integer, nullable=False),
+    Column("deliveries", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("redrives", Integer, nullable=False),
+    Column("worker", String, nullable=False),
+    Column("create_time", Double, nullable=False),
+    Column("start_time", Double),
+    Column("end_time", Double),
+    Column("deadline", Double),
+    Column("rate", Double, nullable=False),
+    Column("siblings", Integer, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("traceparent", String, nullable=False),
+    Column("tracestate", String, nullable=False),
+    Column("sample_id", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("steps", Text, nullable=False),
+    Column("score_value", Double),
+    Column("score_label", Text),
+    Column("score_reason", Text),
+    Column("score_metadata", Text),
+    Column("score_direction", SmallInteger),
+    Column("judgement", Text),
+    Column("error_reason", String),
+    Column("error_class", String),
+    Column("error_message", Text),
+    Column("revision", BigInteger, nullable=False),
+)
+"""`wanted_version`: as asked for, empty for the newest. `siblings`: how many scorer runs the evaluated run asked for in
+all, 0 where that is not known. `fingerprint`: hash of an ad hoc request, to tell a repeat from another request under
+the same id."""
+
+runs = scorer_runs.c
+
+Index(
+    "ix_scorer_runs_queue",
+    runs.scorer_id,
+    runs.lane,
+    runs.due_time,
+    sqlite_where=runs.due_time.is_not(None),
+    postgresql_where=runs.due_time.is_not(None),
+)
+Index("ix_scorer_runs_revision", runs.revision, runs.scorer_run_id)
+Index("ix_scorer_runs_created", runs.tenant, runs.create_time, runs.scorer_run_id)
+Index("ix_scorer_runs_run", runs.tenant, runs.run_id, runs.create_time)
+Index("ix_scorer_runs_agent", runs.tenant, runs.agent_id, runs.create_time)
+Index("ix_scorer_runs_scorer", runs.tenant, runs.scorer_id, runs.create_time)
+Index("ix_scorer_runs_state", runs.state, runs.tenant, runs.create_time)
+Index("ix_scorer_runs_sample", runs.sample_id)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("scorer_run_id", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker", String, nullable=False),
+    Column("start_time", Double, nullable=False),
+    Column("end_time", Double, nullable=False),
+    Column("error_reason", String),
+    Column("error_class", String),
+    Column("error_message", Text),
+    Column("partial_results", Text, nullable=False),
+    PrimaryKeyConstraint("scorer_run_id", "attempt"),
+)
+"""`attempt` is the value of `scorer_runs.claims` that the attempt held."""
+
+samples = Table(
+    "samples",
+    metadata,
+    Column("sample_id", String, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("create_time", Double, nullable=False),
+)
+"""Serialised runwire.scorer.v1.Sample, named by its hash: the scorers of one run share it."""
+
+Index("ix_samples_created", samples.c.create_time)
+
+scorers = Table(
+    "scorers",
+    metadata,
+    Column("scorer_id", String, primary_key=True),
+    Column("paused", Boolean, nullable=False),
+    Column("seen_time", Double, nullable=False),
+)
+"""Scorers that some process of this service has, or had: `seen_time` is when one last said so."""
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+"""REVISION numbers the writes, so that they can be watched in order: its row stays locked until the write commits.
+ZOMBIES counts the finishes that were refused because the row had been claimed again."""
+
+REVISION: Final = "revision"
+ZOMBIES: Final = "zombie_finishes_refused"
+EXPORTS_DROPPED: Final = "exports_dropped"
+EPOCH: Final = "epoch"
+"""A random number that tells this database from one that replaces it: see WatchScorerRuns."""
+
+rate_limits = Table(
+    "rate_limits",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("next_time", Double, nullable=False),
+)
+"""When the next request to a judge model is allowed, for all replicas together."""
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("scorer_run_id", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("due_time", Double, nullable=False),
+    Column("tries", Integer, nullable=False),
+    PrimaryKeyConstraint("scorer_run_id", "attempt"),
+)
+"""Attempts that are still to be exported."""
+
+Index("ix_exports_due", exports.c.due_time)
+
+
+class DatabaseTime(FunctionElement[float]):
+    """The database's clock: seconds since the Unix epoch. The same throughout a statement."""
+
+    type = Double()
+    inherit_cache = True
+    name = "database_time"
+
+
+@compiles(DatabaseTime, "sqlite")
+def _sqlite_time(element: DatabaseTime, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(DatabaseTime, "postgresql")
+def _postgresql_time(element: DatabaseTime, compiler: Any, **options: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) AS DOUBLE PRECISION)"
+
+
+NOW: Final = DatabaseTime()

@@ -1,0 +1,1 @@
+"""The prebuilt scorers; docs/scorers.md lists them."""

@@ -1,0 +1,457 @@
+"""What a scorer is, and how one is carried out. No service is needed for any of this.
+
+A scorer is a function of a sample, or a `Pipeline` of the steps preprocess, analyze, score and reason. The first
+parameter of every step is the sample; the others are given by name, and a step takes those it wants:
+
+    options        the settings of the request: a pydantic model if so annotated, else a dict
+    preprocessed   what the step `preprocess` returned
+    analysis       what the step `analyze` returned
+    score          the Score (step `reason` only)
+    judge          a Judge: the language model to ask
+
+Results of `preprocess` and `analyze` are kept between attempts as JSON. They come back as the type that the step says
+it returns, so annotate it: a pydantic model, a dataclass, a list, a dict ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from runwire.errors import ConfigurationError
+
+Direction = Literal["higher", "lower"]
+"""Which way scores are better."""
+
+OutputT = TypeVar("OutputT")
+
+
+class ToolCall(BaseModel):
+    """One tool call of a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tool_name: str
+    arguments: Any = None
+    result: Any = None
+    outcome: str = "succeeded"
+    """`succeeded`, `failed`, `denied` or `unknown_after_crash`."""
+    tool_call_id: str = ""
+    step: int = 0
+
+
+class Step(BaseModel):
+    """One step of a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    name: str = ""
+    text: str = ""
+
+
+class Usage(BaseModel):
+    """What a run used."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    tool_calls: int = 0
+
+
+class Sample(BaseModel):
+    """A finished run as scorers see it: runwire.scorer.v1.Sample."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input: Any = None
+    output: Any = None
+    run_id: str = ""
+    agent_id: str = ""
+    agent_version: str = ""
+    run_state: str = "succeeded"
+    """`succeeded`, `failed` or `cancelled`."""
+    error_reason: str = ""
+    error_message: str = ""
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    """In the order in which they began."""
+    steps: list[Step] = Field(default_factory=list)
+    usage: Usage = Field(default_factory=Usage)
+    labels: dict[str, str] = Field(default_factory=dict)
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    ground_truth: Any = None
+    """What a right answer looks like; None where nobody said."""
+    context: list[str] = Field(default_factory=list)
+    """Passages that the answer should rest on."""
+
+    @property
+    def input_text(self) -> str:
+        """The input as text: see `text_of`."""
+        return text_of(self.input)
+
+    @property
+    def output_text(self) -> str:
+        """The output as text: see `text_of`."""
+        return text_of(self.output)
+
+
+def text_of(value: Any) -> str:
+    """A JSON value as text: a string as it is, anything else the strings and numbers in it, a line each."""
+    if isinstance(value, str):
+        return value
+    return "\n".join(_leaves(value))
+
+
+def _leaves(value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in _leaves(item)]
+    if isinstance(value, float) and value.is_integer():
+        return [str(int(value))]  # JSON has one kind of number: 3 arrives as 3.0
+    return [str(value)]
+
+
+class NotScorable(Exception):
+    """Raised or returned by a scorer: this sample cannot be scored, for a reason that no retry will change. The
+    scorer run ends NOT_SCORABLE, which is no failure."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NonRetriableError(Exception):
+    """Raised by a scorer: the attempt failed, and so would every other. `reason` is machine-readable."""
+
+    def __init__(self, message: str, *, reason: str = "scorer_error") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RetryAfter(Exception):
+    """Raised by a scorer: the attempt failed, and the next one makes sense after `delay`, in seconds or as a
+    timedelta. It counts as an attempt."""
+
+    def __init__(self, delay: float | timedelta, message: str = "") -> None:
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+        super().__init__(message or f"try again in {seconds:g} s")
+        self.delay_seconds = max(0.0, seconds)
+
+
+class BadScore(NonRetriableError):
+    """What the scorer returned is no score: not a finite number, or too large."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="bad_score")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge was asked and what it used."""
+
+    model: str
+    prompt_version: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+    """None where the price of the model is not known."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a scorer found. Raises BadScore unless `value` is a finite number."""
+
+    value: float
+    label: str = ""
+    reason: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values."""
+    judgement: Judgement | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, (int, float)) or not math.isfinite(self.value):
+            raise BadScore(f"a score must be a finite number, got {self.value!r}")
+        object.__setattr__(self, "value", float(self.value))
+
+
+class Answer(BaseModel, typing.Generic[OutputT]):
+    """What a judge said, and what it took."""
+
+    output: OutputT
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+
+
+class Judge(Protocol):
+    """A language model that scorers ask."""
+
+    async def ask(self, instructions: str, prompt: str, output_type: type[OutputT]) -> Answer[OutputT]:
+        """One answer of the form `output_type`. Raises RetryAfter when the model is busy, NonRetriableError when it
+        refuses, and any other exception for what a retry may heal."""
+        ...
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often an attempt that raised is repeated, and when: a random part of a delay that doubles."""
+
+    retries: int = 4
+    first_delay_seconds: float = 15.0
+    max_delay_seconds: float = 7200.0
+
+    def ceiling(self, failures: int) -> float:
+        """The longest delay after this many failed attempts (1 or more)."""
+        doublings = min(failures - 1, 64)
+        return min(self.max_delay_seconds, self.first_delay_seconds * 2.0**doublings)
+
+
+StepFunction = Callable[..., Any]
+_PARAMETERS: Final = {
+    "preprocess": {"options", "judge"},
+    "analyze": {"options", "judge", "preprocessed"},
+    "score": {"options", "judge", "preprocessed", "analysis"},
+    "reason": {"options", "judge", "preprocessed", "analysis", "score"},
+}
+_RESULT_NAMES: Final = {"preprocess": "preprocessed", "analyze": "analysis", "score": "score"}
+_SCORE: Final = TypeAdapter(Score)
+
+
+class _Step:
+    """One step of a scorer: its function and what that wants."""
+
+    def __init__(self, scorer_id: str, name: str, function: StepFunction) -> None:
+        self.name = name
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        parameters = list(inspect.signature(function).parameters.values())
+        if not parameters:
+            raise ConfigurationError(f"scorer {scorer_id!r}: step {name} takes no sample")
+        self.wants = [parameter.name for parameter in parameters[1:] if parameter.default is parameter.empty]
+        self.wants += [p.name for p in parameters[1:] if p.default is not p.empty and p.name in _PARAMETERS[name]]
+        if unknown := set(self.wants) - _PARAMETERS[name]:
+            raise ConfigurationError(
+                f"scorer {scorer_id!r}: step {name} has the unknown parameters {sorted(unknown)}; "
+                f"known are the sample, then {sorted(_PARAMETERS[name])}"
+            )
+        hints = self._hints(scorer_id) if "options" in self.wants or name in ("preprocess", "analyze") else {}
+        self.options_type = hints.get("options")
+        self.result = _SCORE if name == "score" else TypeAdapter(hints.get("return", Any))
+
+    def _hints(self, scorer_id: str) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(self.function)
+        except NameError as error:
+            raise ConfigurationError(
+                f"scorer {scorer_id!r}: step {self.name} has an unknown annotation: {error}"
+            ) from None
+
+    async def call(self, sample: Sample, values: Mapping[str, Any]) -> Any:
+        arguments = {name: values.get(name) for name in self.wants}
+        if self.is_async:
+            return await self.function(sample, **arguments)
+        return await asyncio.to_thread(self.function, sample, **arguments)
+
+
+class Scorer:
+    """A scorer and its settings. Made by `scorer` and by `Pipeline`; calling it calls its function."""
+
+    def __init__(
+        self,
+        id: str,
+        version: str,
+        functions: Mapping[str, StepFunction],
+        *,
+        description: str = "",
+        direction: Direction = "higher",
+        timeout_seconds: float | None = None,
+        retry: RetryPolicy | None = None,
+        concurrency: int | None = None,
+        process: bool = False,
+        prompt_version: str = "",
+    ) -> None:
+        for name, value in (("id", id), ("version", version)):
+            if not value or len(value) > 128 or not value.isprintable():
+                raise ConfigurationError(f"a scorer's {name} must be 1 to 128 printable characters, got {value!r}")
+        if direction not in ("higher", "lower"):
+            raise ConfigurationError(f"scorer {id!r}: direction must be 'higher' or 'lower', got {direction!r}")
+        if concurrency is not None and concurrency < 1:
+            raise ConfigurationError(f"scorer {id!r}: concurrency must be at least 1, got {concurrency}")
+        if timeout_seconds is not None and not timeout_seconds > 0:
+            raise ConfigurationError(f"scorer {id!r}: timeout_seconds must be above 0, got {timeout_seconds}")
+        self.id = id
+        self.version = version
+        self.steps = [_Step(id, name, function) for name, function in functions.items()]
+        if process and any(step.is_async for step in self.steps):
+            raise ConfigurationError(f"scorer {id!r}: process=True is for functions that are not async")
+        self.description = description or _first_line(functions["score"])
+        self.direction = direction
+        self.timeout_seconds = timeout_seconds
+        self.retry = retry
+        self.concurrency = concurrency
+        self.process = process
+        self.prompt_version = prompt_version
+        self.judge = any("judge" in step.wants for step in self.steps)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Calls the function that scores, as it was written."""
+        score = next(step for step in self.steps if step.name == "score")
+        return score.function(*arguments, **named)
+
+    def __repr__(self) -> str:
+        return f"<Scorer {self.id} {self.version}>"
+
+
+def _first_line(function: StepFunction) -> str:
+    return (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ").strip()
+
+
+def scorer(
+    *,
+    id: str,
+    version: str,
+    description: str = "",
+    direction: Direction = "higher",
+    timeout_seconds: float | None = None,
+    retry: RetryPolicy | None = None,
+    concurrency: int | None = None,
+    process: bool = False,
+) -> Callable[[StepFunction], Scorer]:
+    """Makes a function a scorer: `def f(sample) -> Score`, async or not; a number is a Score without words.
+
+    `timeout_seconds` bounds one attempt, `concurrency` how many run at once in one worker process; None leaves both,
+    and `retry`, to the service. A function that is not async runs in a thread, which nothing can stop: with
+    `process=True` it runs in a process of its own, which a time-out ends; say so of everything that works the CPU hard.
+    The module that defines it must then be importable. Raises ConfigurationError.
+    """
+
+    def make(function: StepFunction) -> Scorer:
+        return Scorer(
+            id,
+            version,
+            {"score": function},
+            description=description,
+            direction=direction,
+            timeout_seconds=timeout_seconds,
+            retry=retry,
+            concurrency=concurrency,
+            process=process,
+        )
+
+    return make
+
+
+class Pipeline(Scorer):
+    """A scorer in steps: preprocess -> analyze -> score -> reason, of which only `score` must be there. A step that
+    completed is not repeated when a later one fails. `reason` returns the text that explains the score."""
+
+    def __init__(
+        self,
+        id: str,
+        version: str,
+        *,
+        score: StepFunction,
+        preprocess: StepFunction | None = None,
+        analyze: StepFunction | None = None,
+        reason: StepFunction | None = None,
+        **settings: Any,
+    ) -> None:
+        given = {"preprocess": preprocess, "analyze": analyze, "score": score, "reason": reason}
+        super().__init__(id, version, {name: step for name, step in given.items() if step}, **settings)
+
+
+OnStep = Callable[[str, Any], None]
+
+
+async def evaluate(
+    scorer: Scorer,
+    sample: Sample,
+    options: Mapping[str, Any] | None = None,
+    *,
+    judge: Judge | None = None,
+    done: Mapping[str, Any] | None = None,
+    on_step: OnStep | None = None,
+) -> Score:
+    """Scores a sample: one attempt, without retries or a time-out.
+
+    `done` holds the results of steps that an earlier attempt completed, as JSON; `on_step` is told each further one.
+    Raises what the scorer raises, NotScorable, NonRetriableError for options that do not fit, and BadScore.
+    """
+    values: dict[str, Any] = {"judge": judge}
+    done = done or {}
+    for step in scorer.steps:
+        if step.name in done:
+            result = step.result.validate_python(done[step.name])
+        else:
+            if "options" in step.wants:
+                values["options"] = _options(step.options_type, options or {})
+            result = await step.call(sample, values)
+            if step.name == "score":
+                result = _as_score(result)
+            if on_step is not None and len(scorer.steps) > 1 and step.name != "reason":
+                on_step(step.name, step.result.dump_python(result, mode="json"))
+        if step.name == "reason":
+            return replace(typing.cast(Score, values["score"]), reason=_as_reason(result))
+        values[_RESULT_NAMES[step.name]] = result
+    return typing.cast(Score, values["score"])
+
+
+def _as_score(result: Any) -> Score:
+    if isinstance(result, NotScorable):
+        raise result
+    if isinstance(result, Score):
+        return result
+    if isinstance(result, (int, float)):
+        return Score(float(result))
+    raise BadScore(f"a scorer returns a Score or a number, not {type(result).__name__}")
+
+
+def _as_reason(result: Any) -> str:
+    if isinstance(result, str):
+        return result
+    raise BadScore(f"the step `reason` returns a string, not {type(result).__name__}")
+
+
+def _options(wanted: Any, options: Mapping[str, Any]) -> Any:
+    if wanted is None or typing.get_origin(wanted) in (dict, Mapping) or wanted in (dict, Mapping, Any):
+        return dict(options)
+    try:
+        return TypeAdapter(wanted).validate_python(dict(options))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
+        raise NonRetriableError(f"the options do not fit: {problems}", reason="invalid_options") from None
+
+
+async def run_scorer(
+    scorer: Scorer | str, sample: Sample, options: Mapping[str, Any] | None = None, *, judge: Judge | str | None = None
+) -> Score:
+    """Scores a sample in this process, without any service: the same result as the service's, for tests and notebooks.
+
+    `scorer` may be the id of a prebuilt one. `judge` is the model of scorers that ask one: a pydantic-ai model string
+    such as `openai:gpt-4o-mini`; None takes RUNWIRE_JUDGE_MODEL. Raises as `evaluate`; ConfigurationError for an
+    unknown id and for a judge that is not configured.
+    """
+    if isinstance(scorer, str):
+        from scorer_service.registry import prebuilt
+
+        scorer = prebuilt(scorer)
+    if scorer.judge and (judge is None or isinstance(judge, str)):
+        from scorer_service.scorers.model import configured_judge
+
+        judge = configured_judge(judge)
+    return await evaluate(scorer, sample, options, judge=typing.cast("Judge | None", judge))

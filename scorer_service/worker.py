@@ -1,0 +1,243 @@
+"""Claims scorer runs, has them carried out, renews their leases and writes how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from runwire.errors import Unavailable
+from scorer_service.executor import Executor, Limits, handed_back
+from scorer_service.jobs import Jobs, Offer, Rate
+from scorer_service.loop import Bell, repeat
+from scorer_service.records import Error, Finished, Job, State
+from scorer_service.registry import Registry
+
+log = logging.getLogger("scorer_service")
+
+POLL_SECONDS: Final = 0.25
+"""How long other processes' work may lie until it is seen."""
+_GRACE_AFTER_TIMEOUT_SECONDS: Final = 30.0
+
+
+@dataclass(slots=True)
+class _Held:
+    """A job that this process holds."""
+
+    job: Job
+    give_up_at: float
+    """Monotonic time after which its lease is not renewed: the attempt should be over, so the loop is stuck."""
+
+
+class Worker:
+    """One per process."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        registry: Registry,
+        limits: Limits,
+        *,
+        concurrency: int,
+        judge_rate: Rate | None = None,
+        grace_seconds: float = 10.0,
+    ) -> None:
+        self._jobs = jobs
+        self._registry = registry
+        self._limits = limits
+        self._concurrency = concurrency
+        self._judge_rate = judge_rate
+        self._grace_seconds = grace_seconds
+        self.executor: Executor
+        """Set before `run`: it delivers to `deliver` and `on_step`."""
+        self._held: dict[str, _Held] = {}
+        self._finished: list[Finished] = []
+        self._steps: dict[Job, str] = {}
+        self._alone = False
+        self._hungry = False
+        """The last claim brought all that was asked for, so there may be more."""
+        self._claiming, self._finishing, self._renewing = Bell(), Bell(), Bell()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    async def run(self) -> None:
+        """Works until `stop` was called and what runs is finished or handed back."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(repeat("finishing", self.finish_once, self._finishing), name="finish")
+            group.create_task(repeat("lease renewal", self.renew_once, self._renewing), name="renew")
+            await repeat("claiming", self.claim_once, self._claiming)
+            await self._drain()
+            self._renewing.stop()
+            self._finishing.stop()
+        await self._finish_the_rest()
+
+    def stop(self) -> None:
+        """Claims no more."""
+        self._claiming.stop()
+
+    def wake(self) -> None:
+        """There may be new work."""
+        self._hungry = True
+        self._claiming.ring()
+
+    @property
+    def running(self) -> int:
+        """How many jobs this process holds."""
+        return len(self._held)
+
+    async def claim_once(self) -> float:
+        """Claims what there is room for; returns how long to wait for more."""
+        if self._alone:
+            return await self._claim_alone()
+        limit = self._concurrency - len(self._held)
+        if limit <= 0 or len(self._finished) > 2 * self._concurrency:
+            return POLL_SECONDS
+        claimed = await self._jobs.claim(self._offers(), limit)
+        self._take(claimed.jobs)
+        self._alone = claimed.alone
+        self._hungry = len(claimed.jobs) >= limit
+        return 0.0 if claimed.jobs or claimed.alone else POLL_SECONDS
+
+    async def _claim_alone(self) -> float:
+        """What killed its workers, or ran beside what did, runs by itself: so it can harm no other, nor be harmed."""
+        if self._held:
+            return POLL_SECONDS
+        claimed = await self._jobs.claim(self._offers(), 1, alone=True)
+        self._take(claimed.jobs)
+        self._alone = bool(claimed.jobs)
+        return 0.0
+
+    def _offers(self) -> dict[str, Offer]:
+        held: dict[str, int] = {}
+        for one in self._held.values():
+            held[one.job.scorer_id] = held.get(one.job.scorer_id, 0) + 1
+        offers = {}
+        for scorer in self._registry:
+            slots = (scorer.concurrency or self._concurrency) - held.get(scorer.id, 0)
+            if slots > 0:
+                offers[scorer.id] = Offer(slots, self._judge_rate if scorer.judge else None)
+        return offers
+
+    def _take(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        for job in jobs:
+            limit = self.executor.timeout_of(job) + _GRACE_AFTER_TIMEOUT_SECONDS
+            self._held[job.scorer_run_id] = _Held(job, time.monotonic() + limit)
+        self._emptied.clear()
+        self.executor.submit(jobs)
+
+    # Called by the executor, on the service's loop
+
+    def deliver(self, finished: Sequence[Finished]) -> None:
+        """Takes the ends of attempts."""
+        for done in finished:
+            held = self._held.get(done.job.scorer_run_id)
+            if held is not None and held.job.token == done.job.token:
+                del self._held[done.job.scorer_run_id]
+            self._steps.pop(done.job, None)
+        self._finished += finished
+        self._finishing.ring()
+        if self._hungry or self._alone:
+            self._claiming.ring()
+        if not self._held:
+            self._emptied.set()
+
+    def on_step(self, job: Job, steps: str) -> None:
+        """Takes the results of steps, in case this process dies."""
+        held = self._held.get(job.scorer_run_id)
+        if held is not None and held.job.token == job.token:
+            self._steps[job] = steps
+            self._finishing.ring()
+
+    # Writing
+
+    async def finish_once(self) -> float:
+        """Writes all that gathered since the last time, in one transaction."""
+        steps, self._steps = self._steps, {}
+        if steps:
+            try:
+                await self._jobs.keep_steps(steps)
+            except Unavailable:
+                self._steps = steps | self._steps
+                raise
+        if not self._finished:
+            return 60.0
+        batch, self._finished = self._finished[: 2 * self._concurrency], self._finished[2 * self._concurrency :]
+        try:
+            refused = await self._jobs.finish(batch)
+        except Unavailable:
+            self._finished = batch + self._finished
+            raise
+        except Exception:
+            log.exception("a batch of %d results was refused; now one by one", len(batch))
+            refused = await self._finish_singly(batch)
+        for done in refused:
+            log.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
+        return 0.0
+
+    async def _finish_singly(self, batch: Sequence[Finished]) -> list[Finished]:
+        """One result that the database does not take must not hold up the others."""
+        refused: list[Finished] = []
+        for index, done in enumerate(batch):
+            try:
+                refused += await self._jobs.finish([done])
+            except Unavailable:
+                self._finished = [*batch[index:], *self._finished]
+                raise
+            except Exception as error:
+                message = f"the database did not take the result: {type(error).__name__}"
+                plain = replace(
+                    done, state=State.FAILED, score=None, steps="{}", failed=True, error=Error("bad_score", message)
+                )
+                refused += await self._jobs.finish([plain])
+        return refused
+
+    async def renew_once(self) -> float:
+        """Renews the leases of all that runs, and stops what was lost."""
+        now = time.monotonic()
+        overdue = [held.job for held in self._held.values() if held.give_up_at < now]
+        for job in overdue:
+            log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
+            del self._held[job.scorer_run_id]
+        self.executor.cancel(overdue)
+        jobs = [held.job for held in self._held.values()]
+        lost_ids = await self._jobs.extend(jobs)
+        lost = [job for job in jobs if job.scorer_run_id in lost_ids]
+        # What finished meanwhile is not lost: its row is no longer RUNNING.
+        lost = [job for job in lost if (held := self._held.get(job.scorer_run_id)) and held.job.token == job.token]
+        for job in lost:
+            log.warning("lost %s: claimed by another worker, redriven or cancelled", job.scorer_run_id)
+        self.executor.cancel(lost)
+        if not self._held:
+            self._emptied.set()
+        return self._jobs.lease_seconds / 3
+
+    # Ending
+
+    async def _drain(self) -> None:
+        """Lets what runs finish within the grace, then hands the rest back."""
+        try:
+            async with asyncio.timeout(self._grace_seconds):
+                await self._emptied.wait()
+        except TimeoutError:
+            log.info("handing back %d scorer runs", len(self._held))
+            self.executor.cancel([held.job for held in self._held.values()])
+            try:
+                async with asyncio.timeout(2.0):
+                    await self._emptied.wait()
+            except TimeoutError:
+                # Stuck in a thread or a blocked loop: the rows are free for others all the same.
+                self.deliver([handed_back(held.job, held.job.steps) for held in list(self._held.values())])
+
+    async def _finish_the_rest(self) -> None:
+        """What cannot be written now is done again when its lease ends."""
+        try:
+            async with asyncio.timeout(5.0):
+                while self._finished:
+                    await self.finish_once()
+        except (TimeoutError, Unavailable):
+            log.warning("%d results could not be written; they will be found again", len(self._finished))
