@@ -6,11 +6,12 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from agent_service import registry
 from agent_service.config import Settings
+from agent_service.registry import Registry
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
 from agent_service.worker import Worker
@@ -37,16 +38,22 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings.store))
-        logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds)
-        servicer = AgentServicer(Runs(store, logs, agents), logs, agents, settings)
+    async with open_store(settings.store) as store:
+        await run_on(store, agents, settings, stopping, announce)
 
-        def register(server: object) -> None:
-            if settings.role != "work":
-                agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
 
-        server = await stack.enter_async_context(serve(settings.listen, register, _services(settings)))
+async def run_on(
+    store: Store, agents: Registry, settings: Settings, stopping: asyncio.Event, announce: Callable[[str], None]
+) -> None:
+    """The same on an open store, until `stopping` is set."""
+    logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds)
+    servicer = AgentServicer(Runs(store, logs, agents), logs, agents, settings)
+
+    def register(server: object) -> None:
+        if settings.role != "work":
+            agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
+
+    async with serve(settings.listen, register, _services(settings)) as server:
         worker = Worker(store, logs, agents, settings, _reopen(settings.store))
         await _run_parts(settings, store, logs, server, worker, stopping, announce)
 
