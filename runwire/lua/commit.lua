@@ -8,8 +8,6 @@
 --       queue, body
 -- Returns {'ok', now, head}, or a refusal: {'exists'}, {'not_found'}, {'expired', final}, {'fenced', attempt},
 -- {'unclaimed', attempt}, {'closed', final}, {'hole', last}, {'field', name, value}.
---
--- The first write is one that a server without memory refuses, so that it refuses all or nothing.
 
 local prefix, topic, attempt, schedule, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local due_in, progress = tonumber(ARGV[6] or 0), ARGV[7] == '1'
@@ -117,15 +115,16 @@ end
 if progress or final ~= 0 or schedule == 'due' or schedule == 'never' then
   set('losses', 0)
 end
+if #changes == 0 then
+  set('last', head.last)
+end
 
--- Writes
+-- Writes. A server without memory refuses the first, and with it all: later ones of a script it does not look at.
 
 if first then
   redis.call('XADD', KEYS[2], digits(last) .. '-0', 'entry', entry)
 end
-if #changes > 0 then
-  redis.call('HSET', KEYS[1], unpack(changes))
-end
+redis.call('HSET', KEYS[1], unpack(changes))
 for _, i in ipairs(deletes) do
   redis.call('HDEL', KEYS[3], ARGV[i])
 end

@@ -96,7 +96,7 @@ def _check_kind(info: Mapping[str, str], settings: Settings) -> None:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < _OLDEST:
         raise ConfigurationError(f"this Redis is {version}, and Runwire needs 6.2 or newer")
-    mode = info.get("redis_mode")
+    mode = info.get("redis_mode") or info.get("server_mode")  # Valkey's name for it
     if mode == "sentinel":
         raise ConfigurationError("this server is a Sentinel: use redis+sentinel://")
     if mode == "cluster" and not isinstance(settings.topology, Cluster):

@@ -23,6 +23,7 @@ logger = logging.getLogger("runwire.redis")
 
 _FIRST_DELAY_SECONDS: Final = 0.02
 _MOST_DELAY_SECONDS: Final = 1.0
+_WARN_SECONDS: Final = 5.0
 
 _PASSING: Final = {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK", "UNBLOCKED"}
 """Refusals that end by themselves: the command was not carried out, and is tried again."""
@@ -56,7 +57,8 @@ class Client:
         self._addresses: dict[int, Address] = {}
         self._connecting: dict[tuple[Address, Lane], asyncio.Lock] = {}
         self._failed: dict[tuple[Address, Lane], tuple[float, LinkLost | ReplyError]] = {}
-        self._troubled = False
+        self._unreached: set[Address] = set()
+        self._silent_until: dict[str, float] = {}
 
     async def run(
         self,
@@ -111,6 +113,7 @@ class Client:
             except ReplyError as error:
                 self._judge(error, shard, lane)
                 problem = error
+            self._warn(problem)
             if loop.time() + delay > deadline:
                 raise StoreUnavailable(f"Redis does not answer as it should: {problem}") from None
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
@@ -213,14 +216,21 @@ class Client:
             link = await connect(address, self._settings.access, on_message=on_message)
             await self._admit(link)
         except (LinkLost, ReplyError) as error:
-            if not self._troubled:
-                self._troubled = True
-                logger.warning("Redis: %s; trying again", error)
+            self._unreached.add(address)
+            self._warn(error)
             raise
-        if self._troubled:
-            self._troubled = False
-            logger.warning("Redis: connected to %s again", address)
+        if address in self._unreached:
+            self._unreached.discard(address)
+            logger.warning("Redis: connected to %s", address)
         return link
+
+    def _warn(self, problem: Exception) -> None:
+        """Says what is wrong, but not for each of hundreds who notice it."""
+        kind = problem.code if isinstance(problem, ReplyError) else type(problem).__name__
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until.get(kind, now):
+            self._silent_until[kind] = now + _WARN_SECONDS
+            logger.warning("Redis: %s; trying again", problem)
 
     async def _admit(self, link: Link) -> None:
         try:
