@@ -29,6 +29,7 @@ from runwire.client.calls import Stream
 from runwire.client.fold import Custom, Fold, RunView, Step, ToolCall, fold
 from runwire.client.requests import approve, deny, scorer_run_filter, supply
 from runwire.client.resume import Discontinuity, OnDiscontinuity, ResumePolicy
+from runwire.client.sample import sample_of
 from runwire.client.scorer import ScorerClient
 from runwire.client.values import Json, from_struct, from_value, to_struct, to_value
 from runwire.scorer.v1.scorer_run_pb2 import Scorer, ScorerRun, ScorerRunState, ScorerStats
@@ -68,6 +69,7 @@ __all__ = [
     "fold",
     "from_struct",
     "from_value",
+    "sample_of",
     "scorer_run_filter",
     "supply",
     "to_struct",

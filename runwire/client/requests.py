@@ -99,19 +99,17 @@ def request_scorer_run(
     output: Json | struct_pb2.Value,
     ground_truth: Json | struct_pb2.Value,
     context: Sequence[str],
-    run_id: str,
+    sample: scorer_run_requested_pb2.Sample | None,
     options: Mapping[str, Json] | None,
     scorer_version: str,
     request_id: str | None,
 ) -> scorer_service_pb2.RequestScorerRunRequest:
-    sample = scorer_run_requested_pb2.Sample(
-        run_id=run_id,
-        run_state="succeeded",
-        input=to_value(input),
-        output=to_value(output),
-        ground_truth=None if ground_truth is None else to_value(ground_truth),
-        context=context,
-    )
+    if sample is None:
+        sample = scorer_run_requested_pb2.Sample(
+            run_state="succeeded", input=to_value(input), output=to_value(output), context=context
+        )
+    if ground_truth is not None:
+        sample.ground_truth.CopyFrom(to_value(ground_truth))
     return scorer_service_pb2.RequestScorerRunRequest(
         scorer_id=scorer_id,
         scorer_version=scorer_version,

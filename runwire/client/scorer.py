@@ -13,7 +13,7 @@ from runwire.client import requests
 from runwire.client.calls import Client, Stream
 from runwire.client.resume import OnDiscontinuity, ScorerRunReader
 from runwire.client.values import Json
-from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 
 
@@ -62,23 +62,26 @@ class ScorerClient(Client):
         self,
         scorer_id: str,
         *,
-        input: Json | struct_pb2.Value,
-        output: Json | struct_pb2.Value,
+        input: Json | struct_pb2.Value = None,
+        output: Json | struct_pb2.Value = None,
         ground_truth: Json | struct_pb2.Value = None,
         context: Sequence[str] = (),
-        run_id: str = "",
+        sample: scorer_run_requested_pb2.Sample | None = None,
         options: Mapping[str, Json] | None = None,
         scorer_version: str = "",
         request_id: str | None = None,
     ) -> scorer_run_pb2.ScorerRun:
-        """Scores a given sample. `request_id` as in AgentClient.start_run. Raises ScorerNotFound."""
+        """Scores `input` and `output`, or a whole `sample` (`sample_of` makes one of a run).
+
+        `request_id` as in AgentClient.start_run. Raises ScorerNotFound, InvalidRequest.
+        """
         request = requests.request_scorer_run(
             scorer_id,
             input=input,
             output=output,
             ground_truth=ground_truth,
             context=context,
-            run_id=run_id,
+            sample=sample,
             options=options,
             scorer_version=scorer_version,
             request_id=request_id,

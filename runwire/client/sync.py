@@ -23,7 +23,7 @@ from runwire.client.fold import Fold, RunView
 from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
 from runwire.client.sync_calls import Client, Stream
 from runwire.client.values import Json
-from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 
 
@@ -238,11 +238,11 @@ class ScorerClient(Client):
         self,
         scorer_id: str,
         *,
-        input: Json | struct_pb2.Value,
-        output: Json | struct_pb2.Value,
+        input: Json | struct_pb2.Value = None,
+        output: Json | struct_pb2.Value = None,
         ground_truth: Json | struct_pb2.Value = None,
         context: Sequence[str] = (),
-        run_id: str = "",
+        sample: scorer_run_requested_pb2.Sample | None = None,
         options: Mapping[str, Json] | None = None,
         scorer_version: str = "",
         request_id: str | None = None,
@@ -253,7 +253,7 @@ class ScorerClient(Client):
             output=output,
             ground_truth=ground_truth,
             context=context,
-            run_id=run_id,
+            sample=sample,
             options=options,
             scorer_version=scorer_version,
             request_id=request_id,

@@ -1,0 +1,5 @@
+"""`python -m runwire.cli`."""
+
+from runwire.cli import main
+
+main()

@@ -1,0 +1,150 @@
+"""What people type: inputs, durations, labels, states."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+from google.protobuf.struct_pb2 import Value
+
+from runwire.client.values import Json, to_value
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_UNITS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def read_input(given: str | None, *, as_text: bool = False) -> Value:
+    """The input that an argument stands for: `@file` is a file's content, `-` is standard input; JSON is JSON, and
+    anything else is a plain string, unless it begins like an object or a list. `as_text` takes it as it is."""
+    if given is None:
+        return to_value(None)
+    text = _content(given)
+    return check_input(text if as_text else parse_input(text))
+
+
+def parse_input(text: str) -> Json:
+    """JSON, or a plain string."""
+    try:
+        value: Json = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        if text.lstrip()[:1] in ("{", "["):
+            raise click.UsageError(
+                f"INPUT begins like JSON but is none: {error.msg} at character {error.pos + 1}; "
+                "use --text to send it as it is"
+            ) from None
+        return text
+    except RecursionError:
+        raise click.UsageError("INPUT is nested too deeply") from None
+    return value
+
+
+def check_input(value: Json) -> Value:
+    """As it is sent. A number that would change on the way is a usage error."""
+    try:
+        return to_value(value)
+    except ValueError as error:
+        raise click.UsageError(f"INPUT cannot be sent: {error}") from None
+    except RecursionError:
+        raise click.UsageError("INPUT is nested too deeply") from None
+
+
+def parse_json(text: str, what: str) -> Json:
+    """JSON and nothing else."""
+    try:
+        value: Json = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise click.UsageError(f"{what} is not JSON: {error.msg} at character {error.pos + 1}") from None
+    return value
+
+
+def _content(given: str) -> str:
+    if given == "-":
+        return _decoded(sys.stdin.buffer.read(), "standard input")
+    if not given.startswith("@"):
+        return given
+    path = Path(given[1:])
+    try:
+        return _decoded(path.read_bytes(), str(path))
+    except OSError as error:
+        raise click.UsageError(f"cannot read {given[1:]!r}: {error.strerror}") from None
+
+
+def _decoded(data: bytes, source: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{source} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise click.UsageError(f"INPUT holds {name}, which JSON does not have")
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg] # generic only in newer click
+    """A number with ms, s, m, h or d; seconds without a unit. Becomes seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = _DURATION.fullmatch(value.strip())
+        if not match:
+            self.fail(f"{value!r} is no duration; write 30s, 5m, 2h or 1d", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+
+class Since(Duration):
+    """A duration back from now, or a time as ISO 8601. Becomes a datetime."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, datetime):
+            return value
+        if _DURATION.fullmatch(value.strip()):
+            return datetime.now(UTC) - timedelta(seconds=super().convert(value, param, ctx))
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a duration back from now (2h) nor a time (2026-01-31T12:00)", param, ctx)
+        return moment.astimezone()
+
+
+class State(click.ParamType):  # type: ignore[type-arg]
+    """The name of a state in lower case. Becomes the enum's number."""
+
+    def __init__(self, enum: Any) -> None:
+        names = [name for name in enum.keys() if not name.endswith("_UNSPECIFIED")]  # noqa: SIM118 - an enum wrapper
+        prefix = next(name for name in enum.keys() if name.endswith("_UNSPECIFIED"))  # noqa: SIM118
+        self._values = {
+            name.removeprefix(prefix.removesuffix("UNSPECIFIED")).lower(): enum.Value(name) for name in names
+        }
+        self.name = "|".join(self._values)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        key = value.lower().replace("-", "_").replace(" ", "_")
+        if key not in self._values:
+            self.fail(f"{value!r} is no state; states are {', '.join(self._values)}", param, ctx)
+        return int(self._values[key])
+
+
+def pairs(given: Sequence[str], option: str) -> dict[str, str]:
+    """KEY=VALUE arguments as a dict."""
+    result: dict[str, str] = {}
+    for each in given:
+        key, separator, value = each.partition("=")
+        if not separator or not key:
+            raise click.UsageError(f"{option} takes KEY=VALUE, not {each!r}")
+        if key in result:
+            raise click.UsageError(f"{option} names {key!r} twice")
+        result[key] = value
+    return result

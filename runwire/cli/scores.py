@@ -1,0 +1,263 @@
+"""scores, scorers, score, redrive, pause, unpause, stats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from runwire.cli.inputs import Since, State, parse_json
+from runwire.cli.output import new_table, print_json, print_table, seconds_of, span, state_name, styled
+from runwire.cli.session import Interrupted, Session, on_terminal, pass_session, service_options
+from runwire.client import fold, sample_of, scorer_run_filter, to_value
+from runwire.scorer.v1 import scorer_run_pb2
+
+_STATE = State(scorer_run_pb2.ScorerRunState)
+_COLUMNS = ("SCORER", "VERSION", "STATE", "SCORE", "LABEL", "ATTEMPTS", "REASON")
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--follow", "-f", is_flag=True, help="Wait until every score is there or given up.")
+@service_options()
+@pass_session
+def scores(session: Session, run_id: str, follow: bool) -> None:
+    """Show the scores of a run."""
+    if follow:
+        _follow(session, run_id)
+        return
+    with session.asking_scorers() as client:
+        found = list(client.list_scorer_runs(scorer_run_filter(run_id=run_id)))
+    _show(session, found, empty=f"no scores of {run_id}; is the run finished, and does its agent name scorers?")
+
+
+@click.command("scorers")
+@service_options()
+@pass_session
+def list_scorers(session: Session) -> None:
+    """List the scorers of the scorer service."""
+    with session.asking_scorers() as client:
+        found = client.list_scorers()
+    if session.json:
+        for scorer in found:
+            print_json(scorer)
+        return
+    print_table(
+        ("SCORER", "VERSION", "BETTER", "JUDGE", "PAUSED", "DESCRIPTION"),
+        (
+            (
+                each.scorer_id,
+                each.version,
+                state_name(each.direction, scorer_run_pb2.ScoreDirection).partition(" ")[0],
+                each.judge_model if each.judge else "",
+                "paused" if each.paused else "",
+                each.description,
+            )
+            for each in found
+        ),
+        empty="this service has no scorers",
+    )
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--scorer", "scorer_id", required=True, metavar="ID", help="The scorer to ask.")
+@click.option("--scorer-version", default="", metavar="VERSION", help="Its version; without: the newest.")
+@click.option("--options", metavar="JSON", help="Settings for the scorer, a JSON object.")
+@click.option("--ground-truth", metavar="JSON", help="What a right answer looks like.")
+@service_options()
+@pass_session
+def score(
+    session: Session,
+    run_id: str,
+    scorer_id: str,
+    scorer_version: str,
+    options: str | None,
+    ground_truth: str | None,
+) -> None:
+    """Ask for a score of a finished run, whatever its agent asked for."""
+    settings = parse_json(options, "--options") if options is not None else None
+    if settings is not None and not isinstance(settings, dict):
+        raise click.UsageError("--options must be a JSON object")
+    with session.asking_agents() as agents:
+        run = agents.get_run(run_id)
+        if not run.HasField("end_time"):
+            raise click.UsageError(f"{run_id} has not ended; only finished runs are scored")
+        sample = sample_of(run, fold(agents.list_run_events(run_id, page_size=1000)))
+    truth = to_value(parse_json(ground_truth, "--ground-truth")) if ground_truth is not None else None
+    with session.asking_scorers() as scorers:
+        requested = scorers.request_scorer_run(
+            scorer_id, sample=sample, ground_truth=truth, options=settings, scorer_version=scorer_version
+        )
+    if session.json:
+        print_json(requested)
+    else:
+        print(requested.scorer_run_id)
+
+
+@click.command()
+@click.argument("scorer_run_ids", nargs=-1, metavar="[SCORER_RUN]...")
+@click.option("--run", "run_id", default="", help="Those of this run.")
+@click.option("--agent", "agent_id", default="", help="Those of this agent's runs.")
+@click.option("--scorer", "scorer_id", default="", help="Those of this scorer.")
+@click.option("--state", "states", multiple=True, type=_STATE, help="Those in this state; repeatable.")
+@click.option("--since", type=Since(), help="Those created since: 2h, or 2026-01-31T12:00.")
+@click.option("--scorer-version", default="", help="Score again with this version, beside the old result.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@service_options()
+@pass_session
+def redrive(
+    session: Session,
+    scorer_run_ids: Sequence[str],
+    run_id: str,
+    agent_id: str,
+    scorer_id: str,
+    states: Sequence[Any],
+    since: datetime | None,
+    scorer_version: str,
+    dry_run: bool,
+) -> None:
+    """Try failed scorer runs again: those named, or those that fit all options."""
+    conditions = scorer_run_filter(
+        run_id=run_id, agent_id=agent_id, scorer_id=scorer_id, states=states, created_after=since
+    )
+    filtered = conditions.ByteSize() > 0
+    if bool(scorer_run_ids) == filtered:
+        raise click.UsageError("name scorer runs, or select them with --run, --agent, --scorer, --state or --since")
+    with session.asking_scorers() as client:
+        response = client.retry_scorer_runs(
+            scorer_run_ids,
+            filter=conditions if filtered else None,
+            scorer_version=scorer_version,
+            dry_run=dry_run,
+        )
+    if session.json:
+        print_json(response)
+    else:
+        print(f"{response.count} scorer runs {'would be' if dry_run else 'are'} redriven")
+
+
+@click.command()
+@click.argument("scorer_id", metavar="SCORER")
+@service_options()
+@pass_session
+def pause(session: Session, scorer_id: str) -> None:
+    """Hold a scorer's work. Requests are taken in and wait; `unpause` lets them go on."""
+    with session.asking_scorers() as client:
+        _print_scorer(session, client.pause_scorer(scorer_id))
+
+
+@click.command()
+@click.argument("scorer_id", metavar="SCORER")
+@service_options()
+@pass_session
+def unpause(session: Session, scorer_id: str) -> None:
+    """End a pause."""
+    with session.asking_scorers() as client:
+        _print_scorer(session, client.resume_scorer(scorer_id))
+
+
+@click.command()
+@click.argument("scorer_id", metavar="[SCORER]", default="")
+@click.option("--since", type=Since(), help="Only what was created since: 2h, or 2026-01-31T12:00.")
+@service_options()
+@pass_session
+def stats(session: Session, scorer_id: str, since: datetime | None) -> None:
+    """Show counts, coverage, ages and latencies by scorer."""
+    with session.asking_scorers() as client:
+        found = client.get_scorer_stats(scorer_id, created_after=since)
+    if session.json:
+        for each in found:
+            print_json(each)
+        return
+    print_table(
+        ("SCORER", "ELIGIBLE", "SCORED", "COVERAGE", "WAITING", "FAILED", "DECLINED", "MEAN", "P50", "P99", "OLDEST"),
+        (
+            (
+                f"{each.scorer_id}{' (paused)' if each.paused else ''}",
+                each.eligible,
+                each.scored,
+                f"{each.coverage:.0%}" if each.eligible else "",
+                each.waiting,
+                each.failed,
+                each.declined,
+                f"{each.mean_score:.3f}" if each.scored else "",
+                span(seconds_of(each.latency_p50)) if each.scored else "",
+                span(seconds_of(each.latency_p99)) if each.scored else "",
+                span(seconds_of(each.oldest_age)) if each.waiting else "",
+            )
+            for each in found
+        ),
+        empty="nothing was scored yet",
+    )
+
+
+COMMANDS = (scores, list_scorers, score, redrive, pause, unpause, stats)
+
+
+def _follow(session: Session, run_id: str) -> None:
+    latest: dict[str, scorer_run_pb2.ScorerRun] = {}
+    with session.asking_scorers() as client:
+        # Asked first: a stream would try for minutes to reach a service that never was there.
+        client.list_scorers()
+    with session.asking_scorers(patiently=True) as client:
+        try:
+            with (
+                client.watch_scorer_runs(run_id) as stream,
+                Live(console=Console(), refresh_per_second=8, transient=True, auto_refresh=on_terminal()) as live,
+            ):
+                for scorer_run in stream:
+                    latest[scorer_run.scorer_run_id] = scorer_run
+                    if session.json:
+                        print_json(scorer_run)
+                    elif on_terminal():
+                        live.update(_table(latest.values()))
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; the scorers go on. See: runwire scores {run_id}") from None
+    if not session.json:
+        _show(session, list(latest.values()), empty=f"{run_id} asked for no scores")
+
+
+def _show(session: Session, found: Sequence[scorer_run_pb2.ScorerRun], *, empty: str) -> None:
+    if session.json:
+        for each in found:
+            print_json(each)
+    else:
+        print_table(_COLUMNS, map(_row, _sorted(found)), empty=empty)
+
+
+def _sorted(found: Iterable[scorer_run_pb2.ScorerRun]) -> list[scorer_run_pb2.ScorerRun]:
+    return sorted(found, key=lambda each: (each.scorer_id, each.scorer_version, each.scorer_run_id))
+
+
+def _table(found: Iterable[scorer_run_pb2.ScorerRun]) -> Table:
+    table = new_table(_COLUMNS)
+    for each in _sorted(found):
+        table.add_row(*map(styled, _row(each)))
+    return table
+
+
+def _row(each: scorer_run_pb2.ScorerRun) -> tuple[str, ...]:
+    scored = each.HasField("score")
+    problem = f"{each.error.reason}: {each.error.message}" if each.HasField("error") else ""
+    return (
+        each.scorer_id,
+        each.scorer_version,
+        state_name(each.state, scorer_run_pb2.ScorerRunState),
+        f"{each.score.value:.3f}" if scored else "",
+        each.score.label,
+        str(len(each.attempts)),
+        each.score.reason or problem,
+    )
+
+
+def _print_scorer(session: Session, scorer: scorer_run_pb2.Scorer) -> None:
+    if session.json:
+        print_json(scorer)
+    else:
+        print(f"{scorer.scorer_id} is {'paused' if scorer.paused else 'working'}")
