@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +29,16 @@ _INLINE_SLEEP_SECONDS: Final = 2.0
 """A shorter sleep keeps its worker: handing the run back costs more."""
 
 _current_step: ContextVar[int] = ContextVar("runwire_step", default=0)
+
+
+@contextmanager
+def within_step(step: int) -> Iterator[None]:
+    """What is emitted in it belongs to this step. For adapters that number their steps themselves."""
+    token = _current_step.set(step)
+    try:
+        yield
+    finally:
+        _current_step.reset(token)
 
 
 class NonRetriable(Exception):
@@ -214,12 +225,9 @@ class RunContext:
         timeout_seconds: float | None,
     ) -> bytes:
         number = self._number(name)
-        token = _current_step.set(number)
-        try:
+        with within_step(number):
             await self._writer.emit(number, step_started=run_event_pb2.StepStarted(name=name))
             result = await _try(function, args, retry, timeout_seconds)
-        finally:
-            _current_step.reset(token)
         data = adapter.dump_json(result)
         await self.journal.record(key, data, step=number, step_finished=run_event_pb2.StepFinished(name=name))
         return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, TypeVar, get_type_hints
 
 from google.protobuf import struct_pb2
@@ -139,7 +139,7 @@ def workflow(
         hints = get_type_hints(function)
         return Definition(
             agent_id=id,
-            body=function,
+            body=_in_body_step(function),
             input_type=hints.get(parameters[1], Any),
             output_type=hints.get("return", Any),
             description=description or (inspect.getdoc(function) or "").partition("\n\n")[0],
@@ -150,3 +150,14 @@ def workflow(
         )
 
     return define
+
+
+def _in_body_step(function: Body) -> Body:
+    @wraps(function)
+    async def body(ctx: RunContext, input: Any) -> Any:
+        await ctx.begin_body()
+        output = await function(ctx, input)
+        await ctx.end_body()
+        return output
+
+    return body

@@ -234,9 +234,7 @@ class Execution:
     async def _body(self, context: RunContext) -> struct_pb2.Value | BaseException:
         """What the definition's body returned, or raised: a failed body must not fail the worker's group."""
         try:
-            await context.begin_body()
             output = await self._definition.body(context, self._definition.parse_input(self._run.input))
-            await context.end_body()
             value = self._definition.dump_output(output)
             if (size := value.ByteSize()) > MAX_OUTPUT_BYTES:
                 raise OutputTooLarge(f"the output has {size} bytes, more than the {MAX_OUTPUT_BYTES} allowed")

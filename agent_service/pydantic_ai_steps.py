@@ -47,7 +47,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_core import from_json, to_json
 
-from agent_service.context import Retry, RunContext
+from agent_service.context import Retry, RunContext, within_step
 from agent_service.current import within_call
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import to_value
@@ -217,7 +217,7 @@ class Steps:
         """What is done in it is done for this tool call."""
         token = _call.set(_Call(part, after_crash))
         try:
-            with within_call(f"{self.number}/{part.tool_call_id}"):
+            with within_call(f"{self.number}/{part.tool_call_id}"), within_step(self.number):
                 yield
         finally:
             _call.reset(token)
