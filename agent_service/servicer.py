@@ -14,6 +14,7 @@ from agent_service import record
 from agent_service.config import Settings
 from agent_service.registry import Registry
 from agent_service.runs import Runs, check_run_id
+from agent_service.write_gate import WriteGate
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
 from runwire.caching_pubsub import CachingPubSub, CaughtUp, Ended, Gap, Idle, Item, Opened, Start
@@ -36,10 +37,8 @@ TENANT: Final = "default"
 """Of every call, as long as there is no authentication."""
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
-_WRITES_IN_FLIGHT: Final = 8
-"""More at once, and new streams wait for seconds behind the writes of open ones."""
-_PLACE_SECONDS: Final = 0.05
-"""A write that takes longer gives its place up: a stalled reader must not hold up others."""
+_STALLED_SECONDS: Final = 0.5
+"""A write that takes longer gives up its place in the gate, and its time-out begins."""
 _RETRY_DELAY_SECONDS: Final = 0.1
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -54,7 +53,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self._agents = agents
         self._settings = settings
         self._streams = 0
-        self._places = asyncio.Semaphore(_WRITES_IN_FLIGHT)
+        self._gate = WriteGate()
 
     async def ListAgents(
         self, request: agent_service_pb2.ListAgentsRequest, context: Context
@@ -144,18 +143,24 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
 
     async def _write(self, context: Context, frame: bytes) -> None:
         """Writes a frame, as one of few at a time. Raises SlowConsumer if the client does not read."""
-        await self._places.acquire()
-        place = _Place(self._places)
-        giving_up = asyncio.get_running_loop().call_later(_PLACE_SECONDS, place.release)
+        loop = asyncio.get_running_loop()
+        passage = await self._gate.enter()
+        limit = asyncio.timeout(None)
+
+        def stalled() -> None:
+            passage.give_up()
+            limit.reschedule(loop.time() + self._settings.write_timeout_seconds)
+
+        timer = loop.call_later(_STALLED_SECONDS, stalled)
         try:
-            async with asyncio.timeout(self._settings.write_timeout_seconds):
+            async with limit:
                 await context.write(frame)
         except TimeoutError:
             seconds = self._settings.write_timeout_seconds
             raise SlowConsumer(f"the client has not read for {seconds} s: resume", _RETRY_DELAY_SECONDS) from None
         finally:
-            giving_up.cancel()
-            place.release()
+            timer.cancel()
+            passage.close(loop.time())
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -166,20 +171,6 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             yield
         finally:
             self._streams -= 1
-
-
-class _Place:
-    """One of the writes in flight; released once."""
-
-    __slots__ = ("_places",)
-
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places: asyncio.Semaphore | None = places
-
-    def release(self) -> None:
-        places, self._places = self._places, None
-        if places is not None:
-            places.release()
 
 
 @contextmanager

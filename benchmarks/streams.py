@@ -1,0 +1,165 @@
+"""`make bench`: live streams of one agent service process on the memory engine, with readers in another process.
+
+Prints one line a shape. Latency is from the event's create_time to its arrival in the reader, both on this machine's
+clock. Figures drift from run to run: compare shapes inside one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import grpc
+
+from benchmarks.processes import cpu_seconds, resident_bytes, service
+from runwire.agent.v1 import agent_service_pb2 as pb
+from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2
+from runwire.client.values import to_value
+
+_SECONDS = 6
+_RATE = 50
+
+
+class Readers:
+    """Many streams in one process; every arrival is timed."""
+
+    def __init__(self, stubs: Sequence[agent_service_pb2_grpc.AgentServiceStub]) -> None:
+        self.stubs = stubs
+        self.latencies: list[float] = []
+        self.events = 0
+        self.opened = 0
+
+    async def follow(self, number: int, run_id: str) -> None:
+        stub = self.stubs[number % len(self.stubs)]
+        async for frame in stub.WatchRun(pb.WatchRunRequest(run_id=run_id)):
+            if frame.HasField("batch"):
+                self._take(frame.batch.events)
+            elif frame.HasField("opened"):
+                self.opened += 1
+
+    def _take(self, events: Sequence[run_event_pb2.RunEvent]) -> None:
+        now = time.time()
+        for event in events:
+            if event.HasField("text_delta"):
+                self.events += 1
+                self.latencies.append(now - event.create_time.seconds - event.create_time.nanos / 1e9)
+
+    def percentile(self, share: float) -> float:
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e3 if ordered else float("nan")
+
+
+async def start(stub: agent_service_pb2_grpc.AgentServiceStub, **load: float) -> str:
+    response = await stub.StartRun(pb.StartRunRequest(agent_id="emitter", input=to_value(load)))
+    return str(response.run.run_id)
+
+
+async def fan_out(address: str, pid: int, runs: int, readers_each: int) -> None:
+    """Runs at a steady rate, each followed by some readers."""
+    async with AsyncExitStack() as stack:
+        readers = Readers([await _stub(stack, address) for _ in range(8)])
+        count = _SECONDS * _RATE
+        ids = [await start(readers.stubs[0], count=count, per_second=_RATE, lead_seconds=4) for _ in range(runs)]
+        begin = cpu_seconds(pid)
+        async with asyncio.TaskGroup() as group:
+            for number in range(runs * readers_each):
+                group.create_task(readers.follow(number, ids[number % runs]))
+        expected = count * runs * readers_each
+        print(
+            f"{runs:>4} runs x {_RATE}/s, {readers_each:>4} readers each: {readers.events} of {expected} events, "
+            f"p50 {readers.percentile(0.5):.1f} ms, p99 {readers.percentile(0.99):.1f} ms, "
+            f"server {1e6 * (cpu_seconds(pid) - begin) / expected:.0f} us CPU an event delivered"
+        )
+
+
+async def replay(address: str, count: int) -> None:
+    """A long run, read from its beginning by a client that parses every event."""
+    async with AsyncExitStack() as stack:
+        stub = await _stub(stack, address)
+        run_id = await start(stub, count=count)
+        async for _ in stub.WatchRun(pb.WatchRunRequest(run_id=run_id)):
+            pass
+        for _ in range(3):
+            events, begin, first = 0, time.perf_counter(), 0.0
+            async for frame in stub.WatchRun(pb.WatchRunRequest(run_id=run_id)):
+                events += len(frame.batch.events)
+                first = first or (time.perf_counter() - begin if events else 0.0)
+            rate = events / (time.perf_counter() - begin)
+            print(f"replay of {events} events: {rate / 1e3:.0f} k events/s, first event after {first * 1e3:.1f} ms")
+
+
+async def idle(address: str, pid: int, streams: int) -> None:
+    """Streams on which nothing happens."""
+    async with AsyncExitStack() as stack:
+        readers = Readers([await _stub(stack, address) for _ in range(20)])
+        ids = [await start(readers.stubs[0], count=0, lead_seconds=3600) for _ in range(20)]
+        before, begin = resident_bytes(pid), time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(readers.follow(n, ids[n % len(ids)])) for n in range(streams)]
+            while readers.opened < streams:
+                await asyncio.sleep(0.05)
+            seconds = time.perf_counter() - begin
+            after, cpu = resident_bytes(pid), cpu_seconds(pid)
+            await asyncio.sleep(5)
+            share = (cpu_seconds(pid) - cpu) / 5
+            print(
+                f"{streams} idle streams: opened in {seconds:.1f} s, {(after - before) / streams / 1024:.1f} KiB each, "
+                f"{share:.1%} of a core"
+            )
+            for task in tasks:
+                task.cancel()
+
+
+async def opening(address: str, streams: int) -> None:
+    """New streams while 500 readers follow a run."""
+    async with AsyncExitStack() as stack:
+        followers = Readers([await _stub(stack, address) for _ in range(4)])
+        comers = Readers([await _stub(stack, address) for _ in range(4)])
+        run_id = await start(followers.stubs[0], count=_RATE * 30, per_second=_RATE)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(followers.follow(n, run_id)) for n in range(500)]
+            while followers.opened < 500:
+                await asyncio.sleep(0.05)
+            quiet = await start(followers.stubs[0], count=0, lead_seconds=3600)
+            begin = time.perf_counter()
+            tasks += [group.create_task(comers.follow(n, quiet)) for n in range(streams)]
+            while comers.opened < streams:
+                await asyncio.sleep(0.01)
+            print(f"opening while 500 readers follow: {streams / (time.perf_counter() - begin):.0f} streams/s")
+            for task in tasks:
+                task.cancel()
+
+
+async def _stub(stack: AsyncExitStack, address: str) -> agent_service_pb2_grpc.AgentServiceStub:
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options))
+    return agent_service_pb2_grpc.AgentServiceStub(channel)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", default="memory://")
+    parser.add_argument("--only", choices=["one", "many", "replay", "idle", "opening"])
+    given = parser.parse_args()
+    shapes = {
+        "replay": lambda address, pid: replay(address, 100_000),
+        "one": lambda address, pid: fan_out(address, pid, 1, 1000),
+        "many": lambda address, pid: fan_out(address, pid, 400, 1),
+        "opening": lambda address, pid: opening(address, 500),
+        "idle": lambda address, pid: idle(address, pid, 10_000),
+    }
+    print(f"store {given.store}")
+    for name, shape in shapes.items():
+        if given.only in (None, name):
+            with service("agent_service", agents="benchmarks.agents", store=given.store, concurrency=2000) as (
+                address,
+                pid,
+            ):
+                asyncio.run(shape(address, pid))
+
+
+if __name__ == "__main__":
+    main()
