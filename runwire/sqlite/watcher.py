@@ -96,6 +96,8 @@ class Watcher:
         """When there will be something of what is waited for."""
         self._times_read = 0.0
         self._failing = False
+        self._missed = False
+        """Subscribers may have missed entries and have not been told so."""
         self._active = False
         self._newcomers: deque[asyncio.Future[None]] = deque()
         self._wanted = threading.Event()
@@ -149,6 +151,7 @@ class Watcher:
         if self._is_wanted():
             return  # somebody came at this moment, and may have found this active: go on from the same place
         self._connection = None
+        self._missed = False
         self.seen.stop()
         self._wanted.wait()
 
@@ -167,6 +170,7 @@ class Watcher:
     def _look_once(self) -> None:
         connection = self._link.connection()
         if connection is not self._connection:
+            self._missed = self._missed or self._connection is not None  # the file was replaced
             self._begin(connection)
         self._active = True
         self._answer_newcomers(None)
@@ -183,14 +187,16 @@ class Watcher:
         self.seen.start(entry_id)
         self._connection = connection
         self._times = {}
-        # Also for those who subscribed to a file that was replaced since.
-        self._call(self._hub.deliver_to_all)
+        if self._missed:
+            self._missed = False
+            self._call(self._hub.deliver_to_all)
 
     def _fail(self, error: Exception) -> None:
         if not self._failing:
             logger.warning("the SQLite store does not answer: %s", error)
         self._failing = True
         self._active = False
+        self._missed = True
         self._connection = None
         self._link.close()
         self._answer_newcomers(StoreUnavailable(f"the SQLite store does not answer: {error}"))
