@@ -314,7 +314,8 @@ class Steps:
         return None if data is None else from_json(data)
 
     def _count_remembered(self) -> None:
-        """What earlier attempts used."""
+        """What earlier attempts used: the journal knows it even where an attempt died."""
+        self._run.usage.Clear()
         for key in sorted(self._journal.keys()):
             if key.startswith("model/"):
                 _add(self._run.usage, _usage(from_json(self._journal.get(key) or b"")))
