@@ -158,6 +158,11 @@ class Executor:
         return Finished(job, State.SUCCEEDED, scorer.version, record, steps=_dump_steps(steps))
 
     async def _score(self, scorer: Scorer, job: Job, steps: dict[str, Any]) -> Score:
+        if scorer.judge and self._judge is None:
+            raise NonRetriableError(
+                "this scorer asks a language model, and the service has none: set --judge-model",
+                reason="judge_not_configured",
+            )
         timeout = scorer.timeout_seconds or self._limits.timeout_seconds
 
         def on_step(name: str, result: Any) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
+from statistics import pstdev
+from typing import Any, Final, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
-from rapidfuzz import fuzz
+from rapidfuzz import fuzz, process
 
-from scorer_service.scorers.text import content_words, normal, words
-from scorer_service.scoring import NotScorable, Sample, Score, scorer, text_of
+from scorer_service.scorers.text import content_words, is_subsequence, normal, sentences, words
+from scorer_service.scorers.tone import tone
+from scorer_service.scoring import NonRetriableError, NotScorable, Sample, Score, ToolCall, scorer, text_of
+
+_MAX_WORDS: Final = 5_000
 
 
-class _Options(BaseModel):
+class StrictOptions(BaseModel):
     """A name that is not known is a mistake, not something to ignore."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class SimilarityOptions(_Options):
+class SimilarityOptions(StrictOptions):
     ignore_case: bool = True
     ignore_space: bool = True
 
@@ -35,7 +42,7 @@ async def content_similarity(sample: Sample, options: SimilarityOptions) -> Scor
     return Score(value, reason=f"{value:.0%} of the characters of {compared} and output agree in order")
 
 
-class KeywordOptions(_Options):
+class KeywordOptions(StrictOptions):
     keywords: list[str] = Field(default_factory=list)
     """What must be mentioned. Empty: the content words of the ground truth, or else of the input."""
 
@@ -59,3 +66,191 @@ async def keyword_coverage(sample: Sample, options: KeywordOptions) -> Score:
     if missing:
         reason += f"; missing: {', '.join(missing[:20])}"
     return Score(found / len(keywords), reason=reason, metadata={"keywords": keywords, "missing": missing})
+
+
+@scorer(id="textual-difference", version="1")
+def textual_difference(sample: Sample) -> Score:
+    """How alike the words of input and output are, or of ground truth and output where there is one.
+
+    2 * M / T: M words lie in matching blocks, T words are in both texts together (Ratcliff and Obershelp, as in
+    difflib.SequenceMatcher). `metadata` counts the changes and says how much the lengths differ.
+    """
+    wanted = sample.ground_truth if sample.ground_truth is not None else sample.input
+    left, right = words(text_of(wanted)), words(sample.output_text)
+    if max(len(left), len(right)) > _MAX_WORDS:
+        raise NotScorable(f"more than {_MAX_WORDS} words to compare")
+    matcher = SequenceMatcher(None, left, right, autojunk=False)
+    changes = sum(1 for tag, *_ in matcher.get_opcodes() if tag != "equal")
+    longer = max(len(left), len(right))
+    apart = abs(len(left) - len(right)) / longer if longer else 0.0
+    return Score(
+        matcher.ratio(),
+        reason=f"{changes} changes; the lengths differ by {apart:.0%}",
+        metadata={"changes": changes, "length_difference": round(apart, 6)},
+    )
+
+
+class CompletenessOptions(StrictOptions):
+    similarity: float = Field(default=0.85, ge=0.5, le=1.0)
+    """From which likeness on a word of the output stands for one of the input: `works` for `work`."""
+
+
+@scorer(id="completeness", version="1")
+async def completeness(sample: Sample, options: CompletenessOptions) -> Score:
+    """How much of each part of the input the output takes up.
+
+    The input (or the ground truth, where there is one) is cut into sentences. A sentence counts with the share of
+    its content words that the output has, or has something like (normalised indel similarity, so that inflected words
+    count); the score is the mean over the sentences. So a question that is passed over shows, however short it is.
+    """
+    wanted = sample.ground_truth if sample.ground_truth is not None else sample.input
+    parts = [found for sentence in sentences(text_of(wanted)) if (found := content_words(sentence))]
+    if not parts:
+        raise NotScorable("the input has no content words")
+    said = list(dict.fromkeys(words(sample.output_text)))
+    known = {word: _is_said(word, said, options.similarity) for part in parts for word in part}
+    shares = [sum(known[word] for word in part) / len(part) for part in parts]
+    missing = [word for word, there in known.items() if not there]
+    reason = f"{len(known) - len(missing)} of {len(known)} content words in {len(parts)} sentences are taken up"
+    if missing:
+        reason += f"; missing: {', '.join(missing[:20])}"
+    return Score(sum(shares) / len(shares), reason=reason, metadata={"missing": missing, "sentences": len(parts)})
+
+
+def _is_said(word: str, said: list[str], similarity: float) -> bool:
+    return process.extractOne(word, said, scorer=fuzz.ratio, score_cutoff=similarity * 100) is not None
+
+
+class ToneOptions(StrictOptions):
+    compare: Literal["input", "itself"] = "input"
+    """`input`: whether the output has the tone of the input. `itself`: whether its sentences have one tone."""
+
+
+@scorer(id="tone-consistency", version="1")
+async def tone_consistency(sample: Sample, options: ToneOptions) -> Score:
+    """Whether the tone stays the same: friendly, neutral or hostile.
+
+    The tone of a text is s / sqrt(s^2 + 15), where s sums the weights of its emotive words (-3 to 3; after a negation
+    with -0.74): from -1 to 1, 0 for a neutral text; the normalisation of VADER. Compared with the input the score is
+    1 - |difference| / 2; compared with itself it is 1 - the standard deviation over its sentences.
+    """
+    if not words(sample.output_text):
+        raise NotScorable("the output has no words")
+    if options.compare == "input":
+        before, after = tone(sample.input_text), tone(sample.output_text)
+        value = 1.0 - abs(before - after) / 2
+        return Score(
+            value,
+            reason=f"the tone of the input is {before:+.2f}, that of the output {after:+.2f}",
+            metadata={"input_tone": round(before, 6), "output_tone": round(after, 6)},
+        )
+    tones = [tone(sentence) for sentence in sentences(sample.output_text)]
+    spread = pstdev(tones)
+    return Score(
+        1.0 - spread,
+        reason=f"the tones of {len(tones)} sentences spread by {spread:.2f}",
+        metadata={"tones": [round(each, 6) for each in tones[:100]]},
+    )
+
+
+class ToolCallOptions(StrictOptions):
+    expected_tool: str = ""
+    """This tool must be called."""
+    strict: bool = False
+    """And no other."""
+    expected_order: list[str] = Field(default_factory=list)
+    """These tools must be called in this order; with `strict` exactly these, without it others may come between."""
+
+
+@scorer(id="tool-call-accuracy", version="1")
+async def tool_call_accuracy(sample: Sample, options: ToolCallOptions) -> Score:
+    """Whether the expected tools were called: 1 or 0.
+
+    With `expected_order`: 1 if the called tools contain it as a subsequence (`strict`: are it). Otherwise 1 if
+    `expected_tool` is among them (`strict`: is all of them).
+    """
+    called = [call.tool_name for call in sample.tool_calls]
+    if options.expected_order:
+        expected = options.expected_order
+        right = called == expected if options.strict else is_subsequence(expected, called)
+    elif options.expected_tool:
+        expected = [options.expected_tool]
+        right = bool(called) and set(called) == set(expected) if options.strict else options.expected_tool in called
+    else:
+        raise NonRetriableError("give expected_tool or expected_order", reason="invalid_options")
+    reason = f"expected {', '.join(expected)}; called {', '.join(called) or 'none'}"
+    return Score(float(right), "correct" if right else "incorrect", reason, {"expected": expected, "called": called})
+
+
+class ExpectedCall(StrictOptions):
+    tool: str
+    arguments: dict[str, Any] | None = None
+    """Arguments that the call must have, among others; None: any."""
+
+
+class TrajectoryOptions(StrictOptions):
+    expected: list[str | ExpectedCall] = Field(min_length=1)
+    """The tool calls that should be made: names, or names with arguments."""
+    order: Literal["strict", "in-order", "any"] = "in-order"
+    """`strict`: these and no others, in this order. `in-order`: these in this order, others between. `any`: these."""
+
+
+@scorer(id="trajectory-accuracy", version="1")
+async def trajectory_accuracy(sample: Sample, options: TrajectoryOptions) -> Score:
+    """How much of the expected path of tool calls was taken.
+
+    strict: 2 * L / (expected + called); in-order: L / expected; any: m / expected. L is the length of the longest
+    common subsequence of the two lists, m the most calls that can be paired with expected ones.
+    """
+    expected = [ExpectedCall(tool=each) if isinstance(each, str) else each for each in options.expected]
+    called = sample.tool_calls
+    if len(called) * len(expected) > 1_000_000:
+        raise NotScorable("too many tool calls to compare")
+    if options.order == "any":
+        matched = _paired(expected, called)
+        value = matched / len(expected)
+    else:
+        matched = _longest_common(expected, called)
+        value = 2 * matched / (len(expected) + len(called)) if options.order == "strict" else matched / len(expected)
+    names = ", ".join(call.tool_name for call in called[:50]) or "none"
+    return Score(
+        value,
+        reason=f"{matched} of {len(expected)} expected calls were made; called: {names}",
+        metadata={"matched": matched, "expected": len(expected), "called": len(called)},
+    )
+
+
+def _fits(expected: ExpectedCall, call: ToolCall) -> bool:
+    if expected.tool != call.tool_name:
+        return False
+    if not expected.arguments:
+        return True
+    given = call.arguments if isinstance(call.arguments, dict) else {}
+    return all(name in given and given[name] == value for name, value in expected.arguments.items())
+
+
+def _longest_common(expected: list[ExpectedCall], called: list[ToolCall]) -> int:
+    row = [0] * (len(called) + 1)
+    for want in expected:
+        before = row
+        row = [0]
+        for index, call in enumerate(called):
+            row.append(before[index] + 1 if _fits(want, call) else max(before[index + 1], row[index]))
+    return row[-1]
+
+
+def _paired(expected: list[ExpectedCall], called: list[ToolCall]) -> int:
+    """The most pairs of an expected call and a call that fits it, each used once (augmenting paths)."""
+    owner: dict[int, int] = {}
+
+    def place(want: int, tried: set[int]) -> bool:
+        for index, call in enumerate(called):
+            if index in tried or not _fits(expected[want], call):
+                continue
+            tried.add(index)
+            if index not in owner or place(owner[index], tried):
+                owner[index] = want
+                return True
+        return False
+
+    return sum(place(want, set()) for want in range(len(expected)))

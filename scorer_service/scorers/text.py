@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Final
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -43,3 +44,9 @@ def content_words(text: str) -> list[str]:
 def sentences(text: str) -> list[str]:
     """The sentences and lines of a text."""
     return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+
+
+def is_subsequence(wanted: Sequence[str], found: Sequence[str]) -> bool:
+    """Whether `wanted` comes in `found` in its order, perhaps with others between."""
+    rest = iter(found)
+    return all(any(each == name for each in rest) for name in wanted)
