@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -267,9 +268,10 @@ def dense(events: Sequence[run_event_pb2.RunEvent], after: int = 0) -> bool:
 
 async def eventually(predicate: Callable[[], Awaitable[object]], limit_seconds: float = LIMIT_SECONDS) -> None:
     """Waits until `predicate` gives something true, for things of which there is no signal."""
-    async with asyncio.timeout(limit_seconds):
-        while not await predicate():
-            await asyncio.sleep(0.01)
+    deadline = time.monotonic() + limit_seconds
+    while not await predicate():
+        assert time.monotonic() < deadline, f"not within {limit_seconds} seconds"
+        await asyncio.sleep(0.01)
 
 
 def value(data: Any) -> struct_pb2.Value:
