@@ -31,6 +31,15 @@ class Readers:
         self.latencies: list[float] = []
         self.events = 0
         self.opened = 0
+        self._all_opened = asyncio.Event()
+
+    async def open(self, group: asyncio.TaskGroup, run_ids: Sequence[str], streams: int) -> list[asyncio.Task[None]]:
+        """Opens streams and returns, with their tasks, once each has said that it is open."""
+        tasks = [group.create_task(self.follow(n, run_ids[n % len(run_ids)])) for n in range(streams)]
+        while self.opened < streams:
+            self._all_opened.clear()
+            await self._all_opened.wait()
+        return tasks
 
     async def follow(self, number: int, run_id: str) -> None:
         stub = self.stubs[number % len(self.stubs)]
@@ -39,6 +48,7 @@ class Readers:
                 self._take(frame.batch.events)
             elif frame.HasField("opened"):
                 self.opened += 1
+                self._all_opened.set()
 
     def _take(self, events: Sequence[run_event_pb2.RunEvent]) -> None:
         now = time.time()
@@ -98,9 +108,7 @@ async def idle(address: str, pid: int, streams: int) -> None:
         ids = [await start(readers.stubs[0], count=0, lead_seconds=3600) for _ in range(20)]
         before, begin = resident_bytes(pid), time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(readers.follow(n, ids[n % len(ids)])) for n in range(streams)]
-            while readers.opened < streams:
-                await asyncio.sleep(0.05)
+            tasks = await readers.open(group, ids, streams)
             seconds = time.perf_counter() - begin
             after, cpu = resident_bytes(pid), cpu_seconds(pid)
             await asyncio.sleep(5)
@@ -120,14 +128,10 @@ async def opening(address: str, streams: int) -> None:
         comers = Readers([await _stub(stack, address) for _ in range(4)])
         run_id = await start(followers.stubs[0], count=_RATE * 30, per_second=_RATE)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(followers.follow(n, run_id)) for n in range(500)]
-            while followers.opened < 500:
-                await asyncio.sleep(0.05)
+            tasks = await followers.open(group, [run_id], 500)
             quiet = await start(followers.stubs[0], count=0, lead_seconds=3600)
             begin = time.perf_counter()
-            tasks += [group.create_task(comers.follow(n, quiet)) for n in range(streams)]
-            while comers.opened < streams:
-                await asyncio.sleep(0.01)
+            tasks += await comers.open(group, [quiet], streams)
             print(f"opening while 500 readers follow: {streams / (time.perf_counter() - begin):.0f} streams/s")
             for task in tasks:
                 task.cancel()

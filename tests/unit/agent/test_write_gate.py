@@ -54,7 +54,7 @@ async def test_a_writer_that_is_cancelled_while_it_waits_leaves_no_place_taken()
 
 
 async def test_the_gate_opens_while_turns_are_long() -> None:
-    """Writes that take long, because the loop is busy with other work, make room for more; short ones close it again."""
+    """Writes that take long, because the loop is busy otherwise, make room for more; short ones close it again."""
     gate = WriteGate()
     for _ in range(200):
         await gate.enter()
