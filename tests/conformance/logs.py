@@ -114,3 +114,30 @@ async def eventually(predicate: Callable[[], Awaitable[object]], limit_seconds: 
     while not await predicate():
         assert time.monotonic() < deadline, f"not within {limit_seconds} seconds"
         await asyncio.sleep(0.01)
+
+
+class Inbox:
+    """What a subscriber got."""
+
+    def __init__(self) -> None:
+        self.got: list[Entry | None] = []
+        self._came = asyncio.Event()
+
+    def deliver(self, entry: Entry | None) -> None:
+        self.got.append(entry)
+        self._came.set()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Without doubles and in order, which the contract does not promise."""
+        found = {entry.first: entry for entry in self.got if entry}
+        return [found[first] for first in sorted(found)]
+
+    async def until(self, predicate: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not predicate():
+                self._came.clear()
+                await self._came.wait()
+
+    async def until_sequence(self, last: int) -> None:
+        await self.until(lambda: bool(self.entries) and self.entries[-1].last >= last)

@@ -1,39 +1,11 @@
 """Live entries: to present subscribers, in whatever process, and a word where some may have been missed."""
 
 import asyncio
-from collections.abc import Callable
 
 from runwire.pubsub import Entry, Store
-from tests.conformance.logs import LIMIT_SECONDS, append, dense, event, finish, started
+from tests.conformance.logs import Inbox, append, dense, event, finish, started
 
 TOPIC = "default/run"
-
-
-class Inbox:
-    """What a subscriber got."""
-
-    def __init__(self) -> None:
-        self.got: list[Entry | None] = []
-        self._came = asyncio.Event()
-
-    def deliver(self, entry: Entry | None) -> None:
-        self.got.append(entry)
-        self._came.set()
-
-    @property
-    def entries(self) -> list[Entry]:
-        """Without doubles and in order, which the contract does not promise."""
-        found = {entry.first: entry for entry in self.got if entry}
-        return [found[first] for first in sorted(found)]
-
-    async def until(self, predicate: Callable[[], bool]) -> None:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            while not predicate():
-                self._came.clear()
-                await self._came.wait()
-
-    async def until_sequence(self, last: int) -> None:
-        await self.until(lambda: bool(self.entries) and self.entries[-1].last >= last)
 
 
 async def test_a_commit_reaches_subscribers_of_every_connection(two_stores: tuple[Store, Store]) -> None:
