@@ -152,8 +152,7 @@ if final ~= 0 then
   redis.call('PEXPIREAT', KEYS[1], gone)
   local names = redis.call('HGET', KEYS[1], 'indexes')
   if names and names ~= '' then
-    -- By then the head is gone, so the place in `ends` says itself which indexes to clean.
-    redis.call('ZADD', prefix .. 'ends', digits(gone * 1000), topic .. '\0' .. names)
+    redis.call('ZADD', prefix .. 'ends', digits((gone + 1) * 1000), end_place(topic, head, names))
   end
 end
 

@@ -53,6 +53,11 @@ local function end_of(time)
   return digits(math.ceil(time / 1000) + 1)
 end
 
+-- The place of a closed topic in `ends`. It says all that is needed when the head is gone: `names` are its indexes.
+local function end_place(topic, head, names)
+  return topic .. '\0' .. head.epoch .. '\0' .. names
+end
+
 -- {name, value, ...} of those fields in the hash `key` that exist.
 local function named_fields(key, names)
   local found = {}

@@ -2,19 +2,23 @@
 --
 -- KEYS  1 ends
 -- ARGV  1 prefix, 2 limit
--- Returns how many topics it looked at.
+-- Returns how many topics it found ended.
 
 local prefix = ARGV[1]
 
-local ended = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', digits(now), 'LIMIT', 0, ARGV[2])
-for _, place in ipairs(ended) do
-  local topic, names = string.match(place, '^([^%z]*)%z(.*)$')
-  -- A topic of that name that was made since has its own end.
-  if redis.call('EXISTS', prefix .. 'head:' .. topic) == 0 then
+local removed = 0
+for _, place in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', digits(now), 'LIMIT', 0, ARGV[2])) do
+  local topic, epoch, names = string.match(place, '^([^%z]*)%z([^%z]*)%z(.*)$')
+  local head = read_head(prefix .. 'head:' .. topic)
+  if not head then
     for name in string.gmatch(names, '[^%z]+') do
       redis.call('ZREM', prefix .. 'index:' .. name, topic)
     end
   end
-  redis.call('ZREM', KEYS[1], place)
+  -- Another epoch: a topic of that name was made since, and has its own end. The same: it is not gone yet.
+  if not head or head.epoch ~= epoch then
+    redis.call('ZREM', KEYS[1], place)
+    removed = removed + 1
+  end
 end
-return #ended
+return removed

@@ -1,0 +1,148 @@
+"""What the engine costs the server: round trips, commands, and memory that is given back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from runwire.connect import open_store
+from runwire.pubsub import Message, Store
+from tests.conformance.logs import LONG_SECONDS, append, appending, claim_one, eventually, finish, start, started
+from tests.servers import RedisServer, on_every_redis
+
+LIMIT_SECONDS = 60.0
+TOPIC = "default/run"
+
+
+OF_THE_TEST = ("config", "info", "hello", "client")
+
+
+def calls(server: RedisServer) -> dict[str, int]:
+    """How often each command was called since CONFIG RESETSTAT, by the store and its scripts."""
+    stats: dict[str, Any] = server.execute("INFO", "commandstats")
+    counted = {name.removeprefix("cmdstat_"): int(values["calls"]) for name, values in stats.items()}
+    return {name: number for name, number in counted.items() if not name.startswith(OF_THE_TEST)}
+
+
+@on_every_redis
+async def test_a_commit_is_one_round_trip(redis_server: RedisServer, redis_url: str) -> None:
+    """Whatever its number of events, and with everything that a commit can do: one command from the client, and
+    as many inside the server for 256 events as for one."""
+    async with open_store(redis_url) as store:
+        claim = await started(store)
+        attempt = claim.head.attempt
+        inside = []
+        sequence = 0
+        for events in (1, 16, 256):
+            redis_server.execute("CONFIG", "RESETSTAT")
+            await append(store, TOPIC, attempt, sequence + 1, sequence + events)
+            sequence += events
+            counted = calls(redis_server)
+            assert counted.pop("evalsha") == 1
+            inside.append(counted)
+        assert inside[0] == inside[1] == inside[2]
+        # The clock, the head, the entry, the new head, the live entry: nothing else.
+        assert inside[0] == {"time": 1, "hmget": 1, "xadd": 1, "hset": 1, "publish": 1}
+        redis_server.execute("CONFIG", "RESETSTAT")
+        await finish(
+            store,
+            TOPIC,
+            attempt,
+            sequence + 1,
+            puts={"output": b"x"},
+            deletes=["journal"],
+            messages=[Message("scorer-requests", b"x") for _ in range(5)],
+        )
+        assert calls(redis_server)["evalsha"] == 1
+
+
+async def test_commits_of_one_turn_share_a_write(redis_server: RedisServer, redis_url: str) -> None:
+    """Commits of many topics that are ready at the same time reach the server together, not one after the other."""
+    async with open_store(redis_url) as store:
+        topics = [f"default/{number}" for number in range(100)]
+        for topic in topics:
+            await started(store, topic)
+        reads = int(redis_server.execute("INFO", "stats")["total_reads_processed"])
+        await asyncio.gather(*(append(store, topic, 1, 1, 3) for topic in topics))
+        reads = int(redis_server.execute("INFO", "stats")["total_reads_processed"]) - reads
+        assert reads <= 10, "100 commits of 300 bytes fit in a few reads of the server's 16 KiB buffer"
+
+
+@on_every_redis
+async def test_a_page_is_one_round_trip(redis_server: RedisServer, redis_url: str) -> None:
+    """A reader of 5,000 events in entries of 50 asks the server three times: by pages, and not by entries."""
+    async with open_store(redis_url) as store:
+        claim = await started(store)
+        for first in range(1, 5001, 50):
+            await append(store, TOPIC, claim.head.attempt, first, first + 49)
+        await store.read(TOPIC, 0)
+        redis_server.execute("CONFIG", "RESETSTAT")
+        after = 0
+        while after < 5000:
+            after = (await store.read(TOPIC, after)).entries[-1].last
+        assert calls(redis_server)["evalsha"] == 3
+
+
+async def run_through(store: Store, topic: str, retention: float, tombstone: float) -> None:
+    """A whole run, with everything that it leaves behind."""
+    await start(store, topic, indexes=["all", "agent/demo"], puts={"input": b"x" * 100})
+    claim = await claim_one(store)
+    await append(store, claim.topic, 1, 1, 20)
+    await store.extend([(claim.topic, 1)], lease_seconds=LONG_SECONDS)
+    await store.commit(appending(claim.topic, 1, 21, 40, puts={"journal": b"x" * 500}))
+    message = Message("scorer-requests", b"x" * 200)
+    await finish(store, claim.topic, 1, 41, retention=retention, tombstone=tombstone, messages=[message])
+
+
+async def test_a_thousand_runs_leave_nothing(redis_server: RedisServer, redis_url: str) -> None:
+    """Every key has an owner and an end: after the retention a run is its tombstone, and after that it is nothing.
+
+    What remains, and is counted: the number of shards, and the empty stream of a message queue with its group.
+    """
+    async with open_store(redis_url) as store, asyncio.timeout(LIMIT_SECONDS):
+        await run_through(store, "default/first", 0.05, 0.05)
+        await take_all(store)
+        await eventually(lambda: swept(store, redis_server))
+        empty = memory(redis_server)
+        assert redis_server.execute("DBSIZE") == 2
+
+        for some in range(0, 1000, 50):
+            topics = [f"default/{number}" for number in range(some, some + 50)]
+            await asyncio.gather(*(run_through(store, topic, 2.0, 3.0) for topic in topics))
+        full = memory(redis_server)
+        assert redis_server.execute("DBSIZE") == 3005
+        assert full - empty > 3_000_000
+        await take_all(store)
+
+        await eventually(lambda: only_tombstones(redis_server))
+        assert memory(redis_server) - empty < 1_000_000, "a tombstone is below a kilobyte"
+        assert len(await store.scan("all", fields=[], limit=2000)) == 1000
+
+        await eventually(lambda: swept(store, redis_server))
+        assert redis_server.execute("DBSIZE") == 2
+        assert await store.scan("all", fields=[]) == []
+        assert memory(redis_server) - empty < 100_000, "1,000 runs left less than 100 bytes each"
+
+
+async def take_all(store: Store) -> None:
+    """Receives and acknowledges every message."""
+    while deliveries := await store.receive(
+        "scorer-requests", consumer="scorer", limit=100, lease_seconds=LONG_SECONDS
+    ):
+        await store.acknowledge("scorer-requests", [delivery.message_id for delivery in deliveries])
+
+
+async def swept(store: Store, server: RedisServer) -> bool:
+    await store.sweep()
+    return bool(server.execute("DBSIZE") == 2)
+
+
+async def only_tombstones(server: RedisServer) -> bool:
+    # Those of 1,000 runs, two indexes, their ends, and what always remains.
+    return bool(server.execute("DBSIZE") == 1005)
+
+
+def memory(server: RedisServer) -> int:
+    """Bytes of the data alone, without the buffers of clients."""
+    stats: dict[bytes, Any] = server.execute("MEMORY", "STATS")
+    return int(stats.get(b"dataset.bytes", stats.get("dataset.bytes", 0)))
