@@ -18,6 +18,8 @@ INSTALL_SELF = -m pip install --quiet --no-deps --no-build-isolation --editable 
 PROTOS = $(shell find proto -name '*.proto' | sort)
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+# The images run what the tests ran on: the same versions, for one service alone.
+IMAGE_LOCK = $(LOCK) --upgrade --constraints requirements/dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -91,6 +93,9 @@ lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirem
 	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(LOCK) --upgrade --group proto -o requirements/proto.txt
 	$(LOCK) --upgrade --resolution lowest-direct pyproject.toml --all-extras --group test -o requirements/lowest.txt
+	$(IMAGE_LOCK) --group build -o requirements/build.txt
+	$(IMAGE_LOCK) pyproject.toml --extra agent --extra redis -o requirements/agent.txt
+	$(IMAGE_LOCK) pyproject.toml --extra scorer --extra judges --extra redis --extra postgres --extra otel -o requirements/scorer.txt
 	@! grep -n '://' requirements/*.txt || { echo "a lock file names a host"; exit 1; }
 
 $(LOWEST_STAMP): requirements/lowest.txt pyproject.toml
@@ -121,8 +126,9 @@ bench-scorer: $(STAMP) ## scorer runs a second, against job libraries
 	$(BIN)/python -m benchmarks.scorer $(ARGS)
 
 .PHONY: deploy-check
-deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, without an engine
+deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the wheel installed anew; without an engine
 	$(BIN)/python -m deploy.check
+	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" $(ARGS)
 
 .PHONY: clean
 clean: ## remove what can be made again, the environments too
