@@ -6,14 +6,13 @@ tool call through the journal (see `Steps`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any, ClassVar, Final
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, Union, get_type_hints
 
 from pydantic import StringConstraints, TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_ai import Agent
+from pydantic.errors import PydanticUserError
+from pydantic_ai import Agent, NativeOutput, PromptedOutput, TextOutput, ToolOutput
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
     BaseDurabilityCapability,
@@ -287,12 +286,25 @@ def _check_toolset(agent: Agent[Any, Any], leaf: AbstractToolset[Any]) -> None:
 
 def _output_type(agent: Agent[Any, Any]) -> Any:
     """What the agent returns, where pydantic can describe it; else anything."""
-    declared = agent.output_type
-    types = declared if isinstance(declared, list | tuple) else [declared]
-    plain: list[Any] = [kind for kind in types if kind is not DeferredToolRequests]
     try:
-        union: Any = reduce(or_, plain)
+        union: Any = Union[tuple(_output_types(agent.output_type))]  # noqa: UP007 - of types known at run time
         TypeAdapter(union).json_schema(mode="serialization")
-    except (PydanticSchemaGenerationError, PydanticUserError, TypeError, ValueError):
+    except (PydanticUserError, AttributeError, NameError, TypeError, ValueError):
         return Any
     return union
+
+
+def _output_types(declared: Any) -> Iterator[Any]:
+    if isinstance(declared, list | tuple):
+        for each in declared:
+            yield from _output_types(each)
+    elif isinstance(declared, ToolOutput):
+        yield from _output_types(declared.output)
+    elif isinstance(declared, NativeOutput | PromptedOutput):
+        yield from _output_types(declared.outputs)
+    elif isinstance(declared, TextOutput):
+        yield from _output_types(declared.output_function)
+    elif inspect.isroutine(declared):
+        yield get_type_hints(declared).get("return", Any)
+    elif declared is not DeferredToolRequests:
+        yield declared

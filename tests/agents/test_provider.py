@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from openai import AsyncOpenAI
 from pydantic_ai import Agent
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from agent_service import Retry
@@ -18,28 +19,30 @@ KEY = "sk-test-abcdefghijklmnopqrstuvwxyz0123456789"
 QUICKLY = Retry(attempts=3, delay_seconds=0.001, max_delay_seconds=0.01)
 
 
-def speaker(served: Provider, retry: Retry = QUICKLY, stall_seconds: float = 5.0) -> Stage:
-    from openai import AsyncOpenAI
+Kind = type[OpenAIChatModel] | type[OpenAIResponsesModel]
 
+
+def speaker(served: Provider, *, stall_seconds: float = 5.0, kind: Kind = OpenAIChatModel) -> Stage:
     client = AsyncOpenAI(base_url=served.url, api_key=KEY, max_retries=0)
-    model = OpenAIChatModel("local", provider=OpenAIProvider(openai_client=client))
+    model = kind("local", provider=OpenAIProvider(openai_client=client))
     agent = Agent(model, name="speaker")
 
     @agent.tool_plain
     def add(a: int, b: int) -> int:
         return a + b
 
-    return Stage(durable_agent(agent, retry=retry, stall_seconds=stall_seconds))
+    return Stage(durable_agent(agent, retry=QUICKLY, stall_seconds=stall_seconds))
 
 
 def starts(view_events: object) -> int:
     return sum(event.WhichOneof("payload") == "step_started" for event in view_events)  # type: ignore[attr-defined]
 
 
-async def test_speaks_openai() -> None:
+@pytest.mark.parametrize("kind", [OpenAIChatModel, OpenAIResponsesModel])
+async def test_speaks_openai(kind: Kind) -> None:
     """Text and tool calls of a real provider's stream reach the log, and its usage is counted."""
     async with provider(Call("add", {"a": 2, "b": 3}), Speak(["It ", "is ", "5."])) as served:
-        stage = speaker(served)
+        stage = speaker(served, kind=kind)
         view = await stage.finish("2 + 3?")
     assert view.output == "It is 5."
     assert [(call.arguments, call.result) for call in view.tool_calls] == [({"a": 2, "b": 3}, 5)]
@@ -53,11 +56,12 @@ async def test_speaks_openai() -> None:
     [Refuse(429), Refuse(500), Refuse(503), Refuse(529), Cut(["It is ab"]), Cut([]), Stall(["It is ab"]), Stall()],
     ids=lambda failure: f"{type(failure).__name__}-{getattr(failure, 'status', len(getattr(failure, 'words', ())))}",
 )
-async def test_tries_again(failure: Refuse | Cut | Stall) -> None:
+@pytest.mark.parametrize("kind", [OpenAIChatModel, OpenAIResponsesModel])
+async def test_tries_again(failure: Refuse | Cut | Stall, kind: Kind) -> None:
     """A provider that limits, fails, cuts its stream or falls silent is asked again; what it said before is
     superseded, by a step that begins again in the same attempt."""
     async with provider(failure, failure, Speak(["It ", "is 5."])) as served:
-        stage = speaker(served, stall_seconds=0.2)
+        stage = speaker(served, stall_seconds=0.2, kind=kind)
         view = await stage.finish("2 + 3?")
     assert view.state == run_pb2.RUN_STATE_SUCCEEDED
     assert view.output == view.text == "It is 5."
