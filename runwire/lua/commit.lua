@@ -119,6 +119,25 @@ if #changes == 0 then
   set('last', head.last)
 end
 
+-- While a cluster moves the slot, a key that is elsewhere already ends the script where it is touched first: here, and
+-- not between two writes. (A key that never was looks the same; the caller tries again until the slot has moved.)
+local touched = {}
+if due ~= nil then
+  touched[1] = due_key
+end
+for _, i in ipairs(indexes) do
+  touched[#touched + 1] = prefix .. 'index:' .. ARGV[i]
+end
+for _, i in ipairs(messages) do
+  touched[#touched + 1] = prefix .. 'messages:' .. ARGV[i]
+end
+if final ~= 0 then
+  touched[#touched + 1] = prefix .. 'ends'
+end
+if #touched > 0 then
+  redis.call('EXISTS', unpack(touched))
+end
+
 -- Writes. A server without memory refuses the first, and with it all: later ones of a script it does not look at.
 
 if first then

@@ -39,6 +39,8 @@ class ReplyError(Exception):
     @property
     def code(self) -> str:
         text = str(self)
+        if "attempted to access a non local key" in text:
+            return "TRYAGAIN"  # what commands outside scripts get while a cluster moves a slot
         if text.startswith("ERR Error running script"):
             text = text.rsplit(": -", 1)[-1]
         return text.split(" ", 1)[0]

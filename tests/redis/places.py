@@ -69,14 +69,14 @@ class RedisCluster:
             node.execute("FLUSHALL")
 
 
-def start_cluster(stack: ExitStack, kind: RedisBinary) -> RedisCluster:
+def start_cluster(stack: ExitStack, kind: RedisBinary, *args: str) -> RedisCluster:
     """A cluster that ends with `stack`."""
     # fmt: off
     options = (
         "--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-require-full-coverage", "no",
     )
     # fmt: on
-    return RedisCluster([stack.enter_context(start_redis(kind, *options)) for _ in range(3)])
+    return RedisCluster([stack.enter_context(start_redis(kind, *options, *args)) for _ in range(3)])
 
 
 @pytest.fixture(scope="session")

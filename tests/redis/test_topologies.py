@@ -1,0 +1,329 @@
+"""Sentinel, Cluster and TLS, for real: what moves, dies or is encrypted changes nothing for a run."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runwire.connect import open_store
+from runwire.errors import StoreUnavailable
+from runwire.pubsub import Entry, Store
+from runwire.redis.topology import slot, tag
+from tests.conformance.logs import append, appending, claim_one, event, read_all, start, started
+from tests.redis.places import (
+    any_binary,
+    binary_of_this_machine,
+    start_cluster,
+    wait_until,
+)
+from tests.servers import (
+    RedisBinary,
+    RedisSentinel,
+    RedisServer,
+    free_port,
+    missing,
+    program,
+    redis_servers,
+    start_redis,
+)
+
+LIMIT_SECONDS = 40.0
+TOPIC = "default/run"
+
+
+async def persistently(store: Store, first: int, last: int, topic: str = TOPIC) -> None:
+    """What a worker does: the same commit again, until the store takes it."""
+    while True:
+        try:
+            await store.commit(appending(topic, 1, first, last))
+            return
+        except StoreUnavailable:
+            continue
+
+
+# Sentinel
+
+
+@dataclass
+class Watched:
+    """A primary and its replica, watched by Sentinels."""
+
+    primary: RedisServer
+    replica: RedisServer
+    url: str
+
+    def replicated(self, last: int) -> bool:
+        """The replica has the log up to this event."""
+        return bool(self.replica.execute("HGET", f"{{runwire:0}}:head:{TOPIC}", "last") == b"%d" % last)
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    kind = any_binary()
+    with ExitStack() as stack:
+        primary = stack.enter_context(start_redis(kind))
+        replica = stack.enter_context(start_redis(kind, "--replicaof", "127.0.0.1", str(primary.port)))
+        lines = (
+            f"sentinel monitor group 127.0.0.1 {primary.port} 2",
+            "sentinel down-after-milliseconds group 500",
+            "sentinel failover-timeout group 3000",
+        )
+        sentinels = [stack.enter_context(RedisSentinel(kind, *lines)).start() for _ in range(3)]
+        for sentinel in sentinels:
+            wait_until(lambda sentinel=sentinel: b"slaves=1,sentinels=3" in info(sentinel, "sentinel"))
+        wait_until(lambda: b"master_link_status:up" in info(replica, "replication"))
+        # The first is dead: whoever asks goes on to the next.
+        hosts = ",".join(f"127.0.0.1:{port}" for port in (free_port(), *(one.port for one in sentinels)))
+        yield Watched(primary, replica, f"redis+sentinel://{hosts}/group")
+
+
+def info(server: RedisServer, section: str) -> bytes:
+    """INFO as the server sends it."""
+    import redis
+
+    with redis.Redis(port=server.port) as client:
+        client.response_callbacks.clear()
+        said = client.execute_command("INFO", section)
+    assert isinstance(said, bytes)
+    return said
+
+
+async def test_a_fail_over(watched: Watched) -> None:
+    """The primary is killed: writers and subscribers go on at the one that the Sentinels choose, without a gap."""
+    heard: asyncio.Queue[Entry | None] = asyncio.Queue()
+    async with open_store(watched.url) as store, asyncio.timeout(LIMIT_SECONDS):
+        await started(store)
+        async with store.pubsub.subscribe(TOPIC, heard.put_nowait):
+            await append(store, TOPIC, 1, 1, 3)
+            assert (await heard.get() or pytest.fail("nothing heard")).last == 3
+            await asyncio.to_thread(wait_until, lambda: watched.replicated(3))
+            await asyncio.to_thread(watched.primary.kill)
+            await persistently(store, 4, 5)
+            while (entry := await heard.get()) is None:
+                pass  # the connection was lost, perhaps more than once
+            assert entry.last == 5
+        assert await read_all(store, TOPIC) == [event(sequence) for sequence in range(1, 6)]
+        assert watched.replica.execute("ROLE")[0] == b"master"
+
+
+async def test_a_group_that_nobody_knows() -> None:
+    """A misspelt group is said by its name when the start gives up."""
+    with RedisSentinel(any_binary()) as sentinel:
+        sentinel.start()
+        with pytest.raises(StoreUnavailable, match="'grupo'"):
+            async with open_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/grupo?start=0.3"):
+                pass
+
+
+# Cluster
+
+every_cluster = pytest.mark.parametrize(
+    "kind", [kind for kind in redis_servers() if kind.name != "redis-6.2"], ids=lambda kind: kind.name
+)
+
+
+@every_cluster
+async def test_a_slot_moves_under_a_writer(kind: RedisBinary) -> None:
+    """A shard moves to another node while a run is written, scheduled and finished: nothing is lost or doubled."""
+    with ExitStack() as stack:
+        cluster = start_cluster(stack, kind)
+        source = next(node for node in cluster.nodes if owns(node, slot(0)))
+        target = next(node for node in cluster.nodes if node is not source)
+        async with open_store(cluster.url) as store, asyncio.timeout(LIMIT_SECONDS):
+            await started(store)
+            progress = asyncio.Semaphore(0)
+            stop = asyncio.Event()
+            confirmed = 0
+
+            async def write() -> None:
+                nonlocal confirmed
+                while not stop.is_set():
+                    await persistently(store, confirmed + 1, confirmed + 2)
+                    confirmed += 2
+                    progress.release()
+
+            async def make() -> None:
+                number = 0
+                while not stop.is_set():
+                    try:
+                        await start(store, f"default/other-{number}", indexes=["all"], puts={"input": b"x"})
+                        number += 1
+                    except StoreUnavailable:
+                        continue
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(write())
+                group.create_task(make())
+                for _ in range(20):
+                    await progress.acquire()
+                await asyncio.to_thread(move_slot, slot(0), source, target)
+                before = confirmed
+                while confirmed < before + 20:
+                    await progress.acquire()
+                stop.set()
+            assert await read_all(store, TOPIC) == [event(sequence) for sequence in range(1, confirmed + 1)]
+            assert owns(target, slot(0))
+            # Whatever was created has all its parts: place in the index, in the queue, and fields.
+            made = await store.scan("all", fields=["input"], limit=10_000)
+            for _ in made:
+                claim = await claim_one(store)
+                assert claim.fields == {"input": b"x"}
+
+
+def owns(node: RedisServer, wanted: int) -> bool:
+    return bool(node.execute("CLUSTER", "COUNTKEYSINSLOT", wanted) or wanted in slots_of(node))
+
+
+def slots_of(node: RedisServer) -> range:
+    import redis
+
+    with redis.Redis(port=node.port) as client:
+        client.response_callbacks.clear()
+        for first, last, primary, *_ in client.execute_command("CLUSTER", "SLOTS"):
+            if primary[1] == node.port:
+                return range(first, last + 1)
+    return range(0)
+
+
+def move_slot(number: int, source: RedisServer, target: RedisServer) -> None:
+    """What redis-cli --cluster reshard does."""
+    source_id, target_id = (node.execute("CLUSTER", "MYID").decode() for node in (source, target))
+    target.execute("CLUSTER", "SETSLOT", number, "IMPORTING", source_id)
+    source.execute("CLUSTER", "SETSLOT", number, "MIGRATING", target_id)
+    while keys := source.execute("CLUSTER", "GETKEYSINSLOT", number, 3):
+        source.execute("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+    for node in (target, source):
+        node.execute("CLUSTER", "SETSLOT", number, "NODE", target_id)
+
+
+async def test_a_node_of_a_cluster_dies() -> None:
+    """Its shards are unavailable until it comes back with its data; those of other nodes go on."""
+    with ExitStack() as stack:
+        cluster = start_cluster(stack, any_binary(), "--appendonly", "yes", "--appendfsync", "always")
+        async with open_store(f"{cluster.url}?shards=8&timeout=0.5") as store, asyncio.timeout(LIMIT_SECONDS):
+            topics = {node.port: topic_of(node) for node in cluster.nodes}
+            for topic in topics.values():
+                await started(store, topic)
+            dead, *alive = cluster.nodes
+            await asyncio.to_thread(dead.kill)
+            with pytest.raises(StoreUnavailable):
+                await append(store, topics[dead.port], 1, 1, 2)
+            for node in alive:
+                await append(store, topics[node.port], 1, 1, 2)
+            await asyncio.to_thread(dead.start)
+            for topic in topics.values():
+                await persistently(store, 1, 2, topic)
+                assert await read_all(store, topic) == [event(1), event(2)]
+
+
+def topic_of(node: RedisServer) -> str:
+    """A topic whose shard, of eight, lies on this node."""
+    from zlib import crc32
+
+    mine = slots_of(node)
+    return next(topic for number in range(1000) if slot(crc32((topic := f"default/{number}").encode()) % 8) in mine)
+
+
+# TLS
+
+
+@dataclass
+class Certificates:
+    """A private authority, what it signed, and one that it did not."""
+
+    ca: Path
+    server: Path
+    server_key: Path
+    client: Path
+    client_key: Path
+    other_ca: Path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    folder = tmp_path_factory.mktemp("certificates")
+    openssl = str(program("openssl"))
+
+    def run(*words: str) -> None:
+        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
+
+    # fmt: off
+    for ca in ("ca", "other"):
+        run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={ca}",
+            "-keyout", f"{ca}.key", "-out", f"{ca}.crt")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        run("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", "names", "-out", f"{name}.crt")
+    # fmt: on
+    return Certificates(
+        *(folder / name for name in ("ca.crt", "server.crt", "server.key", "client.crt", "client.key", "other.crt"))
+    )
+
+
+@dataclass
+class TlsServer:
+    url: str
+    certificates: Certificates
+
+
+@pytest.fixture
+def tls_server(certificates: Certificates) -> Iterator[TlsServer]:
+    kind = binary_of_this_machine()
+    linked = subprocess.run([str(kind.path), "--tls-port", "0", "--port", "0", "--version"], capture_output=True)
+    port = free_port()
+    # fmt: off
+    options = (
+        "--tls-port", str(port), "--tls-ca-cert-file", str(certificates.ca),
+        "--tls-cert-file", str(certificates.server), "--tls-key-file", str(certificates.server_key),
+    )
+    # fmt: on
+    try:
+        server = start_redis(kind, *options)
+    except RuntimeError as error:
+        missing("redis-server-with-tls", f"{linked.stdout!r} {error}")
+    with server:
+        yield TlsServer(f"rediss://127.0.0.1:{port}", certificates)
+
+
+async def test_tls(tls_server: TlsServer) -> None:
+    """Encrypted both ways, live entries too, with the authority and the client's certificate from the URL."""
+    files = tls_server.certificates
+    url = f"{tls_server.url}?ca={files.ca}&cert={files.client}&key={files.client_key}"
+    heard: asyncio.Queue[Entry | None] = asyncio.Queue()
+    async with open_store(url) as store, asyncio.timeout(LIMIT_SECONDS):
+        await started(store)
+        async with store.pubsub.subscribe(TOPIC, heard.put_nowait):
+            await append(store, TOPIC, 1, 1, 256)
+            assert (await heard.get() or pytest.fail("nothing heard")).last == 256
+        assert await read_all(store, TOPIC) == [event(sequence) for sequence in range(1, 257)]
+
+
+async def test_tls_that_cannot_be_trusted(tls_server: TlsServer) -> None:
+    """A server whose certificate another authority signed gets no command, and the reason is said."""
+    files = tls_server.certificates
+    with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+        async with open_store(
+            f"{tls_server.url}?ca={files.other_ca}&cert={files.client}&key={files.client_key}&start=0.5"
+        ):
+            pass
+
+
+async def test_tls_without_a_client_certificate(tls_server: TlsServer) -> None:
+    """A server that asks for one lets nobody in without."""
+    with pytest.raises(StoreUnavailable):
+        async with open_store(f"{tls_server.url}?ca={tls_server.certificates.ca}&start=0.5"):
+            pass
+
+
+def test_shards_have_tags() -> None:
+    """Names in braces are what a cluster hashes: all keys of a shard lie together."""
+    assert tag(3) == "{runwire:3}"
