@@ -154,8 +154,12 @@ class CachingPubSub:
         Raises as subscribe_with_replay does.
         """
         opening = await self._open(topic, after or Start.EARLIEST, max_events, gap=False)
-        found = batches(opening.page.entries, opening.position, max_events=max_events, max_bytes=max_bytes)
-        return History(opening.page.head, next(found, None))
+        position, page = opening.position, opening.page
+        if page.entries and page.entries[-1].last == position.sequence < page.head.last:
+            # The entry that holds the position left no room in the page for the one after it.
+            page = await self._read_live(topic, position)
+        found = batches(page.entries, position, max_events=max_events, max_bytes=max_bytes)
+        return History(page.head, next(found, None))
 
     async def subscribe_with_replay(
         self,
