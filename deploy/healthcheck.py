@@ -1,0 +1,35 @@
+"""`python healthcheck.py RUNWIRE_AGENT_LISTEN`: whether the service of this container is healthy, by gRPC health.
+
+The argument names the variable that says where the service listens. Ends with 0 if it says SERVING; with 1 and one
+line if it does not, or does not answer within 3 s; with 2 for a wrong use.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+TIMEOUT_SECONDS = 3.0
+
+
+def main(arguments: list[str]) -> int:
+    port = os.environ.get(arguments[0], "").rpartition(":")[2] if len(arguments) == 1 else ""
+    if not port.isdecimal():
+        print("usage: healthcheck.py VARIABLE, the name of one that says HOST:PORT", file=sys.stderr)
+        return 2
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            request = health_pb2.HealthCheckRequest()
+            state = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_SECONDS).status
+    except grpc.RpcError as error:
+        print(f"no answer on port {port}: {error.code().name}", file=sys.stderr)
+        return 1
+    print(health_pb2.HealthCheckResponse.ServingStatus.Name(state))
+    return 0 if state == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
