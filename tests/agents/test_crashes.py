@@ -105,12 +105,18 @@ async def test_undisturbed() -> None:
 
 
 async def finished(stage: Stage) -> tuple[set[int], set[tuple[int, str]]]:
-    """Requests and tool calls whose end the store knows."""
+    """Requests and tool calls whose end the store knows: from the journal, or because readers were told."""
     stored = await stage.store.get(stage.topic)
     assert stored is not None
     keys = [name.removeprefix("journal/").split("/") for name in stored.fields if name.startswith("journal/")]
     asked = {int(key[1]) for key in keys if key[0] == "model"}
     called = {(int(key[1]), key[2]) for key in keys if key[0] == "tool"}
+    for event in await stage.events():
+        kind = event.WhichOneof("payload")
+        if kind in ("tool_call_started", "step_finished"):
+            asked.add(event.step)
+        elif kind == "tool_call_finished":
+            called.add((event.step, event.tool_call_finished.tool_call_id))
     return asked, called
 
 

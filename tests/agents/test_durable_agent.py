@@ -218,6 +218,20 @@ async def test_wrong_calls_are_told_too() -> None:
     assert "n must be even" in results["c"]
 
 
+async def test_skipped_calls_are_not_told() -> None:
+    """A call that is not executed because the run has its result stands nowhere: nothing was done."""
+
+    async def speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[dict[int, DeltaToolCall]]:
+        yield tool_call(0, "final_result", '{"good": true, "why": "it is"}', "a")
+        yield tool_call(1, "look", "{}", "b")
+
+    agent = Agent(FunctionModel(stream_function=speak), output_type=Verdict, end_strategy="early", name="judge")
+    agent.tool_plain(name="look")(lambda: "seen")
+    view = await Stage(durable_agent(agent)).finish("judge")
+    assert view.output == {"good": True, "why": "it is"}
+    assert view.tool_calls == []
+
+
 async def test_a_tool_that_fails_ends_the_run() -> None:
     """An exception of a tool ends the run FAILED, and its call stands as failed."""
     agent = Agent(TestModel(), name="breaker")

@@ -179,15 +179,24 @@ async def test_wrong_override_is_told_to_the_model() -> None:
 
 
 async def test_dies_after_the_answer() -> None:
-    """A process that dies while it goes on with an answer loses neither the answer nor what was done."""
-    calls = (("look", '{"place": "here"}', "a"), ("delete", '{"path": "/tmp"}', "b"))
-    for die_after in range(1, 5):
+    """A process that dies while it goes on with answers loses neither them nor what was done, and tells each end of a
+    call once."""
+    calls = (("look", '{"place": "here"}', "a"), ("delete", '{"path": "/tmp"}', "b"), ("fill_form", "{}", "c"))
+    die_after = 0
+    while True:
+        die_after += 1
         stage, ran, _ = await suspended(*calls)
-        await stage.resume(approve("tool/1/b"))
-        assert await stage.attempt(die_after=die_after)
+        await stage.resume(approve("tool/1/b"), supply("tool/1/c", "filled"))
+        if not await stage.attempt(die_after=die_after):
+            break
         if not (await stage.view()).ended:
             await stage.attempt()
         view = await stage.view()
-        assert view.output == "look: saw here; delete: deleted /tmp"
+        assert view.output == "look: saw here; delete: deleted /tmp; fill_form: filled"
         assert ran["look"] == 1
         assert view.usage.tool_calls == 2
+        told = Counter(
+            e.tool_call_finished.tool_call_id for e in await stage.events() if e.HasField("tool_call_finished")
+        )
+        assert told == {"a": 1, "b": 1, "c": 1}
+    assert die_after > 5
