@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from google.protobuf import timestamp_pb2
+
 from agent_service import record
 from agent_service.registry import Registry
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
@@ -28,8 +30,18 @@ from runwire.pubsub import Commit, Schedule, Store, Stored
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 MAX_LABELS: Final = 32
+MAX_SCORERS: Final = 32
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+"""Of all answers of one call."""
+MAX_PAGE_BYTES: Final = 1024 * 1024
+"""Of the runs of one page, after the first: a run is at most about 2 MiB, and a client takes 4 MiB by default."""
+MAX_TRACE_LENGTH: Final = 512
 _SCAN_ROUNDS: Final = 10
 """A page that is still short after so many looks is returned as it is, with a token to go on."""
+_SCAN_LIMIT: Final = 64
+"""Runs of one look, so that large inputs do not fill the memory."""
+_ROUNDING_SECONDS: Final = 2e-6
+"""The store's time is finer than the times that are shown."""
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -82,19 +94,22 @@ class Runs:
         """A page, newest first, and the token of the next one. Raises InvalidRequest."""
         size = page_size(request)
         place = _place(request)
-        since = request.created_after.ToMicroseconds() / 1e6 if request.HasField("created_after") else 0.0
+        since = _seconds(request.created_after) - _ROUNDING_SECONDS if request.HasField("created_after") else 0.0
+        index, limit = record.index_of(tenant, request.agent_id), min(size, _SCAN_LIMIT)
         runs: list[run_pb2.Run] = []
-        for _ in range(_SCAN_ROUNDS):
-            found = await self._store.scan(
-                record.index_of(tenant, request.agent_id), fields=record.SUMMARY, before=place, since=since, limit=size
-            )
+        room = MAX_PAGE_BYTES
+        for _ in range(_SCAN_ROUNDS * (1 + size // limit)):
+            found = await self._store.scan(index, fields=record.SUMMARY, before=place, since=since, limit=limit)
             for stored in found:
-                place = (stored.head.create_time, stored.topic)
                 if stored.fields and _matches(run := record.to_run(stored), request):
-                    runs.append(run)
-                    if len(runs) == size:
+                    room -= run.ByteSize()
+                    if runs and room < 0:
                         return runs, encode_token(request, place)
-            if len(found) < size:
+                    runs.append(run)
+                place = (stored.head.create_time, stored.topic)
+                if len(runs) == size:
+                    return runs, encode_token(request, place)
+            if len(found) < limit:
                 return runs, ""
         return runs, encode_token(request, place)
 
@@ -133,7 +148,9 @@ class Runs:
 
     async def _repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
         stored = await self._store.get(topic, (*record.SUMMARY, record.REQUEST))
-        if stored is None or stored.fields.get(record.REQUEST) != digest:
+        if stored is None or stored.head.expired:
+            raise AlreadyExists(f"the request id was used before, for run {run_id}, which is purged", run_id=run_id)
+        if stored.fields[record.REQUEST] != digest:
             raise AlreadyExists(
                 f"the request id was used for another request, which became run {run_id}", run_id=run_id
             )
@@ -172,6 +189,11 @@ def _check_start(request: agent_service_pb2.StartRunRequest) -> None:
             wrong[f"labels[{key[:63]!r}]"] = "keys have 1 to 63 characters, values up to 255"
     if request.HasField("timeout") and request.timeout.ToNanoseconds() <= 0:
         wrong["timeout"] = "must be positive"
+    for name in ("traceparent", "tracestate"):
+        if len(getattr(request, name)) > MAX_TRACE_LENGTH:
+            wrong[name] = f"longer than {MAX_TRACE_LENGTH} characters"
+    if len(request.scorers) > MAX_SCORERS:
+        wrong["scorers"] = f"{len(request.scorers)} scorers, more than the {MAX_SCORERS} allowed"
     for index, scorer in enumerate(request.scorers):
         if not scorer.scorer_id:
             wrong[f"scorers[{index}].scorer_id"] = "must be set"
@@ -209,12 +231,21 @@ def _place(request: agent_service_pb2.ListRunsRequest) -> tuple[float, str] | No
     if place is not None:
         return float(place[0]), str(place[1])
     if request.HasField("created_before"):
-        return request.created_before.ToMicroseconds() / 1e6, ""
+        return _seconds(request.created_before) + _ROUNDING_SECONDS, ""
     return None
+
+
+def _seconds(time: timestamp_pb2.Timestamp) -> float:
+    return time.ToNanoseconds() / 1e9
 
 
 def _matches(run: run_pb2.Run, request: agent_service_pb2.ListRunsRequest) -> bool:
     if request.states and run.state not in request.states:
+        return False
+    created = run.create_time.ToNanoseconds()
+    if request.HasField("created_after") and created < request.created_after.ToNanoseconds():
+        return False
+    if request.HasField("created_before") and created >= request.created_before.ToNanoseconds():
         return False
     return all(run.labels.get(key) == value for key, value in request.labels.items())
 
@@ -226,9 +257,15 @@ def _check_answers(
 ) -> None:
     if not answers:
         raise InvalidRequest({"answers": "must hold at least one answer"})
+    if (size := sum(answer.ByteSize() for answer in answers)) > MAX_ANSWER_BYTES:
+        raise InvalidRequest({"answers": f"have {size} bytes, more than the {MAX_ANSWER_BYTES} allowed"})
     wrong: dict[str, str] = {}
+    seen: set[str] = set()
     for index, answer in enumerate(answers):
         path = f"answers[{index}]"
+        if answer.request_id in seen:
+            wrong[f"{path}.request_id"] = f"{answer.request_id!r} is answered twice"
+        seen.add(answer.request_id)
         given = fields.get(record.ANSWER + answer.request_id)
         if given is not None:
             raise _answered(answer.request_id, given)

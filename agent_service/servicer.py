@@ -13,7 +13,7 @@ from google.protobuf import duration_pb2
 from agent_service import record
 from agent_service.config import Settings
 from agent_service.registry import Registry
-from agent_service.runs import Runs, check_run_id
+from agent_service.runs import MAX_TRACE_LENGTH, Runs, check_run_id
 from agent_service.write_gate import WriteGate
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
@@ -68,8 +68,9 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     ) -> agent_service_pb2.StartRunResponse:
         if not request.traceparent:
             metadata = dict(context.invocation_metadata() or ())
-            request.traceparent = str(metadata.get("traceparent", ""))
-            request.tracestate = str(metadata.get("tracestate", ""))
+            given = [str(metadata.get(name, "")) for name in ("traceparent", "tracestate")]
+            if max(map(len, given)) <= MAX_TRACE_LENGTH:
+                request.traceparent, request.tracestate = given
         return agent_service_pb2.StartRunResponse(run=await self._runs.start(TENANT, request))
 
     async def GetRun(

@@ -285,7 +285,7 @@ async def test_server_draining(url: str) -> None:
         held.words.put_nowait("b")
         held.words.put_nowait("")
         rest = await other.watched(run.run_id, cursor=watch.cursor)
-    assert [event.sequence for event in rest][0] == watch.events[-1].sequence + 1
+    assert rest[0].sequence == watch.events[-1].sequence + 1
     assert rest[-1].HasField("run_finished")
 
 
