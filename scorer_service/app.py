@@ -41,16 +41,15 @@ _REGISTER_SECONDS: Final = 60.0
 log = logging.getLogger("scorer_service")
 
 
-async def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then drains: health first, watches told, work finished or handed back.
+async def run(settings: Settings, announce: Callable[[str], None], stopping: asyncio.Event | None = None) -> None:
+    """Serves until SIGTERM or SIGINT (or `stopping`, where it is given), then drains: health first, watches told, work
+    finished or handed back.
 
     `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable.
     """
     scorers = registry.load(settings.scorers)
     judge = _judge(settings)
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopping = stopping or _stop_on_signals()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.results))
         await _prepare(database, settings)
@@ -181,6 +180,13 @@ class _Parts:
     async def _register(self) -> float:
         await self._jobs.register(self._scorers.ids)
         return _REGISTER_SECONDS
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
 
 
 async def _prepare(database: Database, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 
 from scorer_service import schema
 from scorer_service.database import Database, database_time
-from scorer_service.records import OPEN, Error, Finished, Job, NewRun, Priority, State, printable
+from scorer_service.records import OPEN, Error, Finished, Job, NewRun, Priority, State, microseconds, printable
 from scorer_service.schema import NOW, Lane, attempts, counters, exports, rate_limits, samples, scorer_runs, scorers
 
 row = scorer_runs.c
@@ -193,9 +193,8 @@ class Jobs:
             return []
         values = {"ids": taken, "worker": self.worker, "now": now, "due": now + self.lease_seconds, "rev": revision}
         claimed = (connection.execute(_TAKE, values)).all()
-        bodies = dict(
-            (connection.execute(_BODIES, {"sample_ids": list({line.sample_id for line in claimed})})).tuples().all()
-        )
+        sample_ids = list({line.sample_id for line in claimed})
+        bodies = {line.sample_id: line.body for line in connection.execute(_BODIES, {"sample_ids": sample_ids})}
         return [_job(line, bodies.get(line.sample_id, b"")) for line in claimed]
 
     def _record_losses(self, connection: Connection, lost: Sequence[Any], now: float) -> None:
@@ -220,9 +219,8 @@ class Jobs:
         if not jobs:
             return set()
         values = {"ids": [job.scorer_run_id for job in jobs], "me": self.worker, "lease": self.lease_seconds}
-        held: dict[str, int] = dict(
-            await self._database.write(lambda connection: connection.execute(_EXTEND, values).tuples().all())
-        )
+        lines = await self._database.write(lambda connection: connection.execute(_EXTEND, values).all())
+        held = {line.scorer_run_id: line.claims for line in lines}
         return {job.scorer_run_id for job in jobs if held.get(job.scorer_run_id) != job.token}
 
     async def keep_steps(self, steps: Mapping[Job, str]) -> None:
@@ -526,7 +524,7 @@ def _new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
         "losses": 0,
         "redrives": 0,
         "worker": "",
-        "create_time": now if new.create_time is None else new.create_time,
+        "create_time": microseconds(now if new.create_time is None else new.create_time),
         "start_time": None,
         "end_time": None if is_open else now,
         "deadline": new.deadline,

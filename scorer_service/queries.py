@@ -105,7 +105,7 @@ class Queries:
     async def newest(self) -> tuple[str, int]:
         """Epoch of the database, and the number of the newest write: all up to it can be read."""
         query = select(counters.c.name, counters.c.value)
-        values = dict(await self._database.read(lambda c: c.execute(query).tuples().all()))
+        values = {line.name: line.value for line in await self._database.read(lambda c: c.execute(query).all())}
         return f"{values[schema.EPOCH]:016x}", values[schema.REVISION]
 
     async def changes(self, tenant: str, run_id: str, after: int, *, limit: int) -> list[Found]:
@@ -121,7 +121,7 @@ class Queries:
         query = select(
             func.count(), func.max(row.siblings), func.count().filter(row.state.in_([int(s) for s in OPEN]))
         ).where(row.tenant == tenant, row.run_id == run_id)
-        total, siblings, is_open = (await self._database.read(lambda c: c.execute(query).one())).tuple()
+        total, siblings, is_open = await self._database.read(lambda c: c.execute(query).one())
         return bool(total) and total >= (siblings or 0) and not is_open
 
     async def paused(self) -> set[str]:
@@ -179,7 +179,7 @@ class Queries:
 
 
 def _by_scorer(connection: Connection, query: Any) -> dict[str, Any]:
-    return dict(connection.execute(query).tuples().all())
+    return {line[0]: line[1] for line in connection.execute(query)}
 
 
 def _latencies(connection: Connection, wanted: Iterable[ColumnElement[bool]]) -> dict[str, tuple[float, float, float]]:

@@ -140,6 +140,11 @@ def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str)
     return sha256("\0".join((tenant, run_id, scorer_id, scorer_version)).encode()).hexdigest()[:32]
 
 
+def microseconds(seconds: float) -> float:
+    """Seconds cut to what a client is told, so that a time that it gives back compares equal."""
+    return round(seconds * 1e6) / 1e6
+
+
 def printable(text: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
     """Text that every database takes: without NUL and lone surrogates, cut to `limit` characters."""
     clean = text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

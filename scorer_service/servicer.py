@@ -231,7 +231,7 @@ def _seconds(message: Any, name: str, prefix: str) -> float | None:
     stamp: Timestamp = getattr(message, name)
     if not (-62135596800 <= stamp.seconds <= 253402300799 and 0 <= stamp.nanos < 1_000_000_000):
         raise InvalidRequest({f"{prefix}{name}": "not a time between the years 1 and 9999"})
-    return stamp.seconds + stamp.nanos / 1e9
+    return (stamp.seconds * 1_000_000 + stamp.nanos // 1000) / 1e6
 
 
 def _heartbeat_seconds(request: pb.WatchScorerRunsRequest) -> float:

@@ -1,0 +1,283 @@
+"""The queue, on every database."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from scorer_service.database import Database
+from scorer_service.jobs import Claimed, Jobs, Offer, Rate
+from scorer_service.queries import Found, Queries
+from scorer_service.records import Error, Finished, Job, NewRun, Priority, ScoreRecord, State
+from tests.scorer.stage import eventually
+
+SCORE = ScoreRecord(0.5, "label", "reason", '{"a":1}', 1, None)
+OFFERS = {"a": Offer(100), "b": Offer(100)}
+
+
+def new(number: int, scorer_id: str = "a", **fields: object) -> NewRun:
+    return NewRun(f"{number:032x}", "default", scorer_id, run_id=f"run-{number}", sample=b"s", **fields)  # type: ignore[arg-type]
+
+
+async def jobs_of(database: Database, worker: str = "w1", **settings: float) -> Jobs:
+    jobs = Jobs(database, worker=worker, **settings)  # type: ignore[arg-type]
+    await jobs.register(["a", "b"])
+    return jobs
+
+
+def done(job: Job, state: State = State.SUCCEEDED, **fields: object) -> Finished:
+    return Finished(job, state, "1", SCORE if state is State.SUCCEEDED else None, **fields)  # type: ignore[arg-type]
+
+
+async def found(database: Database, number: int) -> Found:
+    one = await Queries(database).get("default", f"{number:032x}")
+    assert one is not None
+    return one
+
+
+async def test_a_request_that_comes_twice_is_one_row(database: Database) -> None:
+    """A repeated message changes nothing, even after the work is done."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(1)])
+    claimed = await jobs.claim(OFFERS, 10)
+    assert await jobs.finish([done(claimed.jobs[0])]) == []
+    await jobs.add([new(1), new(2)])
+    assert (await found(database, 1)).run.state == State.SUCCEEDED
+    assert [job.scorer_run_id for job in (await jobs.claim(OFFERS, 10)).jobs] == [f"{2:032x}"]
+
+
+async def test_the_score_and_its_attempt_are_stored(database: Database) -> None:
+    """What was finished is what is read."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(1)])
+    (job,) = (await jobs.claim(OFFERS, 10)).jobs
+    assert (job.sample, job.token) == (b"s", 1)
+    await jobs.finish([done(job, steps='{"analyze":1}')])
+    one = await found(database, 1)
+    line = one.run
+    assert (line.score_value, line.score_label, line.score_reason, line.scorer_version) == (0.5, "label", "reason", "1")
+    assert line.due_time is None
+    assert line.create_time <= line.start_time <= line.end_time
+    (attempt,) = one.attempts
+    assert (attempt.worker, attempt.error_reason, attempt.partial_results) == ("w1", None, '{"analyze":1}')
+
+
+async def test_no_row_is_given_to_two_workers(database: Database) -> None:
+    """Six workers that claim at once get each of 300 rows once."""
+    workers = [await jobs_of(database, f"w{number}") for number in range(6)]
+    await workers[0].add([new(number, "ab"[number % 2]) for number in range(300)])
+    taken: list[str] = []
+
+    async def work(jobs: Jobs) -> None:
+        while batch := (await jobs.claim(OFFERS, 7)).jobs:
+            taken.extend(job.scorer_run_id for job in batch)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for jobs in workers:
+            group.create_task(work(jobs))
+    # A worker that found all rows locked stopped early; one more claim takes what may be left.
+    while batch := (await workers[0].claim(OFFERS, 50)).jobs:
+        taken.extend(job.scorer_run_id for job in batch)
+    assert len(taken) == len(set(taken)) == 300
+
+
+async def test_a_lease_that_ran_out_is_a_loss_and_the_zombie_is_refused(database: Database) -> None:
+    """Another worker gets the row; whoever had it before can write nothing, and that is counted."""
+    dead, alive = await jobs_of(database, "dead", lease_seconds=-1), await jobs_of(database, "alive")
+    await dead.add([new(1)])
+    (old,) = (await dead.claim(OFFERS, 10)).jobs
+    (job,) = (await alive.claim(OFFERS, 10)).jobs
+    assert (old.token, job.token) == (1, 2)
+    late = done(old)
+    assert await dead.finish([late]) == [late]
+    assert (await found(database, 1)).run.state == State.RUNNING
+    assert await alive.finish([done(job)]) == []
+    assert await dead.finish([late]) == [late]
+    assert await alive.refused() == 2
+    one = await found(database, 1)
+    assert (one.run.state, one.run.deliveries, one.run.losses, one.run.failures) == (State.SUCCEEDED, 2, 1, 0)
+    assert [(a.worker, a.error_reason) for a in one.attempts] == [("dead", "worker_lost"), ("alive", None)]
+
+
+async def test_a_finish_may_be_repeated(database: Database) -> None:
+    """After a time-out nobody knows whether the transaction took effect: the same finish again is no zombie."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(1)])
+    (job,) = (await jobs.claim(OFFERS, 10)).jobs
+    retry = done(job, State.RETRYING, error=Error("scorer_error", "no"), failed=True, delay_seconds=60)
+    assert await jobs.finish([retry]) == []
+    assert await jobs.finish([retry]) == []
+    assert await jobs.refused() == 0
+    assert (await found(database, 1)).run.failures == 1
+
+
+async def test_what_kills_its_workers_ends_failed(database: Database) -> None:
+    """The third loss ends it, with its history, and no fourth worker gets it."""
+    jobs = await jobs_of(database, lease_seconds=-1)
+    await jobs.add([new(1)])
+    assert len((await jobs.claim(OFFERS, 10)).jobs) == 1
+    assert len((await jobs.claim(OFFERS, 10)).jobs) == 1
+    assert not (await jobs.claim(OFFERS, 10)).jobs  # set apart for its last delivery
+    assert len((await jobs.claim(OFFERS, 10, alone=True)).jobs) == 1
+    assert not (await jobs.claim(OFFERS, 10, alone=True)).jobs
+    one = await found(database, 1)
+    assert (one.run.state, one.run.error_reason, one.run.losses) == (State.FAILED, "worker_lost", 3)
+    assert [attempt.error_reason for attempt in one.attempts] == ["worker_lost"] * 3
+
+
+async def test_the_last_delivery_is_alone(database: Database) -> None:
+    """A row with one delivery left is not claimed beside others, nor with others."""
+    dying = await jobs_of(database, "dying", lease_seconds=-1)
+    await dying.add([new(1), new(2), new(3)])
+    assert len((await dying.claim(OFFERS, 10)).jobs) == 3
+    assert len((await dying.claim(OFFERS, 10)).jobs) == 3
+    jobs = await jobs_of(database, "careful")
+    await jobs.add([new(4)])
+    both: list[Claimed] = [await jobs.claim(OFFERS, 10), await jobs.claim(OFFERS, 10)]
+    assert [job.scorer_run_id for claimed in both for job in claimed.jobs] == [f"{4:032x}"]
+    assert both[1].alone
+    first = await jobs.claim(OFFERS, 10, alone=True)
+    assert len(first.jobs) == 1
+    await jobs.finish([done(first.jobs[0])])
+    assert (await found(database, int(first.jobs[0].scorer_run_id, 16))).run.state == State.SUCCEEDED
+
+
+async def test_high_priority_goes_first(database: Database) -> None:
+    """What a person asked for overtakes what waits."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(number) for number in range(1, 6)])
+    await jobs.add([new(9, priority=Priority.HIGH)])
+    assert [job.scorer_run_id for job in (await jobs.claim(OFFERS, 1)).jobs] == [f"{9:032x}"]
+
+
+async def test_one_scorer_does_not_take_all_places(database: Database) -> None:
+    """With ten places and two scorers that have work, each gets five."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(number) for number in range(50)])
+    await jobs.add([new(100 + number, "b") for number in range(50)])
+    taken = [job.scorer_id for job in (await jobs.claim(OFFERS, 10)).jobs]
+    assert sorted(taken) == ["a"] * 5 + ["b"] * 5
+
+
+async def test_a_worker_gets_no_more_than_it_offers(database: Database) -> None:
+    """The places of one scorer bound what is claimed of it, and a scorer that is not offered is not claimed."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(number) for number in range(10)])
+    await jobs.add([new(100, "b")])
+    assert [job.scorer_id for job in (await jobs.claim({"a": Offer(3)}, 10)).jobs] == ["a"] * 3
+
+
+async def test_a_rate_is_shared(database: Database) -> None:
+    """Two workers together get the burst, and then nothing until time has passed; what is not used is given back."""
+    rate = Rate("model", per_second=0.001, burst=5)
+    offers = {"a": Offer(100, rate), "b": Offer(100, rate)}
+    one, two = await jobs_of(database, "one"), await jobs_of(database, "two")
+    await one.add([new(1)])
+    assert len((await one.claim(offers, 10)).jobs) == 1
+    await one.add([new(number) for number in range(10, 20)])
+    taken = [len((await worker.claim(offers, 3)).jobs) for worker in (one, two, one, two)]
+    assert taken == [3, 1, 0, 0]
+
+
+async def test_a_rate_recovers(database: Database) -> None:
+    """After the interval there is a permit again."""
+    offers = {"a": Offer(100, Rate("model", per_second=20.0, burst=1))}
+    jobs = await jobs_of(database)
+    await jobs.add([new(number) for number in range(3)])
+    got = 0
+
+    async def all_claimed() -> bool:
+        nonlocal got
+        got += len((await jobs.claim(offers, 10)).jobs)
+        return got == 3
+
+    await eventually(all_claimed)
+
+
+async def test_a_deadline_that_passed_ends_it(database: Database) -> None:
+    """What is of no use any more is not scored, and says so."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(1, deadline=1.0), new(2, deadline=4e9)])
+    assert [job.scorer_run_id for job in (await jobs.claim(OFFERS, 10)).jobs] == [f"{2:032x}"]
+    line = (await found(database, 1)).run
+    assert (line.state, line.error_reason) == (State.FAILED, "deadline_exceeded")
+
+
+async def test_leases_are_renewed_and_losses_told(database: Database) -> None:
+    """A renewed lease holds; one that another worker took is told to be lost."""
+    short = await jobs_of(database, "short", lease_seconds=-1)
+    await short.add([new(1), new(2)])
+    held = (await short.claim(OFFERS, 10)).jobs
+    short.lease_seconds = 60.0
+    assert await short.extend(held) == set()
+    other = await jobs_of(database, "other")
+    assert not (await other.claim(OFFERS, 10)).jobs
+    short.lease_seconds = -1
+    await short.extend(held[:1])
+    (stolen,) = (await other.claim(OFFERS, 10)).jobs
+    assert await short.extend(held) == {stolen.scorer_run_id}
+
+
+async def test_steps_are_kept_for_the_next_worker(database: Database) -> None:
+    """What a worker completed before it died need not be done again; a zombie's steps are not taken."""
+    dying = await jobs_of(database, "dying", lease_seconds=-1)
+    await dying.add([new(1)])
+    (old,) = (await dying.claim(OFFERS, 10)).jobs
+    await dying.keep_steps({old: '{"preprocess":[1]}'})
+    (job,) = (await (await jobs_of(database, "next")).claim(OFFERS, 10)).jobs
+    assert job.steps == '{"preprocess":[1]}'
+    await dying.keep_steps({old: '{"preprocess":[2]}'})
+    assert (await found(database, 1)).run.steps == '{"preprocess":[1]}'
+
+
+async def test_handing_back_is_no_attempt(database: Database) -> None:
+    """An interrupted job is due at once, and neither a failure nor a loss."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(1)])
+    (job,) = (await jobs.claim(OFFERS, 10)).jobs
+    await jobs.finish([Finished(job, State.PENDING, error=Error("interrupted", "stopped"))])
+    line = (await found(database, 1)).run
+    assert (line.state, line.failures, line.losses) == (State.PENDING, 0, 0)
+    assert len((await jobs.claim(OFFERS, 10)).jobs) == 1
+
+
+async def test_writes_are_numbered_in_the_order_of_commits(database: Database) -> None:
+    """While twenty writers are at it, a reader that follows the revisions misses no row."""
+    jobs = await jobs_of(database)
+    queries = Queries(database)
+    seen: set[str] = set()
+    place = 0
+    writing = True
+
+    async def follow() -> None:
+        nonlocal place
+        while True:
+            last = not writing
+            for one in await queries.changes("default", "", place, limit=1000):
+                seen.add(one.run.scorer_run_id)
+                place = one.run.revision
+            if last:
+                return
+
+    async def write(number: int) -> None:
+        for turn in range(5):
+            await jobs.add([new(number * 100 + turn * 10 + each) for each in range(3)])
+
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(follow())
+        async with asyncio.TaskGroup() as writers:
+            for number in range(20):
+                writers.create_task(write(number))
+        writing = False
+        await following
+    assert len(seen) == 300
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_no_place_no_claim(database: Database, limit: int) -> None:
+    """A worker without room gets nothing."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(1)])
+    assert not (await jobs.claim(OFFERS, limit)).jobs
