@@ -69,6 +69,8 @@ class Stage:
         self.log = CachingPubSub(self.store.pubsub, self.store)
         self.runs = Runs(self.store, self.log, Registry([self.definition]))
         self.settings = config.load(max_losses=1000)
+        self.execution: Execution | None = None
+        """The latest attempt."""
 
     @property
     def topic(self) -> str:
@@ -95,8 +97,9 @@ class Stage:
                 worker="stage",
                 bodies=bodies,
             )
+            self.execution = execution
             async with asyncio.TaskGroup() as group:
-                running = group.create_task(self._until_dead(execution, bodies))
+                running = group.create_task(execution.run())
                 dying = group.create_task(self.store.died.wait())
                 await asyncio.wait({running, dying}, return_when=asyncio.FIRST_COMPLETED)
                 running.cancel()
@@ -106,9 +109,6 @@ class Stage:
         died = self.store.died.is_set()
         self.store.commits_left, self.store.died = None, asyncio.Event()
         return died
-
-    async def _until_dead(self, execution: Execution, bodies: asyncio.TaskGroup) -> None:
-        await execution.run()
 
     async def finish(self, input: Any) -> RunView:
         """Starts a run and executes it to its end."""

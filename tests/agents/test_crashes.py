@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, ModelRetry
+from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.messages import ModelMessage, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+from pydantic_ai.toolsets import DynamicToolset, FunctionToolset
 
 from agent_service import current_idempotency_key
 from agent_service.pydantic_ai_agent import durable_agent
@@ -187,3 +188,42 @@ async def test_a_step_that_stands_is_not_told_again() -> None:
     assert kinds["step_started"] == kinds["text_delta"] == 0
     assert kinds["tool_call_started"] == kinds["tool_call_finished"] == 2
     assert kinds["step_finished"] == 1
+
+
+async def test_toolsets_made_for_the_run() -> None:
+    """Tools of a toolset that is made for each run, under a prefix, and their validators are remembered too."""
+    ran: Counter[str] = Counter()
+
+    async def allowed(context: RunContext[None], n: int) -> None:
+        ran["validated"] += 1
+
+    def double(n: int) -> int:
+        ran["doubled"] += 1
+        return 2 * n
+
+    def made(context: RunContext[None]) -> FunctionToolset[None]:
+        toolset: FunctionToolset[None] = FunctionToolset(id="numbers")
+        toolset.add_function(double, args_validator=allowed)
+        return toolset
+
+    async def speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        if returned := returns(messages):
+            yield f"twice is {returned[0].content}"
+        else:
+            yield {0: DeltaToolCall("n_double", json_args='{"n": 4}', tool_call_id="d")}
+
+    toolset = DynamicToolset(made, id="made").prefixed("n")
+    definition = durable_agent(Agent(FunctionModel(stream_function=speak), name="counter", toolsets=[toolset]))
+    undisturbed = Stage(definition)
+    assert (await undisturbed.finish("double")).output == "twice is 8"
+    for die_after in range(1, undisturbed.store.commits - 1):
+        ran.clear()
+        stage = Stage(definition)
+        await stage.start("double")
+        assert await stage.attempt(die_after=die_after)
+        _, called = await finished(stage)
+        before = Counter(ran)
+        await stage.attempt()
+        assert (await stage.view()).output == "twice is 8"
+        if called:
+            assert ran == before

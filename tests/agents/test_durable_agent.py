@@ -19,6 +19,7 @@ from pydantic_ai.usage import UsageLimits
 
 import agent_service
 from agent_service import current_idempotency_key, current_run
+from agent_service.execution import Interrupt
 from agent_service.pydantic_ai_agent import durable_agent
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_struct
@@ -93,6 +94,26 @@ async def test_text_is_in_the_log_while_the_model_speaks() -> None:
                     heard.set()
                     break
     assert (await stage.view()).output == "to be continued"
+
+
+async def test_cancelled_in_the_middle_of_a_word() -> None:
+    """A cancelled run ends at once, and what the model had said is kept."""
+    spoke = asyncio.Event()
+
+    async def speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+        yield "to be "
+        spoke.set()
+        await asyncio.Event().wait()
+
+    stage = Stage(durable_agent(Agent(FunctionModel(stream_function=speak), name="speaker")))
+    await stage.start("speak")
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(stage.attempt())
+        await spoke.wait()
+        assert stage.execution is not None
+        stage.execution.interrupt(Interrupt.CANCEL)
+    view = await stage.view()
+    assert (view.state, view.text) == (run_pb2.RUN_STATE_CANCELLED, "to be ")
 
 
 async def test_the_agent_is_left_as_it_is() -> None:
