@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     scorer_retries: int = Field(default=4, ge=0, le=100)
     """How often an attempt that raised is repeated."""
     scorer_retry_first_seconds: float = Field(default=15.0, ge=0)
+    """The longest pause before the first repetition; it doubles with each, and the pause is random up to it."""
     scorer_retry_max_seconds: float = Field(default=7200.0, ge=0)
+    """Where that doubling ends."""
     scorer_lease_seconds: Seconds = 30.0
     """How long a worker may be silent until its work is given to another."""
     scorer_max_losses: int = Field(default=3, ge=1, le=100)

@@ -29,7 +29,7 @@ log = logging.getLogger("scorer_service")
 QUEUE: Final = "scorer-requests"
 DEFAULT_TENANT: Final = "default"
 _BATCH: Final = 256
-_LEASE_SECONDS: Final = 60.0
+_LEASE_SECONDS: Final = 15.0
 _WAIT_SECONDS: Final = 1.0
 MAX_ID_LENGTH: Final = 256
 
@@ -51,16 +51,24 @@ class Intake:
         self._registry = registry
         self._max_sample_bytes = max_sample_bytes
         self._on_new = on_new
+        self._batch: Sequence[Delivery] = ()
 
     async def run_once(self) -> float:
-        """One batch; waits a moment for the first message."""
-        deliveries = await self._store.receive(
-            QUEUE, consumer=self._jobs.worker, limit=_BATCH, lease_seconds=_LEASE_SECONDS, wait_seconds=_WAIT_SECONDS
-        )
-        if deliveries:
-            await self._add([self._read(delivery) for delivery in deliveries])
+        """One batch; waits a moment for the first message. After an error it goes on with the batch that it holds:
+        what was received is given to nobody else until its lease ends."""
+        if not self._batch:
+            self._batch = await self._store.receive(
+                QUEUE,
+                consumer=self._jobs.worker,
+                limit=_BATCH,
+                lease_seconds=_LEASE_SECONDS,
+                wait_seconds=_WAIT_SECONDS,
+            )
+        if self._batch:
+            await self._add([self._read(delivery) for delivery in self._batch])
             self._on_new()
-            await self._store.acknowledge(QUEUE, [delivery.message_id for delivery in deliveries])
+            await self._store.acknowledge(QUEUE, [delivery.message_id for delivery in self._batch])
+            self._batch = ()
         return 0.0
 
     async def _add(self, new_runs: Sequence[NewRun]) -> None:

@@ -58,7 +58,7 @@ class Worker:
         self._steps: dict[Job, str] = {}
         self._alone = False
         self._hungry = False
-        """The last claim brought all that was asked for, so there may be more."""
+        """There may be more than there was room for: claim as soon as there is room."""
         self._claiming, self._finishing, self._renewing = Bell(), Bell(), Bell()
         self._emptied = asyncio.Event()
         self._emptied.set()
@@ -95,10 +95,12 @@ class Worker:
         limit = self._concurrency - len(self._held)
         if limit <= 0 or len(self._finished) > 2 * self._concurrency:
             return POLL_SECONDS
-        claimed = await self._jobs.claim(self._offers(), limit)
+        offers = self._offers()
+        claimed = await self._jobs.claim(offers, limit)
         self._take(claimed.jobs)
         self._alone = claimed.alone
-        self._hungry = len(claimed.jobs) >= limit
+        # There may be more, if all places were taken, or those of some scorer.
+        self._hungry = len(claimed.jobs) >= limit or len(offers) < len(self._registry.ids)
         return 0.0 if claimed.jobs or claimed.alone else POLL_SECONDS
 
     async def _claim_alone(self) -> float:

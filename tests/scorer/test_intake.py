@@ -1,0 +1,222 @@
+"""What becomes of every kind of message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.connect import open_store
+from runwire.errors import StoreUnavailable
+from runwire.frames import event_check, frame
+from runwire.pubsub import Commit, Schedule, Store
+from runwire.scorer.v1 import scorer_run_pb2 as S
+from runwire.scorer.v1 import scorer_run_requested_pb2
+from scorer_service.database import Database
+from scorer_service.intake import QUEUE, Intake
+from scorer_service.jobs import Jobs
+from scorer_service.queries import Filter, Queries
+from scorer_service.records import State
+from scorer_service.registry import load
+from tests.scorer.stage import SCORERS, request, send, service
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    """A store in memory."""
+    async with open_store("memory://") as opened:
+        yield opened
+
+
+def intake_of(store: Store, database: Database, jobs: Any = None, **settings: Any) -> Intake:
+    return Intake(
+        store,
+        jobs or Jobs(database, worker="w"),
+        load([SCORERS]),
+        max_sample_bytes=settings.get("max_sample_bytes", 4096),
+        on_new=lambda: None,
+    )
+
+
+async def rows(database: Database) -> dict[str, Any]:
+    found = await Queries(database).page(Filter("default"), limit=1000)
+    return {one.run.scorer_run_id: one.run for one in found}
+
+
+async def test_every_message_becomes_a_row(store: Store, database: Database) -> None:
+    """Sampled or not, understood or not: each is kept with its state, and the queue is empty afterwards."""
+    nan = request("brevity", "nan")
+    nan.options["x"] = float("nan")
+    nul = request("brevity", "nul\0nul")
+    messages = [
+        request("brevity", "good", siblings=7),
+        request("brevity", "declined", sampled=False, rate=0.25),
+        request("nobody", "unknown"),
+        request("brevity", "version", version="99"),
+        b"\xff\xff\xff these are no protobuf bytes",
+        nan,
+        nul,
+        request("", "nameless"),
+        request("brevity", "rate", rate=7.0),
+    ]
+    await send(store, messages)
+    await intake_of(store, database).run_once()
+    assert await store.backlog(QUEUE) == 0
+    found = await rows(database)
+    assert len(found) == len(messages)
+    states = {line.run_id or line.scorer_run_id: (State(line.state), line.error_reason) for line in found.values()}
+    malformed = (State.FAILED, "malformed_request")
+    bodies = [each if isinstance(each, bytes) else each.SerializeToString() for each in messages[4:]]
+    assert states == {
+        "good": (State.PENDING, None),
+        "declined": (State.DECLINED, None),
+        "unknown": (State.FAILED, "scorer_unknown"),
+        "version": (State.FAILED, "scorer_unknown"),
+        **{sha256(body).hexdigest()[:32]: malformed for body in bodies},
+    }
+    good = next(line for line in found.values() if line.run_id == "good")
+    assert (good.siblings, good.rate, good.agent_id) == (7, 1.0, "librarian")
+
+
+async def test_what_was_not_understood_is_kept(store: Store, database: Database) -> None:
+    """The bytes of a malformed message can still be read."""
+    await send(store, [b"\xff rubbish"])
+    await intake_of(store, database).run_once()
+    (key,) = await rows(database)
+    found = await Queries(database).get("default", key, with_sample=True)
+    assert found is not None
+    assert found.sample == b"\xff rubbish"
+
+
+async def test_a_message_that_comes_again_changes_nothing(store: Store, database: Database) -> None:
+    """Intake that died before it acknowledged costs a repeat, not a second row."""
+
+    class Forgetful:
+        """A store whose acknowledgement is lost the first time."""
+
+        failures = 1
+
+        async def acknowledge(self, queue: str, message_ids: Any) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise StoreUnavailable("lost")
+            await store.acknowledge(queue, message_ids)
+
+        async def receive(self, queue: str, **settings: Any) -> Any:
+            return await store.receive(queue, **{**settings, "lease_seconds": 0.01})
+
+    await send(store, [request("brevity", f"run-{number}") for number in range(3)])
+    intake = intake_of(Forgetful(), database)  # type: ignore[arg-type]
+    with pytest.raises(StoreUnavailable):
+        await intake.run_once()
+    assert await store.backlog(QUEUE) == 3
+    async with asyncio.timeout(10):
+        while await store.backlog(QUEUE):
+            await intake.run_once()
+    assert len(await rows(database)) == 3
+
+
+async def test_one_row_that_the_database_refuses_holds_up_nobody(store: Store, database: Database) -> None:
+    """The others of its batch are taken in, and it is kept with the reason."""
+
+    class Picky(Jobs):
+        async def add(self, new_runs: Any) -> None:
+            if any(new.run_id == "bad" for new in new_runs):
+                raise ValueError("this row cannot be stored")
+            await super().add(new_runs)
+
+    await send(store, [request("brevity", name) for name in ("a", "bad", "b")])
+    await intake_of(store, database, Picky(database, worker="w")).run_once()
+    assert await store.backlog(QUEUE) == 0
+    states = sorted((line.run_id, line.error_reason) for line in (await rows(database)).values())
+    assert states == [("", "malformed_request"), ("a", None), ("b", None)]
+
+
+async def test_samples_are_shared(store: Store, database: Database) -> None:
+    """The scorers of one run keep one copy of its sample."""
+    await send(store, [request(scorer_id, "run-1") for scorer_id in ("brevity", "flaky", "threaded")])
+    await intake_of(store, database).run_once()
+    assert len({line.sample_id for line in (await rows(database)).values()}) == 1
+
+
+async def test_times_are_those_of_the_request(store: Store, database: Database) -> None:
+    """Creation is when the run asked, and the deadline is kept."""
+    message = request("brevity")
+    message.request_time.CopyFrom(Timestamp(seconds=1_700_000_000))
+    message.deadline.CopyFrom(Timestamp(seconds=1_800_000_000))
+    await send(store, [message])
+    await intake_of(store, database).run_once()
+    (line,) = (await rows(database)).values()
+    assert (line.create_time, line.deadline) == (1_700_000_000, 1_800_000_000)
+
+
+def _log(output: str) -> tuple[bytes, bytes, int]:
+    """Body, check and last sequence of a run's log: a step that was superseded, a tool call, a long output."""
+    events: list[run_event_pb2.RunEvent] = []
+
+    def add(step: int = 0, attempt: int = 1, **payload: Any) -> None:
+        events.append(run_event_pb2.RunEvent(sequence=len(events) + 1, attempt=attempt, step=step, **payload))
+
+    started = run_event_pb2.RunStarted(run_id="run-1", agent_id="librarian")
+    started.input.string_value = "What is a cursor?"
+    add(run_started=started)
+    add(1, step_started=run_event_pb2.StepStarted(name="model"))
+    add(1, text_delta=run_event_pb2.TextDelta(text="superseded"))
+    add(1, 2, step_started=run_event_pb2.StepStarted(name="model"))
+    add(1, 2, tool_call_started=run_event_pb2.ToolCallStarted(tool_call_id="c", tool_name="search"))
+    done = run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED
+    add(1, 2, tool_call_finished=run_event_pb2.ToolCallFinished(tool_call_id="c", outcome=done))
+    finished = run_event_pb2.RunFinished(state=run_pb2.RUN_STATE_SUCCEEDED)
+    finished.output.string_value = output
+    add(0, 2, run_finished=finished)
+    wire = [event.SerializeToString() for event in events]
+    return b"".join(map(frame, wire)), event_check(wire[-1]), len(wire)
+
+
+async def _write_run(store: Store, output: str) -> None:
+    body, check, last = _log(output)
+    await store.commit(Commit("default/run-1", create=True, queue="agents", schedule=Schedule.DUE))
+    (claim,) = await store.claim(["agents"], limit=1, lease_seconds=60)
+    commit = Commit(
+        "default/run-1", attempt=claim.head.attempt, first=1, last=last, events=body, check=check, final=4, retention=60
+    )
+    await store.commit(commit)
+
+
+async def test_a_large_sample_is_fetched_from_its_run(sqlite_url: str) -> None:
+    """Above the limit the message's sample is dropped, and read from the run's log when it is scored."""
+    output = "A cursor is a position. " * 200
+    async with service(sqlite_url, scorer_max_sample_bytes=2048) as running:
+        await _write_run(running.store, output)
+        run = await running.score(request("threaded", output=output))
+        assert (run.state, run.score.value) == (S.SCORER_RUN_STATE_SUCCEEDED, len(output))
+        assert (await running.get(run.scorer_run_id, include_sample=True)).sample.by_reference
+        tools = await running.score(request("called-tool", output=output, options={"tool": "search"}))
+        assert tools.score.value == 1
+
+
+async def test_a_sample_that_cannot_be_fetched_is_refused(sqlite_url: str) -> None:
+    """The run is not there, or too large: FAILED with the reason, at once."""
+    output = "A cursor is a position. " * 200
+    async with service(sqlite_url, scorer_max_sample_bytes=2048, scorer_max_fetched_bytes=3000) as running:
+        gone = await running.score(request("threaded", "no-such-run", output=output))
+        assert (gone.state, gone.error.reason) == (S.SCORER_RUN_STATE_FAILED, "sample_lost")
+        await _write_run(running.store, output)
+        large = await running.score(request("threaded", output=output))
+        assert (large.state, large.error.reason) == (S.SCORER_RUN_STATE_FAILED, "sample_too_large")
+
+
+async def test_a_message_of_another_language_may_leave_out_what_it_can(store: Store, database: Database) -> None:
+    """Only the scorer and the run are needed; what says nothing about sampling is sampled."""
+    message = scorer_run_requested_pb2.ScorerRunRequested(scorer_id="brevity")
+    message.sample.run_id = "run-1"
+    await send(store, [message])
+    await intake_of(store, database).run_once()
+    (key,) = await rows(database)
+    assert key == request("brevity", "run-1").scorer_run_id
+    assert (await rows(database))[key].state == State.PENDING

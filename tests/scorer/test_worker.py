@@ -1,0 +1,224 @@
+"""How attempts end, and what happens to a worker that is stopped, blocked or killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runwire.scorer.v1 import scorer_run_pb2 as S
+from scorer_service.database import open_database
+from scorer_service.migrate import migrate
+from scorer_service.queries import Queries
+from tests.scorer import scorers
+from tests.scorer.stage import Service, request, service
+
+
+@pytest.fixture
+async def running(sqlite_url: str) -> AsyncIterator[Service]:
+    """The service with nothing in it."""
+    async with service(sqlite_url, scorer_lease_seconds=0.6) as started:
+        yield started
+
+
+async def test_an_attempt_that_raises_is_repeated(running: Service) -> None:
+    """Until it succeeds, with the history of every attempt."""
+    run = await running.score(request("flaky", options={"failures": 2}))
+    assert run.state == S.SCORER_RUN_STATE_SUCCEEDED
+    assert [attempt.error.reason for attempt in run.attempts] == ["scorer_error", "scorer_error", ""]
+    assert [attempt.error.error_class for attempt in run.attempts] == ["RuntimeError", "RuntimeError", ""]
+    assert run.attempts[0].error.message == "not yet"
+    assert run.attempts[0].worker
+    assert run.attempts[0].start_time.ToNanoseconds() <= run.attempts[0].end_time.ToNanoseconds()
+
+
+async def test_retries_end(running: Service) -> None:
+    """Four by default: the fifth failed attempt is the last, and the error is that one's."""
+    run = await running.score(request("flaky", options={"failures": 99}))
+    assert (run.state, run.error.reason, run.error.message) == (S.SCORER_RUN_STATE_FAILED, "scorer_error", "not yet")
+    assert len(run.attempts) == scorers.calls["flaky/run-1"] == 5
+    assert not run.HasField("score")
+    assert not run.HasField("due_time")
+
+
+async def test_a_scorer_has_its_own_policy(running: Service) -> None:
+    """A scorer that says so is not repeated."""
+    run = await running.score(request("once-only"))
+    assert (run.state, len(run.attempts)) == (S.SCORER_RUN_STATE_FAILED, 1)
+
+
+@pytest.mark.parametrize(
+    "scorer_id, state, reason",
+    [
+        ("hopeless", S.SCORER_RUN_STATE_FAILED, "scorer_error"),
+        ("nonsense", S.SCORER_RUN_STATE_FAILED, "bad_score"),
+        ("choosy", S.SCORER_RUN_STATE_NOT_SCORABLE, "not_scorable"),
+        ("exiting", S.SCORER_RUN_STATE_FAILED, "scorer_error"),
+        ("toxicity", S.SCORER_RUN_STATE_FAILED, "judge_not_configured"),
+    ],
+)
+async def test_what_no_retry_will_change_ends_at_once(
+    running: Service, scorer_id: str, state: S.ScorerRunState, reason: str
+) -> None:
+    """One attempt, no score, and the reason: a NaN too is FAILED, never a score."""
+    run = await running.score(request(scorer_id))
+    assert (run.state, run.error.reason, len(run.attempts)) == (state, reason, 1)
+    assert not run.HasField("score")
+
+
+async def test_options_that_do_not_fit_are_named(running: Service) -> None:
+    """The message says which option is wrong."""
+    run = await running.score(request("keyword-coverage", options={"keyword": ["x"]}))
+    assert (run.state, run.error.reason) == (S.SCORER_RUN_STATE_FAILED, "invalid_options")
+    assert "keyword" in run.error.message
+
+
+async def test_a_scorer_says_when_to_come_back(running: Service) -> None:
+    """RetryAfter sets the due time."""
+    message = request("later", options={"delay": 120})
+    await running.send(message)
+    run = await running.until(message.scorer_run_id, "RETRYING")
+    assert 119 < (run.due_time.ToNanoseconds() - run.attempts[0].end_time.ToNanoseconds()) / 1e9 < 121
+
+
+async def test_an_attempt_has_a_time_limit(running: Service) -> None:
+    """What takes too long is stopped, and counts as an attempt."""
+    run = await running.score(request("slow"))
+    assert (run.state, run.error.reason) == (S.SCORER_RUN_STATE_FAILED, "timeout")
+    assert [attempt.error.reason for attempt in run.attempts] == ["timeout", "timeout"]
+
+
+async def test_completed_steps_are_not_repeated(running: Service) -> None:
+    """Each step that failed once is called twice, the others once, over three attempts."""
+    run = await running.score(request("staged", output="one two three"))
+    assert (run.state, run.score.value) == (S.SCORER_RUN_STATE_SUCCEEDED, 3.0)
+    assert run.score.reason == "3 words, the first is one"
+    counts = {name: scorers.calls[f"{name}/run-1"] for name in ("split", "analyze", "score", "reason")}
+    assert counts == {"split": 1, "analyze": 1, "score": 2, "reason": 2}
+    assert len(run.attempts) == 3
+    assert dict(run.attempts[0].partial_results["analyze"]) == {"count": 3}
+
+
+async def test_functions_run_in_threads(running: Service) -> None:
+    """A scorer need not be async."""
+    assert (await running.score(request("threaded", output="four"))).score.value == 4
+
+
+async def test_text_that_a_database_does_not_take_is_cleaned(results_url: str) -> None:
+    """NUL and lone surrogates do not lose a score; the metadata, which is JSON, keeps them."""
+    async with service(results_url) as running:
+        run = await running.score(request("odd-text"))
+    assert (run.score.label, run.score.reason) == ("ab", "cd?")
+    assert run.score.metadata["x"] == "e\0f"
+
+
+async def test_a_scorer_has_its_own_concurrency(running: Service) -> None:
+    """Never more at once than it allows."""
+    messages = [request("narrow", f"run-{number}") for number in range(12)]
+    await running.send(*messages)
+    for message in messages:
+        assert (await running.until(message.scorer_run_id)).state == S.SCORER_RUN_STATE_SUCCEEDED
+    assert scorers.most["narrow"] == 2
+
+
+async def test_a_blocked_loop_stalls_neither_leases_nor_calls(running: Service) -> None:
+    """A scorer that blocks its event loop for twice the lease is not given to another worker, and calls go on."""
+    message = request("blocking", input="1.5")
+    await running.send(message)
+    await running.until(message.scorer_run_id, "RUNNING")
+    async with asyncio.timeout(1.0):
+        assert (await running.get(message.scorer_run_id)).state == S.SCORER_RUN_STATE_RUNNING
+    run = await running.until(message.scorer_run_id)
+    assert (run.state, run.deliveries) == (S.SCORER_RUN_STATE_SUCCEEDED, 1)
+    assert scorers.calls["blocking/run-1"] == 1
+
+
+async def test_a_scorer_may_have_a_process(running: Service) -> None:
+    """It runs outside this process, what it prints is not mistaken for an answer, and what it raises comes back."""
+    run = await running.score(request("apart", "run-1", options={"action": "print"}))
+    again = await running.score(request("apart", "run-2"))
+    assert run.score.value == again.score.value != os.getpid()
+    message = request("apart", "run-3", options={"action": "raise"})
+    await running.send(message)
+    run = await running.until(message.scorer_run_id, "RETRYING")
+    assert (run.error.reason, run.error.error_class, run.error.message) == ("scorer_error", "KeyError", "'apart'")
+
+
+async def test_what_kills_its_process_ends_failed(running: Service) -> None:
+    """worker_lost after as many deaths as are allowed, and the service lives."""
+    run = await running.score(request("apart", options={"action": "die"}))
+    assert (run.state, run.error.reason) == (S.SCORER_RUN_STATE_FAILED, "worker_lost")
+    assert [attempt.error.reason for attempt in run.attempts] == ["worker_lost"] * 3
+    assert "exit code 7" in run.attempts[0].error.message
+    assert (await running.score(request("apart", "run-2"))).state == S.SCORER_RUN_STATE_SUCCEEDED
+
+
+async def test_a_process_is_killed_when_its_time_is_over(running: Service) -> None:
+    """A time limit ends work that no thread could be stopped in; so a bad regular expression harms nobody."""
+    run = await running.score(request("apart-hurried"))
+    assert (run.state, run.error.reason) == (S.SCORER_RUN_STATE_FAILED, "timeout")
+
+
+async def test_a_worker_that_stops_hands_back(sqlite_url: str, tmp_path: Path) -> None:
+    """What does not end within the grace is due again at once, and that was no attempt."""
+    message = request("waiting", input=str(tmp_path / "gate"))
+    async with service(sqlite_url, scorer_grace_seconds=0.1) as running:
+        await running.send(message)
+        await running.until(message.scorer_run_id, "RUNNING")
+    async with open_database(sqlite_url) as database:
+        await migrate(database)
+        found = await Queries(database).get("default", message.scorer_run_id)
+    assert found is not None
+    assert (found.run.state, found.run.failures, found.run.losses) == (S.SCORER_RUN_STATE_PENDING, 0, 0)
+    assert [attempt.error_reason for attempt in found.attempts] == ["interrupted"]
+    (tmp_path / "gate").touch()
+    async with service(sqlite_url) as running:
+        assert (await running.until(message.scorer_run_id)).state == S.SCORER_RUN_STATE_SUCCEEDED
+
+
+async def test_a_thread_that_never_ends_is_handed_back_too(sqlite_url: str) -> None:
+    """A stuck event loop does not keep the service from ending."""
+    message = request("blocking", input="4")
+    async with service(sqlite_url, scorer_grace_seconds=0.1) as running:
+        await running.send(message)
+        await running.until(message.scorer_run_id, "RUNNING")
+    async with open_database(sqlite_url) as database:
+        found = await Queries(database).get("default", message.scorer_run_id)
+    assert found is not None
+    assert found.run.state == S.SCORER_RUN_STATE_PENDING
+
+
+async def test_two_replicas_share_the_work(results_url: str) -> None:
+    """Each scorer run is carried out by one of them, once."""
+    async with service(results_url) as one, service(results_url) as two:
+        messages = [request("brevity", f"run-{number}") for number in range(100)]
+        await one.send(*messages)
+        workers = set()
+        for message in messages:
+            run = await two.until(message.scorer_run_id)
+            assert (run.state, run.deliveries) == (S.SCORER_RUN_STATE_SUCCEEDED, 1)
+            workers.add(run.attempts[0].worker)
+    assert all(count == 1 for count in scorers.calls.values())
+
+
+async def test_judges_are_slowed_down_together(sqlite_url: str, monkeypatch: Any) -> None:
+    """With a burst of two and next to no rate, two of five attempts of judges are made, over all scorers that judge."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    async with service(
+        sqlite_url, judge_model="openai-chat:none", judge_rate=0.001, judge_burst=2, scorer_retries=0
+    ) as running:
+        messages = [request(name, f"run-{n}") for name in ("toxicity", "bias") for n in range(3)]
+        await running.send(*messages, request("threaded"))
+        await running.until(request("threaded").scorer_run_id)
+        ended = 0
+        async with asyncio.timeout(20):
+            while ended < 2:
+                runs = [await running.get(message.scorer_run_id) for message in messages]
+                ended = sum(run.state == S.SCORER_RUN_STATE_FAILED for run in runs)
+                await asyncio.sleep(0.05)
+        assert sum(run.state == S.SCORER_RUN_STATE_PENDING for run in runs) == 4
