@@ -25,6 +25,10 @@ from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, Una
 
 DOMAIN: Final = "runwire.dev"
 
+LIVENESS: Final = "runwire.liveness"
+"""What health checks ask for that restart a process: SERVING while its event loop turns, also while it drains or its
+store is away, when a restart would mend nothing."""
+
 STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
     (errors.CursorMismatch, code_pb2.INVALID_ARGUMENT),
     (errors.InvalidRequest, code_pb2.INVALID_ARGUMENT),
@@ -186,6 +190,7 @@ async def serve(
     reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
     running = Server(server, _bind(server, listen), health, services)
     await running.set_serving(False)
+    await health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     try:
         yield running

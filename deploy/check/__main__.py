@@ -1,0 +1,42 @@
+"""`python -m deploy.check`: every check, and aloud what could not be checked. `--write` renews docs/operations.md."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from deploy.check import compose, dockerfile, kubernetes, operations
+
+ROOT = Path(__file__).parents[2]
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--write"]):
+        print("usage: python -m deploy.check [--write]", file=sys.stderr)
+        return 2
+    if arguments:
+        operations.write(ROOT)
+    checks: dict[str, Callable[[Path], Iterator[str]]] = {
+        "Dockerfile, locks": dockerfile.check,
+        "compose": compose.check,
+        "Kubernetes, file by file": lambda root: kubernetes.check(root, rendered=False),
+        "settings in docs/operations.md": operations.check,
+    }
+    if kubernetes.has_kubectl():
+        checks["Kubernetes, rendered by kustomize"] = lambda root: kubernetes.check(root, rendered=True)
+    failed = 0
+    for name, check in checks.items():
+        problems = list(check(ROOT))
+        failed += bool(problems)
+        print(f"{'FAILED' if problems else 'ok':<8}{name}")
+        for problem in problems:
+            print(f"        {problem}")
+    if not kubernetes.has_kubectl():
+        print("SKIPPED Kubernetes, rendered by kustomize: no kubectl here, so no overlay was checked as a whole")
+    print("SKIPPED building and running images: this check needs no engine and uses none")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

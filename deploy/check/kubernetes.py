@@ -1,0 +1,253 @@
+"""deploy/kubernetes: rendered by kustomize where there is a kubectl, and as plain files where there is none."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate
+import yaml
+
+from deploy.check import dockerfile
+from deploy.check.services import END_SECONDS, LIVENESS, SERVICES, Service
+
+VERSIONS: Final = ("1.30", "1.37")
+"""The oldest that has all we use (`preStop: sleep`), and the newest that we have a schema of."""
+KUSTOMIZATIONS: Final = ("base", "overlays/split", "migrate")
+PATCHES: Final = ("overlays/split/agent-serve.yaml",)
+"""Files that mean nothing by themselves."""
+BLOCKED_LOOP_SECONDS: Final = 300
+"""For so long a service keeps its leases while a tool blocks its event loop (agent_service/leases.py)."""
+_CREDENTIALS: Final = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+_SECRET_NAME: Final = re.compile(r"(PASSWORD|SECRET|TOKEN|API_KEY|RUNWIRE_STORE|RUNWIRE_RESULTS)")
+
+Document = dict[str, Any]
+
+
+def has_kubectl() -> bool:
+    return shutil.which("kubectl") is not None
+
+
+def check(root: Path, *, rendered: bool) -> Iterator[str]:
+    """Yields what is wrong with each kustomization; `rendered` by kubectl, or read file by file."""
+    folder = root / "deploy/kubernetes"
+    for name in KUSTOMIZATIONS:
+        try:
+            documents = render(folder / name) if rendered else plain(folder / name)
+        except (ValueError, yaml.YAMLError, OSError) as error:
+            yield f"kubernetes/{name}: {error}"
+            continue
+        for problem in _documents(root, documents):
+            yield f"kubernetes/{name}: {problem}"
+    for document in yaml.safe_load_all((folder / "secret.example.yaml").read_text()):
+        for problem in (*_schema(document), *_example(document)):
+            yield f"kubernetes/secret.example.yaml: {problem}"
+
+
+def render(folder: Path) -> list[Document]:
+    """What would be applied. Raises ValueError with what kustomize says."""
+    said = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60, check=False
+    )
+    if said.returncode:
+        raise ValueError(said.stderr.strip())
+    return list(yaml.safe_load_all(said.stdout))
+
+
+def plain(folder: Path) -> list[Document]:
+    """The documents of the folder's own files, and its generated ConfigMaps; no patch is applied, no image renamed."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    documents: list[Document] = []
+    for generator in kustomization.get("configMapGenerator", []):
+        data = dict(literal.split("=", 1) for literal in generator["literals"])
+        documents.append(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}
+        )
+    for resource in kustomization["resources"]:
+        if (folder / resource).is_dir():
+            documents += plain(folder / resource)
+        else:
+            documents += list(yaml.safe_load_all((folder / resource).read_text()))
+    return documents
+
+
+def _documents(root: Path, documents: list[Document]) -> Iterator[str]:
+    images = dockerfile.stages((root / "deploy/Dockerfile").read_text())
+    for document in documents:
+        about = f"{document['kind']} {document['metadata']['name']}"
+        for problem in (*_schema(document), *_kind(document, documents, images)):
+            yield f"{about}: {problem}"
+
+
+def _schema(document: Document) -> Iterator[str]:
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            where = ".".join(map(str, error.path))
+            yield f"Kubernetes {version} refuses {where}: {error.message}"
+        except (kubernetes_validate.SchemaNotFoundError, kubernetes_validate.InvalidSchemaError) as error:
+            yield error.message
+
+
+def _kind(document: Document, documents: list[Document], images: dict[str, Any]) -> Iterator[str]:
+    kind = document["kind"]
+    if kind == "Secret":
+        yield "a Secret does not belong into the manifests"
+    if kind == "ConfigMap":
+        yield from _secrets(document["data"])
+    if kind in ("Deployment", "Job"):
+        yield from _pod(document, documents, images)
+    if kind == "Deployment":
+        yield from _deployment(document, documents)
+    if kind == "Service":
+        yield from _service(document, documents)
+    if kind == "PodDisruptionBudget" and not _selected(document["spec"]["selector"]["matchLabels"], documents):
+        yield "it selects no Deployment"
+    if kind == "HorizontalPodAutoscaler":
+        target = document["spec"]["scaleTargetRef"]["name"]
+        if not any(one["kind"] == "Deployment" and one["metadata"]["name"] == target for one in documents):
+            yield f"there is no Deployment {target} to scale"
+
+
+def _pod(document: Document, documents: list[Document], images: dict[str, Any]) -> Iterator[str]:
+    pod = document["spec"]["template"]["spec"]
+    context = pod.get("securityContext", {})
+    if context.get("runAsNonRoot") is not True or not context.get("runAsUser"):
+        yield "it may run as root"
+    if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
+        yield "no seccomp profile"
+    if pod.get("automountServiceAccountToken") is not False:
+        yield "it gets a token of the cluster, which it does not need"
+    if pod.get("enableServiceLinks") is not False:
+        yield "it gets variables of Services, which look like settings"
+    for container in pod["containers"]:
+        own = container.get("securityContext", {})
+        if own.get("allowPrivilegeEscalation") is not False or own.get("readOnlyRootFilesystem") is not True:
+            yield "it may gain privileges or write to its root file system"
+        if own.get("capabilities", {}).get("drop") != ["ALL"]:
+            yield "it keeps capabilities"
+        resources = container.get("resources", {})
+        if "memory" not in resources.get("limits", {}) or not {"cpu", "memory"} <= resources.get("requests", {}).keys():
+            yield "no requests, or no limit of memory"
+        service = _service_of(container)
+        if service is None or service.name not in images:
+            yield f"no target of the Dockerfile makes the image {container['image']}"
+            continue
+        yield from service.environment_problems(_environment(container, documents))
+        yield from _secrets({one["name"]: one.get("value") for one in container.get("env", [])})
+
+
+def _deployment(document: Document, documents: list[Document]) -> Iterator[str]:
+    spec = document["spec"]
+    labels = spec["template"]["metadata"]["labels"]
+    if not spec["selector"]["matchLabels"].items() <= labels.items():
+        yield "its selector does not match its own pods"
+    if not any(
+        one["kind"] == "PodDisruptionBudget" and one["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        for one in documents
+    ):
+        yield "no PodDisruptionBudget"
+    if spec["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
+        yield "an old pod would go before a new one answers"
+    for container in spec["template"]["spec"]["containers"]:
+        service = _service_of(container)
+        if service is not None:
+            environment = _environment(container, documents)
+            yield from _port(container, service, environment)
+            yield from _probes(container, service, environment)
+            yield from _grace(spec["template"]["spec"], container, service, environment)
+
+
+def _port(container: Document, service: Service, environment: dict[str, str | None]) -> Iterator[str]:
+    listen = environment.get(service.listen) or ""
+    if listen != f"0.0.0.0:{service.port}":
+        yield f"{service.listen} is {listen!r}, not 0.0.0.0:{service.port}"
+    if [port["containerPort"] for port in container.get("ports", [])] != [service.port]:
+        yield f"its port is not the service's, {service.port}"
+
+
+def _probes(container: Document, service: Service, environment: dict[str, str | None]) -> Iterator[str]:
+    health = None if environment.get("RUNWIRE_ROLE") == "work" else service.health
+    for name, asked in (("startupProbe", LIVENESS), ("readinessProbe", health), ("livenessProbe", LIVENESS)):
+        grpc = container.get(name, {}).get("grpc")
+        if grpc is None:
+            yield f"no {name} by gRPC"
+        elif grpc["port"] != service.port:
+            yield f"the {name} asks at port {grpc['port']}, not {service.port}"
+        elif grpc.get("service") != asked:
+            yield f"the {name} asks for {grpc.get('service')!r}, not for {asked!r}"
+    liveness = container.get("livenessProbe", {})
+    patience = liveness.get("periodSeconds", 10) * liveness.get("failureThreshold", 3)
+    if patience < BLOCKED_LOOP_SECONDS:
+        yield f"a loop blocked for {patience} s would be killed, although its leases are kept {BLOCKED_LOOP_SECONDS} s"
+
+
+def _grace(pod: Document, container: Document, service: Service, environment: dict[str, str | None]) -> Iterator[str]:
+    pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    if not pause:
+        yield "no preStop sleep: SIGTERM would close the port while clients still find it"
+    needed = pause + service.grace_seconds(environment) + END_SECONDS
+    given = pod.get("terminationGracePeriodSeconds", 30)
+    if given < needed:
+        yield f"terminationGracePeriodSeconds is {given}, and it needs {needed:g} s to end in order"
+
+
+def _service(document: Document, documents: list[Document]) -> Iterator[str]:
+    spec = document["spec"]
+    if spec.get("clusterIP") != "None":
+        yield "it is not headless: a client would stay with one pod"
+    pods = _selected(spec["selector"], documents)
+    if not pods:
+        yield "it selects no pods"
+    offered = {
+        (port["name"], port["containerPort"])
+        for pod in pods
+        for container in pod["spec"]["template"]["spec"]["containers"]
+        for port in container.get("ports", [])
+    }
+    for port in spec["ports"]:
+        if pods and (port["targetPort"], port["port"]) not in offered:
+            yield f"its port {port['port']} ({port['targetPort']}) is none of its pods'"
+
+
+def _selected(labels: dict[str, str], documents: list[Document]) -> list[Document]:
+    return [
+        one
+        for one in documents
+        if one["kind"] == "Deployment" and labels.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+    ]
+
+
+def _service_of(container: Document) -> Service | None:
+    name = container["image"].rpartition("/")[2].partition(":")[0]
+    return SERVICES.get(name.removeprefix("runwire-"))
+
+
+def _environment(container: Document, documents: list[Document]) -> dict[str, str | None]:
+    """The variables of a container; None: their value comes from a Secret."""
+    found: dict[str, str | None] = {}
+    maps = {one["metadata"]["name"]: one["data"] for one in documents if one["kind"] == "ConfigMap"}
+    for source in container.get("envFrom", []):
+        found |= maps.get(source.get("configMapRef", {}).get("name"), {})
+    for variable in container.get("env", []):
+        found[variable["name"]] = variable.get("value")
+    return found
+
+
+def _secrets(variables: dict[str, str | None]) -> Iterator[str]:
+    for name, value in variables.items():
+        if value is not None and (_CREDENTIALS.search(value) or _SECRET_NAME.search(name)):
+            yield f"{name} stands in clear, and not in a Secret"
+
+
+def _example(document: Document) -> Iterator[str]:
+    """An example must not be taken for real: what should be secret is one word in capitals."""
+    for name, value in document["stringData"].items():
+        secret = re.search(r"://[^:/]*:([^@]+)@", value)
+        if (secret[1] if secret else value) not in ("PASSWORD", "KEY"):
+            yield f"{name} looks like a real secret"
