@@ -122,6 +122,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             idle_seconds=heartbeat,
             notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
         )
+        self._gate.opening()
         with self._admitted(), _errors_of_run(request.run_id, codec):
             async with aclosing(items):
                 await self._stream(items, codec, context, heartbeat)
@@ -143,13 +144,13 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             raise
 
     async def _write(self, context: Context, frame: bytes) -> None:
-        """Writes a frame, as one of few at a time. Raises SlowConsumer if the client does not read."""
+        """Writes a frame. Raises SlowConsumer if the client does not read."""
         loop = asyncio.get_running_loop()
         passage = await self._gate.enter()
         limit = asyncio.timeout(None)
 
         def stalled() -> None:
-            passage.give_up()
+            passage.close()
             limit.reschedule(loop.time() + self._settings.write_timeout_seconds)
 
         timer = loop.call_later(_STALLED_SECONDS, stalled)
@@ -161,7 +162,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             raise SlowConsumer(f"the client has not read for {seconds} s: resume", _RETRY_DELAY_SECONDS) from None
         finally:
             timer.cancel()
-            passage.close(loop.time())
+            passage.close()
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -21,16 +21,26 @@ from runwire.client.values import to_value
 
 _SECONDS = 6
 _RATE = 50
+_WATCH = "/runwire.agent.v1.AgentService/WatchRun"
+_OPENED, _BATCH, _ENDED = (number << 3 | 2 for number in (2, 3, 8))
+_FRAME_EVENTS = 4
+"""Events of a run beside its texts: started, step started, step finished, finished."""
 
 
 class Readers:
-    """Many streams in one process; every arrival is timed."""
+    """Many streams in one process. Frames stay bytes, and only every eighth batch is parsed and timed: a Python client
+    that parses them all costs more than the server, and would be what is measured."""
 
-    def __init__(self, stubs: Sequence[agent_service_pb2_grpc.AgentServiceStub]) -> None:
-        self.stubs = stubs
+    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        self.stubs = [agent_service_pb2_grpc.AgentServiceStub(channel) for channel in channels]
+        self._watch = [channel.unary_stream(_WATCH, pb.WatchRunRequest.SerializeToString, None) for channel in channels]
         self.latencies: list[float] = []
-        self.events = 0
+        self.delivered = 0
+        """Last sequences of the streams that have ended."""
         self.opened = 0
+        self.expecting = True
+        """Whether a cut would be a fault: the benchmark has not ended."""
+        self._batches = 0
         self._all_opened = asyncio.Event()
 
     async def open(self, group: asyncio.TaskGroup, run_ids: Sequence[str], streams: int) -> list[asyncio.Task[None]]:
@@ -42,19 +52,29 @@ class Readers:
         return tasks
 
     async def follow(self, number: int, run_id: str) -> None:
-        stub = self.stubs[number % len(self.stubs)]
-        async for frame in stub.WatchRun(pb.WatchRunRequest(run_id=run_id)):
-            if frame.HasField("batch"):
-                self._take(frame.batch.events)
-            elif frame.HasField("opened"):
-                self.opened += 1
-                self._all_opened.set()
+        try:
+            async for frame in self._watch[number % len(self._watch)](pb.WatchRunRequest(run_id=run_id)):
+                self._take(frame, frame[2 + frame[1]])
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.CANCELLED or self.expecting:
+                raise
 
-    def _take(self, events: Sequence[run_event_pb2.RunEvent]) -> None:
+    def _take(self, frame: bytes, tag: int) -> None:
+        """`tag` is the byte after the cursor: which frame it is."""
+        if tag == _BATCH:
+            self._batches += 1
+            if self._batches % 8 == 0:
+                self._time(pb.WatchRunResponse.FromString(frame).batch.events)
+        elif tag == _OPENED:
+            self.opened += 1
+            self._all_opened.set()
+        elif tag == _ENDED:
+            self.delivered += pb.WatchRunResponse.FromString(frame).ended.last_sequence
+
+    def _time(self, events: Sequence[run_event_pb2.RunEvent]) -> None:
         now = time.time()
         for event in events:
             if event.HasField("text_delta"):
-                self.events += 1
                 self.latencies.append(now - event.create_time.seconds - event.create_time.nanos / 1e9)
 
     def percentile(self, share: float) -> float:
@@ -70,16 +90,16 @@ async def start(stub: agent_service_pb2_grpc.AgentServiceStub, **load: float) ->
 async def fan_out(address: str, pid: int, runs: int, readers_each: int) -> None:
     """Runs at a steady rate, each followed by some readers."""
     async with AsyncExitStack() as stack:
-        readers = Readers([await _stub(stack, address) for _ in range(8)])
+        readers = Readers([await _channel(stack, address) for _ in range(8)])
         count = _SECONDS * _RATE
         ids = [await start(readers.stubs[0], count=count, per_second=_RATE, lead_seconds=4) for _ in range(runs)]
         begin = cpu_seconds(pid)
         async with asyncio.TaskGroup() as group:
             for number in range(runs * readers_each):
                 group.create_task(readers.follow(number, ids[number % runs]))
-        expected = count * runs * readers_each
+        expected = (count + _FRAME_EVENTS) * runs * readers_each
         print(
-            f"{runs:>4} runs x {_RATE}/s, {readers_each:>4} readers each: {readers.events} of {expected} events, "
+            f"{runs:>4} runs x {_RATE}/s, {readers_each:>4} readers each: {readers.delivered} of {expected} events, "
             f"p50 {readers.percentile(0.5):.1f} ms, p99 {readers.percentile(0.99):.1f} ms, "
             f"server {1e6 * (cpu_seconds(pid) - begin) / expected:.0f} us CPU an event delivered"
         )
@@ -88,7 +108,7 @@ async def fan_out(address: str, pid: int, runs: int, readers_each: int) -> None:
 async def replay(address: str, count: int) -> None:
     """A long run, read from its beginning by a client that parses every event."""
     async with AsyncExitStack() as stack:
-        stub = await _stub(stack, address)
+        stub = agent_service_pb2_grpc.AgentServiceStub(await _channel(stack, address))
         run_id = await start(stub, count=count)
         async for _ in stub.WatchRun(pb.WatchRunRequest(run_id=run_id)):
             pass
@@ -104,7 +124,7 @@ async def replay(address: str, count: int) -> None:
 async def idle(address: str, pid: int, streams: int) -> None:
     """Streams on which nothing happens."""
     async with AsyncExitStack() as stack:
-        readers = Readers([await _stub(stack, address) for _ in range(20)])
+        readers = Readers([await _channel(stack, address) for _ in range(20)])
         ids = [await start(readers.stubs[0], count=0, lead_seconds=3600) for _ in range(20)]
         before, begin = resident_bytes(pid), time.perf_counter()
         async with asyncio.TaskGroup() as group:
@@ -117,6 +137,7 @@ async def idle(address: str, pid: int, streams: int) -> None:
                 f"{streams} idle streams: opened in {seconds:.1f} s, {(after - before) / streams / 1024:.1f} KiB each, "
                 f"{share:.1%} of a core"
             )
+            readers.expecting = False
             for task in tasks:
                 task.cancel()
 
@@ -124,8 +145,8 @@ async def idle(address: str, pid: int, streams: int) -> None:
 async def opening(address: str, streams: int) -> None:
     """New streams while 500 readers follow a run."""
     async with AsyncExitStack() as stack:
-        followers = Readers([await _stub(stack, address) for _ in range(4)])
-        comers = Readers([await _stub(stack, address) for _ in range(4)])
+        followers = Readers([await _channel(stack, address) for _ in range(4)])
+        comers = Readers([await _channel(stack, address) for _ in range(4)])
         run_id = await start(followers.stubs[0], count=_RATE * 30, per_second=_RATE)
         async with asyncio.TaskGroup() as group:
             tasks = await followers.open(group, [run_id], 500)
@@ -133,14 +154,14 @@ async def opening(address: str, streams: int) -> None:
             begin = time.perf_counter()
             tasks += await comers.open(group, [quiet], streams)
             print(f"opening while 500 readers follow: {streams / (time.perf_counter() - begin):.0f} streams/s")
+            followers.expecting = comers.expecting = False
             for task in tasks:
                 task.cancel()
 
 
-async def _stub(stack: AsyncExitStack, address: str) -> agent_service_pb2_grpc.AgentServiceStub:
+async def _channel(stack: AsyncExitStack, address: str) -> grpc.aio.Channel:
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options))
-    return agent_service_pb2_grpc.AgentServiceStub(channel)
+    return await stack.enter_async_context(grpc.aio.insecure_channel(address, options))
 
 
 def main() -> None:

@@ -50,6 +50,10 @@ _OPTIONS: Final = (
     # Clients may ping an idle stream every 10 s; without this gRPC cuts them off as abusive.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
+    # After an outage thousands of clients come back at once. Beyond these gRPC drops new calls at random (CANCELLED).
+    ("grpc.server.max_pending_requests", 50_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    ("grpc.server_max_unrequested_time_in_server", 120),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),

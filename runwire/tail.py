@@ -79,7 +79,8 @@ class Tail:
         self.wake()
 
     def extend(self, page: Page) -> None:
-        """Takes what was read from the log."""
+        """Takes what was read from the log. Wakes readers only if that is news: every reader that opens comes here."""
+        before = self.last
         for entry in page.entries:
             if entry.first == self.last + 1:
                 self._append(entry)
@@ -90,7 +91,8 @@ class Tail:
             # All was trimmed away: readers find nothing in the ring, read the log and learn it there.
             self._restart(page.head.last + 1)
             self._check, self.final = page.head.check, page.head.final
-        self.wake()
+        if self.last != before:
+            self.wake()
 
     def after(self, sequence: int) -> Sequence[Entry] | None:
         """The entries in the ring that hold events above `sequence`; empty if there are none as yet, None if some

@@ -12,12 +12,13 @@ from agent_service.write_gate import WriteGate
 async def test_only_so_many_at_once() -> None:
     """The ninth write waits until one of eight is done, and takes its place."""
     gate = WriteGate()
+    gate.opening()
     passages = [await gate.enter() for _ in range(8)]
     async with asyncio.TaskGroup() as group:
         ninth = group.create_task(gate.enter())
         await asyncio.sleep(0)
         assert not ninth.done()
-        passages[0].close(0.0)
+        passages[0].close()
         async with asyncio.timeout(5):
             await ninth
 
@@ -25,12 +26,13 @@ async def test_only_so_many_at_once() -> None:
 async def test_a_stalled_write_gives_up_its_place_once() -> None:
     """Eight stalled readers do not hold up a ninth, and their places are not given out twice."""
     gate = WriteGate()
+    gate.opening()
     passages = [await gate.enter() for _ in range(8)]
     for passage in passages:
-        passage.give_up()
+        passage.close()
     again = [await gate.enter() for _ in range(8)]
     for passage in passages:
-        passage.close(0.0)
+        passage.close()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await gate.enter()
@@ -40,28 +42,36 @@ async def test_a_stalled_write_gives_up_its_place_once() -> None:
 async def test_a_writer_that_is_cancelled_while_it_waits_leaves_no_place_taken() -> None:
     """A stream that is cut while it waits costs the others nothing, also if it was just given its place."""
     gate = WriteGate()
+    gate.opening()
     passages = [await gate.enter() for _ in range(8)]
     async with asyncio.TaskGroup() as group:
         waiting = [group.create_task(gate.enter()) for _ in range(4)]
         await asyncio.sleep(0)
-        passages.pop().close(0.0)
+        passages.pop().close()
         for task in waiting:
             task.cancel()
     for passage in passages:
-        passage.close(0.0)
+        passage.close()
     async with asyncio.timeout(5):
         assert len([await gate.enter() for _ in range(8)]) == 8
 
 
-async def test_the_gate_opens_while_turns_are_long() -> None:
-    """Writes that take long, because the loop is busy otherwise, make room for more; short ones close it again."""
+async def test_without_openings_there_is_no_bound() -> None:
+    """Writes to many readers do not wait for one another while nobody opens a stream."""
     gate = WriteGate()
-    for _ in range(200):
-        await gate.enter()
-        gate.completed(0.05)
-    opened = gate.capacity
-    for _ in range(200):
-        await gate.enter()
-        gate.completed(0.0005)
-    assert opened > 100
-    assert gate.capacity < 10
+    async with asyncio.timeout(5):
+        assert len([await gate.enter() for _ in range(1000)]) == 1000
+
+
+async def test_the_gate_widens_again() -> None:
+    """Those who waited while streams were opened all pass once no more are."""
+    gate = WriteGate()
+    gate.opening()
+    passages = [await gate.enter() for _ in range(8)]
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(gate.enter()) for _ in range(100)]
+        await asyncio.sleep(0)
+        gate._narrow_until = 0.0
+        passages.pop().close()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waiting)
