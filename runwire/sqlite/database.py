@@ -88,15 +88,17 @@ class Database:
         return connection
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        _check_ours(connection, self.path)
+        ours = _check_ours(connection, self.path)
         if _use_wal(connection) != "wal":
             raise ConfigurationError(
                 f"{str(self.path)!r} lies where SQLite cannot share memory between processes (a network drive?): "
                 "use a local disk"
             )
+        if ours:
+            return
         connection.execute("BEGIN IMMEDIATE")
-        if _check_ours(connection, self.path):
-            connection.execute("COMMIT")
+        if _check_ours(connection, self.path):  # another process was faster
+            connection.execute("ROLLBACK")
             return
         schema = files("runwire").joinpath("sql", "schema.sql").read_text()
         for statement in _statements(schema):
@@ -200,9 +202,15 @@ class Link:
             connection.close()
 
 
-def unavailable(error: sqlite3.Error) -> StoreUnavailable:
+def is_unavailable(error: Exception) -> bool:
+    """Whether it is the file or the disk that fails, and not a fault in what it was asked."""
+    faults = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
+    return isinstance(error, StoreUnavailable) or (isinstance(error, sqlite3.Error) and not isinstance(error, faults))
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
     """What the caller gets for an error of a store that was opened well."""
-    return StoreUnavailable(f"the SQLite store does not answer: {error}")
+    return error if isinstance(error, StoreUnavailable) else StoreUnavailable(f"the SQLite store fails: {error}")
 
 
 def is_busy(error: sqlite3.Error) -> bool:

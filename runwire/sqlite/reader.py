@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from runwire.errors import StoreUnavailable
-from runwire.sqlite.database import Database, Link, unavailable
+from runwire.sqlite.database import Database, Link, is_unavailable, unavailable
 
 T = TypeVar("T")
 
@@ -46,10 +46,13 @@ class Reader:
             try:
                 return ask(connection, time.time())
             finally:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             link.close()
-            raise unavailable(error) from error
+            if is_unavailable(error):
+                raise unavailable(error) from error
+            raise
 
     def _link(self) -> Link:
         link: Link | None = getattr(self._local, "link", None)

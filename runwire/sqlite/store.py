@@ -93,6 +93,8 @@ class SqliteStore:
         self._writer.close()
         self._reader.close()
         self._watcher.close()
+        for waited in self._bell.awaited():
+            self._bell.ring(waited)  # who waits finds the store closed
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
-from runwire.errors import CommitRefused, NotFound, StoreUnavailable
-from runwire.sqlite.database import BUSY_SECONDS, Database, Link, is_busy, unavailable
+from runwire.errors import RunwireError, StoreUnavailable
+from runwire.sqlite.database import BUSY_SECONDS, Database, Link, is_busy, is_unavailable, unavailable
 from runwire.sqlite.tables import Transaction
 
 T = TypeVar("T")
@@ -29,8 +29,6 @@ MAX_TRANSACTION_BYTES: Final = 4 * 1024 * 1024
 """A transaction takes no more work once it holds this much, so that other processes get their turn."""
 
 _BUSY_PAUSE_SECONDS: Final = 0.001
-_REFUSALS: Final = (CommitRefused, NotFound, ValueError)
-"""What is raised before anything is written, and so concerns one piece of work only."""
 
 
 @dataclass(slots=True)
@@ -117,14 +115,14 @@ class Writer:
         return works
 
     def _attempt(self, works: list[_Work]) -> Transaction | None:
-        """Does the work in one transaction. If an error spoils it, each piece gets a transaction of its own."""
+        """Does the work in one transaction. If one piece spoils it, each gets a transaction of its own."""
         try:
             return self._transact(works)
         except Exception as error:
-            self._link.close()
-            if len(works) == 1 or (isinstance(error, sqlite3.Error) and is_busy(error)):
+            self._link.close()  # which rolls back
+            if len(works) == 1 or is_unavailable(error):
                 for work in works:
-                    work.error = unavailable(error) if isinstance(error, sqlite3.Error) else error
+                    work.error = unavailable(error) if is_unavailable(error) else error
                 return None
         for work in works:
             transaction = self._attempt([work])
@@ -137,12 +135,8 @@ class Writer:
         _begin(connection)
         transaction = Transaction(connection, time.time())
         for work in works:
-            if work.done.cancelled():
-                continue
-            try:
-                work.outcome, work.error = work.do(transaction), None
-            except _REFUSALS as refusal:
-                work.error = refusal
+            if not work.done.cancelled():
+                _do(work, transaction)
         connection.execute("COMMIT")
         self._committed(transaction)
         return transaction
@@ -160,6 +154,16 @@ class Writer:
                 work.done.set_exception(work.error)
             else:
                 work.done.set_result(work.outcome)
+
+
+def _do(work: _Work, transaction: Transaction) -> None:
+    written = transaction.connection.total_changes
+    try:
+        work.outcome, work.error = work.do(transaction), None
+    except (RunwireError, ValueError) as refusal:
+        if transaction.connection.total_changes != written:
+            raise  # no refusal but a fault: half of it must not be committed
+        work.error = refusal
 
 
 def _begin(connection: sqlite3.Connection) -> None:

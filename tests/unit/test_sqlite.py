@@ -1,0 +1,417 @@
+"""What is the SQLite engine's own: grouping, faults, a locked, full, replaced or damaged file, closing."""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runwire.errors import EventsLost, FieldExists, RunNotFound, StoreUnavailable
+from runwire.pubsub import Commit, Message, Schedule
+from runwire.sqlite import SqliteStore, database, open_sqlite, writer
+from runwire.sqlite.watcher import Seen
+from tests.conformance.logs import (
+    LIMIT_SECONDS,
+    LONG_SECONDS,
+    Inbox,
+    append,
+    appending,
+    claim_one,
+    eventually,
+    fields,
+    finish,
+    read_all,
+    start,
+    started,
+)
+
+TOPIC = "default/run"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteStore]:
+    async with open_sqlite(f"sqlite:///{path}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def other(store: SqliteStore, path: Path) -> AsyncIterator[SqliteStore]:
+    """A second connection, as another process has it."""
+    async with open_sqlite(f"sqlite:///{path}") as opened:
+        yield opened
+
+
+def sql(path: Path, statement: str) -> list[tuple[object, ...]]:
+    """Runs a statement behind the store's back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+@pytest.mark.parametrize(
+    "statement, after, lost",
+    [
+        ("DELETE FROM entries", 0, 1),
+        ("DELETE FROM entries WHERE last = 2", 0, 1),
+        ("DELETE FROM entries WHERE last = 4", 2, 3),
+        ("DELETE FROM entries WHERE last = 6", 0, 5),
+        ("DELETE FROM entries WHERE last = 6", 4, 5),
+    ],
+)
+async def test_missing_entries_are_lost_events(
+    store: SqliteStore, path: Path, statement: str, after: int, lost: int
+) -> None:
+    """A head that promises events which are not there is EventsLost, never a shorter or a torn page."""
+    await started(store)
+    for last in (2, 4, 6):
+        await append(store, TOPIC, 1, last - 1, last)
+    sql(path, statement)
+    with pytest.raises(EventsLost, match=f"event {lost} "):
+        await store.read(TOPIC, after)
+
+
+async def test_waiting_commits_become_one_transaction(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits while the writer is busy is committed together; each keeps its own outcome."""
+    topics = [f"default/run-{number}" for number in range(50)]
+    for topic in topics:
+        await started(store, topic)
+    sizes: list[int] = []
+    transact = writer.Writer._transact
+
+    def count(self: writer.Writer, works: list[object]) -> object:
+        sizes.append(len(works))
+        time.sleep(0.01)  # so that the rest gathers
+        return transact(self, works)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(writer.Writer, "_transact", count)
+    await asyncio.gather(*(append(store, topic, 1, 1, 1) for topic in topics))
+    assert sum(sizes) == 50
+    assert len(sizes) <= 3
+
+
+async def test_a_fault_in_one_commit_spoils_no_other(store: SqliteStore) -> None:
+    """A commit that breaks in the middle of its writes is rolled back by itself and tells its own error."""
+    topics = [f"default/run-{number}" for number in range(6)]
+    for topic in topics:
+        await started(store, topic)
+    surrogate = {"bad \ud800 name": b"1"}
+    wrong_type = {"bad": object()}
+    commits = [appending(topic, 1, 1, 2, puts={"a": b"1"}, messages=[Message("m", b"x")]) for topic in topics]
+    commits[2] = appending(topics[2], 1, 1, 2, puts=surrogate)
+    commits[3] = appending(topics[3], 1, 1, 2, puts=wrong_type)
+    results = await asyncio.gather(*map(store.commit, commits), return_exceptions=True)
+    assert isinstance(results[2], UnicodeEncodeError)
+    assert isinstance(results[3], sqlite3.Error)
+    for number in (0, 1, 4, 5):
+        assert len(await read_all(store, topics[number])) == 2
+        assert await fields(store, topics[number]) == {"a": b"1"}
+    for number in (2, 3):
+        assert await read_all(store, topics[number]) == []
+        assert await fields(store, topics[number]) == {}
+    assert await store.backlog("m") == 4
+    await append(store, topics[2], 1, 1, 2)
+
+
+async def test_commits_of_one_turn_see_each_other(store: SqliteStore) -> None:
+    """Two commits to the same topic in one transaction are checked one after the other."""
+    await started(store)
+    first = Commit(TOPIC, puts_once={"a": b"1"})
+    second = Commit(TOPIC, puts_once={"a": b"2"})
+    results = await asyncio.gather(
+        store.commit(first), store.commit(second), store.commit(appending(TOPIC, 1, 1, 1)), return_exceptions=True
+    )
+    assert isinstance(results[1], FieldExists)
+    assert await fields(store, TOPIC) == {"a": b"1"}
+    assert len(await read_all(store, TOPIC)) == 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that waits for locks only shortly."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "BUSY_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_locked_file_is_unavailable_until_it_is_free(store: SqliteStore, path: Path) -> None:
+    """While another process holds the file, writes raise StoreUnavailable and reads go on; then the commit works."""
+    await started(store)
+    commit = appending(TOPIC, 1, 1, 1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await store.commit(commit)
+        assert await read_all(store, TOPIC) == []
+        await store.ping()
+    await store.commit(commit)
+    assert len(await read_all(store, TOPIC)) == 1
+
+
+async def test_a_full_disk_is_unavailable(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit for which there is no room raises StoreUnavailable and leaves nothing; with room it takes effect."""
+    await started(store)
+    connect = database.Database.connect
+
+    def small(self: database.Database, busy_seconds: float) -> sqlite3.Connection:
+        connection = connect(self, busy_seconds)
+        connection.execute("PRAGMA max_page_count = 40")
+        return connection
+
+    commit = appending(TOPIC, 1, 1, 1, "x" * 200_000, puts={"a": b"1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(database.Database, "connect", small)
+        store._writer._link.close()
+        with pytest.raises(StoreUnavailable, match="full"):
+            await store.commit(commit)
+    assert await read_all(store, TOPIC) == []
+    assert await fields(store, TOPIC) == {}
+    await store.commit(commit)
+    assert await fields(store, TOPIC) == {"a": b"1"}
+
+
+async def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path) -> None:
+    """When the file is deleted, readers are told, and the store goes on with a new, empty one."""
+    await started(store)
+    await append(store, TOPIC, 1, 1, 1)
+    inbox = Inbox()
+    async with store.pubsub.subscribe(TOPIC, inbox.deliver):
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        await inbox.until(lambda: None in inbox.got)
+        with pytest.raises(RunNotFound):
+            await store.read(TOPIC, 0)
+        await started(store)
+        await append(store, TOPIC, 1, 1, 2)
+        await inbox.until_sequence(2)
+    assert sql(path, "SELECT count(*) FROM entries") == [(1,)]
+
+
+async def test_a_folder_that_is_gone_is_unavailable(store: SqliteStore, path: Path) -> None:
+    """When the whole folder is moved away, calls raise StoreUnavailable; when it is back, the store works again."""
+    await started(store)
+    away = path.parent.with_name("away")
+    os.rename(path.parent, away)
+    calls: list[Callable[[], Awaitable[object]]] = [
+        store.ping,
+        lambda: store.read(TOPIC, 0),
+        lambda: append(store, TOPIC, 1, 1, 1),
+        lambda: store.claim(["runs"], limit=1, lease_seconds=1.0, wait_seconds=1.0),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match="gone"):
+            await call()
+    os.rename(away, path.parent)
+    await append(store, TOPIC, 1, 1, 1)
+    assert len(await read_all(store, TOPIC)) == 1
+
+
+def overwrite(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(b"\xff" * size)
+
+
+async def test_a_damaged_file_is_unavailable(store: SqliteStore, path: Path) -> None:
+    """A file overwritten under the store raises StoreUnavailable with SQLite's word for it."""
+    await started(store)
+    sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    overwrite(path)
+    with pytest.raises(StoreUnavailable):
+        await append(store, TOPIC, 1, 1, 1)
+
+
+async def test_closing_finishes_what_was_handed_in(path: Path) -> None:
+    """Commits that wait when the store is closed are done; later calls raise StoreUnavailable."""
+    async with open_sqlite(f"sqlite:///{path}") as store:
+        for number in range(20):
+            await started(store, f"default/run-{number}")
+        async with asyncio.TaskGroup() as group:
+            appends = [group.create_task(append(store, f"default/run-{number}", 1, 1, 3)) for number in range(20)]
+            await asyncio.sleep(0)
+            await store.close()
+        assert all(task.result().head.last == 3 for task in appends)
+        for call in (store.ping(), append(store, TOPIC, 1, 1, 1), store.backlog("m")):
+            with pytest.raises(StoreUnavailable, match="closed"):
+                await call
+    async with open_sqlite(f"sqlite:///{path}") as store:
+        for number in range(20):
+            assert len(await read_all(store, f"default/run-{number}")) == 3
+
+
+async def test_closing_ends_who_waits(path: Path) -> None:
+    """Who waits for work or messages, or comes to subscribe, is told at once that the store is closed."""
+    async with open_sqlite(f"sqlite:///{path}") as store:
+        async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
+            group.create_task(closed(claim_one(store)))
+            group.create_task(closed(store.receive("m", consumer="c", limit=1, lease_seconds=1.0, wait_seconds=60.0)))
+            await asyncio.sleep(0.05)  # so that they wait
+            await store.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            async with store.pubsub.subscribe(TOPIC, lambda entry: None):
+                pass
+
+
+async def closed(call: Awaitable[object]) -> None:
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await call
+
+
+async def test_trim_and_purge_are_told_to_other_processes(store: SqliteStore, other: SqliteStore) -> None:
+    """A subscriber elsewhere hears of a trim, and of the sweep that purges its log."""
+    await started(store)
+    await append(store, TOPIC, 1, 1, 1)
+    inbox = Inbox()
+    async with other.pubsub.subscribe(TOPIC, inbox.deliver):
+        await finish(store, TOPIC, 1, 2, retention=0.1)
+        await inbox.until_sequence(2)
+        assert None not in inbox.got
+        await store.trim(TOPIC, 2)
+        await inbox.until(lambda: None in inbox.got)
+        inbox.got.clear()
+        await eventually(store.sweep)
+        await inbox.until(lambda: None in inbox.got)
+
+
+async def test_a_long_log_is_swept_in_portions(store: SqliteStore, path: Path) -> None:
+    """No sweep removes more than its limit, and the log is out of sight all the while."""
+    await started(store)
+    for sequence in range(1, 26):
+        await append(store, TOPIC, 1, sequence, sequence)
+    await finish(store, TOPIC, 1, 26, retention=0.0)
+    removed: list[int] = []
+    while count := await store.sweep(limit=10):
+        removed.append(count)
+        assert list((await store.read(TOPIC, 0)).entries) == []
+    assert removed == [10, 10, 7]  # 26 entries, and the rest of the topic
+    assert sql(path, "SELECT count(*) FROM entries") == [(0,)]
+
+
+async def test_notices_are_forgotten(store: SqliteStore, path: Path) -> None:
+    """What tells other processes of a clear does not stay in the file for ever."""
+    await start(store)
+    await store.clear(TOPIC)
+    assert sql(path, "SELECT topic FROM notices") == [(TOPIC,)]
+    sql(path, "UPDATE notices SET create_time = create_time - 100")
+    await store.sweep()
+    assert sql(path, "SELECT topic FROM notices") == []
+
+
+async def test_nobody_waits_for_a_second_transaction(store: SqliteStore, other: SqliteStore) -> None:
+    """A burst of one process does not keep the other from writing."""
+    await started(store, "default/burst")
+    await started(other, "default/lone")
+
+    async def burst() -> None:
+        for sequence in range(1, 301):
+            await append(store, "default/burst", 1, sequence, sequence)
+
+    async def lone() -> None:
+        for sequence in range(1, 21):
+            await append(other, "default/lone", 1, sequence, sequence)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(burst())
+        group.create_task(lone())
+    assert len(await read_all(store, "default/lone")) == 20
+    assert len(await read_all(other, "default/burst")) == 300
+
+
+async def test_the_watcher_follows_after_a_pause(store: SqliteStore, other: SqliteStore) -> None:
+    """Subscribing, leaving, and subscribing again after others have written: each time only what is new comes."""
+    await started(store)
+    for round_ in range(3):
+        base = round_ * 10
+        inbox = Inbox()
+        async with other.pubsub.subscribe(TOPIC, inbox.deliver):
+            for sequence in range(base + 1, base + 6):
+                await append(store, TOPIC, 1, sequence, sequence)
+            await inbox.until_sequence(base + 5)
+        assert [entry.first for entry in inbox.entries] == list(range(base + 1, base + 6))
+        await append(store, TOPIC, 1, base + 6, base + 10)
+        await asyncio.sleep(0.05)  # until the watcher sleeps, of which there is no signal
+
+
+async def test_entries_of_both_processes_come_in_full(store: SqliteStore, other: SqliteStore) -> None:
+    """While both write, a subscriber of one gets every entry of the other."""
+    near, far = "default/near", "default/far"
+    await started(store, near)
+    await started(other, far)
+    boxes = {near: Inbox(), far: Inbox()}
+
+    async def write(to: SqliteStore, topic: str) -> None:
+        for sequence in range(1, 101):
+            await append(to, topic, 1, sequence, sequence)
+
+    async with store.pubsub.subscribe(near, boxes[near].deliver), store.pubsub.subscribe(far, boxes[far].deliver):
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            group.create_task(write(store, near))
+            group.create_task(write(other, far))
+        for inbox in boxes.values():
+            await inbox.until_sequence(100)
+    for topic, inbox in boxes.items():
+        assert [entry.first for entry in inbox.entries] == list(range(1, 101)), topic
+    assert len([entry for entry in boxes[far].got if entry]) == 100, "entries of others come once"
+
+
+def test_seen_leaves_out_what_is_known() -> None:
+    """The gaps between this process's own entries are what is to be read, once each."""
+    seen = Seen()
+    seen.wrote(1, 5)
+    seen.start(10)
+    assert seen.gap()[0] == 10
+    seen.wrote(11, 12)
+    assert seen.gap()[0] == 12
+    seen.wrote(15, 16)
+    seen.wrote(20, 20)
+    assert seen.gap() == (12, 14)
+    seen.saw(13)
+    assert seen.gap() == (13, 14)
+    seen.saw(14)
+    assert seen.gap() == (16, 19)
+    seen.saw(19)
+    assert seen.gap()[0] == 20
+    seen.stop()
+    seen.wrote(25, 30)
+    seen.start(40)
+    assert seen.gap()[0] == 40
+
+
+async def test_synchronous_is_as_asked(path: Path) -> None:
+    """NORMAL by default, FULL where the URL says so."""
+    for query, number in (("", 1), ("?synchronous=normal", 1), ("?synchronous=full", 2)):
+        async with open_sqlite(f"sqlite:///{path}{query}") as store:
+            found = await store._writer.write(lambda tx: tx.connection.execute("PRAGMA synchronous").fetchone())
+            assert found == (number,)
+
+
+async def test_many_open_the_same_new_file_at_once(path: Path) -> None:
+    """Processes that start together on a file that is not there yet all get the same store."""
+    stores = [open_sqlite(f"sqlite:///{path}") for _ in range(8)]
+    opened = await asyncio.gather(*(store.__aenter__() for store in stores))
+    try:
+        await start(opened[0])
+        for store in opened:
+            assert await store.get(TOPIC) is not None
+    finally:
+        for context in stores:
+            await context.__aexit__(None, None, None)
+
+
+async def test_a_wake_by_another_process_is_prompt(store: SqliteStore, other: SqliteStore) -> None:
+    """A claim that waits here is rung by a commit there, and does not wait for its own recheck."""
+    await start(store, schedule=Schedule.NEVER)
+    async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
+        waiting = group.create_task(claim_one(store, lease_seconds=LONG_SECONDS))
+        await asyncio.sleep(0.05)
+        before = time.monotonic()
+        await other.commit(Commit(TOPIC, schedule=Schedule.WAKE))
+    assert waiting.result().topic == TOPIC
+    assert time.monotonic() - before < 2.5  # the recheck alone would take 5 seconds
