@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,6 @@ from deploy.check.services import END_SECONDS, LIVENESS, SERVICES, Service
 VERSIONS: Final = ("1.30", "1.37")
 """The oldest that has all we use (`preStop: sleep`), and the newest that we have a schema of."""
 KUSTOMIZATIONS: Final = ("base", "overlays/split", "migrate")
-PATCHES: Final = ("overlays/split/agent-serve.yaml",)
-"""Files that mean nothing by themselves."""
 BLOCKED_LOOP_SECONDS: Final = 300
 """For so long a service keeps its leases while a tool blocks its event loop (agent_service/leases.py)."""
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*:[^/@\s]+@")
@@ -32,10 +30,11 @@ def has_kubectl() -> bool:
     return shutil.which("kubectl") is not None
 
 
-def check(root: Path, *, rendered: bool) -> Iterator[str]:
-    """Yields what is wrong with each kustomization; `rendered` by kubectl, or read file by file."""
+def check(root: Path, *, rendered: bool, kustomizations: Sequence[str] = KUSTOMIZATIONS) -> Iterator[str]:
+    """Yields what is wrong with each kustomization, `rendered` by kubectl or read file by file, and with the example
+    of a Secret."""
     folder = root / "deploy/kubernetes"
-    for name in KUSTOMIZATIONS:
+    for name in kustomizations:
         try:
             documents = render(folder / name) if rendered else plain(folder / name)
         except (ValueError, yaml.YAMLError, OSError) as error:
