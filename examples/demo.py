@@ -19,7 +19,7 @@ from rich.table import Table
 
 from runwire.client import AgentClient, RunEvent, RunState, ScorerClient, ScorerRun, ScorerRunState, fold
 
-QUESTION: Final = "How does a client resume a stream after its connection was cut?"
+QUESTION: Final = "What is a cursor, and how does a client resume with it?"
 CUT_AFTER_EVENTS: Final = 45
 SECONDS_AWAY: Final = 0.6
 START_SECONDS: Final = 30.0

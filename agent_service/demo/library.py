@@ -1,11 +1,12 @@
-"""This project's documentation, cut into passages and ranked by the words of a question (BM25)."""
+"""This project's documentation, cut into passages and ranked by the words of a question: BM25, times the share of the
+words that a passage has."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
@@ -55,14 +56,17 @@ class Library:
     def search(self, question: str, limit: int = 3) -> Sequence[Passage]:
         """The passages that fit best, best first; none where all words are unknown."""
         words = set(stems(question))
+        if not words:
+            return []
         scored = [(self._score(index, words), -index) for index in range(len(self.passages))]
         best = sorted((pair for pair in scored if pair[0] > 0), reverse=True)
         return [self.passages[-index] for _, index in best[:limit]]
 
-    def _score(self, index: int, words: Iterable[str]) -> float:
+    def _score(self, index: int, words: Collection[str]) -> float:
         length = 1 - _B + _B * self._lengths[index] / self._average
         counts = self.passages[index].words
-        return sum(
+        share = sum(word in counts for word in words) / len(words)
+        return share * sum(
             self._rarity(word) * counts[word] * (_K1 + 1) / (counts[word] + _K1 * length)
             for word in words
             if word in counts
@@ -75,11 +79,14 @@ class Library:
 
 @cache
 def documentation() -> Library:
-    """The pages beside the code; where only the package is installed, the README that comes with it."""
-    pages = [(path.name, path.read_text("utf-8")) for pattern in _PAGES for path in sorted(_ROOT.glob(pattern))]
-    if not pages:
-        pages = [("README.md", str(metadata.metadata("runwire").get_payload()))]  # type: ignore[attr-defined]
-    return Library(passage for name, text in pages for passage in passages(name, text))
+    """The pages beside the code; where only the package is installed, those that it carries."""
+    pages = [path for pattern in _PAGES for path in sorted(_ROOT.glob(pattern))] or _installed()
+    return Library(passage for path in pages for passage in passages(path.name, path.read_text("utf-8")))
+
+
+def _installed() -> list[Path]:
+    found = [Path(str(file.locate())) for file in metadata.files("runwire") or () if "share" in file.parts]
+    return sorted(path for path in found if path.suffix == ".md" and path.is_file())
 
 
 def passages(page: str, markdown: str) -> Iterator[Passage]:

@@ -1,8 +1,11 @@
 """The demonstration agents: `librarian` and `ticker`."""
 
+from importlib.metadata import PackagePath
+from pathlib import Path
+
 import pytest
 
-from agent_service.demo import librarian, ticker
+from agent_service.demo import librarian, library, ticker
 from agent_service.demo.library import Library, Passage, passages
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import to_value
@@ -46,6 +49,32 @@ def test_finds_what_fits_best(question: str) -> None:
 def test_finds_nothing_for_unknown_words() -> None:
     """A question that shares no word with any passage has no answer."""
     assert Library(passages("page.md", PAGE)).search("Bananas?") == []
+
+
+class Installed:
+    """A distribution whose files lie below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def locate_file(self, path: object) -> Path:
+        return self.folder / str(path)
+
+
+def test_an_installed_package_has_its_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no checkout around the code, the pages that were installed with the package are the library."""
+    files = []
+    for name in ("share/doc/runwire/page.md", "share/doc/runwire/gone.md", "lib/other.md"):
+        files.append(PackagePath(name))
+        files[-1].dist = Installed(tmp_path)  # type: ignore[assignment]
+    (tmp_path / files[0].parent).mkdir(parents=True)
+    (tmp_path / files[0]).write_text(PAGE, "utf-8")
+    monkeypatch.setattr(library, "_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr(library.metadata, "files", lambda name: files)
+
+    found = library.documentation.__wrapped__().search("streams")
+
+    assert {passage.source for passage in found} == {"page.md, Streams"}
 
 
 async def test_librarian_answers_with_sources() -> None:
