@@ -350,9 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement of latency")
-    parser.add_argument(
-        "--only", choices=["append", "many", "read", "live", "connection", "replay", "through", "profile"]
-    )
+    parser.add_argument("--only", help="one of the measurements")
     given = parser.parse_args()
     shapes: dict[str, Callable[[RedisServer], Coroutine[Any, Any, None]]] = {
         "append": lambda server: appending(server, given.rounds),
