@@ -75,8 +75,9 @@ def durable_agent(
     suspended until somebody says (`suspend`: to approve runs it again, to deny tells the model). Tools that need
     approval or are executed elsewhere suspend the run until ResumeRun.
 
-    `limits` holds for the whole run, over all of its attempts. `deps` makes the agent's dependencies, in each attempt.
-    `retry` and `stall_seconds` (the longest time without a word from the provider) guard each request to the model.
+    `limits` holds for the whole run, over all of its attempts (without it: pydantic-ai's 50 requests). `deps` makes the
+    agent's dependencies, in each attempt. `retry` and `stall_seconds` (the longest time without a word from the
+    provider) guard each request to the model.
 
     Raises ConfigurationError for an agent without a name or a model, for toolsets without an id, and for kinds of
     toolsets that cannot be made durable.
@@ -265,6 +266,13 @@ def _external(answer: run_event_pb2.Answer) -> Any:
 
 def _check(agent: Agent[Any, Any]) -> None:
     """Raises ConfigurationError for an agent that cannot be made durable."""
+    capabilities: list[Any] = []
+    agent.root_capability.apply(capabilities.append)
+    for capability in capabilities:
+        if isinstance(capability, BaseDurabilityCapability):
+            raise ConfigurationError(
+                f"durable_agent({agent.name!r}): {type(capability).__name__} makes it durable already; leave that out"
+            )
     for toolset in agent.toolsets:
         toolset.apply(lambda leaf: _check_toolset(agent, leaf))
     try:

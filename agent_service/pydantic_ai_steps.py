@@ -170,29 +170,29 @@ class Steps:
         """Tells what pydantic-ai tells: text while the model speaks, and the end of tool calls that were not
         executed here."""
         async for event in events:
+            self._heard()
             match event:
                 case (
                     PartStartEvent(part=TextPart(content=text))
                     | PartDeltaEvent(delta=TextPartDelta(content_delta=text))
                 ):
-                    await self._tell_delta(run_event_pb2.TextDelta(text=text))
+                    if text:
+                        await self._tell(run_event_pb2.TextDelta(text=text))
                 case (
                     PartStartEvent(part=ThinkingPart(content=thought))
                     | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought))
                 ):
-                    await self._tell_delta(run_event_pb2.ReasoningDelta(text=thought or ""))
-                case PartDeltaEvent():
-                    await self._tell_delta(run_event_pb2.TextDelta())
+                    if thought:
+                        await self._tell(run_event_pb2.ReasoningDelta(text=thought))
                 case FunctionToolCallEvent(part=part):
                     self._parts[part.tool_call_id] = part
                 case FunctionToolResultEvent(part=part):
                     await self._tell_result(part)
 
-    async def _tell_delta(self, delta: run_event_pb2.TextDelta | run_event_pb2.ReasoningDelta) -> None:
+    def _heard(self) -> None:
+        """Puts off giving the provider up."""
         if self._silence is not None:
             self._silence.reschedule(asyncio.get_running_loop().time() + self._stall_seconds)
-        if delta.text:
-            await self._tell(delta)
 
     async def _tell_result(self, result: ToolReturnPart) -> None:
         """Of a call that no tool was executed for: wrong arguments, an unknown tool, a denial, somebody else's

@@ -69,6 +69,7 @@ def _answer(found: list[dict[str, str]]) -> str:
 
 def _sentences(text: str) -> str:
     """The beginning of `text`, as whole sentences."""
+    text = text[:1].upper() + text[1:]
     if len(text) <= _QUOTE_CHARACTERS:
         return text
     cut = text[:_QUOTE_CHARACTERS]

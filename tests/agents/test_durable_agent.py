@@ -20,7 +20,7 @@ from pydantic_ai.usage import UsageLimits
 import agent_service
 from agent_service import current_idempotency_key, current_run
 from agent_service.execution import Interrupt
-from agent_service.pydantic_ai_agent import durable_agent
+from agent_service.pydantic_ai_agent import _Durability, durable_agent
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_struct
 from runwire.errors import ConfigurationError
@@ -268,6 +268,15 @@ async def test_a_tool_that_fails_ends_the_run() -> None:
     assert view.tool_calls[0].outcome == run_event_pb2.TOOL_CALL_OUTCOME_FAILED
 
 
+async def test_a_result_that_is_too_large_to_remember() -> None:
+    """It ends the run with an error that says what to do."""
+    agent = Agent(TestModel(), name="hoarder")
+    agent.tool_plain(name="hoard")(lambda: "x" * (1024 * 1024))
+    view = await Stage(durable_agent(agent)).finish("hoard")
+    assert view.error is not None
+    assert "store it elsewhere" in view.error.message
+
+
 @pytest.mark.parametrize(
     "limits",
     [
@@ -342,8 +351,9 @@ class Own(AbstractToolset[None]):
         (Agent(TestModel(), name="a", toolsets=[FunctionToolset()]), "`id`"),
         (Agent(TestModel(), name="a", toolsets=[FunctionToolset(id="x"), FunctionToolset(id="x")]), "same `id`"),
         (Agent(TestModel(), name="a", toolsets=[Own()]), "DynamicToolset"),
+        (Agent(TestModel(), name="a", capabilities=[_Durability(None)]), "already"),
     ],
-    ids=["name", "model", "toolset id", "same id", "unknown toolset"],
+    ids=["name", "model", "toolset id", "same id", "unknown toolset", "durable already"],
 )
 def test_what_cannot_be_served(agent: Agent[None, str], problem: str) -> None:
     """An agent that could not be served durably is refused where it is defined, with what to do."""
