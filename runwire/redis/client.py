@@ -25,7 +25,7 @@ _FIRST_DELAY_SECONDS: Final = 0.02
 _MOST_DELAY_SECONDS: Final = 1.0
 _WARN_SECONDS: Final = 5.0
 
-_PASSING: Final = {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK", "UNBLOCKED"}
+_PASSING: Final = {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK"}
 """Refusals that end by themselves: the command was not carried out, and is tried again."""
 _REFUSING: Final = {"OOM", "MISCONF", "NOREPLICAS"}
 """The server takes no writes until somebody helps it; nothing was written."""

@@ -20,7 +20,7 @@ from runwire.errors import (
     StoreUnavailable,
     TopicExists,
 )
-from runwire.pubsub import Commit, Entry, Position, Schedule, Store
+from runwire.pubsub import Commit, Entry, Message, Position, Schedule, Store
 from tests.conformance.logs import (
     LONG_SECONDS,
     append,
@@ -176,6 +176,15 @@ async def test_the_wrong_kind_of_server() -> None:
             pass
 
 
+async def test_a_server_that_is_too_old(proxy: Proxy) -> None:
+    """Said at once: later it would be an unknown command in the middle of a run."""
+    version = b"redis_version:6.0.16\r\n"
+    proxy.judge = once(b"$%d\r\n%s\r\n" % (len(version), version), b"INFO")
+    with pytest.raises(ConfigurationError, match=r"6\.0\.16"):
+        async with open_store(proxy.url):
+            pass
+
+
 # In the middle of a commit
 
 
@@ -226,6 +235,17 @@ async def test_a_passing_refusal_is_waited_out(proxy: Proxy, code: str) -> None:
         assert await read_all(store, TOPIC) == [event(1), event(2)]
 
 
+@pytest.mark.parametrize("code", ["MISCONF", "NOREPLICAS", "OOM", "NOPERM"])
+async def test_a_refusal_that_needs_help(proxy: Proxy, code: str) -> None:
+    """Somebody has to do something about the server first: StoreUnavailable at once, and not after the timeout."""
+    async with open_store(f"{proxy.url}?timeout=600") as store, asyncio.timeout(LIMIT_SECONDS):
+        claim = await started(store)
+        proxy.judge = once(f"-{code} not like this\r\n".encode(), TOPIC.encode())
+        with pytest.raises(StoreUnavailable, match=code):
+            await append(store, TOPIC, claim.head.attempt, 1, 2)
+        await append(store, TOPIC, claim.head.attempt, 1, 2)
+
+
 @on_every_redis
 async def test_scripts_are_sent_again(redis_server: RedisServer, redis_url: str) -> None:
     """A server that has forgotten the scripts, as after a restart, gets them again."""
@@ -238,9 +258,12 @@ async def test_scripts_are_sent_again(redis_server: RedisServer, redis_url: str)
 
 @on_every_redis
 async def test_a_full_server(redis_server: RedisServer, redis_url: str) -> None:
-    """It refuses the whole commit, the caller gets StoreUnavailable and may repeat it when there is room."""
+    """It refuses the whole commit, the caller gets StoreUnavailable and may repeat it when there is room. What makes
+    room goes on: messages are received and acknowledged."""
     async with open_store(redis_url) as store:
         claim = await started(store)
+        await store.commit(Commit(TOPIC, messages=[Message("m", b"one"), Message("m", b"two")]))
+        await store.receive("m", consumer="a", limit=1, lease_seconds=LONG_SECONDS)
         await append(store, TOPIC, claim.head.attempt, 1, 1)
         commit = appending(TOPIC, claim.head.attempt, 2, 3, puts={"field": b"value"}, deletes=["other"])
         redis_server.execute("CONFIG", "SET", "maxmemory", "1")
@@ -253,6 +276,9 @@ async def test_a_full_server(redis_server: RedisServer, redis_url: str) -> None:
             assert stored is not None
             assert (stored.head.last, stored.fields) == (1, {})
             assert await read_all(store, TOPIC) == [event(1)]
+            (second,) = await store.receive("m", consumer="a", limit=10, lease_seconds=LONG_SECONDS)
+            await store.acknowledge("m", [second.message_id])
+            assert await store.backlog("m") == 1
         finally:
             redis_server.execute("CONFIG", "SET", "maxmemory", "0")
         await store.commit(commit)
