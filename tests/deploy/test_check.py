@@ -12,8 +12,16 @@ from runwire.connect import open_store
 from tests.servers import RedisServer, redis_servers, start_redis
 
 ROOT = Path(__file__).parents[2]
-COPIED = (".dockerignore", "Makefile", "pyproject.toml", "README.md", "LICENSE", "docs/operations.md")
-FOLDERS = ("deploy", "requirements")
+COPIED = (
+    ".dockerignore",
+    "Makefile",
+    "pyproject.toml",
+    "README.md",
+    "ARCHITECTURE.md",
+    "LICENSE",
+    "docs/operations.md",
+)
+FOLDERS = ("deploy", "docs", "requirements")
 SOURCES = ("runwire", "agent_service", "scorer_service")
 
 Check = Callable[[Path], Iterator[str]]
@@ -23,7 +31,6 @@ Check = Callable[[Path], Iterator[str]]
 def project(tmp_path: Path) -> Path:
     """A copy of everything that the checks read, to be broken."""
     for name in COPIED:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for name in FOLDERS:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -77,7 +84,12 @@ DOCKERFILE = "deploy/Dockerfile"
         (DOCKERFILE, "RUNWIRE_RESULTS=", "RUNWIRE_RESULT=", "RUNWIRE_RESULT is no setting"),
         (DOCKERFILE, "    HOME=/tmp", "    HOME=/tmp OPENAI_API_KEY=sk-1", "would stay in the image"),
         (DOCKERFILE, "FROM python:${PYTHON} AS runtime", "FROM python AS runtime", "names no release"),
-        (DOCKERFILE, "COPY pyproject.toml README.md LICENSE ./", "COPY pyproject.toml NOTICE ./", "does not exist"),
+        (
+            DOCKERFILE,
+            "COPY pyproject.toml README.md ARCHITECTURE.md LICENSE ./",
+            "COPY pyproject.toml NOTICE ./",
+            "does not exist",
+        ),
         (DOCKERFILE, "WORKDIR /app", "RUN cd /app", "hadolint"),
         (DOCKERFILE, "--require-hashes --only-binary :all: -r requirements/scorer", "-r requirements/scorer", "hashes"),
         (".dockerignore", "!agent_service/\n", "", "keeps it out"),
