@@ -1,0 +1,117 @@
+"""What a client did, as it reported it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runwire.agent.v1 import run_event_pb2
+from runwire.cursor import CursorCodec
+from runwire.errors import RunwireError
+from runwire.pubsub import Position
+
+TENANT = "default"
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event as a client reports it. Two that are equal are the same event."""
+
+    sequence: int
+    attempt: int
+    step: int
+    kind: str
+    text: str
+
+    @staticmethod
+    def of(event: run_event_pb2.RunEvent) -> Event:
+        """What a right client reports of `event`."""
+        kind = event.WhichOneof("payload") or ""
+        return Event(event.sequence, event.attempt, event.step, kind, event.text_delta.text)
+
+
+@dataclass(frozen=True)
+class Handled:
+    """The client was told that the last event is handled."""
+
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The client stored a cursor."""
+
+    cursor: str
+    sequence: int
+    """The place it stands for; -1 if these are not the bytes of a cursor of this run."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The client says that the run has ended."""
+
+    state: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The client gave up with an error, named by its reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """The client said nothing for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Died:
+    """The client's process ended by itself, or said something that is none of the above."""
+
+    why: str
+
+
+Line = Event | Handled | Saved | Ended | Failed | Stuck | Died
+
+
+@dataclass
+class Session:
+    """One life of a client's process: from a cursor to the end, an error, or being killed."""
+
+    start: int
+    """Sequence of the cursor it was given; 0 from the beginning."""
+    lines: list[Line] = field(default_factory=list)
+
+
+@dataclass
+class Transcript:
+    """One reader of one run, through all its lives."""
+
+    run_id: str
+    sessions: list[Session] = field(default_factory=list)
+    expects_error: str = ""
+    """The reason that the client must report; empty: it must read to the end."""
+
+
+def place(run_id: str, cursor: str) -> Position | None:
+    """The position that a cursor of the run stands for; None if it is none."""
+    try:
+        return CursorCodec(f"{TENANT}/{run_id}").decode(cursor)
+    except RunwireError:
+        return None
+
+
+def of_another_log(run_id: str, cursor: str) -> str:
+    """The same place in a log of another epoch."""
+    position = place(run_id, cursor)
+    if position is None:
+        raise ValueError(f"the service gave out {cursor!r}, which this kit cannot read")
+    other = Position(another_epoch(position.epoch), position.sequence, position.check)
+    return CursorCodec(f"{TENANT}/{run_id}").encode(other)
+
+
+def another_epoch(epoch: str) -> str:
+    """An epoch that is not `epoch`."""
+    return f"{int(epoch, 16) ^ 1:016x}"
