@@ -1,50 +1,27 @@
-"""pydantic-ai agents as durable agents of this service, by way of pydantic-ai's own durable-execution surface.
-
-The agent is left as it is: each attempt runs it with one more capability, which routes every model request and every
-tool call through the journal (see `Steps`).
-"""
+"""pydantic-ai agents as agents of this service. The agent is left as it is: each attempt at a run executes it with one
+more capability (see `Durability`), which routes every request to the model and every tool call through the journal."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Final, Union, get_type_hints
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, Union, get_type_hints
 
 from pydantic import StringConstraints, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_ai import Agent, NativeOutput, PromptedOutput, TextOutput, ToolOutput
-from pydantic_ai.durable_exec import (
-    JSON_CODEC,
-    BaseDurabilityCapability,
-    DurabilityEngineSpec,
-    DurableOperationId,
-    EventStreamHandlerId,
-    JournalCallableOperationBackend,
-    ModelRequestId,
-    RoleBasedOperationConfig,
-    ToolsetCallToolId,
-    conversation_id_from_run_id,
-    replay_scope,
-)
-from pydantic_ai.exceptions import ApprovalRequired, ModelAPIError, ToolFailed, UsageLimitExceeded, UserError
-from pydantic_ai.messages import ToolCallPart
-from pydantic_ai.tools import (
-    DeferredToolRequests,
-    DeferredToolResults,
-    ToolApproved,
-    ToolDefinition,
-    ToolDenied,
-)
-from pydantic_ai.tools import RunContext as AgentRunContext
-from pydantic_ai.toolsets import AbstractToolset, ExternalToolset, FunctionToolset, WrapperToolset
+from pydantic_ai.durable_exec import BaseDurabilityCapability, replay_scope
+from pydantic_ai.exceptions import ModelAPIError, UsageLimitExceeded, UserError
+from pydantic_ai.tools import DeferredToolRequests
+from pydantic_ai.toolsets import AbstractToolset, ExternalToolset, FunctionToolset
 from pydantic_ai.usage import UsageLimits
 
-from agent_service.context import BudgetExceeded, ModelFailed, Retry, RunContext, Suspended
+from agent_service.context import BudgetExceeded, ModelFailed, Retry, RunContext
 from agent_service.current import within_run
 from agent_service.definition import Definition, ScorerRef
-from agent_service.pydantic_ai_steps import AfterCrash, Body, Steps, arguments
-from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import from_struct, from_value, to_struct, to_value
+from agent_service.pydantic_ai_durability import Durability
+from agent_service.pydantic_ai_steps import AfterCrash, Steps
+from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError
 
 MODEL_RETRY: Final = Retry(attempts=3, delay_seconds=1.0, max_delay_seconds=30.0)
@@ -92,7 +69,7 @@ def durable_agent(
 
     async def body(run: RunContext, prompt: str) -> Any:
         steps = Steps(run, retry, stall_seconds)
-        capability = _Durability(steps, run.run_id, policies)
+        capability = Durability(steps, run.run_id, policies)
         try:
             with within_run(run), replay_scope():
                 result = await agent.run(
@@ -122,148 +99,6 @@ def durable_agent(
     )
 
 
-class _Backend(JournalCallableOperationBackend[None]):
-    """Does each operation of pydantic-ai as a part of its step."""
-
-    def __init__(self, agent_name: str, steps: Steps | None) -> None:
-        config = RoleBasedOperationConfig[None](model=None, event=None, capability=None, tool=None)
-        super().__init__(agent_name=agent_name, config=config)
-        self._steps = steps
-
-    async def execute(
-        self,
-        *,
-        operation_id: DurableOperationId,
-        name: str,
-        body: Body,
-        cache_key: tuple[object, ...],
-        config: None,
-    ) -> object:
-        assert self._steps is not None, "executed outside of a run"
-        match operation_id:
-            case EventStreamHandlerId():
-                return await body()
-            case ModelRequestId():
-                return await self._steps.request(body)
-            case ToolsetCallToolId():
-                return await self._steps.tool(body)
-            case _:
-                return await self._steps.unit(name, body)
-
-
-class _Durability(BaseDurabilityCapability[Any]):
-    """The capability that an attempt adds to the agent."""
-
-    engine_spec: ClassVar[DurabilityEngineSpec] = DurabilityEngineSpec(
-        engine_name="Runwire",
-        durable_unit_noun="journal entry",
-        durable_unit_plural="journal entries",
-        durable_container_noun="run",
-        codec=JSON_CODEC,
-        # Tools are listed anew in each attempt: what was called is in the responses that are remembered.
-        journal_discovery=False,
-        cancellation_error_types=(Suspended,),
-    )
-
-    def __init__(self, steps: Steps | None, run_id: str = "", not_repeatable: Mapping[str, AfterCrash] = {}) -> None:
-        super().__init__(event_stream_handler=steps.hear if steps is not None else None)
-        self._steps = steps
-        self._run_id = run_id
-        self._not_repeatable = not_repeatable
-
-    @property
-    def in_durable_context(self) -> bool:
-        return True
-
-    def get_durable_operation_backend(self) -> _Backend:
-        return _Backend(self.name, self._steps)
-
-    def get_default_run_id(self) -> str | None:
-        return self._run_id or None
-
-    def get_default_conversation_id(self, run_id: str) -> str | None:
-        return conversation_id_from_run_id(run_id)
-
-    async def wrap_tool_execute(
-        self,
-        ctx: AgentRunContext[Any],
-        *,
-        call: ToolCallPart,
-        tool_def: ToolDefinition,
-        args: dict[str, Any],
-        handler: Callable[[dict[str, Any]], Awaitable[Any]],
-    ) -> Any:
-        assert self._steps is not None
-        after_crash = self._after_crash(tool_def)
-        if after_crash is not None and self._steps.died_inside(call):
-            if after_crash == "tell_model":
-                return await self._steps.give_up(call)
-            answer = self._steps.answer(call)
-            if answer is None or not answer.HasField("approve"):
-                # Collected with whatever else waits, once the other tools of the step are done.
-                raise ApprovalRequired()
-        with self._steps.calling(call, after_crash):
-            return await handler(args)
-
-    async def handle_deferred_tool_calls(
-        self, ctx: AgentRunContext[Any], *, requests: DeferredToolRequests
-    ) -> DeferredToolResults | None:
-        """Answers what was answered by ResumeRun, and suspends the run for the rest."""
-        assert self._steps is not None
-        results, pending = DeferredToolResults(), []
-        for call in requests.approvals:
-            answer = self._steps.answer(call)
-            if answer is None:
-                pending.append(self._pending(ctx, call, run_pb2.PENDING_KIND_APPROVAL))
-            else:
-                results.approvals[call.tool_call_id] = _approval(answer)
-        for call in requests.calls:
-            answer = self._steps.answer(call)
-            if answer is None:
-                pending.append(self._pending(ctx, call, run_pb2.PENDING_KIND_EXTERNAL_TOOL))
-            else:
-                results.calls[call.tool_call_id] = _external(answer)
-        if pending:
-            raise Suspended(pending)
-        return results
-
-    def _pending(
-        self, ctx: AgentRunContext[Any], call: ToolCallPart, kind: run_pb2.PendingKind
-    ) -> run_pb2.PendingRequest:
-        assert self._steps is not None
-        pending = run_pb2.PendingRequest(
-            request_id=self._steps.request_id(call),
-            kind=kind,
-            name=call.tool_name,
-            arguments=to_value(arguments(call)),
-        )
-        definition = ctx.tool_manager.get_tool_def(call.tool_name) if ctx.tool_manager is not None else None
-        if definition is not None:
-            external = kind == run_pb2.PENDING_KIND_EXTERNAL_TOOL
-            schema = definition.return_schema if external else definition.parameters_json_schema
-            if schema:
-                pending.schema.CopyFrom(to_struct(schema))
-        return pending
-
-    def _after_crash(self, tool: ToolDefinition) -> AfterCrash | None:
-        if tool.name in self._not_repeatable:
-            return self._not_repeatable[tool.name]
-        return "tell_model" if (tool.metadata or {}).get("repeatable") is False else None
-
-
-def _approval(answer: run_event_pb2.Answer) -> ToolApproved | ToolDenied:
-    if answer.HasField("approve"):
-        given = answer.approve.HasField("override_arguments")
-        return ToolApproved(override_args=from_struct(answer.approve.override_arguments) if given else None)
-    return ToolDenied(answer.deny.message) if answer.deny.message else ToolDenied()
-
-
-def _external(answer: run_event_pb2.Answer) -> Any:
-    if answer.HasField("data"):
-        return from_value(answer.data)
-    return ToolFailed(answer.deny.message or "Nobody executed the tool call.")
-
-
 def _check(agent: Agent[Any, Any]) -> None:
     """Raises ConfigurationError for an agent that cannot be made durable."""
     capabilities: list[Any] = []
@@ -276,20 +111,18 @@ def _check(agent: Agent[Any, Any]) -> None:
     for toolset in agent.toolsets:
         toolset.apply(lambda leaf: _check_toolset(agent, leaf))
     try:
-        _Durability(None).for_agent(agent)
+        Durability(None).for_agent(agent)
     except UserError as error:
         raise ConfigurationError(f"durable_agent({agent.name!r}): {error}") from None
 
 
 def _check_toolset(agent: Agent[Any, Any], leaf: AbstractToolset[Any]) -> None:
-    if isinstance(leaf, FunctionToolset | ExternalToolset | WrapperToolset) or type(leaf).__module__.startswith(
-        "pydantic_ai."
-    ):
-        return
-    raise ConfigurationError(
-        f"durable_agent({agent.name!r}): calls of {type(leaf).__name__} would not be remembered; wrap it: "
-        f"DynamicToolset(lambda ctx: {type(leaf).__name__}(...), id='...')"
-    )
+    known = isinstance(leaf, FunctionToolset | ExternalToolset) or type(leaf).__module__.startswith("pydantic_ai.")
+    if not known:
+        raise ConfigurationError(
+            f"durable_agent({agent.name!r}): calls of {type(leaf).__name__} would not be remembered; wrap it: "
+            f"DynamicToolset(lambda ctx: {type(leaf).__name__}(...), id='...')"
+        )
 
 
 def _output_type(agent: Agent[Any, Any]) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -49,8 +49,8 @@ from pydantic_core import from_json, to_json
 
 from agent_service.context import Retry, RunContext, within_step
 from agent_service.current import within_call
+from agent_service.pydantic_ai_events import finished, is_deferred, outcome_of, result_of, started
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import to_value
 
 AfterCrash = Literal["tell_model", "suspend"]
 """What is done about a tool that must not be repeated and was cut by a crash."""
@@ -64,12 +64,6 @@ UNKNOWN_AFTER_CRASH: Final = (
 
 _PASSING: Final = (ModelRateLimitError, ModelUnavailableError, ModelServerError, ModelConnectionError)
 """Errors of a provider after which the same request may succeed."""
-_DEFERRED: Final = frozenset({"approval_required", "call_deferred"})
-_RETURNED: Final = frozenset({"tool_return", "tool_content_result"})
-_OUTCOMES: Final[Mapping[str, run_event_pb2.ToolCallOutcome]] = {
-    "success": run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED,
-    "denied": run_event_pb2.TOOL_CALL_OUTCOME_DENIED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +197,8 @@ class Steps:
             return
         self._told.add(key)
         part = self._parts.get(result.tool_call_id) or ToolCallPart(result.tool_name, {}, result.tool_call_id)
-        await self._tell(_started(part))
-        outcome = _OUTCOMES.get(result.outcome, run_event_pb2.TOOL_CALL_OUTCOME_FAILED)
-        await self._tell(_finished(part, result.model_response_object(), outcome))
+        await self._tell(started(part))
+        await self._tell(finished(part, result.model_response_object(), outcome_of(result)))
 
     async def _tell(self, event: Any) -> None:
         await self._run.emit_in(self.number, event)
@@ -231,22 +224,22 @@ class Steps:
         if payload is None:
             await self._begin(call)
             payload = await self._execute(call.part, body)
-            if payload["kind"] in _DEFERRED:
+            if is_deferred(payload):
                 return payload
             self._told.add((self.number, call.part.tool_call_id))
-            finished = _finished(call.part, *_result(payload))
-            await self._journal.record(key, to_json(payload), step=self.number, tool_call_finished=finished)
+            end = finished(call.part, *result_of(payload))
+            await self._journal.record(key, to_json(payload), step=self.number, tool_call_finished=end)
             self._run.usage.tool_calls += 1
         self._usage.tool_calls += 1
         return payload
 
     async def _begin(self, call: _Call) -> None:
-        started = _started(call.part)
+        beginning = started(call.part)
         if call.after_crash is None:
-            await self._tell(started)
+            await self._tell(beginning)
         else:
             key = f"began/{self._id(call.part)}/{self._times_begun(call.part) + 1}"
-            await self._journal.record(key, b"1", step=self.number, tool_call_started=started)
+            await self._journal.record(key, b"1", step=self.number, tool_call_started=beginning)
 
     async def _execute(self, part: ToolCallPart, body: Body) -> Any:
         try:
@@ -254,7 +247,7 @@ class Steps:
         except Exception:
             # It ends the run, whose error says more.
             self._told.add((self.number, part.tool_call_id))
-            await self._tell(_finished(part, None, run_event_pb2.TOOL_CALL_OUTCOME_FAILED))
+            await self._tell(finished(part, None, run_event_pb2.TOOL_CALL_OUTCOME_FAILED))
             raise
 
     def died_inside(self, part: ToolCallPart) -> bool:
@@ -266,8 +259,8 @@ class Steps:
         key = f"unknown/{self._id(part)}"
         self._told.add((self.number, part.tool_call_id))
         if self._journal.get(key) is None:
-            finished = _finished(part, UNKNOWN_AFTER_CRASH, run_event_pb2.TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH)
-            await self._journal.record(key, b"1", step=self.number, tool_call_finished=finished)
+            end = finished(part, UNKNOWN_AFTER_CRASH, run_event_pb2.TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH)
+            await self._journal.record(key, b"1", step=self.number, tool_call_finished=end)
         return UNKNOWN_AFTER_CRASH
 
     def request_id(self, part: ToolCallPart) -> str:
@@ -332,42 +325,3 @@ def _add(total: run_pb2.Usage, more: run_pb2.Usage) -> None:
     total.requests += more.requests
     total.input_tokens += more.input_tokens
     total.output_tokens += more.output_tokens
-
-
-def _started(part: ToolCallPart) -> run_event_pb2.ToolCallStarted:
-    return run_event_pb2.ToolCallStarted(
-        tool_call_id=part.tool_call_id, tool_name=part.tool_name, arguments=_value(arguments(part))
-    )
-
-
-def _finished(part: ToolCallPart, result: Any, outcome: run_event_pb2.ToolCallOutcome) -> Any:
-    return run_event_pb2.ToolCallFinished(
-        tool_call_id=part.tool_call_id, tool_name=part.tool_name, result=_value(result), outcome=outcome
-    )
-
-
-def arguments(part: ToolCallPart) -> Any:
-    """The arguments as JSON; as the model wrote them where that is no JSON."""
-    try:
-        return part.args_as_dict()
-    except (ValueError, AssertionError):
-        return part.args
-
-
-def _result(payload: Mapping[str, Any]) -> tuple[Any, run_event_pb2.ToolCallOutcome]:
-    """What a tool returned, and how it ended, from its payload (pydantic_ai.durable_exec.CallToolResult as JSON,
-    whose shape is persisted data and stays readable)."""
-    if payload["kind"] in _RETURNED:
-        result = payload["result"]
-        if isinstance(result, dict) and result.get("kind") == "tool-return":
-            result = result["return_value"]
-        return result, run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED
-    return payload.get("message") or payload.get("title"), run_event_pb2.TOOL_CALL_OUTCOME_FAILED
-
-
-def _value(data: Any) -> Any:
-    """JSON as a Value; as text where a Value would change a number."""
-    try:
-        return to_value(data)
-    except (TypeError, ValueError):
-        return to_value(to_json(data, inf_nan_mode="strings").decode())

@@ -20,7 +20,8 @@ from pydantic_ai.usage import UsageLimits
 import agent_service
 from agent_service import current_idempotency_key, current_run
 from agent_service.execution import Interrupt
-from agent_service.pydantic_ai_agent import _Durability, durable_agent
+from agent_service.pydantic_ai_agent import durable_agent
+from agent_service.pydantic_ai_durability import Durability
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_struct
 from runwire.errors import ConfigurationError
@@ -351,7 +352,7 @@ class Own(AbstractToolset[None]):
         (Agent(TestModel(), name="a", toolsets=[FunctionToolset()]), "`id`"),
         (Agent(TestModel(), name="a", toolsets=[FunctionToolset(id="x"), FunctionToolset(id="x")]), "same `id`"),
         (Agent(TestModel(), name="a", toolsets=[Own()]), "DynamicToolset"),
-        (Agent(TestModel(), name="a", capabilities=[_Durability(None)]), "already"),
+        (Agent(TestModel(), name="a", capabilities=[Durability(None)]), "already"),
     ],
     ids=["name", "model", "toolset id", "same id", "unknown toolset", "durable already"],
 )

@@ -1,0 +1,71 @@
+"""Tool calls of pydantic-ai as events of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf import struct_pb2
+from pydantic_ai.messages import ToolCallPart, ToolReturnPart
+from pydantic_core import to_json
+
+from runwire.agent.v1 import run_event_pb2
+from runwire.client.values import to_value
+
+_DEFERRED: Final = frozenset({"approval_required", "call_deferred"})
+_RETURNED: Final = frozenset({"tool_return", "tool_content_result"})
+_OUTCOMES: Final[Mapping[str, run_event_pb2.ToolCallOutcome]] = {
+    "success": run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED,
+    "denied": run_event_pb2.TOOL_CALL_OUTCOME_DENIED,
+}
+
+
+def started(part: ToolCallPart) -> run_event_pb2.ToolCallStarted:
+    return run_event_pb2.ToolCallStarted(
+        tool_call_id=part.tool_call_id, tool_name=part.tool_name, arguments=_value(arguments(part))
+    )
+
+
+def finished(part: ToolCallPart, result: Any, outcome: run_event_pb2.ToolCallOutcome) -> Any:
+    return run_event_pb2.ToolCallFinished(
+        tool_call_id=part.tool_call_id, tool_name=part.tool_name, result=_value(result), outcome=outcome
+    )
+
+
+def arguments(part: ToolCallPart) -> Any:
+    """The arguments as JSON; as the model wrote them where that is no JSON."""
+    try:
+        return part.args_as_dict()
+    except (ValueError, AssertionError):
+        return part.args
+
+
+def outcome_of(result: ToolReturnPart) -> run_event_pb2.ToolCallOutcome:
+    """How a call ended that no tool was executed for."""
+    return _OUTCOMES.get(result.outcome, run_event_pb2.TOOL_CALL_OUTCOME_FAILED)
+
+
+# A payload is pydantic_ai.durable_exec.CallToolResult as JSON, whose shape is persisted data and stays readable.
+
+
+def is_deferred(payload: Mapping[str, Any]) -> bool:
+    """Whether a tool did not end: it waits for an approval, or for somebody else to execute it."""
+    return payload["kind"] in _DEFERRED
+
+
+def result_of(payload: Mapping[str, Any]) -> tuple[Any, run_event_pb2.ToolCallOutcome]:
+    """What a tool returned, or what the model was told in its place, and how it ended."""
+    if payload["kind"] in _RETURNED:
+        result = payload["result"]
+        if isinstance(result, dict) and result.get("kind") == "tool-return":
+            result = result["return_value"]
+        return result, run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED
+    return payload.get("message") or payload.get("title"), run_event_pb2.TOOL_CALL_OUTCOME_FAILED
+
+
+def _value(data: Any) -> struct_pb2.Value:
+    """JSON as a Value; as text where a Value would change a number."""
+    try:
+        return to_value(data)
+    except (TypeError, ValueError):
+        return to_value(to_json(data, inf_nan_mode="strings").decode())
