@@ -1,0 +1,265 @@
+"""Scoring while processes die. `make chaos ARGS=tests/scorer -s` shows the figures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from runwire.connect import open_store
+from runwire.errors import StoreUnavailable
+from runwire.scorer.v1 import scorer_run_pb2 as S
+from scorer_service import migrate, schema
+from scorer_service.database import Database, open_database
+from scorer_service.intake import QUEUE
+from scorer_service.records import OPEN, State
+from tests.scorer.processes import ScorerProcess
+from tests.scorer.stage import request, send
+from tests.servers import PostgresServer, RedisServer, redis_servers, start_postgres, start_redis
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+SCORERS = "tests.scorer.chaotic"
+
+
+@dataclass
+class Crew:
+    """Worker processes that are replaced as they are killed."""
+
+    environment: dict[str, str]
+    stack: ExitStack
+    processes: list[ScorerProcess] = field(default_factory=list)
+    kills: int = 0
+    pauses: int = 0
+
+    def start(self, number: int) -> None:
+        for _ in range(number):
+            process = ScorerProcess(environment=self.environment)
+            self.processes.append(self.stack.enter_context(process))
+
+    def kill_one(self) -> None:
+        """kill -9, and another in its place."""
+        victim = self.processes.pop(random.randrange(len(self.processes)))
+        victim.kill()
+        self.kills += 1
+        self.start(1)
+
+    def replace_the_dead(self) -> int:
+        """What ended by itself is started anew; returns how many."""
+        dead = [process for process in self.processes if not process.running]
+        for process in dead:
+            self.processes.remove(process)
+        self.start(len(dead))
+        return len(dead)
+
+    async def pause_one(self, seconds: float) -> None:
+        """A process that stands still for longer than its leases becomes a zombie."""
+        victim = random.choice(self.processes)
+        os.kill(victim.pid, signal.SIGSTOP)
+        self.pauses += 1
+        await asyncio.sleep(seconds)
+        if victim.running:
+            os.kill(victim.pid, signal.SIGCONT)
+
+
+async def counts(database: Database) -> dict[int, int]:
+    query = select(schema.scorer_runs.c.state, func.count()).group_by(schema.scorer_runs.c.state)
+    lines = await database.read(lambda connection: connection.execute(query).all())
+    return {line[0]: line[1] for line in lines}
+
+
+async def until_all_ended(database: Database, total: int, every_second: Callable[[], Any], limit: float) -> None:
+    """Waits for so many terminal rows, and does something each second until then."""
+    async with asyncio.timeout(limit):
+        while True:
+            try:
+                found = await counts(database)
+                if sum(found.values()) >= total and not any(found.get(state) for state in OPEN):
+                    return
+            except StoreUnavailable:
+                pass  # it is being restarted
+            await every_second()
+            await asyncio.sleep(1.0)
+
+
+async def successes_and_zombies(database: Database) -> tuple[dict[str, int], int, int]:
+    """Successful attempts by scorer run, lost attempts, refused finishes."""
+    attempts, counters = schema.attempts.c, schema.counters.c
+
+    def work(connection: Any) -> tuple[dict[str, int], int, int]:
+        won = select(attempts.scorer_run_id, func.count()).where(attempts.error_reason.is_(None))
+        successes = {line[0]: line[1] for line in connection.execute(won.group_by(attempts.scorer_run_id))}
+        lost = select(func.count()).where(attempts.error_reason == "worker_lost")
+        refused = select(counters.value).where(counters.name == schema.ZOMBIES)
+        return successes, connection.execute(lost).scalar_one(), connection.execute(refused).scalar_one()
+
+    return await database.read(work)
+
+
+async def storm(
+    store_url: str,
+    results_url: str,
+    *,
+    total: int,
+    workers: int,
+    restarts: Sequence[Callable[[], None]] = (),
+    limit: float = 420.0,
+) -> str:
+    """Sends `total` requests to `workers` processes of which one is killed every second; returns what it came to."""
+    environment = {
+        "RUNWIRE_STORE": store_url,
+        "RUNWIRE_RESULTS": results_url,
+        "RUNWIRE_SCORERS": SCORERS,
+        "RUNWIRE_SCORER_LEASE_SECONDS": "3",
+        "RUNWIRE_SCORER_CONCURRENCY": "16",
+        "RUNWIRE_SCORER_MAX_LOSSES": "10",
+        "RUNWIRE_LOG_LEVEL": "ERROR",
+    }
+    pending = list(restarts)
+    began = time.monotonic()
+    ticks = 0
+    with ExitStack() as stack:
+        crew = Crew(environment, stack)
+        async with open_database(results_url) as database, open_store(store_url) as store, asyncio.TaskGroup() as group:
+            await migrate.migrate(database)
+            crew.start(workers)
+
+            async def send_all() -> None:
+                messages = [request("chaotic", f"run-{number}") for number in range(total)]
+                for start in range(0, total, 100):
+                    while True:
+                        try:
+                            await send(store, messages[start : start + 100])
+                            break
+                        except StoreUnavailable:
+                            await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.02)
+
+            async def every_second() -> None:
+                nonlocal ticks
+                ticks += 1
+                await asyncio.to_thread(crew.replace_the_dead)
+                await asyncio.to_thread(crew.kill_one)
+                if ticks % 5 == 2:
+                    group.create_task(crew.pause_one(5.0))
+                if ticks % 6 == 0 and pending:
+                    await asyncio.to_thread(pending.pop(0))
+
+            sending = group.create_task(send_all())
+            await until_all_ended(database, total, every_second, limit)
+            await sending
+            found = await counts(database)
+            successes, lost, refused = await successes_and_zombies(database)
+            async with asyncio.timeout(60):
+                while await store.backlog(QUEUE):  # noqa: ASYNC110 - other processes acknowledge
+                    await asyncio.sleep(0.1)
+        assert not pending, "everything was restarted"
+        assert found == {State.SUCCEEDED: total}
+        assert len(successes) == total
+        assert set(successes.values()) == {1}, "each result is persisted exactly once"
+    return (
+        f"{total} requests, {workers} processes: {time.monotonic() - began:.0f} s, {crew.kills} killed, {crew.pauses} "
+        f"paused, {len(restarts)} servers restarted; {lost} attempts lost and repeated, {refused} zombie finishes "
+        f"refused, {total} results persisted once, 0 lost, 0 entries left"
+    )
+
+
+async def test_ten_thousand_on_postgresql_and_redis(capsys: pytest.CaptureFixture[str]) -> None:
+    """10,000 requests, 4 processes of which one is killed each second, database and Redis restarted once each: all
+    are scored, each result once, nothing is left on the stream."""
+    redis: RedisServer = start_redis(redis_servers()[-1], "--appendonly", "yes", "--appendfsync", "always")
+    postgres: PostgresServer = start_postgres()
+
+    def restart_postgres() -> None:
+        postgres.kill()
+        postgres.start()
+
+    def restart_redis() -> None:
+        redis.kill()
+        redis.start()
+
+    with redis, postgres:
+        said = await storm(
+            redis.url, postgres.url(), total=10_000, workers=4, restarts=[restart_postgres, restart_redis]
+        )
+    with capsys.disabled():
+        print(f"\n{said}")
+
+
+async def test_two_thousand_on_sqlite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same with 2 processes on one SQLite file each for store and results."""
+    said = await storm(f"sqlite:///{tmp_path}/runs.db", f"sqlite:///{tmp_path}/scores.db", total=2_000, workers=2)
+    with capsys.disabled():
+        print(f"\n{said}")
+
+
+async def test_a_poisoned_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A scorer that kills its worker ends FAILED, worker_lost, after three deaths; 1,000 others, claimed beside it,
+    are scored."""
+    results = f"sqlite:///{tmp_path}/scores.db"
+    environment = {
+        "RUNWIRE_STORE": f"sqlite:///{tmp_path}/runs.db",
+        "RUNWIRE_RESULTS": results,
+        "RUNWIRE_SCORERS": SCORERS,
+        "RUNWIRE_SCORER_LEASE_SECONDS": "1.5",
+        "RUNWIRE_LOG_LEVEL": "ERROR",
+    }
+    began, deaths = time.monotonic(), 0
+    with ExitStack() as stack:
+        crew = Crew(environment, stack)
+        async with open_database(results) as database, open_store(environment["RUNWIRE_STORE"]) as store:
+            await migrate.migrate(database)
+            messages = [request("chaotic", f"run-{number}") for number in range(1_000)]
+            poison = request("poison", "poisoned")
+            await send(store, [*messages[:300], poison, *messages[300:]])
+            crew.start(2)
+
+            async def every_second() -> None:
+                nonlocal deaths
+                deaths += await asyncio.to_thread(crew.replace_the_dead)
+
+            await until_all_ended(database, 1_001, every_second, 240)
+            found = await counts(database)
+            columns = schema.scorer_runs.c
+            query = select(columns).where(columns.scorer_id == "poison")
+            line = await database.read(lambda connection: connection.execute(query).one())
+            losses = select(func.max(columns.losses)).where(columns.scorer_id == "chaotic")
+            most = await database.read(lambda connection: connection.execute(losses).scalar_one())
+    assert found == {State.SUCCEEDED: 1_000, State.FAILED: 1}
+    assert (line.state, line.error_reason, line.losses) == (S.SCORER_RUN_STATE_FAILED, "worker_lost", 3)
+    with capsys.disabled():
+        print(
+            f"\npoisoned request: FAILED worker_lost after {line.losses} deaths of a worker ({deaths} restarted), "
+            f"1,000 others scored (at most {most} losses each) in {time.monotonic() - began:.0f} s"
+        )
+
+
+async def test_the_service_was_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Requests that were made while no scorer service ran are all scored once it does."""
+    store_url, results = f"sqlite:///{tmp_path}/runs.db", f"sqlite:///{tmp_path}/scores.db"
+    async with open_store(store_url) as store, open_database(results) as database:
+        await migrate.migrate(database)
+        await send(store, [request("chaotic", f"run-{number}") for number in range(200)])
+        environment = {"RUNWIRE_STORE": store_url, "RUNWIRE_RESULTS": results, "RUNWIRE_SCORERS": SCORERS}
+        began = time.monotonic()
+        with ScorerProcess(environment=environment):
+
+            async def nothing() -> None:
+                return
+
+            await until_all_ended(database, 200, nothing, 60)
+        assert await counts(database) == {State.SUCCEEDED: 200}
+        assert await store.backlog(QUEUE) == 0
+    with capsys.disabled():
+        print(
+            f"\n200 requests made while the service was down: all scored {time.monotonic() - began:.1f} s after its start"
+        )
