@@ -217,15 +217,17 @@ class Watcher:
 
     def _tell(self, connection: sqlite3.Connection) -> None:
         """Hands over what other processes wrote."""
-        while True:
+        while not self._closed.is_set():
             above, until = self.seen.gap()
             found = tables.entries_between(connection, above, until, _BATCH_ENTRIES)
             self._hand_over(self._subscribed(connection, found))
             full = len(found) == _BATCH_ENTRIES
-            if full or until == _LAST_ID:
-                until = found[-1][0] if found else above
-            self.seen.saw(until)
-            if not full and self.seen.gap()[1] == _LAST_ID:
+            if not full and until != _LAST_ID:
+                self.seen.saw(until)  # all of this gap: now what is beyond this process's own entries
+                continue
+            if found:
+                self.seen.saw(found[-1][0])
+            if not full:
                 break
         while notices := tables.notices_after(connection, self._notice, _BATCH_ENTRIES):
             self._notice = notices[-1][0]

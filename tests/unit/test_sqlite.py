@@ -12,7 +12,7 @@ import pytest
 
 from runwire.errors import EventsLost, FieldExists, RunNotFound, StoreUnavailable
 from runwire.pubsub import Commit, Message, Schedule
-from runwire.sqlite import SqliteStore, database, open_sqlite, writer
+from runwire.sqlite import SqliteStore, database, open_sqlite, watcher, writer
 from runwire.sqlite.watcher import Seen
 from tests.conformance.logs import (
     LIMIT_SECONDS,
@@ -359,6 +359,24 @@ async def test_entries_of_both_processes_come_in_full(store: SqliteStore, other:
     for topic, inbox in boxes.items():
         assert [entry.first for entry in inbox.entries] == list(range(1, 101)), topic
     assert len([entry for entry in boxes[far].got if entry]) == 100, "entries of others come once"
+
+
+async def test_entries_on_both_sides_of_an_own_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others wrote before and after an entry of this process is found by a single look at the file."""
+    monkeypatch.setattr(watcher, "BUSY_POLL_SECONDS", 0.3)
+    monkeypatch.setattr(watcher, "IDLE_POLL_SECONDS", 0.3)
+    url = f"sqlite:///{path}"
+    async with open_sqlite(url) as store, open_sqlite(url) as other:
+        await started(store, "default/own")
+        await started(other)
+        inbox = Inbox()
+        async with store.pubsub.subscribe(TOPIC, inbox.deliver):
+            await append(other, TOPIC, 1, 1, 1)
+            await inbox.until_sequence(1)  # a look has just passed, and the next one is far
+            await append(other, TOPIC, 1, 2, 2)
+            await append(store, "default/own", 1, 1, 1)
+            await append(other, TOPIC, 1, 3, 3)
+            await inbox.until_sequence(3)
 
 
 def test_seen_leaves_out_what_is_known() -> None:
