@@ -84,6 +84,7 @@ class Execution:
         self._writer = LogWriter(log, claim, self._now, self._fold.add)
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
         self._woken = asyncio.Event()
+        self._journal = Journal(claim.fields, self._writer)
         self._why: Interrupt | None = None
         self._restarted = False
 
@@ -192,6 +193,7 @@ class Execution:
         payload: dict[str, Any] = {}
         if first or self._changed():
             self._restarted = not first
+            self._journal = Journal({}, self._writer)
             deletes = [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
             run.agent_version = self._definition.version
             payload["run_started"] = run_event_pb2.RunStarted(run_id=run.run_id, agent_id=run.agent_id, input=run.input)
@@ -226,7 +228,7 @@ class Execution:
             tenant=self._tenant,
             view=self._fold.view,
             writer=self._writer,
-            journal=Journal({} if self._restarted else self._claim.fields, self._writer),
+            journal=self._journal,
             answers={} if self._restarted else record.answers(self._claim.fields),
             now=self._now,
         )
@@ -320,7 +322,7 @@ class Execution:
             finished.error.CopyFrom(run.error)
         rider = Rider(
             puts=self._puts(),
-            deletes=[name for name in self._claim.fields if name.startswith(JOURNAL)],
+            deletes=self._journal.fields(),
             messages=self._scorer_requests(),
             schedule=Schedule.NEVER,
             final=state,

@@ -37,6 +37,10 @@ class Journal:
         """In no order."""
         return list(self._entries)
 
+    def fields(self) -> list[str]:
+        """Names of the topic's fields that hold entries."""
+        return [PREFIX + key for key in self._entries]
+
     async def record(self, key: str, data: bytes, *, step: int = 0, progress: bool = True, **payload: Any) -> None:
         """Remembers `data`, in one atomic step with this event (and with all that was emitted before). Returns when
         it is stored. `progress`: whether it counts as getting further than the attempts that died before.
