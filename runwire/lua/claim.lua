@@ -2,12 +2,13 @@
 --
 -- KEYS  due sets of the queues
 -- ARGV  1 prefix, 2 limit, 3 lease
--- Returns {now, {topic, head, losses, {name, value, ...}, time at which it was due}, ...}.
+-- Returns {now, microseconds until the next is due ('' for nothing planned), {topic, head, losses, {name, value, ...},
+-- time at which it was due}, ...}.
 
 local prefix, limit, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local ready = due_topics(KEYS, limit)
-local claims = { digits(now) }
+local claims = { digits(now), '' }
 for _, place in ipairs(ready) do
   local head_key = prefix .. 'head:' .. place.topic
   local head = read_head(head_key)
@@ -25,5 +26,13 @@ for _, place in ipairs(ready) do
   else
     redis.call('ZREM', place.key, place.topic)
   end
+end
+if #ready == 0 then
+  local next_due
+  for _, key in ipairs(KEYS) do
+    local time = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or nil)
+    next_due = time and math.min(time, next_due or time) or next_due
+  end
+  claims[2] = next_due and digits(next_due - now) or ''
 end
 return claims

@@ -3,7 +3,7 @@
 -- KEYS  1 stream
 -- ARGV  1 group, 2 consumer, 3 limit, 4 default lease in milliseconds, 5 idle milliseconds after which a consumer
 --       without messages is forgotten ('' : do not look)
--- Returns {id, body, deliveries} for each.
+-- Returns milliseconds until the next lease ends ('' for none that is known), then {id, body, deliveries} for each.
 --
 -- A consumer's name ends in `:` and its lease in milliseconds; one without has the default. Acknowledged messages are
 -- deleted, so a group that is made anew begins at 0 and finds just what is not acknowledged.
@@ -11,11 +11,12 @@
 local stream, group, consumer, limit, default_lease = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 if redis.call('EXISTS', stream) == 0 then
-  return {}
+  return { '' }
 end
 
 local CHUNK = 100
 local taken = {}
+local next_end
 
 local function body_of(values)
   for i = 1, #values, 2 do
@@ -46,7 +47,9 @@ local function take_ended()
     for _, place in ipairs(pending) do
       local id, owner, idle, deliveries = unpack(place)
       local lease = tonumber(string.match(owner, ':(%d+)$')) or default_lease
-      if idle >= lease and #taken < limit then
+      if idle < lease then
+        next_end = math.min(lease - idle, next_end or lease)
+      elseif #taken < limit then
         take_back(id, deliveries)
       end
       from = '(' .. id
@@ -79,4 +82,5 @@ if ARGV[5] ~= '' then
     end
   end
 end
+table.insert(taken, 1, next_end and digits(next_end) or '')
 return taken

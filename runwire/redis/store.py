@@ -76,6 +76,7 @@ DEFAULT_LEASE_SECONDS: Final = 60.0
 """How long a message is in the hands of a consumer whose name does not say it."""
 
 _POLL_SECONDS: Final = 0.2
+_LEAST_WAIT_SECONDS: Final = 0.001
 _FORGET_CONSUMER_SECONDS: Final = 600.0
 _LOOK_AT_CONSUMERS_SECONDS: Final = 60.0
 _MOST_CONSUMER_NAMES: Final = 64
@@ -253,12 +254,13 @@ class RedisStore:
     async def claim(
         self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
     ) -> Sequence[Claim]:
-        if wait_seconds <= 0:
-            return await self._claim(queues, limit, lease_seconds)
         return await self._wait_for("due", queues, wait_seconds, lambda: self._claim(queues, limit, lease_seconds))
 
-    async def _claim(self, queues: Sequence[str], limit: int, lease_seconds: float) -> Sequence[Claim]:
+    async def _claim(self, queues: Sequence[str], limit: int, lease_seconds: float) -> tuple[Sequence[Claim], float]:
+        """Claims, and the seconds until there may be more."""
         parts = {0: limit} if self._shards == 1 else await self._share_out(queues, limit)
+        if not parts:
+            return [], _POLL_SECONDS
         replies = await _all_at_once(
             self._client.run(
                 CLAIM,
@@ -272,7 +274,8 @@ class RedisStore:
         )
         claims = [claim for reply in replies for claim in _claims_of(reply)]
         claims.sort(key=lambda claim: claim[0])
-        return [claim for _, claim in claims]
+        waits = [seconds(reply[1]) for reply in replies if reply[1]]
+        return [claim for _, claim in claims], min(waits, default=_POLL_SECONDS)
 
     async def _share_out(self, queues: Sequence[str], limit: int) -> Mapping[int, int]:
         """How many topics to claim in each shard, so that they are those due longest in all."""
@@ -320,16 +323,16 @@ class RedisStore:
         self, queue: str, *, consumer: str, limit: int, lease_seconds: float, wait_seconds: float = 0.0
     ) -> Sequence[Delivery]:
         name = self._consumer(queue, consumer, lease_seconds)
-        if wait_seconds <= 0:
-            return await self._receive(queue, name, limit)
         return await self._wait_for("messages", [queue], wait_seconds, lambda: self._receive(queue, name, limit))
 
-    async def _receive(self, queue: str, name: str, limit: int) -> Sequence[Delivery]:
+    async def _receive(self, queue: str, name: str, limit: int) -> tuple[Sequence[Delivery], float]:
+        """Messages, and the seconds until there may be more."""
         deliveries: list[Delivery] = []
+        wait = _POLL_SECONDS
         for shard in self._shards_in_turn():
             if len(deliveries) >= limit:
                 break
-            reply = await self._client.run(
+            next_end, *found = await self._client.run(
                 RECEIVE,
                 shard,
                 (self._stream(queue, shard),),
@@ -342,10 +345,9 @@ class RedisStore:
                 ),
                 repeatable=False,
             )
-            deliveries += (Delivery(f"{shard}/{message_id.decode()}", body, count) for message_id, body, count in reply)
-            if len(deliveries) >= limit:
-                break
-        return deliveries
+            deliveries += (Delivery(f"{shard}/{place.decode()}", body, count) for place, body, count in found)
+            wait = min(wait, int(next_end) / 1000) if next_end else wait
+        return deliveries, wait
 
     async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:
         ids: dict[int, list[str]] = {}
@@ -392,19 +394,26 @@ class RedisStore:
     # Waiting
 
     async def _wait_for(
-        self, kind: str, queues: Sequence[str], wait_seconds: float, look: Callable[[], Awaitable[Sequence[T]]]
+        self,
+        kind: str,
+        queues: Sequence[str],
+        wait_seconds: float,
+        look: Callable[[], Awaitable[tuple[Sequence[T], float]]],
     ) -> Sequence[T]:
-        """What `look` finds, as soon as it finds anything; it looks when the bell rings and from time to time."""
+        """What `look` finds, as soon as it finds anything. It looks when the bell rings, when the time comes that it
+        has named, and now and then: a bell may be lost."""
+        if wait_seconds <= 0:
+            return (await look())[0]
         deadline = time.monotonic() + wait_seconds
         async with AsyncExitStack() as stack:
             rung = await self._doorbell(stack, kind, queues)
             while True:
                 rung.clear()
-                found = await look()
+                found, wait = await look()
                 remaining = deadline - time.monotonic()
                 if found or remaining <= 0:
                     return found
-                await _wait(rung, min(remaining, _POLL_SECONDS))
+                await _wait(rung, min(remaining, max(wait, _LEAST_WAIT_SECONDS), _POLL_SECONDS))
 
     async def _doorbell(self, stack: AsyncExitStack, kind: str, queues: Sequence[str]) -> asyncio.Event:
         """An event that is set, as long as `stack` is open, when something comes into one of the queues."""
@@ -468,7 +477,7 @@ def _claims_of(reply: Reply) -> Sequence[tuple[int, Claim]]:
     now = seconds(reply[0])
     return [
         (int(due), Claim(topic.decode(), head_of(head), losses, fields_of(pairs), now))
-        for topic, head, losses, pairs, due in reply[1:]
+        for topic, head, losses, pairs, due in reply[2:]
     ]
 
 

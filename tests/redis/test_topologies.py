@@ -67,7 +67,7 @@ class Watched:
 def watched() -> Iterator[Watched]:
     kind = any_binary()
     with ExitStack() as stack:
-        primary = stack.enter_context(start_redis(kind))
+        primary = stack.enter_context(start_redis(kind, "--repl-diskless-sync-delay", "0"))
         replica = stack.enter_context(start_redis(kind, "--replicaof", "127.0.0.1", str(primary.port)))
         lines = (
             f"sentinel monitor group 127.0.0.1 {primary.port} 2",
