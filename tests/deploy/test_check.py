@@ -12,15 +12,7 @@ from runwire.connect import open_store
 from tests.servers import RedisServer, redis_servers, start_redis
 
 ROOT = Path(__file__).parents[2]
-COPIED = (
-    ".dockerignore",
-    "Makefile",
-    "pyproject.toml",
-    "README.md",
-    "ARCHITECTURE.md",
-    "LICENSE",
-    "docs/operations.md",
-)
+COPIED = (".dockerignore", "Makefile", "pyproject.toml", "README.md", "ARCHITECTURE.md", "LICENSE")
 FOLDERS = ("deploy", "docs", "requirements")
 SOURCES = ("runwire", "agent_service", "scorer_service")
 
