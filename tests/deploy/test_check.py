@@ -12,7 +12,7 @@ from tests.servers import RedisServer, redis_servers, start_redis
 
 # Its tools are of the group dev; `make test-lowest` runs without them.
 pytest.importorskip("kubernetes_validate")
-from deploy.check import compose, dockerfile, kubernetes, operations  # noqa: E402 - they need these tools
+from deploy.check import compose, dockerfile, kubernetes, operations
 
 ROOT = Path(__file__).parents[2]
 COPIED = (".dockerignore", "Makefile", "pyproject.toml", "README.md", "ARCHITECTURE.md", "LICENSE")
