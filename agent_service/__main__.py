@@ -33,6 +33,9 @@ def main(**given: Any) -> None:
         logging.basicConfig(
             level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        if settings.store == config.DEFAULT_STORE:
+            # Ours, so it may be made; a folder that somebody names must be there, or the name is wrong.
+            config.DEFAULT_FOLDER.mkdir(exist_ok=True)
         if settings.model:
             os.environ["RUNWIRE_MODEL"] = settings.model
         asyncio.run(app.run(settings, _announce))

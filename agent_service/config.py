@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runwire.errors import ConfigurationError
 
+DEFAULT_FOLDER: Final = Path(".runwire")
+DEFAULT_STORE: Final = f"sqlite:///{DEFAULT_FOLDER}/runs.db"
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
 
 
@@ -19,7 +22,7 @@ class Settings(BaseSettings):
 
     listen: str = Field("127.0.0.1:50051", validation_alias=AliasChoices("listen", "RUNWIRE_AGENT_LISTEN"))
     """HOST:PORT; port 0 picks a free one."""
-    store: str = "sqlite:///.runwire/runs.db"
+    store: str = DEFAULT_STORE
     """Where runs, logs and messages are kept; see runwire.connect."""
     agents: Annotated[tuple[str, ...], NoDecode] = ("agent_service.demo",)
     """Modules (`package.module`, or `package.module:attribute`) whose agents are served; comma-separated."""
