@@ -52,6 +52,7 @@ from runwire.tail import Tail
 
 _HEADS_AT_ONCE: Final = 256
 _IDLE_JITTER: Final = 0.1
+_MOST_OPENINGS: Final = 3
 
 log = logging.getLogger("runwire.caching_pubsub")
 
@@ -153,11 +154,12 @@ class CachingPubSub:
 
         Raises as subscribe_with_replay does.
         """
-        opening = await self._open(topic, after or Start.EARLIEST, max_events, gap=False)
+        opening = await self._open(topic, after or Start.EARLIEST, max_events, notify_gaps=False)
         position, page = opening.position, opening.page
         if page.entries and page.entries[-1].last == position.sequence < page.head.last:
             # The entry that holds the position left no room in the page for the one after it.
             page = await self._read_live(topic, position)
+            _gap_after(position, page, notify_gaps=False)
         found = batches(page.entries, position, max_events=max_events, max_bytes=max_bytes)
         return History(page.head, next(found, None))
 
@@ -181,19 +183,13 @@ class CachingPubSub:
         (trimmed faster than read; with `notify_gaps` a Gap item instead, also at the start), ServerDraining after
         `drain`, StoreUnavailable.
         """
-        async with self._join(topic) as tail:
-            opening = await self._open(topic, start, max_events, gap=notify_gaps)
+        async with self._attach(topic, start, max_events, notify_gaps) as (tail, opening):
             position, page = opening.position, opening.page
-            if page.head.epoch != tail.epoch:
-                tail.fail(EventsLost("the log was re-created under this reader"))
-                raise StoreUnavailable("the log was re-created just now")
-            target = page.head.last
-            tail.extend(page)
             yield Opened(opening.opened_at, page.head)
             if opening.gap:
                 yield opening.gap
             entries: Sequence[Entry] = page.entries
-            caught_up = False
+            target, caught_up = page.head.last, False
             while True:
                 for batch in batches(entries, position, max_events=max_events, max_bytes=max_bytes):
                     yield batch
@@ -227,13 +223,18 @@ class CachingPubSub:
 
     async def run_once(self) -> None:
         """Compares what the readers of each topic know with the heads of the logs."""
-        topics = [topic for topic, channel in self._channels.items() if channel.tail.epoch]
+        topics = list(self._channels)
         for begin in range(0, len(topics), _HEADS_AT_ONCE):
-            some = topics[begin : begin + _HEADS_AT_ONCE]
-            known = [(channel.tail, channel.tail.position) for t in some if (channel := self._channels.get(t))]
-            some = [t for t in some if t in self._channels]
-            for (tail, before), head in zip(known, await self._cache.heads(some), strict=True):
+            tails = self._open_tails(topics[begin : begin + _HEADS_AT_ONCE])
+            known = [tail.position for tail in tails.values()]
+            heads = await self._cache.heads(list(tails))
+            for tail, before, head in zip(tails.values(), known, heads, strict=True):
                 _compare(tail, before, head)
+
+    def _open_tails(self, topics: Sequence[str]) -> dict[str, Tail]:
+        """Those of these topics that are followed now, and have got as far as to know their log."""
+        channels = ((topic, self._channels.get(topic)) for topic in topics)
+        return {topic: channel.tail for topic, channel in channels if channel and channel.tail.epoch}
 
     def drain(self) -> None:
         """Ends every reader with ServerDraining, now and from now on."""
@@ -245,6 +246,25 @@ class CachingPubSub:
     def readers(self) -> int:
         """How many readers there are."""
         return sum(channel.readers for channel in self._channels.values())
+
+    @asynccontextmanager
+    async def _attach(
+        self, topic: str, start: Position | Start, max_events: int, notify_gaps: bool
+    ) -> AsyncIterator[tuple[Tail, _Opening]]:
+        """A reader's place in the log, and the tail that it shares with others."""
+        for _ in range(_MOST_OPENINGS):
+            async with self._join(topic) as tail:
+                known = tail.position
+                opening = await self._open(topic, start, max_events, notify_gaps=notify_gaps)
+                tail.extend(opening.page)
+                _compare(tail, known, opening.page.head)
+                if tail.stale:
+                    await self._refill(topic, tail)
+                if tail.error is None:
+                    yield tail, opening
+                    return
+            # Those who were here stand in a log that is no more; this reader's is the one that has taken its place.
+        raise StoreUnavailable("the log was replaced again and again while the reader came")
 
     @asynccontextmanager
     async def _join(self, topic: str) -> AsyncIterator[Tail]:
@@ -263,19 +283,21 @@ class CachingPubSub:
                     del self._channels[topic]
                 await channel.close()
 
-    async def _open(self, topic: str, start: Position | Start, max_events: int, *, gap: bool) -> _Opening:
+    async def _open(self, topic: str, start: Position | Start, max_events: int, *, notify_gaps: bool) -> _Opening:
         if start is Start.LATEST:
-            return _at_head(await self._head(topic))
+            head = await self._head(topic)
+            return _Opening(head.position, head.position, Page(head, ()), None)
         after = start.sequence if isinstance(start, Position) else 0
         # One event earlier: the event at the position shows whether this is still the log that the reader knows.
         page = await self._cache.read(topic, max(after - 1, 0), max_events=max(max_events, MAX_COMMIT_EVENTS))
         if page.head.expired:
             raise _expired(topic, page.head)
-        if isinstance(start, Position):
-            _check_position(start, page)
-            return _at(start, page, gap)
-        earliest = Position(page.head.epoch, page.head.earliest - 1)
-        return _Opening(earliest, earliest, page, None)
+        if start is Start.EARLIEST:
+            earliest = _before_earliest(page)
+            return _Opening(earliest, earliest, page, None)
+        _check_position(start, page)
+        gap = _gap_after(start, page, notify_gaps)
+        return _Opening(start, gap.position if gap else start, page, gap)
 
     async def _head(self, topic: str) -> Head:
         head = (await self._cache.heads([topic]))[0]
@@ -289,9 +311,11 @@ class CachingPubSub:
         self, topic: str, tail: Tail, position: Position, idle_seconds: float, notify_gaps: bool
     ) -> Sequence[Entry] | Gap | Ended | None:
         """What comes after `position`; None if nothing came for `idle_seconds`."""
+        now = asyncio.get_running_loop().time
+        end = now() + idle_seconds * random.uniform(1 - _IDLE_JITTER, 1 + _IDLE_JITTER)
         while True:
             if tail.error is not None:
-                raise tail.error
+                raise tail.error.with_traceback(None)
             if self._draining:
                 raise ServerDraining("this server shuts down")
             entries = tail.after(position.sequence)
@@ -299,36 +323,42 @@ class CachingPubSub:
                 return entries
             if entries is None:
                 return await self._read(topic, tail, position, notify_gaps)
-            if tail.final and not tail.stale:
-                return Ended(position, tail.final)
             if tail.stale:
                 await self._refill(topic, tail)
-            elif not await tail.wait(idle_seconds * random.uniform(1 - _IDLE_JITTER, 1 + _IDLE_JITTER)):
+            elif tail.final:
+                return Ended(position, tail.final)
+            elif now() < end:
+                await tail.wait(end - now())
+            else:
                 return None
 
     async def _refill(self, topic: str, tail: Tail) -> None:
-        """Reads for all readers at the tail what the live entries left out."""
+        """Reads for all readers at the tail what the live entries left out. One reads, the others wait for it."""
+        failure = tail.failure
         async with tail.refill:
+            if tail.failure is not failure and tail.failure is not None:
+                raise tail.failure.with_traceback(None)
             if not tail.stale or tail.error is not None:
                 return
-            tail.stale = False
+            missed = tail.missed
             try:
-                tail.extend(await self._read_live(topic, tail.position))
+                page = await self._read_live(topic, tail.position)
             except EventsLost as error:
                 tail.fail(error)
-            except BaseException:
-                tail.stale = True
+            except StoreUnavailable as error:
+                tail.failure = error
                 raise
+            else:
+                tail.fill(page, missed)
 
     async def _read(self, topic: str, tail: Tail, position: Position, notify_gaps: bool) -> Sequence[Entry] | Gap:
         """Reads for one reader, which is behind the ring."""
         page = await self._read_live(topic, position)
-        if page.head.earliest > position.sequence + 1:
-            if not notify_gaps:
-                raise _trimmed(position, page.head)
-            return _gap(position, page.head)
+        gap = _gap_after(position, page, notify_gaps)
+        if gap is not None:
+            return gap
         if not page.entries:
-            raise EventsLost(f"events after {position.sequence} of {topic} are not there")
+            raise EventsLost(f"the log of {topic} was rolled back to {page.head.last}")
         tail.extend(page)
         return page.entries
 
@@ -344,6 +374,8 @@ class CachingPubSub:
             raise EventsLost(f"the log of {topic} was re-created")
         if page.head.last < position.sequence:
             raise EventsLost(f"the log of {topic} was rolled back to {page.head.last}")
+        if not page.entries and page.head.last >= page.head.earliest > position.sequence:
+            raise EventsLost(f"events {page.head.earliest} to {page.head.last} of {topic} are not there")
         return page
 
 
@@ -353,16 +385,18 @@ class _Channel:
     def __init__(self, pubsub: PubSub, topic: str) -> None:
         self.readers = 0
         self.tail = Tail()
+        self._pubsub = pubsub
         self._topic = topic
-        self._subscription = pubsub.subscribe(topic, self.tail.offer)
         self._opening = asyncio.Lock()
-        self._subscribed = False
+        self._subscription: AbstractAsyncContextManager[None] | None = None
 
     async def open(self, cache: EventCache) -> None:
         async with self._opening:
-            if not self._subscribed:
-                await self._subscription.__aenter__()
-                self._subscribed = True
+            if self._subscription is None:
+                # A new one for every attempt: that of a reader that was cut while it subscribed is used up.
+                subscription = self._pubsub.subscribe(self._topic, self.tail.offer)
+                await subscription.__aenter__()
+                self._subscription = subscription
             if not self.tail.epoch:
                 head = (await cache.heads([self._topic]))[0]
                 if head is None:
@@ -372,7 +406,7 @@ class _Channel:
                 self.tail.begin(head)
 
     async def close(self) -> None:
-        if self._subscribed:
+        if self._subscription is not None:
             await self._subscription.__aexit__(None, None, None)
 
 
@@ -386,19 +420,6 @@ class _Opening:
     gap: Gap | None
 
 
-def _at_head(head: Head) -> _Opening:
-    return _Opening(head.position, head.position, Page(head, ()), None)
-
-
-def _at(start: Position, page: Page, notify_gaps: bool) -> _Opening:
-    if page.head.earliest <= start.sequence + 1:
-        return _Opening(start, start, page, None)
-    if not notify_gaps:
-        raise _trimmed(start, page.head)
-    gap = _gap(start, page.head)
-    return _Opening(start, gap.position, page, gap)
-
-
 def _check_position(position: Position, page: Page) -> None:
     head = page.head
     if position.epoch != head.epoch:
@@ -407,20 +428,40 @@ def _check_position(position: Position, page: Page) -> None:
         raise CursorAhead(
             f"the cursor is at {position.sequence}, beyond the newest event {head.last}", latest_sequence=head.last
         )
-    entry = next((e for e in page.entries if e.first <= position.sequence <= e.last), None)
-    if entry is not None and position.check and check_at(entry, position.sequence) != position.check:
+    found = _check_in(page, position.sequence)
+    if position.check and found and position.check != found:
         raise CursorEpochMismatch(
             f"event {position.sequence} is not the one this cursor was given out for: the log was rolled back",
             epoch=head.epoch,
         )
 
 
-def _gap(position: Position, head: Head) -> Gap:
-    return Gap(Position(head.epoch, head.earliest - 1), position.sequence + 1, head.earliest - 1)
+def _check_in(page: Page, sequence: int) -> bytes:
+    """The check of this event, if the page shows it; trimmed or not, the event after it names it too."""
+    if sequence == page.head.last:
+        return page.head.check
+    for entry in page.entries:
+        if entry.first == sequence + 1:
+            return entry.previous
+        if entry.first <= sequence <= entry.last:
+            return check_at(entry, sequence)
+    return b""
 
 
-def _trimmed(position: Position, head: Head) -> CursorExpired:
-    return CursorExpired(
+def _before_earliest(page: Page) -> Position:
+    """The place before the oldest event that is kept."""
+    sequence = page.head.earliest - 1
+    return Position(page.head.epoch, sequence, _check_in(page, sequence))
+
+
+def _gap_after(position: Position, page: Page, notify_gaps: bool) -> Gap | None:
+    """The events after `position` that are gone, if any. Raises CursorExpired if the reader wants no gaps."""
+    head = page.head
+    if head.earliest <= position.sequence + 1:
+        return None
+    if notify_gaps:
+        return Gap(_before_earliest(page), position.sequence + 1, head.earliest - 1)
+    raise CursorExpired(
         f"events {position.sequence + 1} to {head.earliest - 1} are gone",
         earliest_sequence=head.earliest,
         latest_sequence=head.last,

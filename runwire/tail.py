@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from runwire.errors import RunwireError
+from runwire.errors import EventsLost, RunwireError, StoreUnavailable
 from runwire.pubsub import Entry, Head, Page, Position
 
 MAX_ENTRIES: Final = 256
@@ -26,13 +26,15 @@ class Tail:
         "_check",
         "_entries",
         "_lasts",
+        "_made_up",
         "_waiting",
         "epoch",
         "error",
+        "failure",
         "final",
         "last",
+        "missed",
         "refill",
-        "stale",
     )
 
     def __init__(self) -> None:
@@ -44,19 +46,29 @@ class Tail:
         """Entry.final of the newest entry."""
         self.error: RunwireError | None = None
         """Why readers must stop."""
-        self.stale = False
-        """An entry may have been missed: the log must be read."""
+        self.missed = 0
+        """How often there was reason to believe that an entry was missed."""
         self.refill = asyncio.Lock()
         """Held by the one reader that reads the log for all."""
+        self.failure: StoreUnavailable | None = None
+        """How the last read for all failed, for those who waited for it."""
+        self._made_up = 0
+        """`missed` as it was when a read that succeeded began."""
         self._check = b""
         self._entries: list[Entry] = []
         self._lasts: list[int] = []
         self._bytes = 0
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
     def begin(self, head: Head) -> None:
         """Sets the place from which live entries must continue: the head of the log, read after subscribing."""
         self.epoch, self.last, self._check, self.final = head.epoch, head.last, head.check, head.final
+        self._entries, self._lasts, self._bytes = [], [], 0
+
+    @property
+    def stale(self) -> bool:
+        """An entry may have been missed: the log must be read."""
+        return self.missed != self._made_up
 
     @property
     def position(self) -> Position:
@@ -68,30 +80,39 @@ class Tail:
 
         An entry of another epoch proves nothing by itself (it may be late); reading the log decides.
         """
-        if entry is not None and entry.epoch == self.epoch:
-            if entry.last <= self.last:
-                return
-            if entry.first == self.last + 1 and entry.previous == self._check:
-                self._append(entry)
-                self.wake()
-                return
-        self.stale = True
+        if entry is not None and entry.epoch == self.epoch and entry.last <= self.last:
+            return
+        if entry is not None and self._is_continued_by(entry):
+            self._append(entry)
+        else:
+            self.missed += 1
         self.wake()
 
+    def fill(self, page: Page, missed: int) -> None:
+        """Takes what was read from the log after the tail's own position. `missed` is from before that read."""
+        self._made_up = missed
+        if page.head.earliest > self.last + 1:
+            # What comes next is gone. Readers find it no more in the ring either, read the log and learn it there.
+            self.begin(page.head)
+            self.wake()
+        else:
+            self.extend(page)
+
     def extend(self, page: Page) -> None:
-        """Takes what was read from the log. Wakes readers only if that is news: every reader that opens comes here."""
-        before = self.last
+        """Takes what was read from the log, as far as it continues the tail. Wakes readers only if that is news: every
+        reader that opens comes here."""
+        before = self.last, self.missed
         for entry in page.entries:
-            if entry.first == self.last + 1:
+            if entry.first > self.last + 1:
+                break
+            if self._is_continued_by(entry):
                 self._append(entry)
-            elif entry.first > self.last:
-                self._restart(entry.first)
-                self._append(entry)
-        if not page.entries and page.head.last > self.last:
-            # All was trimmed away: readers find nothing in the ring, read the log and learn it there.
-            self._restart(page.head.last + 1)
-            self._check, self.final = page.head.check, page.head.final
-        if self.last != before:
+            elif entry.last > self.last:
+                # It lies across the newest event, or follows another one: no log that only grows has such an entry.
+                return self.fail(EventsLost(f"event {self.last} was replaced under this reader"))
+        if page.head.last > self.last:
+            self.missed += 1
+        if before != (self.last, self.missed):
             self.wake()
 
     def after(self, sequence: int) -> Sequence[Entry] | None:
@@ -111,21 +132,26 @@ class Tail:
 
     def wake(self) -> None:
         """Lets every waiting reader look again."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        waiting, self._waiting = self._waiting, {}
+        for reader in waiting:
+            if not reader.done():
+                reader.set_result(None)
 
-    async def wait(self, limit_seconds: float) -> bool:
-        """Waits for news, at most so long. False: there was none."""
-        if self._waiting is None:
-            self._waiting = asyncio.get_running_loop().create_future()
+    async def wait(self, limit_seconds: float) -> None:
+        """Waits for news, at most so long."""
+        # One each: a future for all would search its callbacks for each reader whose time is over.
+        reader = asyncio.get_running_loop().create_future()
+        self._waiting[reader] = None
         try:
             async with asyncio.timeout(limit_seconds):
-                # The future is everybody's: one reader's time-out must not cancel it.
-                await asyncio.shield(self._waiting)
+                await reader
         except TimeoutError:
-            return False
-        return True
+            pass  # nothing happened; the caller looks for itself
+        finally:
+            self._waiting.pop(reader, None)
+
+    def _is_continued_by(self, entry: Entry) -> bool:
+        return entry.epoch == self.epoch and entry.first == self.last + 1 and entry.previous == self._check
 
     def _append(self, entry: Entry) -> None:
         self._entries.append(entry)
@@ -138,7 +164,3 @@ class Tail:
             drop += 1
         if drop:
             del self._entries[:drop], self._lasts[:drop]
-
-    def _restart(self, first: int) -> None:
-        self._entries, self._lasts, self._bytes = [], [], 0
-        self.last = first - 1

@@ -1,0 +1,35 @@
+"""The state machine of tests/log/machine.py, in small for every day and in large on demand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.log.machine import LogMachine
+
+
+def hold(examples: int, steps: int) -> None:
+    """Runs the machine."""
+    run_state_machine_as_test(
+        LogMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_readers_get_exactly_the_log() -> None:
+    """Whatever happens to a log, its store and its messages, a reader gets exactly the log or is told why not."""
+    hold(examples=150, steps=60)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_readers_get_exactly_the_log_for_long() -> None:
+    """The same, with many more and longer histories."""
+    hold(examples=5000, steps=120)
