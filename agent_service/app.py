@@ -80,10 +80,9 @@ async def _run_parts(
         log.info("shutting down")
         background.pop().cancel()
         await server.set_serving(False)
+        worker.drain()
         logs.drain()
         await server.stop(_STREAM_GRACE_SECONDS)
-        if settings.role != "serve":
-            await worker.drain()
         background.pop().cancel()
 
 

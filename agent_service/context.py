@@ -119,7 +119,7 @@ class RunContext:
         self.now = now
         """The store's clock, in seconds since the Unix epoch."""
         self._writer = writer
-        self._numbers = {step.name: number for number, step in view.steps.items()}
+        self._numbers = {step.name: number for number, step in view.steps.items() if number != BODY_STEP}
         self._next_number = max(view.steps, default=BODY_STEP) + 1
         self._started: set[str] = set()
         self._sleeps = 0
@@ -204,11 +204,9 @@ class RunContext:
         one: JSON types), at most 1 MiB. `retry` and `timeout_seconds` (of one try) guard it. Raises what the last
         try raised, TimeoutError, ValueError for a name used twice, JournalEntryTooLarge.
         """
-        if name in self._started:
-            raise ValueError(f"step {name!r} was begun before in this run: each step needs its own name")
-        self._started.add(name)
-        adapter: TypeAdapter[Any] = TypeAdapter(_return_type(function))
         key = f"step/{name}"
+        self._begin(key)
+        adapter: TypeAdapter[Any] = TypeAdapter(_return_type(function))
         remembered = self.journal.get(key)
         if remembered is None:
             remembered = await self._do(key, name, function, args, adapter, retry, timeout_seconds)
@@ -225,12 +223,24 @@ class RunContext:
         timeout_seconds: float | None,
     ) -> bytes:
         number = self._number(name)
-        with within_step(number):
+
+        async def once() -> Any:
+            # Each try begins the step anew: readers discard what a try that failed had said.
             await self._writer.emit(number, step_started=run_event_pb2.StepStarted(name=name))
-            result = await _try(function, args, retry, timeout_seconds)
+            return await function(*args)
+
+        with within_step(number):
+            result = await _try(once, retry, timeout_seconds)
         data = adapter.dump_json(result)
         await self.journal.record(key, data, step=number, step_finished=run_event_pb2.StepFinished(name=name))
         return data
+
+    def _begin(self, key: str) -> None:
+        """Raises ValueError for what was begun before in this attempt: two things would share what is remembered."""
+        if key in self._started:
+            kind, _, name = key.partition("/")
+            raise ValueError(f"{kind} {name!r} was begun before in this run: each {kind} needs its own name")
+        self._started.add(key)
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:
@@ -258,6 +268,7 @@ class RunContext:
         seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
         self._sleeps += 1
         key = f"sleep/{name or self._sleeps}"
+        self._begin(key)
         moment = self.journal.get(key)
         if moment is None:
             moment = repr(self.now() + seconds).encode()
@@ -282,6 +293,7 @@ class RunContext:
         `data` tells whoever answers what it is about. Raises TimeoutError if nobody answered within `timeout`.
         """
         request_id = f"suspend/{name}"
+        self._begin(request_id)
         answer = self.answers.get(request_id)
         if answer is not None:
             return TypeAdapter(answer_type).validate_python(from_value(answer.data))
@@ -315,14 +327,12 @@ class RunContext:
         return hashlib.sha256(f"{self.tenant}\0{self.run_id}\0{tool_call}".encode()).hexdigest()[:32]
 
 
-async def _try(
-    function: Callable[..., Awaitable[Any]], args: tuple[Any, ...], retry: Retry, timeout_seconds: float | None
-) -> Any:
+async def _try(function: Callable[[], Awaitable[Any]], retry: Retry, timeout_seconds: float | None) -> Any:
     tries = 0
     while True:
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await function(*args)
+                return await function()
         except NonRetriable:
             raise
         except Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,18 +20,21 @@ from agent_service.context import BudgetExceeded, ModelFailed, RunContext, Suspe
 from agent_service.definition import Definition
 from agent_service.journal import PREFIX as JOURNAL
 from agent_service.journal import Journal
-from agent_service.log_writer import LogWriter, OwnershipLost, Rider
-from agent_service.redaction import redact
+from agent_service.log_writer import EventTooLarge, LogWriter, OwnershipLost, Rider
+from agent_service.redaction import masked, redact
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.client.fold import Fold
+from runwire.errors import StoreUnavailable
 from runwire.pubsub import Claim, LeaseState, Message, Schedule, Store
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
 _MAX_ATTEMPTS_KEPT: Final = 50
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
+MAX_PENDING_BYTES: Final = 1024 * 1024
+"""Of all requests that a run waits for at once, and of the answers that an event tells."""
 
 log = logging.getLogger("agent_service.execution")
 
@@ -163,7 +167,8 @@ class Execution:
         return None
 
     def _changed(self) -> bool:
-        return self._run.agent_version != self._definition.version
+        """Whether what was done was done by another version of the agent."""
+        return self._claim.head.last > 0 and self._run.agent_version != self._definition.version
 
     def _remaining(self) -> float | None:
         """Seconds until the run's deadline; None without one."""
@@ -209,18 +214,27 @@ class Execution:
         await self._writer.write(Rider(puts=self._puts(), deletes=deletes), **payload)
 
     def _answered(self) -> list[run_event_pb2.Answer]:
-        answers = record.answers(self._claim.fields)
-        return [answers[request.request_id] for request in self._run.pending if request.request_id in answers]
+        """The answers to tell of: as far as an event can hold them, those that are too large without their data."""
+        answers, room = record.answers(self._claim.fields), MAX_PENDING_BYTES
+        told = []
+        for answer in (answers[each.request_id] for each in self._run.pending if each.request_id in answers):
+            room -= answer.ByteSize()
+            told.append(answer if room >= 0 else run_event_pb2.Answer(request_id=answer.request_id))
+        return told
 
     async def _execute(self) -> None:
         context = self._context()
         # In the worker's group: a body that does not heed cancellation must not hold up the end of its run.
         body = self._bodies.create_task(self._body(context), name=f"body {self._claim.topic}")
-        async with asyncio.TaskGroup() as group:
-            interrupting = group.create_task(self._interrupt_body(context, body))
-            await asyncio.wait({body, interrupting}, return_when=asyncio.FIRST_COMPLETED)
-            interrupting.cancel()
-        await self._conclude(context, body)
+        try:
+            async with asyncio.TaskGroup() as group:
+                interrupting = group.create_task(self._interrupt_body(context, body))
+                await asyncio.wait({body, interrupting}, return_when=asyncio.FIRST_COMPLETED)
+                interrupting.cancel()
+            await self._conclude(context, body)
+        finally:
+            # Whatever ended the attempt: a body without one works for nobody.
+            body.cancel()
 
     def _context(self) -> RunContext:
         return RunContext(
@@ -241,8 +255,11 @@ class Execution:
             if (size := value.ByteSize()) > MAX_OUTPUT_BYTES:
                 raise OutputTooLarge(f"the output has {size} bytes, more than the {MAX_OUTPUT_BYTES} allowed")
             return value
-        except asyncio.CancelledError:
-            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return error  # the agent's own: it awaited something that was cancelled
         except BaseException as error:
             return error
 
@@ -279,7 +296,7 @@ class Execution:
         elif isinstance(result, Suspended):
             await self._suspend(result)
         elif isinstance(result, BaseException):
-            log.info("%s failed", self._claim.topic, exc_info=result)
+            log.info("%s failed: %s", self._claim.topic, masked("".join(traceback.format_exception(result))))
             await self._finish(run_pb2.RUN_STATE_FAILED, error=_failure(result))
         else:
             await self._finish(run_pb2.RUN_STATE_SUCCEEDED, output=result)
@@ -296,13 +313,18 @@ class Execution:
 
     async def _suspend(self, suspended: Suspended) -> None:
         run = self._run
+        suspension = run_event_pb2.RunSuspended(pending=suspended.pending)
+        if (size := suspension.ByteSize()) > MAX_PENDING_BYTES:
+            too_large = EventTooLarge(f"what the run waits for has {size} bytes, more than {MAX_PENDING_BYTES}")
+            await self._finish(run_pb2.RUN_STATE_FAILED, error=_failure(too_large))
+            return
         run.state = run_pb2.RUN_STATE_SUSPENDED
         run.pending.extend(suspended.pending)
         self._close_attempt("suspended")
         waits = [seconds for seconds in (suspended.due_in, self._waits()) if seconds is not None]
         await self._writer.write(
             _wait(min(waits, default=None), self._puts()),
-            run_suspended=run_event_pb2.RunSuspended(pending=suspended.pending),
+            run_suspended=suspension,
         )
 
     async def _finish(
@@ -359,7 +381,12 @@ class Execution:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            stored = await self._store.get(self._claim.topic, [record.CANCEL])
+            try:
+                stored = await self._store.get(self._claim.topic, [record.CANCEL])
+            except StoreUnavailable as error:
+                # The lease goes on saying that the run was woken.
+                log.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
+                continue
             if stored is not None and record.CANCEL in stored.fields:
                 self.interrupt(Interrupt.CANCEL)
                 return
@@ -378,7 +405,15 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
 
 def _failure(error: BaseException) -> Failure:
     reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "agent_error")
-    return Failure(reason, str(error) or type(error).__name__, type(error).__name__)
+    return Failure(reason, _words(error), type(error).__name__)
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        # It is the agent's class, and may fail in this too.
+        return type(error).__name__
 
 
 def _wait(seconds: float | None, puts: Mapping[str, bytes]) -> Rider:

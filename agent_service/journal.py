@@ -27,6 +27,7 @@ class Journal:
 
     def __init__(self, fields: Mapping[str, bytes], writer: LogWriter) -> None:
         self._entries = {name.removeprefix(PREFIX): data for name, data in fields.items() if name.startswith(PREFIX)}
+        self._names = set(self._entries)
         self._writer = writer
 
     def get(self, key: str) -> bytes | None:
@@ -38,8 +39,8 @@ class Journal:
         return list(self._entries)
 
     def fields(self) -> list[str]:
-        """Names of the topic's fields that hold entries."""
-        return [PREFIX + key for key in self._entries]
+        """Names of the topic's fields that hold entries, or will once a write under way is done."""
+        return [PREFIX + key for key in self._names]
 
     async def record(self, key: str, data: bytes, *, step: int = 0, progress: bool = True, **payload: Any) -> None:
         """Remembers `data`, in one atomic step with this event (and with all that was emitted before). Returns when
@@ -52,5 +53,6 @@ class Journal:
                 f"the result of {key!r} has {len(data)} bytes, more than the {MAX_ENTRY_BYTES} that can be remembered: "
                 "store it elsewhere and return a reference to it"
             )
+        self._names.add(key)
         await self._writer.write(Rider(puts={PREFIX + key: data}, progress=progress), step, **payload)
         self._entries[key] = data

@@ -196,6 +196,8 @@ class LogWriter:
         riders = [item.rider for item in taken if item.rider is not None]
         puts: dict[str, bytes] = {}
         for rider in riders:
+            for name in rider.deletes:
+                puts.pop(name, None)
             puts.update(rider.puts)
         last = riders[-1] if riders else Rider()
         return Commit(

@@ -17,11 +17,16 @@ _MASK: Final = "[redacted]"
 
 
 def redact(text: str) -> str:
-    """`text`, at most MAX_MESSAGE_LENGTH characters of it, without what looks like a credential: the values of
-    environment variables named like secrets, keys in the usual formats, authorization headers, passwords in URLs."""
+    """`masked` text, at most MAX_MESSAGE_LENGTH characters of it."""
+    return masked(text)[:MAX_MESSAGE_LENGTH]
+
+
+def masked(text: str) -> str:
+    """`text` without what looks like a credential: the values of environment variables named like secrets, keys in
+    the usual formats, authorization headers, passwords in URLs."""
     for name, value in os.environ.items():
         if len(value) >= 8 and _SECRET_NAMES.search(name.upper()):
             text = text.replace(value, _MASK)
     for pattern in _PATTERNS:
         text = pattern.sub(_MASK, text)
-    return text[:MAX_MESSAGE_LENGTH]
+    return text

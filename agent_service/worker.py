@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterator
 from typing import Final
 
 from agent_service import record
@@ -20,6 +19,7 @@ from runwire.errors import StoreUnavailable
 from runwire.pubsub import Claim, LeaseState, Store
 
 _CLAIM_WAIT_SECONDS: Final = 1.0
+_FULL_WAIT_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 1.0
 _SWEEP_SECONDS: Final = 30.0
 
@@ -27,8 +27,7 @@ log = logging.getLogger("agent_service.worker")
 
 
 class Worker:
-    """Executes runs of the registry's agents. `run` until cancelled, or until `drain` has been called and all is
-    done."""
+    """Executes runs of the registry's agents. `run` until cancelled, or until all is done after `drain`."""
 
     def __init__(
         self, store: Store, log: CachingPubSub, agents: Registry, settings: Settings, open_store: OpenStore | None
@@ -47,7 +46,7 @@ class Worker:
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
 
     async def run(self) -> None:
-        """Claims and executes."""
+        """Claims and executes. After `drain`: lets executions finish within the grace, then hands them back."""
         async with self._leases.keep(), asyncio.TaskGroup() as bodies, asyncio.TaskGroup() as group:
             sweeping = group.create_task(self._sweep(), name="sweep")
             while not self._draining.is_set():
@@ -57,24 +56,26 @@ class Worker:
                     log.warning("nothing could be claimed: %s", error)
                     await asyncio.sleep(_RETRY_SECONDS)
             sweeping.cancel()
+            # Not earlier: a claim under way may still bring runs, and what is handed back must not be claimed again.
+            await self._wind_down()
 
     async def run_once(self, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
         """Claims what is due, as far as there is room, and begins to execute it in `group`."""
-        claims: list[Claim] = []
-        lots = list(self._lots())
-        for number, (queues, limit) in enumerate(lots):
-            wait = _CLAIM_WAIT_SECONDS if number == len(lots) - 1 and not claims else 0.0
-            claims += await self._store.claim(
-                queues, limit=limit, lease_seconds=self._settings.lease_seconds, wait_seconds=wait
-            )
-        for claim in claims:
-            self._begin(claim, group, bodies)
-        if not lots:
+        queues, limit, wait_seconds = self._room()
+        if not queues:
             await self._wait_for_change(_CLAIM_WAIT_SECONDS)
+            return
+        for claim in await self._store.claim(
+            queues, limit=limit, lease_seconds=self._settings.lease_seconds, wait_seconds=wait_seconds
+        ):
+            self._begin(claim, group, bodies)
 
-    async def drain(self) -> None:
-        """Claims no more, lets executions finish within the grace, then hands them back. Returns when all are done."""
+    def drain(self) -> None:
+        """Claims no more; `run` returns once what is being executed has finished or is handed back."""
         self._draining.set()
+        self._changed.set()
+
+    async def _wind_down(self) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.shutdown_grace_seconds
         while self._executions and loop.time() < deadline:
@@ -90,20 +91,24 @@ class Worker:
         except TimeoutError:
             pass
 
-    def _lots(self) -> Iterator[tuple[list[str], int]]:
-        """Which queues to claim from, and how much: agents with a limit of their own each, all others together."""
-        free = self._settings.concurrency - sum(self._running.values())
-        if free <= 0:
-            return
-        unlimited = []
+    def _room(self) -> tuple[list[str], int, float]:
+        """The queues of agents that have room, how many of their runs may be claimed at once, and how long to wait for
+        one. One claim for all of them: whatever is due longest comes first."""
+        limit = self._settings.concurrency - self._running.total()
+        if limit <= 0:
+            return [], 0, 0.0
+        queues, wait_seconds = [], _CLAIM_WAIT_SECONDS
         for definition in self._agents:
-            queue = record.queue_of(definition.agent_id)
-            if definition.concurrency is None:
-                unlimited.append(queue)
-            elif (room := definition.concurrency - self._running[definition.agent_id]) > 0:
-                yield [queue], min(room, free)
-        if unlimited:
-            yield unlimited, free
+            room = (
+                limit if definition.concurrency is None else definition.concurrency - self._running[definition.agent_id]
+            )
+            if room > 0:
+                queues.append(record.queue_of(definition.agent_id))
+                limit = min(limit, room)
+            else:
+                # Its queue is not waited for: look again soon, as one of its runs may end.
+                wait_seconds = _FULL_WAIT_SECONDS
+        return queues, limit, wait_seconds
 
     def _begin(self, claim: Claim, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
         agent_id = run_pb2.Run.FromString(claim.fields[record.RUN]).agent_id
