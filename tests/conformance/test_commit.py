@@ -171,7 +171,7 @@ async def test_a_hole_is_refused(store: Store, first: int, last: int) -> None:
     await started(store)
     await append(store, TOPIC, 1, 1, 3)
     with pytest.raises(SequenceHole):
-        await store.commit(appending(TOPIC, 1, first, last, puts={"a": b"1"}))
+        await store.commit(appending(TOPIC, 1, first, last, previous=check(3), puts={"a": b"1"}))
     assert len(await read_all(store, TOPIC)) == 3
     assert await fields(store, TOPIC) == {}
 
