@@ -62,6 +62,7 @@ def requests(
             sampling=scorer_run_requested_pb2.SamplingDecision(rate=rate, sampled=is_sampled(run.run_id, rate)),
             sample=sample,
             request_time=run.end_time,
+            sibling_count=len(eligible),
             traceparent=traceparent,
             tracestate=tracestate,
         )
