@@ -1,29 +1,26 @@
-"""The engine of one process: a store in memory, and the hub that hands live entries to subscribers.
+"""The engine of one process: a store in memory.
 
 MemoryStore is the reference model of the conformance suite: every operation is one synchronous function, so atomicity
-is plain to see. It serves one event loop and holds everything until it is swept. The hub and the bell are also used by
-the SQLite engine.
+is plain to see. It serves one event loop and holds everything until it is swept.
 """
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-import logging
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from runwire.bell import Bell, messages_in, wait_for, work_in
 from runwire.errors import FieldExists, RunNotFound, TopicExists
+from runwire.hub import Hub
 from runwire.pubsub import (
     Claim,
     Commit,
     Committed,
-    Deliver,
     Delivery,
     Entry,
     Head,
@@ -34,104 +31,12 @@ from runwire.pubsub import (
 )
 from runwire.topic import Topic, entry_of, validate
 
-logger = logging.getLogger(__name__)
-
 _POLL_SECONDS = 0.1
 """How often a waiting `claim` or `receive` looks at the clock while a due time lies ahead."""
 
 
-class MemoryPubSub:
-    """Subscribers of this process, by topic. To be used on one event loop."""
-
-    def __init__(self) -> None:
-        self._subscribers: dict[str, list[Deliver]] = {}
-
-    async def publish(self, topic: str, entry: Entry) -> None:
-        self.deliver(topic, entry)
-
-    @asynccontextmanager
-    async def subscribe(self, topic: str, deliver: Deliver) -> AsyncIterator[None]:
-        self._subscribers.setdefault(topic, []).append(deliver)
-        try:
-            yield
-        finally:
-            subscribers = self._subscribers[topic]
-            subscribers.remove(deliver)
-            if not subscribers:
-                del self._subscribers[topic]
-
-    def deliver(self, topic: str, entry: Entry | None) -> None:
-        """Hands `entry` to the subscribers of `topic`. One that raises does not keep it from the others."""
-        for subscriber in tuple(self._subscribers.get(topic, ())):
-            try:
-                subscriber(entry)
-            except Exception:
-                logger.exception("a subscriber of %s failed", topic)
-
-    def deliver_to_all(self) -> None:
-        """Tells every subscriber that entries may have been missed."""
-        for topic in tuple(self._subscribers):
-            self.deliver(topic, None)
-
-    def subscribed(self, topic: str) -> bool:
-        return topic in self._subscribers
-
-    def empty(self) -> bool:
-        """Nobody subscribes to anything."""
-        return not self._subscribers
-
-
-Waited = tuple[str, str]
-"""What somebody waits for: its kind, and the name of the queue."""
-
-
-def work_in(queue: str) -> Waited:
-    """What those who claim from `queue` wait for."""
-    return "work", queue
-
-
-def messages_in(queue: str) -> Waited:
-    """What those who receive from `queue` wait for."""
-    return "messages", queue
-
-
-class Bell:
-    """Wakes those who wait for something. To be used on one event loop."""
-
-    def __init__(self) -> None:
-        self._listeners: dict[Waited, set[asyncio.Event]] = {}
-
-    @contextmanager
-    def listen(self, *waited: Waited) -> Iterator[asyncio.Event]:
-        """An event that is set by every `ring` for one of these. Listen first and look then: so none is missed."""
-        rung = asyncio.Event()
-        for name in waited:
-            self._listeners.setdefault(name, set()).add(rung)
-        try:
-            yield rung
-        finally:
-            for name in set(waited):
-                self._listeners[name].discard(rung)
-                if not self._listeners[name]:
-                    del self._listeners[name]
-
-    def ring(self, waited: Waited) -> None:
-        for rung in self._listeners.get(waited, ()):
-            rung.set()
-
-    def awaited(self) -> frozenset[Waited]:
-        """What somebody waits for now."""
-        return frozenset(self._listeners)
-
-
-async def wait_for(rung: asyncio.Event, seconds: float) -> None:
-    """Waits for the bell, but not longer than this; then clears it."""
-    try:
-        async with asyncio.timeout(seconds):
-            await rung.wait()
-    except TimeoutError:
-        pass  # nothing happened; the caller looks for itself
-    rung.clear()
+class MemoryPubSub(Hub):
+    """The whole of publish and subscribe where there is one process."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, TypeVar
 
-from runwire.memory import Bell, MemoryPubSub, Waited, messages_in, wait_for, work_in
+from runwire.bell import Bell, Waited, messages_in, wait_for, work_in
+from runwire.hub import Hub
 from runwire.pubsub import (
     Claim,
     Commit,
@@ -56,7 +57,7 @@ async def open_sqlite(url: str) -> AsyncIterator[SqliteStore]:
 class SqlitePubSub:
     """The subscribers of this process, also told of what other processes commit."""
 
-    def __init__(self, hub: MemoryPubSub, watcher: Watcher) -> None:
+    def __init__(self, hub: Hub, watcher: Watcher) -> None:
         self._hub = hub
         self._watcher = watcher
 
@@ -77,7 +78,7 @@ class SqliteStore:
     announces = True
 
     def __init__(self, database: Database) -> None:
-        self._hub = MemoryPubSub()
+        self._hub = Hub()
         self._bell = Bell()
         self._watcher = Watcher(database, self._hub, self._bell)
         self._writer = Writer(database, committed=self._committed, settled=self._settled)

@@ -13,8 +13,8 @@ from heapq import merge
 from itertools import islice
 from typing import Final
 
+from runwire.bell import Waited, messages_in, work_in
 from runwire.errors import EventsLost, FieldExists, RunNotFound, TopicExists
-from runwire.memory import Waited, messages_in, work_in
 from runwire.pubsub import (
     Claim,
     Commit,

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from runwire.bell import Bell, Waited
 from runwire.errors import StoreUnavailable
-from runwire.memory import Bell, MemoryPubSub, Waited
+from runwire.hub import Hub
 from runwire.pubsub import Entry
 from runwire.sqlite import tables
 from runwire.sqlite.database import Database, Link
@@ -85,7 +86,7 @@ class Seen:
 class Watcher:
     """Hands what other processes wrote to `hub`, and rings `bell` for what is due, both on the event loop."""
 
-    def __init__(self, database: Database, hub: MemoryPubSub, bell: Bell) -> None:
+    def __init__(self, database: Database, hub: Hub, bell: Bell) -> None:
         self.seen = Seen()
         self._hub = hub
         self._bell = bell
