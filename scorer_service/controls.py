@@ -14,7 +14,7 @@ from sqlalchemy import case, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
-from scorer_service.database import Database, database_time
+from scorer_service.database import Database
 from scorer_service.jobs import Jobs, next_revision
 from scorer_service.queries import Filter
 from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, NewRun, Priority, State, scorer_run_id
@@ -151,12 +151,13 @@ class Controls:
 
 
 def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
+    revision, now = next_revision(connection)
     query = (
         update(scorer_runs)
         .where(row.scorer_run_id.in_(ids))
         .values(
             state=int(State.PENDING),
-            due_time=database_time(connection),
+            due_time=now,
             end_time=None,
             lane=case((row.priority == int(Priority.HIGH), int(Lane.HIGH)), else_=int(Lane.NORMAL)),
             deliveries=0,
@@ -168,7 +169,7 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
             error_reason=None,
             error_class=None,
             error_message=None,
-            revision=next_revision(connection),
+            revision=revision,
         )
     )
     connection.execute(query)
@@ -176,18 +177,19 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
 
 
 def _cancel(connection: Connection, ids: Sequence[str]) -> list[str]:
+    revision, now = next_revision(connection)
     query = (
         update(scorer_runs)
         .where(row.scorer_run_id.in_(ids))
         .values(
             state=int(State.CANCELLED),
             due_time=None,
-            end_time=database_time(connection),
+            end_time=now,
             claims=row.claims + 1,  # so that whoever holds it is refused
             error_reason="cancelled",
             error_class="",
             error_message="cancelled on request",
-            revision=next_revision(connection),
+            revision=revision,
         )
     )
     connection.execute(query)

@@ -64,7 +64,9 @@ class Database:
         with _mapped_errors():
             if isinstance(self._engine, _Threads):
                 return await self._engine.read(work)
-            async with self._engine.connect() as connection:
+            # Without a transaction, which would be two more round trips, and no better: each statement sees what is
+            # committed when it begins, either way.
+            async with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
                 return await connection.run_sync(work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:

@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection
 
 from runwire.errors import ConfigurationError
 from scorer_service.database import Database, database_time
+from scorer_service.queries import Attempt
 from scorer_service.records import State
 from scorer_service.schema import attempts, exports, scorer_runs
 
@@ -92,10 +93,12 @@ class Exporter:
             select(scorer_runs).where(scorer_runs.c.scorer_run_id.in_({key for key, _ in claimed}))
         )
         by_id = {line.scorer_run_id: line for line in runs}
+        ended: list[Any] = [*history]
+        ended += [Attempt.of(line) for line in by_id.values() if line.state == State.SUCCEEDED]
         items = [
             Item(line, by_id[line.scorer_run_id], claimed[line.scorer_run_id, line.attempt])
-            for line in history
-            if line.scorer_run_id in by_id
+            for line in ended
+            if line.scorer_run_id in by_id and (line.scorer_run_id, line.attempt) in claimed
         ]
         known = {(item.attempt.scorer_run_id, item.attempt.attempt) for item in items}
         if gone := [pair for pair in claimed if pair not in known]:

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from scorer_service import schema
-from scorer_service.database import Database, database_time
+from scorer_service.database import Database
 from scorer_service.records import OPEN, Error, Finished, Job, NewRun, Priority, State, microseconds, printable
 from scorer_service.schema import NOW, Lane, attempts, counters, exports, rate_limits, samples, scorer_runs, scorers
 
@@ -95,12 +95,20 @@ class Jobs:
 
     def add_on(self, connection: Connection, new_runs: Sequence[NewRun]) -> None:
         """`add` as a part of the caller's transaction."""
-        now = database_time(connection)
-        bodies = {new.sample_id: new.sample for new in new_runs}
+        by_sample = {new.sample_id: new for new in new_runs}
         # In one order everywhere, so that two transactions never wait for each other's rows.
-        sample_rows = [{"sample_id": key, "body": bodies[key], "create_time": now} for key in sorted(bodies)]
-        connection.execute(self._insert(samples).on_conflict_do_nothing(), sample_rows)
-        revision = next_revision(connection)
+        sample_rows = [
+            {
+                "sample_id": key,
+                "tenant": by_sample[key].tenant,
+                "owner": by_sample[key].owner,
+                "body": by_sample[key].sample,
+            }
+            for key in sorted(by_sample)
+        ]
+        keep = self._insert(samples).values(create_time=NOW).on_conflict_do_nothing()
+        connection.execute(keep, sample_rows)
+        revision, now = next_revision(connection)
         rows = [_new_row(new, now, revision) for new in sorted(new_runs, key=lambda new: new.scorer_run_id)]
         connection.execute(self._insert(scorer_runs).on_conflict_do_nothing(), rows)
 
@@ -116,9 +124,8 @@ class Jobs:
             return Claimed((), waiting_alone)
 
         def work(connection: Connection) -> list[Job]:
-            now = database_time(connection)
-            candidates = self._candidates(connection, wanted, offers, 1 if alone else limit, now)
-            return self._take(connection, candidates, now) if candidates else []
+            candidates = self._candidates(connection, wanted, offers, 1 if alone else limit)
+            return self._take(connection, candidates) if candidates else []
 
         return Claimed(await self._database.write(work), waiting_alone)
 
@@ -136,7 +143,6 @@ class Jobs:
         wanted: Sequence[tuple[str, Lane]],
         offers: Mapping[str, Offer],
         limit: int,
-        now: float,
     ) -> list[Any]:
         taken: list[Any] = []
         used: dict[str, int] = {}
@@ -147,12 +153,10 @@ class Jobs:
             count = min(fair, rest, offer.slots - used.get(scorer_id, 0))
             if count <= 0:
                 continue
-            permits = _permits(connection, self._insert, offer.rate, count, now)
+            permits = _permits(connection, self._insert, offer.rate, count)
             if permits <= 0:
                 continue
-            found = connection.execute(
-                _CANDIDATES, {"scorer_id": scorer_id, "lane": int(lane), "now": now, "count": permits}
-            )
+            found = connection.execute(_CANDIDATES, {"scorer_id": scorer_id, "lane": int(lane), "count": permits})
             rows = found.all()
             if offer.rate is not None and len(rows) < permits:
                 _give_back(connection, offer.rate, permits - len(rows))
@@ -160,8 +164,9 @@ class Jobs:
             taken += rows
         return taken
 
-    def _take(self, connection: Connection, candidates: Sequence[Any], now: float) -> list[Job]:
+    def _take(self, connection: Connection, candidates: Sequence[Any]) -> list[Job]:
         """Leases the candidates, except those that must not run (again, or beside others)."""
+        revision, now = next_revision(connection)
         lost = [line for line in candidates if line.state == State.RUNNING]
         if lost:
             self._record_losses(connection, lost, now)
@@ -179,7 +184,6 @@ class Jobs:
                 apart.append((line, losses))
             else:
                 taken.append(line.scorer_run_id)
-        revision = next_revision(connection)
         if ended:
             rows = [_ended_row(line, losses, error, now, revision) for line, losses, error in ended]
             connection.execute(_END, rows)
@@ -245,10 +249,12 @@ class Jobs:
         running = (key for key, owner in owners.items() if owner.state == State.RUNNING)
         ours = [by_id[key] for key in running if owners[key].claims == by_id[key].job.token]
         if ours:
-            now, revision = database_time(connection), next_revision(connection)
+            revision, now = next_revision(connection)
             connection.execute(_FINISH, [self._finished_row(done, now, revision) for done in ours])
-            history = [self._attempt_row(done, now) for done in ours]
-            connection.execute(self._insert(attempts).on_conflict_do_nothing(), history)
+            # The row itself is the record of the attempt that succeeded.
+            history = [self._attempt_row(done, now) for done in ours if done.state is not State.SUCCEEDED]
+            if history:
+                connection.execute(self._insert(attempts).on_conflict_do_nothing(), history)
             self._enqueue_exports(connection, [(done.job.scorer_run_id, done.job.token) for done in ours])
         return refused
 
@@ -345,7 +351,7 @@ _CANDIDATES: Final[Select[Any]] = (
     .where(
         row.scorer_id == bindparam("scorer_id"),
         row.lane == bindparam("lane"),
-        row.due_time <= bindparam("now"),
+        row.due_time <= NOW,
     )
     .order_by(row.due_time)
     .limit(bindparam("count", type_=Integer))
@@ -467,29 +473,32 @@ _NEXT_REVISION: Final = (
     update(counters)
     .where(counters.c.name == schema.REVISION)
     .values(value=counters.c.value + 1)
-    .returning(counters.c.value)
+    .returning(counters.c.value, NOW)
 )
 
 
-def next_revision(connection: Connection) -> int:
-    """Number of this transaction among those that change scorer runs. Ask for it after locking the rows: every other
-    such transaction waits from here until this one has committed, so that numbers ascend in the order of commits."""
-    return int((connection.execute(_NEXT_REVISION)).scalar_one())
+def next_revision(connection: Connection) -> tuple[int, float]:
+    """Number of this transaction among those that change scorer runs, and the database's clock. Ask for it after
+    locking the rows: every other such transaction waits from here until this one has committed, so that numbers ascend
+    in the order of commits."""
+    line = connection.execute(_NEXT_REVISION).one()
+    return int(line[0]), float(line[1])
 
 
 def _count(connection: Connection, name: str, number: int) -> None:
     connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + number))
 
 
-def _permits(connection: Connection, insert: Any, rate: Rate | None, count: int, now: float) -> int:
+def _permits(connection: Connection, insert: Any, rate: Rate | None, count: int) -> int:
     """How many of `count` attempts the rate allows now; they are taken. (The generic cell rate algorithm: `next_time`
     runs ahead of the clock by one interval an attempt, by at most the burst.)"""
     if rate is None:
         return count
     fresh = insert(rate_limits).values(name=rate.name, next_time=0.0).on_conflict_do_nothing()
     connection.execute(fresh)
-    current = select(rate_limits.c.next_time).where(rate_limits.c.name == rate.name).with_for_update()
-    next_time = max(now, float((connection.execute(current)).scalar_one()))
+    current = select(rate_limits.c.next_time, NOW).where(rate_limits.c.name == rate.name).with_for_update()
+    next_time, now = connection.execute(current).one()
+    next_time = max(now, next_time)
     room = int((now - next_time) * rate.per_second + rate.burst + 1e-6)
     permits = max(0, min(count, room))
     moved = update(rate_limits).where(rate_limits.c.name == rate.name)

@@ -47,13 +47,33 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """The attempt that brought the score, in the form of a row of `attempts`."""
+
+    scorer_run_id: str
+    attempt: int
+    worker: str
+    start_time: float
+    end_time: float
+    partial_results: str
+    error_reason: None = None
+    error_class: None = None
+    error_message: None = None
+
+    @classmethod
+    def of(cls, line: Any) -> Attempt:
+        """Of a scorer run that SUCCEEDED."""
+        return cls(line.scorer_run_id, line.claims, line.worker, line.start_time, line.end_time, line.steps)
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """A scorer run with its history."""
 
     run: Any
     """A row of `scorer_runs`."""
     attempts: Sequence[Any]
-    """Rows of `attempts`, oldest first."""
+    """Rows of `attempts`, or Attempt, oldest first."""
     sample: bytes | None = None
 
 
@@ -211,4 +231,7 @@ def _with_attempts(connection: Connection, found: Sequence[Any]) -> list[Found]:
     query = select(attempts).where(attempts.c.scorer_run_id.in_(ids)).order_by(attempts.c.attempt)
     for attempt in connection.execute(query):
         history.setdefault(attempt.scorer_run_id, []).append(attempt)
+    for line in found:
+        if line.state == State.SUCCEEDED:
+            history.setdefault(line.scorer_run_id, []).append(Attempt.of(line))
     return [Found(line, history.get(line.scorer_run_id, ())) for line in found]

@@ -79,6 +79,11 @@ class NewRun:
     """When the evaluated run asked; None: now."""
 
     @property
+    def owner(self) -> str:
+        """Whose sample it is: the run's, or its own where there is no run."""
+        return self.run_id or self.scorer_run_id
+
+    @property
     def sample_id(self) -> str:
         """Name of the sample: its hash, within the tenant."""
         return sha256(self.tenant.encode() + b"\0" + self.sample).hexdigest()[:32]

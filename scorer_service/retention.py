@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import delete, exists, or_, select
+from sqlalchemy import and_, delete, exists, or_, select
 from sqlalchemy.engine import Connection
 
 from scorer_service.database import Database, database_time
@@ -60,10 +60,7 @@ class Retention:
 
         def work(connection: Connection) -> int:
             now = database_time(connection)
-            used = exists(select(1).where(row.sample_id == samples.c.sample_id))
-            needed = exists(
-                select(1).where(row.sample_id == samples.c.sample_id, row.state.in_([int(state) for state in OPEN]))
-            )
+            used, needed = exists(_users()), exists(_users().where(row.state.in_([int(state) for state in OPEN])))
             # A sample is written in the same transaction as its scorer run, so no fresh one is without.
             unwanted: Any = ~used
             if self._ages.samples:
@@ -82,6 +79,13 @@ class Retention:
     def _oldest(self, now: float) -> float | None:
         ages = [age for age in (self._ages.runs, self._ages.failed, self._ages.samples) if age]
         return now - min(ages) if ages else None
+
+
+def _users() -> Any:
+    """The scorer runs that use a sample, found by its owner: there is no index by sample."""
+    of_run = and_(row.tenant == samples.c.tenant, row.run_id == samples.c.owner)
+    owned = or_(of_run, row.scorer_run_id == samples.c.owner)
+    return select(1).where(owned, row.sample_id == samples.c.sample_id)
 
 
 def _remove(connection: Connection, state: State, before: float) -> int:

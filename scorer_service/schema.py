@@ -113,7 +113,6 @@ Index("ix_scorer_runs_run", runs.tenant, runs.run_id, runs.create_time)
 Index("ix_scorer_runs_agent", runs.tenant, runs.agent_id, runs.create_time)
 Index("ix_scorer_runs_scorer", runs.tenant, runs.scorer_id, runs.create_time)
 Index("ix_scorer_runs_state", runs.state, runs.tenant, runs.create_time)
-Index("ix_scorer_runs_sample", runs.sample_id)
 
 attempts = Table(
     "attempts",
@@ -129,16 +128,20 @@ attempts = Table(
     Column("partial_results", Text, nullable=False),
     PrimaryKeyConstraint("scorer_run_id", "attempt"),
 )
-"""`attempt` is the value of `scorer_runs.claims` that the attempt held."""
+"""Attempts that ended without a score. The one that brought the score is recorded in `scorer_runs` itself. `attempt` is
+the value of `scorer_runs.claims` that the attempt held."""
 
 samples = Table(
     "samples",
     metadata,
     Column("sample_id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("owner", String, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("create_time", Double, nullable=False),
 )
-"""Serialised runwire.scorer.v1.Sample, named by its hash: the scorers of one run share it."""
+"""Serialised runwire.scorer.v1.Sample, named by its hash: the scorers of one run share it. `owner` is the run, or the
+scorer run of a sample that came without one: it leads back to who uses the sample."""
 
 Index("ix_samples_created", samples.c.create_time)
 

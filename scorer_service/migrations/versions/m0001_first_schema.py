@@ -47,6 +47,8 @@ def upgrade() -> None:
     op.create_table(
         "samples",
         sa.Column("sample_id", sa.String(), nullable=False),
+        sa.Column("tenant", sa.String(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("create_time", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("sample_id"),
@@ -108,7 +110,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_scorer_runs_revision", "scorer_runs", ["revision", "scorer_run_id"], unique=False)
     op.create_index("ix_scorer_runs_run", "scorer_runs", ["tenant", "run_id", "create_time"], unique=False)
-    op.create_index("ix_scorer_runs_sample", "scorer_runs", ["sample_id"], unique=False)
     op.create_index("ix_scorer_runs_scorer", "scorer_runs", ["tenant", "scorer_id", "create_time"], unique=False)
     op.create_index("ix_scorer_runs_state", "scorer_runs", ["state", "tenant", "create_time"], unique=False)
     op.create_table(
