@@ -263,27 +263,28 @@ class MemoryStore:
     def _claim(self, queues: Sequence[str], limit: int, lease_seconds: float) -> list[Claim]:
         now = self._clock()
         claims: list[Claim] = []
-        while len(claims) < limit:
-            name = self._take_due(queues, now)
-            if name is None:
-                break
+        for name in self._take_due(queues, limit, now):
             kept = self._topics[name]
             kept.topic.claim(lease_seconds, now)
             self._plan(name, kept.topic)
             claims.append(Claim(name, kept.topic.head(now), kept.topic.losses, dict(kept.fields), now))
         return claims
 
-    def _take_due(self, queues: Sequence[str], now: float) -> str | None:
-        """Removes and returns the topic that is due longest."""
-        while heaps := [(heap[0], queue, heap) for queue in queues if (heap := self._due.get(queue))]:
+    def _take_due(self, queues: Sequence[str], limit: int, now: float) -> Sequence[str]:
+        """Removes and returns the topics that are due longest, each once."""
+        taken: dict[str, None] = {}
+        while len(taken) < limit:
+            heaps = [(heap[0], queue, heap) for queue in queues if (heap := self._due.get(queue))]
+            if not heaps:
+                break
             (due, name), queue, heap = min(heaps)
             if due > now:
-                return None
+                break
             heapq.heappop(heap)
             kept = self._topics.get(name)
             if kept and kept.topic.due == due and kept.topic.queue == queue:
-                return name
-        return None
+                taken[name] = None
+        return list(taken)
 
     async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
         return [self._extend(name, attempt, lease_seconds) for name, attempt in leases]

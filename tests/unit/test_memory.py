@@ -150,3 +150,11 @@ async def test_due_order_with_schedule(store: MemoryStore, clock: Clock) -> None
     await store.commit(Commit("default/never", schedule=Schedule.WAKE))
     clock.time += 5.0
     assert [topic for topic, _ in await claimed(store)] == ["default/early", "default/never", "default/late"]
+
+
+async def test_one_claim_has_each_topic_once(store: MemoryStore) -> None:
+    """Made due twice at the same moment, or claimed for no time, a topic is still given once."""
+    await start(store, schedule=Schedule.DUE)
+    await store.commit(Commit(TOPIC, schedule=Schedule.DUE))
+    claims = await store.claim([QUEUE, QUEUE], limit=10, lease_seconds=0.0)
+    assert [(claim.topic, claim.head.attempt) for claim in claims] == [(TOPIC, 1)]
