@@ -140,6 +140,10 @@ end
 
 -- Writes. A server without memory refuses the first, and with it all: later ones of a script it does not look at.
 
+if epoch ~= '' then
+  redis.call('HSET', KEYS[1], 'epoch', epoch)
+  redis.call('DEL', KEYS[2], KEYS[3]) -- what a lost head may have left
+end
 if first then
   redis.call('XADD', KEYS[2], digits(last) .. '-0', 'entry', entry)
 end
