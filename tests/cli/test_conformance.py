@@ -14,6 +14,7 @@ from runwire.conformance.validators import VALIDATORS
 from tests.cli.conftest import Runwire
 from tests.cli.wrong_client import FAULTS
 from tests.client.processes import ROOT, AgentProcess
+from tests.servers import free_port
 
 WRONG = f"env PYTHONPATH={ROOT} {sys.executable} -m tests.cli.wrong_client"
 EXPECTED = {
@@ -75,6 +76,13 @@ def test_bad_input(runwire: Runwire, arguments: Sequence[str], text: str) -> Non
     assert result.code == 2
     assert result.err.count("\n") == 1
     assert text in result.err
+
+
+def test_unreachable(runwire: Runwire) -> None:
+    """A service that is not there is one line and exit code 3."""
+    result = runwire("conformance", "--command", "true", "--target", f"127.0.0.1:{free_port()}")
+    assert result.code == 3
+    assert result.err.count("\n") == 1
 
 
 def test_client_that_is_none(runwire: Runwire) -> None:

@@ -1,0 +1,61 @@
+"""The clients in other languages, built with their own tools; a tool that is missing skips its client aloud."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client.processes import ROOT, AgentProcess
+from tests.servers import missing
+
+EXAMPLES = ROOT / "examples"
+BUILD_SECONDS = 600
+
+
+@pytest.fixture(scope="session")
+def agent_service() -> Iterator[AgentProcess]:
+    with AgentProcess("agent_service.demo.ticker") as service:
+        yield service.start()
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """examples/node/dist/src."""
+    folder = EXAMPLES / "node"
+    _tools("node", "npm")
+    _build(["npm", "ci", "--no-audit", "--no-fund"], folder)
+    _build(["npm", "run", "build"], folder)
+    return folder / "dist" / "src"
+
+
+@pytest.fixture(scope="session")
+def go() -> Path:
+    """examples/go/build."""
+    _tools("go", "protoc", "protoc-gen-go")
+    if not Path("/usr/share/gocode/src/google.golang.org/grpc").is_dir():
+        missing("golang-google-grpc-dev", "Debian's package of Go's gRPC is not installed")
+    _build(["make"], EXAMPLES / "go")
+    return EXAMPLES / "go" / "build"
+
+
+@pytest.fixture(scope="session")
+def cpp() -> Path:
+    """examples/cpp/build."""
+    _tools("g++", "protoc", "grpc_cpp_plugin", "pkg-config")
+    _build(["make"], EXAMPLES / "cpp")
+    return EXAMPLES / "cpp" / "build"
+
+
+def _tools(*names: str) -> None:
+    for name in names:
+        if shutil.which(name) is None:
+            missing(name, "not on PATH")
+
+
+def _build(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    assert done.returncode == 0, f"{' '.join(command)} in {folder}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
