@@ -50,7 +50,8 @@ def _announce(address: str) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"agent service: {message}", file=sys.stderr)
+    # One line, also where what an author's module raised has several.
+    print(f"agent service: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -70,6 +70,18 @@ class Definition:
     concurrency: int | None = None
     """Most runs of this agent at once in one process; None: as many as the process runs."""
 
+    def __post_init__(self) -> None:
+        if not 0 < len(self.agent_id) <= 128:
+            raise ConfigurationError(f"agent id {self.agent_id!r}: must have 1 to 128 characters")
+        if self.on_version_change not in ("fail", "restart"):
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: on_version_change is {self.on_version_change!r}; it can be fail or restart"
+            )
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: concurrency is {self.concurrency}; it must be at least 1"
+            )
+
     @cached_property
     def _input(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.input_type)

@@ -68,7 +68,21 @@ def _load_one(name: str) -> list[Definition]:
         found = _definitions(values if isinstance(values, Iterable) else [values])
     if not found:
         raise ConfigurationError(f"{name!r} holds no agent: make one with @workflow or durable_agent(...)")
+    for definition in found:
+        _check(definition)
     return found
+
+
+def _check(definition: Definition) -> None:
+    """Raises ConfigurationError for what would fail only in the first call: types without a schema, wrong scorers."""
+    try:
+        assert definition.proto
+    except ConfigurationError as error:
+        raise ConfigurationError(f"agent {definition.agent_id!r}: {error}") from None
+    except Exception as error:
+        raise ConfigurationError(
+            f"agent {definition.agent_id!r} cannot be described: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _import(name: str) -> ModuleType:
@@ -76,7 +90,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ConfigurationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever the author's module does wrong is the author's to see, and no traceback of ours.
         raise ConfigurationError(f"cannot import {name!r}: {type(error).__name__}: {error}") from error
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -24,6 +27,12 @@ from runwire import errors
 from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, Unavailable
 
 DOMAIN: Final = "runwire.dev"
+
+VERSION_KEY: Final = "runwire-version"
+"""Trailing metadata of every unary call that succeeds: the version of the service."""
+
+TIME_KEY: Final = "runwire-time"
+"""The same: its clock, in seconds since the Unix epoch."""
 
 LIVENESS: Final = "runwire.liveness"
 """What health checks ask for that restart a process: SERVING while its event loop turns, also while it drains or its
@@ -60,6 +69,11 @@ _OPTIONS: Final = (
 )
 
 log = logging.getLogger("runwire.rpc")
+
+try:
+    _VERSION = version("runwire")
+except PackageNotFoundError:  # from a source tree that was never installed
+    _VERSION = "unknown"
 
 
 def to_status(error: RunwireError) -> status_pb2.Status:
@@ -119,7 +133,10 @@ def _pass_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
 def _guard_unary(behaviour: Any, method: str) -> Any:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await behaviour(request, context)
+            response = await behaviour(request, context)
+            # For `runwire doctor`: which code answers, and by which clock.
+            context.set_trailing_metadata(((VERSION_KEY, _VERSION), (TIME_KEY, f"{time.time():.6f}")))
+            return response
         except Exception as error:
             await _abort(error, method, context)
 
@@ -208,9 +225,19 @@ def _bind(server: grpc.aio.Server, listen: str) -> str:
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigurationError(f"cannot listen on {listen!r}: expected HOST:PORT, such as 127.0.0.1:50051")
     try:
+        _probe(host.strip("[]"), int(port))
         bound = server.add_insecure_port(listen)
-    except RuntimeError:
+    except (OSError, RuntimeError):
         bound = 0
     if not bound:
         raise ConfigurationError(f"cannot listen on {listen}: the port is in use, or the address is not this machine's")
     return f"{host}:{bound}"
+
+
+def _probe(host: str, port: int) -> None:
+    """Raises OSError where nobody can listen: gRPC would say so on stderr, too, in its own words."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # As gRPC does it: connections that are still closing do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)

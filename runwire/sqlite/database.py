@@ -63,10 +63,15 @@ class Database:
 
         Raises ConfigurationError if it cannot be used, with what to do.
         """
-        if not self.path.parent.is_dir():
-            raise ConfigurationError(f"the folder of {str(self.path)!r} does not exist: create it first")
-        if self.path.is_dir():
-            raise ConfigurationError(f"{str(self.path)!r} is a folder: name a file in it")
+        try:
+            if not self.path.parent.is_dir():
+                raise ConfigurationError(f"the folder of {str(self.path)!r} does not exist: create it first")
+            if self.path.is_dir():
+                raise ConfigurationError(f"{str(self.path)!r} is a folder: name a file in it")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{str(self.path)!r} cannot be reached: {error.strerror} (check that this user may enter its folders)"
+            ) from error
         try:
             with _closing(self.connect(BUSY_SECONDS)) as connection:
                 self._set_up(connection)

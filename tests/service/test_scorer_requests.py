@@ -164,7 +164,7 @@ async def test_only_runs_with_the_labels_wanted_are_eligible(url: str) -> None:
 
 
 async def test_sampling_is_recorded_either_way(url: str) -> None:
-    """A request is made whether the run is sampled or not, and says so; a run sampled at a rate is at all higher ones."""
+    """A request is made for every run and says whether it is sampled; who is at one rate is at every higher one."""
     rates = [0.0, 0.1, 0.3, 0.5, 0.9, 1.0]
     async with replica(url, echo) as it:
         for number in range(30):

@@ -1,0 +1,138 @@
+"""What the processes under test execute. Each notes what it does in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from agent_service import Retry, RunContext, ScorerRef, workflow
+from tests.e2e.ledger import note
+
+STEPS = ("one", "two", "three")
+PARALLEL = ("left", "middle", "right")
+
+
+@workflow(id="count")
+async def count(ctx: RunContext, input: dict[str, float]) -> int:
+    """So many texts, with a pause after each `burst` of them."""
+    total, burst = int(input["count"]), int(input.get("burst", 1))
+    for number in range(total):
+        await ctx.emit_text(f"{number} ")
+        if number % burst == burst - 1 and input.get("pause"):
+            await asyncio.sleep(input["pause"])
+    return total
+
+
+@workflow(id="journey", scorers=[ScorerRef("a"), ScorerRef("b", sampling=0.5)])
+async def journey(ctx: RunContext, input: dict[str, Any]) -> dict[str, Any]:
+    """Steps one after the other, steps at once, a step that fails twice, texts and events of its own kind."""
+    name, pause = input["name"], input.get("pause", 0.0)
+    note(f"{name} begins")
+    await ctx.emit_text("begin ")
+    results = [await ctx.step(step, work, ctx, name, step, pause) for step in STEPS]
+    await ctx.emit_custom("half", {"results": results})
+    parallel = await ctx.gather(**{step: ctx.step(step, work, ctx, name, step, pause) for step in PARALLEL})
+    flaky = await ctx.step("flaky", fail_twice, ctx, name, retry=Retry(attempts=9, delay_seconds=0.001))
+    await asyncio.sleep(pause)
+    await ctx.emit_text("end")
+    return {"steps": results, "parallel": parallel, "flaky": flaky}
+
+
+async def work(ctx: RunContext, name: str, step: str, pause: float) -> str:
+    await ctx.emit_text(f"{step} ")
+    await asyncio.sleep(pause)
+    note(f"{name} {step}")
+    await ctx.emit_text("done ")
+    return step.upper()
+
+
+async def fail_twice(ctx: RunContext, name: str) -> str:
+    await ctx.emit_text("trying ")
+    if note(f"{name} tries flaky") < 2:
+        raise ConnectionError("not yet")
+    note(f"{name} flaky")
+    return "at last"
+
+
+JOURNEY_OUTPUT = {
+    "steps": [step.upper() for step in STEPS],
+    "parallel": {step: step.upper() for step in PARALLEL},
+    "flaky": "at last",
+}
+JOURNEY_STEPS = (*STEPS, *PARALLEL, "flaky")
+
+
+@workflow(id="twenty", scorers=[ScorerRef("s")])
+async def twenty(ctx: RunContext, input: dict[str, Any]) -> int:
+    """A run of 20 events: six steps with a text each."""
+    for number in range(6):
+        await ctx.step(f"step {number}", one_of_six, ctx, input["name"], number, input["pause"])
+    return 6
+
+
+async def one_of_six(ctx: RunContext, name: str, number: int, pause: float) -> None:
+    await ctx.emit_text(f"{number} ")
+    await asyncio.sleep(pause)
+    note(f"{name} step {number}")
+
+
+@workflow(id="owned", scorers=[ScorerRef("s"), ScorerRef("t")])
+async def owned(ctx: RunContext, input: dict[str, Any]) -> int:
+    """Notes which process executes it, then says a word every now and then."""
+    note(f"{input['name']} pid {os.getpid()}")
+    for number in range(input["count"]):
+        await ctx.emit_text(f"{number} ")
+        await asyncio.sleep(input["pause"])
+    return int(input["count"])
+
+
+@workflow(id="kills")
+async def kills(ctx: RunContext, input: str) -> None:
+    """Takes its process with it."""
+    note(f"{input} kills")
+    await ctx.step("killing", _exit)
+
+
+async def _exit() -> None:
+    os._exit(9)
+
+
+@workflow(id="blocks")
+async def blocks(ctx: RunContext, input: dict[str, Any]) -> str:
+    """Blocks the event loop of its process."""
+    note(f"{input['name']} blocks")
+    await ctx.emit_text("blocking ")
+    time.sleep(input["seconds"])  # noqa: ASYNC251 - the point
+    return "free"
+
+
+@workflow(id="asks")
+async def asks(ctx: RunContext, input: str) -> str:
+    """Waits for a person, between two steps."""
+    await ctx.step("before", noted, f"{input} before")
+    answer = await ctx.suspend("question", {"about": input}, answer_type=str)
+    await ctx.step("after", noted, f"{input} after")
+    return str(answer)
+
+
+@workflow(id="sleeps")
+async def sleeps(ctx: RunContext, input: dict[str, Any]) -> str:
+    """Sleeps longer than a worker waits, between two steps."""
+    await ctx.step("before", noted, f"{input['name']} before")
+    await ctx.sleep(input["seconds"])
+    await ctx.step("after", noted, f"{input['name']} after")
+    return "awake"
+
+
+@workflow(id="hangs")
+async def hangs(ctx: RunContext, input: str) -> None:
+    """Never ends by itself."""
+    await ctx.emit_text("hanging")
+    note(f"{input} hangs")
+    await asyncio.Event().wait()
+
+
+async def noted(what: str) -> None:
+    note(what)
