@@ -1,8 +1,16 @@
 """The distributed engine: runs, logs, cursors and messages in Redis, for any number of processes.
 
-Everything that must be atomic is one Lua script in one round trip (../lua, scripts), over one shared connection (link)
-to whichever server holds the topic's shard (topology, client). Live entries and doorbells come over one pub/sub
-connection (channels). docs/redis.md describes keys, sizes and safety; docs/wire.md the message queues.
+    url.py         what the store URL says
+    checks.py      whether a server is there, fit and safe, when the store is opened
+    topology.py    which server holds a shard: one, the one that Sentinels name, a node of a cluster
+    link.py        one connection, shared by all callers
+    client.py      commands over links, repeated where that is safe
+    scripts.py     ../lua: everything that must be atomic is one script, and so one round trip
+    shards.py      names of keys and channels
+    store.py       the Store; commits.py, work.py, messages.py are its larger parts, records.py how things look
+    channels.py    pub/sub over one connection a process; live.py and doorbells.py are its users
+
+docs/redis.md describes keys, sizes and safety; docs/wire.md the message queues.
 """
 
 from __future__ import annotations
@@ -15,6 +23,7 @@ from runwire.pubsub import Store
 from runwire.redis.channels import Channels
 from runwire.redis.checks import check_layout, check_servers, wait_for_server
 from runwire.redis.client import Client
+from runwire.redis.shards import Shards
 from runwire.redis.store import RedisStore
 from runwire.redis.url import Settings, parse
 
@@ -33,7 +42,7 @@ async def open_redis(url: str) -> AsyncIterator[Store]:
         await check_servers(client, settings)
         await check_layout(client, settings)
         async with _running_channels(client, settings) as channels, AsyncExitStack() as listening:
-            yield RedisStore(client, channels, settings, listening)
+            yield RedisStore(client, channels, Shards(settings.shards, settings.prefix), listening)
     finally:
         client.close()
 

@@ -40,6 +40,8 @@ class Channels:
         self._timeout = timeout_seconds
         self._channels: dict[bytes, _Channel] = {}
         self._link: Link | None = None
+        self._wanted = asyncio.Event()
+        """Somebody listens, or did: a store that nobody listens to needs no connection for it."""
         self._unanswered: Counter[bytes] = Counter()
         """SUBSCRIBEs on their way. Only the answer to the last one counts: an UNSUBSCRIBE may lie between."""
         self._renewed: set[bytes] = set()
@@ -58,6 +60,7 @@ class Channels:
             if self._link is not None:
                 self._subscribe(self._link, key)
         channel.listeners.append(listener)
+        self._wanted.set()
         try:
             await self._confirmed(channel)
             yield
@@ -81,6 +84,7 @@ class Channels:
 
     async def run(self) -> None:
         """Keeps one connection, until cancelled."""
+        await self._wanted.wait()
         delay = _DELAY_SECONDS
         while True:
             try:

@@ -103,7 +103,7 @@ async def test_dead_consumers_are_forgotten(
     redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names are random per start, so those that are gone are removed, unless they hold messages."""
-    monkeypatch.setattr("runwire.redis.store._FORGET_CONSUMER_SECONDS", 0.02)
+    monkeypatch.setattr("runwire.redis.messages._FORGET_CONSUMER_SECONDS", 0.02)
     async with open_store(redis_url) as store:
         await send(store, b"in hand")
         assert await bodies(store, "holder") == [b"in hand"]

@@ -1,0 +1,89 @@
+"""The parts of a store: which one a topic belongs to, and the names of its keys and channels."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+from zlib import crc32
+
+from runwire.redis.topology import tag
+
+T = TypeVar("T")
+
+
+class Shards:
+    """All shards of one store."""
+
+    def __init__(self, count: int, prefix: str) -> None:
+        self._count = count
+        self._prefixes = [f"{prefix}{tag(shard)}:" for shard in range(count)]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._count))
+
+    def in_turn(self) -> Sequence[int]:
+        """All shards, from a random one on, so that none is always the last."""
+        start = random.randrange(self._count)
+        return (*range(start, self._count), *range(start))
+
+    def of(self, topic: str) -> int:
+        """The shard that a topic belongs to."""
+        return crc32(topic.encode()) % self._count
+
+    def by_shard(self, topics: Sequence[str]) -> Mapping[int, Sequence[int]]:
+        """The places in `topics` that belong to each shard."""
+        shards: dict[int, list[int]] = {}
+        for place, topic in enumerate(topics):
+            shards.setdefault(self.of(topic), []).append(place)
+        return shards
+
+    def prefix(self, shard: int) -> str:
+        """What the names of all keys and channels of a shard begin with."""
+        return self._prefixes[shard]
+
+    def head(self, topic: str) -> str:
+        return f"{self.prefix(self.of(topic))}head:{topic}"
+
+    def log(self, topic: str) -> str:
+        return f"{self.prefix(self.of(topic))}log:{topic}"
+
+    def fields(self, topic: str) -> str:
+        return f"{self.prefix(self.of(topic))}fields:{topic}"
+
+    def topic(self, topic: str) -> tuple[str, str, str]:
+        """Head, log and fields."""
+        return self.head(topic), self.log(topic), self.fields(topic)
+
+    def live(self, topic: str) -> str:
+        """Channel of a topic's live entries."""
+        return f"{self.prefix(self.of(topic))}live:{topic}"
+
+    def due(self, shard: int, queues: Iterable[str]) -> Sequence[str]:
+        """Due sets of these queues."""
+        return [f"{self.prefix(shard)}due:{queue}" for queue in dict.fromkeys(queues)]
+
+    def messages(self, shard: int, queue: str) -> str:
+        """Stream of a message queue."""
+        return f"{self.prefix(shard)}messages:{queue}"
+
+    def bell(self, shard: int, kind: str, queue: str) -> str:
+        """Channel in which it is said that something came into a queue: topics (`due`) or `messages`."""
+        return f"{self.prefix(shard)}bell:{kind}:{queue}"
+
+
+async def all_at_once(calls: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T]:
+    """The results of calls to several shards, which go out together."""
+    coroutines = tuple(calls)
+    if len(coroutines) < 2:
+        return [await coroutine for coroutine in coroutines]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
