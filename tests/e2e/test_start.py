@@ -75,7 +75,9 @@ def write_modules(modules: Path) -> None:
             "from agent_service import workflow\n"
             "@workflow(id='x', on_version_change='ignore')\nasync def a(ctx, input): ...\n"
         ),
-        "none_at_once": "from agent_service import workflow\n@workflow(id='x', concurrency=0)\nasync def a(ctx, i): ...\n",
+        "none_at_once": (
+            "from agent_service import workflow\n@workflow(id='x', concurrency=0)\nasync def a(ctx, input): ...\n"
+        ),
         "no_schema": (
             "from agent_service import workflow\nclass Odd: pass\n"
             "@workflow(id='no_schema_agent')\nasync def a(ctx, input: Odd): ...\n"
