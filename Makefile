@@ -116,12 +116,15 @@ chaos: $(STAMP) ## kill, pause and partition real processes (minutes)
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-scorer
-bench: bench-streams bench-store bench-scorer ## every benchmark, as ratios
+.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer
+bench: bench-streams bench-store bench-sqlite bench-scorer ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 bench-store: $(STAMP) ## append and replay rates of the log
 	$(BIN)/python -m benchmarks.store $(ARGS)
+
+bench-sqlite: $(STAMP) ## the embedded engine: append, read, latency between processes
+	$(BIN)/python -m benchmarks.sqlite $(ARGS)
 bench-scorer: $(STAMP) ## scorer runs a second, against job libraries
 	$(BIN)/python -m benchmarks.scorer $(ARGS)
 
