@@ -202,9 +202,9 @@ COMMANDS = (scores, list_scorers, score, redrive, pause, unpause, stats)
 
 def _follow(session: Session, run_id: str) -> None:
     latest: dict[str, scorer_run_pb2.ScorerRun] = {}
-    with session.asking_scorers() as client:
-        # Asked first: a stream would try for minutes to reach a service that never was there.
-        client.list_scorers()
+    if not _has_scores(session, run_id):
+        _show(session, [], empty=f"{run_id} asks for no scores")
+        return
     with session.asking_scorers(patiently=True) as client:
         try:
             with (
@@ -221,6 +221,15 @@ def _follow(session: Session, run_id: str) -> None:
             raise Interrupted(f"interrupted; the scorers go on. See: runwire scores {run_id}") from None
     if not session.json:
         _show(session, list(latest.values()), empty=f"{run_id} asked for no scores")
+
+
+def _has_scores(session: Session, run_id: str) -> bool:
+    """Whether there is anything to follow: of a run that asks for no scores nothing ever comes."""
+    with session.asking_scorers() as scorers:
+        if any(True for _ in scorers.list_scorer_runs(scorer_run_filter(run_id=run_id), page_size=1)):
+            return True
+    with session.asking_agents() as agents:
+        return len(agents.get_run(run_id).scorers) > 0
 
 
 def _show(session: Session, found: Sequence[scorer_run_pb2.ScorerRun], *, empty: str) -> None:

@@ -52,6 +52,12 @@ def test_follow_streams(runwire: Runwire, run_id: str) -> None:
     assert {line["state"] for line in lines} == {"SCORER_RUN_STATE_SUCCEEDED", "SCORER_RUN_STATE_FAILED"}
 
 
+def test_nothing_to_follow(runwire: Runwire) -> None:
+    """A run that asks for no scores is not waited for."""
+    run_id = runwire("start", "tooled", "x").out.strip()
+    assert runwire("scores", run_id, "--follow") == runwire("scores", run_id)
+
+
 def test_scorers(runwire: Runwire) -> None:
     """Scorers are listed, the built-in ones too."""
     listed = {line.split("\t")[0] for line in runwire("scorers").out.splitlines()}
@@ -95,6 +101,7 @@ def test_pause_and_stats(runwire: Runwire, run_id: str) -> None:
         (["score", "RUN", "--scorer", "nobody"], "nobody"),
         (["score", "RUN", "--scorer", "length", "--options", "[1]"], "must be a JSON object"),
         (["score", "nothing", "--scorer", "length"], "nothing"),
+        (["scores", "nothing", "--follow"], "nothing"),
         (["redrive"], "name scorer runs, or select them"),
         (["redrive", "a", "--run", "b"], "name scorer runs, or select them"),
         (["redrive", "--state", "asleep"], "'asleep' is no state"),

@@ -1,0 +1,29 @@
+"""A consumer generates stubs with buf, from this repository as an input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.client.processes import ROOT
+from tests.servers import missing, program
+
+pytestmark = pytest.mark.polyglot
+
+
+def test_buf_generate(tmp_path: Path) -> None:
+    """`buf generate` makes stubs of every proto, with nothing but the module itself and a local plugin."""
+    if shutil.which("protoc") is None:
+        missing("protoc", "not on PATH")
+    template = {"version": "v2", "plugins": [{"protoc_builtin": "python", "out": "gen"}]}
+    (tmp_path / "buf.gen.yaml").write_text(json.dumps(template))
+    command = [str(program("buf")), "generate", str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    made = {path.relative_to(tmp_path / "gen").as_posix() for path in (tmp_path / "gen").rglob("*_pb2.py")}
+    protos = (path.relative_to(ROOT / "proto") for path in (ROOT / "proto").rglob("*.proto"))
+    assert made == {path.as_posix().replace(".proto", "_pb2.py") for path in protos}
