@@ -150,7 +150,7 @@ async def only_tombstones(server: RedisServer, topics: Sequence[str]) -> bool:
 
 
 def there(server: RedisServer, kind: str, topics: Sequence[str]) -> int:
-    """How many of these keys there are. Looking at them removes those that have expired, which Redis does at leisure."""
+    """How many of these keys there are. Those that have expired, and are removed at leisure, are removed by looking."""
     return int(server.execute("EXISTS", *(f"{{runwire:0}}:{kind}:{topic}" for topic in topics)))
 
 
