@@ -24,6 +24,8 @@ class Journeys:
         self._server = server
         self._ledger = ledger
         self._group = group
+        self.lost = 0
+        """Attempts that a kill ended."""
         self._readers: dict[str, tuple[run_pb2.Run, asyncio.Task[list[Event]]]] = {}
 
     async def start(self, name: str, pause: float = 0.0) -> run_pb2.Run:
@@ -46,6 +48,7 @@ class Journeys:
             assert [(custom.type, custom.data) for custom in view.custom] == [
                 ("half", {"results": JOURNEY_OUTPUT["steps"]})
             ]
+            self.lost += sum(attempt.outcome == "worker_lost" for attempt in ended.attempts)
             done = self._ledger.done
             repeated += prove_steps(events, {step: done[f"{name} {step}"] for step in JOURNEY_STEPS})
             expected[run.run_id] = ["a", "b"]
@@ -94,7 +97,7 @@ async def test_killed_at_every_commit(store_url: str, ledger: Ledger, when: str)
                     killing.create_task(kill_at(start, number, when, places))
             start.start("work")
             repeated = await prove_all(journeys, ledger, commits)
-    print(f"\nkilled {when} each of {commits} commits: {repeated} steps repeated")
+    print(f"\nkilled {when} each of {commits} commits: {journeys.lost} attempts lost, {repeated} steps repeated")
 
 
 async def prove_all(journeys: Journeys, ledger: Ledger, commits: int) -> int:
@@ -111,7 +114,7 @@ async def kill_at_random(
     run = await journeys.start(name, pause=0.03)
     try:
         if chance.random() < 0.5:
-            await asyncio.sleep(chance.uniform(0.0, 0.6))
+            await asyncio.sleep(chance.uniform(0.0, 0.4))
         else:
             await seen(server, run.run_id, chance.randrange(1, 40))
     finally:
@@ -136,7 +139,8 @@ async def killed_at_random(url: str, ledger: Ledger, rounds: int, seed: int) -> 
                 await kill_at_random(start, journeys, server, str(number), chance)
             start.start("work")
             repeated = await journeys.prove()
-    print(f"\nkilled at {rounds} random moments (seed {seed}): {repeated} steps repeated")
+    assert journeys.lost
+    print(f"\n{rounds} kills (seed {seed}): {journeys.lost} attempts lost, {repeated} steps repeated")
 
 
 async def test_killed_at_a_few_random_moments(store_url: str, ledger: Ledger) -> None:

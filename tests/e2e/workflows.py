@@ -41,9 +41,9 @@ async def journey(ctx: RunContext, input: dict[str, Any]) -> dict[str, Any]:
 
 
 async def work(ctx: RunContext, name: str, step: str, pause: float) -> str:
+    note(f"{name} {step}")
     await ctx.emit_text(f"{step} ")
     await asyncio.sleep(pause)
-    note(f"{name} {step}")
     await ctx.emit_text("done ")
     return step.upper()
 

@@ -1,0 +1,140 @@
+"""pydantic-ai agents for processes that are killed. Each request to the model and each tool notes its beginning and
+its end in the ledger, as `<run> <unit> begin|end <attempt> <idempotency key>`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Final
+
+from pydantic_ai import Agent, ModelRetry
+from pydantic_ai.messages import ModelMessage, ToolReturnPart
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+
+from agent_service import current_idempotency_key, current_run
+from agent_service.definition import Definition
+from agent_service.pydantic_ai_agent import durable_agent
+from tests.e2e.ledger import note
+
+PAUSE_SECONDS: Final = 0.015
+"""Between any two events, so that most of them are commits of their own."""
+UNITS: Final = ("model/1", "tool/1/a", "tool/1/b", "tool/1/c", "model/2", "tool/2/a", "model/3")
+"""What a researcher does, named as in its journal."""
+OUTPUT: Final = "step 3 begins. sun in Rome and sun in Oslo and sun in Bern, CH"
+
+
+@contextmanager
+def noted(unit: str, key: str = "-") -> Iterator[None]:
+    run = current_run()
+    note(f"{run.run_id} {unit} begin {run.attempt} {key}")
+    yield
+    note(f"{run.run_id} {unit} end {run.attempt} {key}")
+
+
+def returns(messages: list[ModelMessage]) -> list[ToolReturnPart]:
+    return [part for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
+
+
+def step_of(messages: list[ModelMessage]) -> int:
+    return 1 + sum(message.kind == "response" for message in messages)
+
+
+async def ask(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+    step = step_of(messages)
+    with noted(f"model/{step}"):
+        for word in (f"step {step} ", "begins. "):
+            yield word
+            await asyncio.sleep(PAUSE_SECONDS)
+        if step == 1:
+            for index, city in enumerate(("Rome", "Oslo", "Bern")):
+                yield {
+                    index + 1: DeltaToolCall("weather", json_args=f'{{"city": "{city}"}}', tool_call_id="abc"[index])
+                }
+        elif step == 2:
+            yield {1: DeltaToolCall("weather", json_args='{"city": "Bern, CH"}', tool_call_id="a")}
+        else:
+            yield " and ".join(str(part.content) for part in returns(messages) if part.outcome == "success")
+
+
+async def weather(city: str) -> str:
+    unit = {"Rome": "1/a", "Oslo": "1/b", "Bern": "1/c", "Bern, CH": "2/a"}[city]
+    with noted(f"tool/{unit}", current_idempotency_key()):
+        # They end in another order than they begin.
+        await asyncio.sleep({"Rome": 4, "Oslo": 3}.get(city, 2) * PAUSE_SECONDS)
+    if city == "Bern":
+        raise ModelRetry("which Bern?")
+    return f"sun in {city}"
+
+
+@cache
+def researcher(name: str) -> Definition:
+    """Three requests to the model: three tools at once, one of which asks to be called again; that one, with an id
+    that was used before; an answer."""
+    return durable_agent(Agent(FunctionModel(stream_function=ask), name=name, tools=[weather]))
+
+
+def __getattr__(name: str) -> Any:
+    """`researcher_7` is an agent of that id; `researchers_7` are those from `researcher_0` to `researcher_6`. An agent
+    of its own lets a test say which process executes a run."""
+    kind, _, number = name.rpartition("_")
+    if kind == "researcher":
+        return researcher(name)
+    if kind == "researchers":
+        return [researcher(f"researcher_{each}") for each in range(int(number))]
+    raise AttributeError(name)
+
+
+def _careful() -> Definition:
+    """Looks and deletes at once; whoever deletes needs an approval."""
+
+    async def speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        with noted(f"model/{step_of(messages)}"):
+            if step_of(messages) == 1:
+                yield "Shall I? "
+                yield {1: DeltaToolCall("look", json_args='{"place": "here"}', tool_call_id="l")}
+                yield {2: DeltaToolCall("delete", json_args='{"path": "/everything"}', tool_call_id="d")}
+            else:
+                yield "; ".join(str(part.content) for part in returns(messages))
+
+    agent = Agent(FunctionModel(stream_function=speak), name="careful")
+
+    @agent.tool_plain
+    async def look(place: str) -> str:
+        with noted("tool/1/l", current_idempotency_key()):
+            return f"saw {place}"
+
+    @agent.tool_plain(requires_approval=True)
+    async def delete(path: str) -> str:
+        with noted("tool/1/d", current_idempotency_key()):
+            return f"deleted {path}"
+
+    return durable_agent(agent)
+
+
+def _payer() -> Definition:
+    """Takes its process with it while it pays; and paying must not be repeated."""
+
+    async def speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        with noted(f"model/{step_of(messages)}"):
+            if step_of(messages) == 1:
+                yield {1: DeltaToolCall("pay", json_args='{"amount": 5}', tool_call_id="p")}
+            else:
+                yield f"I was told: {returns(messages)[0].content}"
+
+    agent = Agent(FunctionModel(stream_function=speak), name="payer")
+
+    @agent.tool_plain(metadata={"repeatable": False})
+    async def pay(amount: int) -> str:
+        with noted("tool/1/p", current_idempotency_key()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "unreachable"
+
+    return durable_agent(agent)
+
+
+careful: Final = _careful()
+payer: Final = _payer()
