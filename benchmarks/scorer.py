@@ -32,7 +32,7 @@ from scorer_service.database import open_database
 from scorer_service.jobs import Jobs, Offer
 from scorer_service.migrate import migrate
 from scorer_service.records import Finished, NewRun, ScoreRecord, State
-from tests.servers import PostgresServer, RedisServer, redis_servers, start_postgres, start_redis
+from tests.servers import PostgresServer, RedisServer, postgres_folders, redis_servers, start_redis
 
 ROOT: Final = Path(__file__).parent.parent
 BENCH_VENV: Final = ROOT / ".venv-bench"
@@ -50,6 +50,17 @@ def prepare_peers() -> Path:
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
         (BENCH_VENV / ".installed").touch()
     return python
+
+
+class SyncingPostgres(PostgresServer):
+    """A PostgreSQL that syncs each transaction to disk, which that of the tests does not."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "-c", "fsync=on", "-c", "synchronous_commit=on"]
+
+
+def start_syncing_postgres() -> PostgresServer:
+    return SyncingPostgres(postgres_folders()[0]).start()
 
 
 class Worker:
@@ -275,7 +286,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="runwire-bench-") as folder,
         start_redis(redis_servers()[-1]) as redis,
-        start_postgres() as postgres,
+        start_syncing_postgres() as postgres,
     ):
         if not given.only_rows:
             show_rates(redis, postgres, Path(folder), given.rounds, given.count)

@@ -16,11 +16,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Integer, Select, bindparam, case, exists, func, literal, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Integer,
+    Select,
+    SmallInteger,
+    String,
+    Text,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from scorer_service import schema
+from scorer_service.batches import Update, among, insert_new
 from scorer_service.database import Database
 from scorer_service.records import OPEN, Error, Finished, Job, NewRun, Priority, State, microseconds, printable
 from scorer_service.schema import NOW, Lane, attempts, counters, exports, rate_limits, samples, scorer_runs, scorers
@@ -71,7 +87,6 @@ class Jobs:
         self._database = database
         self._max_losses = max_losses
         self._export_backlog = export_backlog
-        self._insert: Any = sqlite.insert if database.embedded else postgresql.insert
 
     async def register(self, scorer_ids: Iterable[str]) -> None:
         """Says that this process has these scorers: only scorers that were registered can be claimed."""
@@ -80,7 +95,7 @@ class Jobs:
             return
 
         def work(connection: Connection) -> None:
-            connection.execute(self._insert(scorers).on_conflict_do_nothing(), rows)
+            insert_new(connection, scorers, rows)
             seen = update(scorers).where(scorers.c.scorer_id.in_([values["scorer_id"] for values in rows]))
             connection.execute(seen.values(seen_time=NOW))
 
@@ -95,22 +110,12 @@ class Jobs:
 
     def add_on(self, connection: Connection, new_runs: Sequence[NewRun]) -> None:
         """`add` as a part of the caller's transaction."""
+        revision, now = next_revision(connection)
         by_sample = {new.sample_id: new for new in new_runs}
         # In one order everywhere, so that two transactions never wait for each other's rows.
-        sample_rows = [
-            {
-                "sample_id": key,
-                "tenant": by_sample[key].tenant,
-                "owner": by_sample[key].owner,
-                "body": by_sample[key].sample,
-            }
-            for key in sorted(by_sample)
-        ]
-        keep = self._insert(samples).values(create_time=NOW).on_conflict_do_nothing()
-        connection.execute(keep, sample_rows)
-        revision, now = next_revision(connection)
+        insert_new(connection, samples, [_sample_row(key, by_sample[key], now) for key in sorted(by_sample)])
         rows = [_new_row(new, now, revision) for new in sorted(new_runs, key=lambda new: new.scorer_run_id)]
-        connection.execute(self._insert(scorer_runs).on_conflict_do_nothing(), rows)
+        insert_new(connection, scorer_runs, rows)
 
     # Out of the queue
 
@@ -153,7 +158,7 @@ class Jobs:
             count = min(fair, rest, offer.slots - used.get(scorer_id, 0))
             if count <= 0:
                 continue
-            permits = _permits(connection, self._insert, offer.rate, count)
+            permits = _permits(connection, offer.rate, count)
             if permits <= 0:
                 continue
             found = connection.execute(_CANDIDATES, {"scorer_id": scorer_id, "lane": int(lane), "count": permits})
@@ -216,7 +221,7 @@ class Jobs:
             }
             for line in lost
         ]
-        connection.execute(self._insert(attempts).on_conflict_do_nothing(), rows)
+        insert_new(connection, attempts, rows)
 
     async def extend(self, jobs: Sequence[Job]) -> set[str]:
         """Renews leases; returns the ids of those that are lost: claimed by another worker, or cancelled."""
@@ -229,9 +234,9 @@ class Jobs:
 
     async def keep_steps(self, steps: Mapping[Job, str]) -> None:
         """Keeps the results of completed steps, in case this worker dies."""
-        rows = [{"id": job.scorer_run_id, "token": job.token, "steps": text} for job, text in steps.items()]
+        rows = [{"id": job.scorer_run_id, "token": job.token, "to_steps": text} for job, text in steps.items()]
         rows.sort(key=lambda values: str(values["id"]))
-        await self._database.write(lambda connection: connection.execute(_KEEP_STEPS, rows))
+        await self._database.write(lambda connection: _KEEP_STEPS.run(connection, rows))
 
     async def finish(self, finished: Sequence[Finished]) -> list[Finished]:
         """Ends attempts. Returns those that were refused, because the row was claimed again, redriven or cancelled:
@@ -250,38 +255,13 @@ class Jobs:
         ours = [by_id[key] for key in running if owners[key].claims == by_id[key].job.token]
         if ours:
             revision, now = next_revision(connection)
-            connection.execute(_FINISH, [self._finished_row(done, now, revision) for done in ours])
+            _FINISH.run(connection, [_finished_row(done, now, revision) for done in ours])
             # The row itself is the record of the attempt that succeeded.
             history = [self._attempt_row(done, now) for done in ours if done.state is not State.SUCCEEDED]
             if history:
-                connection.execute(self._insert(attempts).on_conflict_do_nothing(), history)
+                insert_new(connection, attempts, history)
             self._enqueue_exports(connection, [(done.job.scorer_run_id, done.job.token) for done in ours])
         return refused
-
-    def _finished_row(self, done: Finished, now: float, revision: int) -> dict[str, Any]:
-        terminal = done.state not in OPEN
-        score, error = done.score, done.error
-        return {
-            "id": done.job.scorer_run_id,
-            "token": done.job.token,
-            "to_state": int(done.state),
-            "to_due": None if terminal else now + done.delay_seconds,
-            "to_end": now if terminal else None,
-            "plus_failures": int(done.failed),
-            "plus_losses": int(done.lost),
-            "to_version": done.scorer_version,
-            "to_steps": done.steps,
-            "value": score.value if score else None,
-            "label": score.label if score else None,
-            "reason": score.reason if score else None,
-            "metadata": score.metadata if score else None,
-            "direction": score.direction if score else None,
-            "judgement": score.judgement if score else None,
-            "to_error_reason": error.reason if error else None,
-            "to_error_class": error.error_class if error else None,
-            "to_error_message": printable(error.message) if error else None,
-            "rev": revision,
-        }
 
     def _attempt_row(self, done: Finished, now: float) -> dict[str, Any]:
         error = done.error
@@ -307,7 +287,7 @@ class Jobs:
             for key, attempt in ended[: max(0, self._export_backlog - waiting)]
         ]
         if rows:
-            connection.execute(self._insert(exports).on_conflict_do_nothing(), rows)
+            insert_new(connection, exports, rows)
         if len(rows) < len(ended):
             _count(connection, schema.EXPORTS_DROPPED, len(ended) - len(rows))
 
@@ -332,7 +312,7 @@ def _there_is(lane: Lane) -> Any:
 
 _DUE: Final = (
     select(scorers.c.scorer_id, *[_there_is(lane).label(lane.name) for lane in _LANES])
-    .where(scorers.c.scorer_id.in_(bindparam("scorer_ids", expanding=True)), scorers.c.paused.is_(False))
+    .where(among(scorers.c.scorer_id, "scorer_ids"), scorers.c.paused.is_(False))
     .where(or_(*[_there_is(lane) for lane in _LANES]))
 )
 
@@ -360,7 +340,7 @@ _CANDIDATES: Final[Select[Any]] = (
 
 _TAKE: Final = (
     update(scorer_runs)
-    .where(row.scorer_run_id.in_(bindparam("ids", expanding=True)))
+    .where(among(row.scorer_run_id, "ids"))
     .values(
         state=int(State.RUNNING),
         claims=row.claims + 1,
@@ -387,9 +367,7 @@ _TAKE: Final = (
     )
 )
 
-_BODIES: Final = select(samples.c.sample_id, samples.c.body).where(
-    samples.c.sample_id.in_(bindparam("sample_ids", expanding=True))
-)
+_BODIES: Final = select(samples.c.sample_id, samples.c.body).where(among(samples.c.sample_id, "sample_ids"))
 
 _END: Final = (
     update(scorer_runs)
@@ -424,7 +402,7 @@ _SET_APART: Final = (
 _EXTEND: Final = (
     update(scorer_runs)
     .where(
-        row.scorer_run_id.in_(bindparam("ids", expanding=True)),
+        among(row.scorer_run_id, "ids"),
         row.worker == bindparam("me"),
         row.state == int(State.RUNNING),
     )
@@ -432,41 +410,67 @@ _EXTEND: Final = (
     .returning(row.scorer_run_id, row.claims)
 )
 
-_KEEP_STEPS: Final = (
-    update(scorer_runs)
-    .where(row.scorer_run_id == bindparam("id"), row.claims == bindparam("token"), row.state == int(State.RUNNING))
-    .values(steps=bindparam("steps"))
+_KEEP_STEPS: Final = Update(
+    {"id": String(), "token": Integer(), "to_steps": Text()},
+    lambda value: (
+        update(scorer_runs)
+        .where(row.scorer_run_id == value("id"), row.claims == value("token"), row.state == int(State.RUNNING))
+        .values(steps=value("to_steps"))
+    ),
 )
 
 _OWNERS: Final = (
     select(row.scorer_run_id, row.claims, row.state)
-    .where(row.scorer_run_id.in_(bindparam("ids", expanding=True)))
+    .where(among(row.scorer_run_id, "ids"))
     .order_by(row.scorer_run_id)
     .with_for_update()
 )
 
-_FINISH: Final = (
-    update(scorer_runs)
-    .where(row.scorer_run_id == bindparam("id"), row.claims == bindparam("token"))
-    .values(
-        state=bindparam("to_state"),
-        due_time=bindparam("to_due"),
-        end_time=bindparam("to_end"),
-        failures=row.failures + bindparam("plus_failures"),
-        losses=row.losses + bindparam("plus_losses"),
-        scorer_version=bindparam("to_version"),
-        steps=bindparam("to_steps"),
-        score_value=bindparam("value"),
-        score_label=bindparam("label"),
-        score_reason=bindparam("reason"),
-        score_metadata=bindparam("metadata"),
-        score_direction=bindparam("direction"),
-        judgement=bindparam("judgement"),
-        error_reason=bindparam("to_error_reason"),
-        error_class=bindparam("to_error_class"),
-        error_message=bindparam("to_error_message"),
-        revision=bindparam("rev"),
-    )
+_FINISH: Final = Update(
+    {
+        "id": String(),
+        "token": Integer(),
+        "to_state": SmallInteger(),
+        "to_due": Double(),
+        "to_end": Double(),
+        "plus_failures": Integer(),
+        "plus_losses": Integer(),
+        "to_version": String(),
+        "to_steps": Text(),
+        "value": Double(),
+        "label": Text(),
+        "reason": Text(),
+        "metadata": Text(),
+        "direction": SmallInteger(),
+        "judgement": Text(),
+        "to_error_reason": String(),
+        "to_error_class": String(),
+        "to_error_message": Text(),
+        "to_revision": BigInteger(),
+    },
+    lambda value: (
+        update(scorer_runs)
+        .where(row.scorer_run_id == value("id"), row.claims == value("token"))
+        .values(
+            state=value("to_state"),
+            due_time=value("to_due"),
+            end_time=value("to_end"),
+            failures=row.failures + value("plus_failures"),
+            losses=row.losses + value("plus_losses"),
+            scorer_version=value("to_version"),
+            steps=value("to_steps"),
+            score_value=value("value"),
+            score_label=value("label"),
+            score_reason=value("reason"),
+            score_metadata=value("metadata"),
+            score_direction=value("direction"),
+            judgement=value("judgement"),
+            error_reason=value("to_error_reason"),
+            error_class=value("to_error_class"),
+            error_message=value("to_error_message"),
+            revision=value("to_revision"),
+        )
+    ),
 )
 
 _NEXT_REVISION: Final = (
@@ -489,13 +493,12 @@ def _count(connection: Connection, name: str, number: int) -> None:
     connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + number))
 
 
-def _permits(connection: Connection, insert: Any, rate: Rate | None, count: int) -> int:
+def _permits(connection: Connection, rate: Rate | None, count: int) -> int:
     """How many of `count` attempts the rate allows now; they are taken. (The generic cell rate algorithm: `next_time`
     runs ahead of the clock by one interval an attempt, by at most the burst.)"""
     if rate is None:
         return count
-    fresh = insert(rate_limits).values(name=rate.name, next_time=0.0).on_conflict_do_nothing()
-    connection.execute(fresh)
+    insert_new(connection, rate_limits, [{"name": rate.name, "next_time": 0.0}])
     current = select(rate_limits.c.next_time, NOW).where(rate_limits.c.name == rate.name).with_for_update()
     next_time, now = connection.execute(current).one()
     next_time = max(now, next_time)
@@ -511,6 +514,16 @@ def _give_back(connection: Connection, rate: Rate, permits: int) -> None:
     connection.execute(
         update(rate_limits).where(limit.name == rate.name).values(next_time=limit.next_time - permits / rate.per_second)
     )
+
+
+def _sample_row(sample_id: str, new: NewRun, now: float) -> dict[str, Any]:
+    return {
+        "sample_id": sample_id,
+        "tenant": new.tenant,
+        "owner": new.owner,
+        "body": new.sample,
+        "create_time": now,
+    }
 
 
 def _new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
@@ -556,6 +569,32 @@ def _new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
         "error_class": new.error.error_class if new.error else None,
         "error_message": printable(new.error.message) if new.error else None,
         "revision": revision,
+    }
+
+
+def _finished_row(done: Finished, now: float, revision: int) -> dict[str, Any]:
+    terminal = done.state not in OPEN
+    score, error = done.score, done.error
+    return {
+        "id": done.job.scorer_run_id,
+        "token": done.job.token,
+        "to_state": int(done.state),
+        "to_due": None if terminal else now + done.delay_seconds,
+        "to_end": now if terminal else None,
+        "plus_failures": int(done.failed),
+        "plus_losses": int(done.lost),
+        "to_version": done.scorer_version,
+        "to_steps": done.steps,
+        "value": score.value if score else None,
+        "label": score.label if score else None,
+        "reason": score.reason if score else None,
+        "metadata": score.metadata if score else None,
+        "direction": score.direction if score else None,
+        "judgement": score.judgement if score else None,
+        "to_error_reason": error.reason if error else None,
+        "to_error_class": error.error_class if error else None,
+        "to_error_message": printable(error.message) if error else None,
+        "to_revision": revision,
     }
 
 
