@@ -1,22 +1,22 @@
 -- Takes messages for a consumer: those whose lease has ended first, then new ones in order.
 --
 -- KEYS  1 stream
--- ARGV  1 group, 2 consumer, 3 limit, 4 default lease in milliseconds, 5 idle milliseconds after which a consumer
---       without messages is forgotten ('' : do not look)
--- Returns milliseconds until the next lease ends ('' for none that is known), then {id, body, deliveries} for each.
+-- ARGV  1 group, 2 consumer, 3 limit, 4 default lease, 5 time without messages after which a consumer is forgotten (both
+--       in milliseconds)
+-- Returns milliseconds until the oldest lease ends ('' for none), then {id, body, deliveries} for each.
 --
 -- A consumer's name ends in `:` and its lease in milliseconds; one without has the default. Acknowledged messages are
 -- deleted, so a group that is made anew begins at 0 and finds just what is not acknowledged.
 
-local stream, group, consumer, limit, default_lease = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-
-if redis.call('EXISTS', stream) == 0 then
-  return { '' }
-end
+local stream, group, consumer, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local default_lease, forget_after = tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local CHUNK = 100
 local taken = {}
-local next_end
+
+local function lease_of(name)
+  return tonumber(string.match(name, ':(%d+)$')) or default_lease
+end
 
 local function body_of(values)
   for i = 1, #values, 2 do
@@ -25,6 +25,20 @@ local function body_of(values)
     end
   end
   return ''
+end
+
+-- The shortest lease of a consumer that has messages, or nil. Forgets consumers that are gone and have none.
+local function shortest_lease(consumers)
+  local shortest
+  for _, known in ipairs(consumers) do
+    local name, pending, idle = known[2], known[4], known[6]
+    if pending > 0 then
+      shortest = math.min(lease_of(name), shortest or math.huge)
+    elseif idle > forget_after and name ~= consumer then
+      redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+    end
+  end
+  return shortest
 end
 
 local function take_back(id, deliveries)
@@ -36,51 +50,49 @@ local function take_back(id, deliveries)
   end
 end
 
--- Pages through everything in consumers' hands, of which there is never much.
-local function take_ended()
+-- Redis itself skips what was handed out less than the shortest lease ago, which is nearly all.
+local function take_ended(shortest)
   local from = '-'
   while #taken < limit do
-    local pending = redis.pcall('XPENDING', stream, group, from, '+', CHUNK)
-    if pending.err then
-      return pending
-    end
+    local pending = redis.call('XPENDING', stream, group, 'IDLE', digits(shortest), from, '+', CHUNK)
     for _, place in ipairs(pending) do
       local id, owner, idle, deliveries = unpack(place)
-      local lease = tonumber(string.match(owner, ':(%d+)$')) or default_lease
-      if idle < lease then
-        next_end = math.min(lease - idle, next_end or lease)
-      elseif #taken < limit then
+      if idle >= lease_of(owner) and #taken < limit then
         take_back(id, deliveries)
       end
       from = '(' .. id
     end
     if #pending < CHUNK then
-      return nil
+      return
     end
   end
 end
 
-local failed = take_ended()
-if failed then
-  if not string.find(failed.err, 'NOGROUP', 1, true) then
-    return failed
+local function oldest_end()
+  local oldest = redis.call('XPENDING', stream, group, '-', '+', 1)[1]
+  return oldest and digits(math.max(lease_of(oldest[2]) - oldest[3], 0)) or ''
+end
+
+if redis.call('EXISTS', stream) == 0 then
+  return { '' }
+end
+local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
+if consumers.err then
+  if not string.find(consumers.err, 'NOGROUP', 1, true) then
+    return consumers
   end
   redis.call('XGROUP', 'CREATE', stream, group, '0')
+  consumers = {}
+end
+local shortest = shortest_lease(consumers)
+if shortest then
+  take_ended(shortest)
 end
 if #taken < limit then
-  local found =
-    redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', limit - #taken, 'STREAMS', stream, '>')
+  local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', limit - #taken, 'STREAMS', stream, '>')
   for _, item in ipairs(found and found[1][2] or {}) do
     taken[#taken + 1] = { item[1], body_of(item[2]), 1 }
   end
 end
-if ARGV[5] ~= '' then
-  for _, known in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
-    local name, pending, idle = known[2], known[4], known[6]
-    if pending == 0 and idle > tonumber(ARGV[5]) and name ~= consumer then
-      redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
-    end
-  end
-end
-table.insert(taken, 1, next_end and digits(next_end) or '')
+table.insert(taken, 1, #taken == 0 and oldest_end() or '')
 return taken

@@ -18,7 +18,8 @@ logger = logging.getLogger("runwire.redis")
 LAYOUT: Final = "1"
 """Of keys and entries. A later version that reads them differently counts up."""
 _OLDEST: Final = (6, 2)
-_RETRY_SECONDS: Final = 0.25
+_FIRST_DELAY_SECONDS: Final = 0.1
+_MOST_DELAY_SECONDS: Final = 2.0
 _SHUT_OUT: Final = {"NOAUTH", "WRONGPASS", "NOPERM", "ERR"}
 
 
@@ -30,6 +31,7 @@ async def wait_for_server(client: Client, settings: Settings) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + settings.start_seconds
+    delay = _FIRST_DELAY_SECONDS
     while True:
         try:
             for shard in (await client.servers()).values():
@@ -41,9 +43,10 @@ async def wait_for_server(client: Client, settings: Settings) -> None:
             problem: Exception = error
         except LinkLost as error:
             problem = error
-        if loop.time() + _RETRY_SECONDS > deadline:
+        if loop.time() + delay > deadline:
             raise StoreUnavailable(f"no Redis within {settings.start_seconds:g} s: {problem}") from None
-        await asyncio.sleep(_RETRY_SECONDS)
+        await asyncio.sleep(delay)
+        delay = min(delay * 1.6, _MOST_DELAY_SECONDS)
 
 
 async def check_layout(client: Client, settings: Settings) -> None:

@@ -217,7 +217,8 @@ class Client:
             await self._admit(link)
         except (LinkLost, ReplyError) as error:
             self._unreached.add(address)
-            self._warn(error)
+            if isinstance(error, LinkLost) or error.code in _PASSING:
+                self._warn(error)
             raise
         if address in self._unreached:
             self._unreached.discard(address)

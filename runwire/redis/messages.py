@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Final
 
 from runwire.pubsub import Delivery
 from runwire.redis.client import Client
 from runwire.redis.doorbells import POLL_SECONDS, Doorbells
-from runwire.redis.link import Word
 from runwire.redis.scripts import ACKNOWLEDGE, RECEIVE
 from runwire.redis.shards import Shards, all_at_once
 
@@ -18,8 +16,8 @@ GROUP: Final = "workers"
 DEFAULT_LEASE_SECONDS: Final = 60.0
 """How long a message is in the hands of a consumer whose name does not say it."""
 
-_FORGET_CONSUMER_SECONDS: Final = 600.0
-_LOOK_AT_CONSUMERS_SECONDS: Final = 60.0
+_FORGET_SECONDS: Final = 600.0
+"""A consumer without messages that has not asked for any for so long is gone."""
 _MOST_CONSUMER_NAMES: Final = 64
 
 
@@ -32,7 +30,6 @@ class Messages:
         self._doorbells = doorbells
         self._consumers: dict[str, dict[str, None]] = {}
         """Names that this process has had, by queue, oldest first: it may acknowledge what is in their hands."""
-        self._looked_at_consumers: dict[tuple[str, int], float] = {}
 
     async def receive(
         self, queue: str, consumer: str, limit: int, lease_seconds: float, wait_seconds: float
@@ -46,6 +43,7 @@ class Messages:
         """Messages, and the seconds until there may be more."""
         deliveries: list[Delivery] = []
         wait = POLL_SECONDS
+        times = _milliseconds(DEFAULT_LEASE_SECONDS), _milliseconds(_FORGET_SECONDS)
         for shard in self._shards.in_turn():
             if len(deliveries) >= limit:
                 break
@@ -57,8 +55,8 @@ class Messages:
                     GROUP,
                     name,
                     limit - len(deliveries),
-                    int(DEFAULT_LEASE_SECONDS * 1000),
-                    self._forget_after(queue, shard),
+                    _milliseconds(DEFAULT_LEASE_SECONDS),
+                    _milliseconds(_FORGET_SECONDS),
                 ),
                 repeatable=False,
             )
@@ -88,7 +86,7 @@ class Messages:
 
     def _consumer(self, queue: str, consumer: str, lease_seconds: float) -> str:
         """The consumer's name in the group, which says its lease to those who look for ended ones."""
-        name = f"{consumer}:{max(1, round(lease_seconds * 1000))}"
+        name = f"{consumer}:{_milliseconds(lease_seconds)}"
         names = self._consumers.setdefault(queue, {})
         names.pop(name, None)
         names[name] = None
@@ -96,11 +94,6 @@ class Messages:
             del names[next(iter(names))]
         return name
 
-    def _forget_after(self, queue: str, shard: int) -> Word:
-        """Now and then: milliseconds after which a consumer without messages is forgotten."""
-        now = time.monotonic()
-        before = self._looked_at_consumers.get((queue, shard))
-        if before is not None and now - before < _LOOK_AT_CONSUMERS_SECONDS:
-            return ""
-        self._looked_at_consumers[queue, shard] = now
-        return int(_FORGET_CONSUMER_SECONDS * 1000)
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -103,7 +103,7 @@ async def test_dead_consumers_are_forgotten(
     redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names are random per start, so those that are gone are removed, unless they hold messages."""
-    monkeypatch.setattr("runwire.redis.messages._FORGET_CONSUMER_SECONDS", 0.02)
+    monkeypatch.setattr("runwire.redis.messages._FORGET_SECONDS", 0.02)
     async with open_store(redis_url) as store:
         await send(store, b"in hand")
         assert await bodies(store, "holder") == [b"in hand"]
@@ -111,7 +111,6 @@ async def test_dead_consumers_are_forgotten(
         assert consumers(redis_server) == {"holder:60000", "gone:1000"}
 
     async def forgotten() -> bool:
-        # Each store looks at its first call, and then once a minute.
         async with open_store(redis_url) as another:
             await bodies(another, "alive")
         return "gone:1000" not in consumers(redis_server)
