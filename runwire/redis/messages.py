@@ -51,13 +51,7 @@ class Messages:
                 RECEIVE,
                 shard,
                 (self._shards.messages(shard, queue),),
-                (
-                    GROUP,
-                    name,
-                    limit - len(deliveries),
-                    _milliseconds(DEFAULT_LEASE_SECONDS),
-                    _milliseconds(_FORGET_SECONDS),
-                ),
+                (GROUP, name, limit - len(deliveries), *times),
                 repeatable=False,
             )
             deliveries += (Delivery(f"{shard}/{place.decode()}", body, count) for place, body, count in found)
