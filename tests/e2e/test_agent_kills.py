@@ -7,7 +7,7 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -242,25 +242,27 @@ async def in_parallel(work: Callable[[int], Coroutine[Any, Any, bool]], numbers:
 # Kill at every commit
 
 
-async def killed_at_commits(url: str, ledger: Ledger, when: str, every: int) -> None:
+async def killed_at_commits(url: str, ledger: Ledger, every: int, whens: Sequence[str]) -> None:
+    """Kills at every so many commits, in turn as `whens` says."""
     async with stage(url, ledger, researchers=100) as on:
+        numbers = range(1, on.commits + 1, every)
 
         async def kill(number: int) -> bool:
             """Whether the run came so far: how many events share a commit is not the same each time."""
             run_id = await on.researches.start(f"researcher_{number}")
+            when = whens[numbers.index(number) % len(whens)]
             worker = await asyncio.to_thread(on.launch, f"researcher_{number}", MORTAL_COMMIT=number, MORTAL_WHEN=when)
             killed = await ended_before(worker, on.researches.runs[run_id])
             worker.close()
             await on.researches.remember(run_id)
             return killed
 
-        numbers = range(1, on.commits + 1, every)
         kills = await in_parallel(kill, numbers)
         on.launch("researchers_100")
         report = await on.researches.prove(on.expected)
         deaths = sum(line.startswith("killed at commit") for line in ledger.lines)
-        assert deaths == kills >= 0.8 * len(numbers)
-    print(f"\n{kills} kills, {when} each of {len(numbers)} of {on.commits} commits: {report}")
+        assert deaths >= kills >= 0.8 * len(numbers)
+    print(f"\n{deaths} kills, {' or '.join(whens)} {len(numbers)} of {on.commits} commits: {report}")
 
 
 async def ended_before(worker: AgentProcess, reader: asyncio.Task[list[Event]]) -> bool:
@@ -271,10 +273,9 @@ async def ended_before(worker: AgentProcess, reader: asyncio.Task[list[Event]]) 
     return not reader.done()
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_killed_at_some_commits(sqlite_url: str, ledger: Ledger, when: str) -> None:
-    """The same as below for a sample of the commits."""
-    await killed_at_commits(sqlite_url, ledger, when, every=6)
+async def test_killed_at_some_commits(sqlite_url: str, ledger: Ledger) -> None:
+    """The same as below for every fourth commit."""
+    await killed_at_commits(sqlite_url, ledger, every=4, whens=["after", "before"])
 
 
 @pytest.mark.chaos
@@ -284,13 +285,13 @@ async def test_killed_at_every_commit(store_url: str, ledger: Ledger, when: str)
     """Whichever of its commits a worker dies at, right before or right after it took effect: no request to the model
     and no tool that was finished is done again, keys of tools stay the same, the run ends once with the same output,
     steps and usage, and a reader who was there all the time saw a dense log that folds to it."""
-    await killed_at_commits(store_url, ledger, when, every=1)
+    await killed_at_commits(store_url, ledger, every=1, whens=[when])
 
 
 # Kill when a reader has seen an event
 
 
-async def killed_when_seen(url: str, ledger: Ledger, every: int) -> None:
+async def killed_when_seen(url: str, ledger: Ledger) -> None:
     async with stage(url, ledger, researchers=100) as on:
 
         async def kill(number: int) -> bool:
@@ -301,12 +302,11 @@ async def killed_when_seen(url: str, ledger: Ledger, every: int) -> None:
             await on.researches.remember(run_id)
             return True
 
-        numbers = range(1, on.events + 1, every)
-        kills = await in_parallel(kill, numbers)
+        kills = await in_parallel(kill, range(1, on.events + 1))
         on.launch("researchers_100")
         report = await on.researches.prove(on.expected)
     assert report.losses >= 0.5 * kills
-    print(f"\n{kills} kills, each when a reader saw one of {len(numbers)} of {on.events} events: {report}")
+    print(f"\n{kills} kills, one when a reader saw each event: {report}")
 
 
 async def seen(server: AgentProcess, run_id: str, sequence: int) -> None:
@@ -317,17 +317,12 @@ async def seen(server: AgentProcess, run_id: str, sequence: int) -> None:
                 return
 
 
-async def test_killed_when_a_reader_saw_some_events(sqlite_url: str, ledger: Ledger) -> None:
-    """The same as below for a sample of the events."""
-    await killed_when_seen(sqlite_url, ledger, every=6)
-
-
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
 async def test_killed_when_a_reader_saw_each_event(store_url: str, ledger: Ledger) -> None:
     """Whichever event a reader of another process has just seen when the worker is killed from outside: what the
     event tells of stays finished, and the same holds as for a kill at a commit."""
-    await killed_when_seen(store_url, ledger, every=1)
+    await killed_when_seen(store_url, ledger)
 
 
 # Kill at any moment
@@ -340,18 +335,13 @@ async def killed_at_random(url: str, ledger: Ledger, kills: int, seed: int) -> N
             for _ in range(2):
                 await on.researches.start("researcher_1")
             worker = await asyncio.to_thread(on.launch("researcher_1", RUNWIRE_CONCURRENCY=4).wait_started)
-            await asyncio.sleep(chance.uniform(0.0, 1.2))  # the moment is what is drawn by lot
+            await asyncio.sleep(chance.uniform(0.0, 0.8))  # the moment is what is drawn by lot
             worker.close()
             for run_id in on.researches.runs:
                 await on.researches.remember(run_id)
         on.launch("researcher_1")
         report = await on.researches.prove(on.expected)
     print(f"\n{kills} kills at random moments (seed {seed}): {report}")
-
-
-async def test_killed_at_a_few_random_moments(sqlite_url: str, ledger: Ledger) -> None:
-    """The same as below, four times."""
-    await killed_at_random(sqlite_url, ledger, 3, seed=random.randrange(10**6))
 
 
 @pytest.mark.chaos
