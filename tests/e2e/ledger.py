@@ -50,6 +50,14 @@ class Ledger:
     def done(self) -> Counter[str]:
         return Counter(self.lines)
 
+    async def wait_for_value(self, prefix: str) -> str:
+        """Waits for a line that begins so; the rest of it."""
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not (found := [line for line in self.lines if line.startswith(prefix)]):
+            assert time.monotonic() < deadline, f"no {prefix!r} in {self.lines}"
+            await asyncio.sleep(0.01)
+        return found[0].removeprefix(prefix)
+
     async def wait_for(self, what: str, times: int = 1) -> None:
         """Waits until it was done so often."""
         deadline = time.monotonic() + LIMIT_SECONDS

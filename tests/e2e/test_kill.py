@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 
 import pytest
 
@@ -73,7 +74,8 @@ async def kill_at(start: Processes, number: int, when: str, places: asyncio.Sema
         environment = {"MORTAL_COMMIT": number, "MORTAL_WHEN": when, "RUNWIRE_CONCURRENCY": 1}
         worker = await asyncio.to_thread(start.launch, "work", module="tests.e2e.mortal", environment=environment)
         try:
-            await worker.wait(60.0)
+            code = await worker.wait(60.0)
+            assert code == -signal.SIGKILL, worker.errors
         finally:
             worker.close()
 

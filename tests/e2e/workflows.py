@@ -73,9 +73,9 @@ async def twenty(ctx: RunContext, input: dict[str, Any]) -> int:
 
 
 async def one_of_six(ctx: RunContext, name: str, number: int, pause: float) -> None:
+    note(f"{name} step {number}")
     await ctx.emit_text(f"{number} ")
     await asyncio.sleep(pause)
-    note(f"{name} step {number}")
 
 
 @workflow(id="owned", scorers=[ScorerRef("s"), ScorerRef("t")])
