@@ -1,4 +1,4 @@
-"""dramatiq doing what the scorer service does: a no-op, and a row. `dramatiq benchmarks.scorer_peers.dramatiq_worker`."""
+"""dramatiq doing what the scorer service does: a no-op, and a row. Run by `dramatiq` with this module."""
 
 import os
 import sqlite3

@@ -47,6 +47,11 @@ class ScorerProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has said something."""
+        return not self._lines.empty()
+
     def line(self) -> str:
         """The next line of its standard output; empty at the end."""
         return self._lines.get(timeout=LIMIT_SECONDS)

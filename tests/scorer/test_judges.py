@@ -1,0 +1,263 @@
+"""Judges, against a server that speaks the OpenAI protocol: each formula on a worked example, and every bad answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from runwire.errors import ConfigurationError
+from runwire.scorer.v1 import scorer_run_pb2 as S
+from scorer_service import NotScorable, Sample, ToolCall, run_scorer
+from scorer_service.registry import load
+from tests.scorer.openai_server import OpenAIServer
+from tests.scorer.stage import request, service
+
+MODEL = "openai-chat:gpt-4o-mini"
+
+
+@pytest.fixture
+def openai(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    """A server, and an environment that leads to it."""
+    with OpenAIServer() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+        yield server
+
+
+SAMPLE = Sample(
+    input="What is a cursor, and is it secret?",
+    output="A cursor is a position. It is no secret.",
+    ground_truth="A cursor is a position in a log. It is no secret.",
+    context=["A cursor is a position in a log.", "Bananas are yellow.", "A cursor is no secret."],
+    tool_calls=[ToolCall(tool_name="search", arguments={"query": "cursor"}), ToolCall(tool_name="weather")],
+)
+
+
+def verdicts(*said: str) -> dict[str, Any]:
+    return {"verdicts": [{"item": str(number), "verdict": verdict} for number, verdict in enumerate(said, 1)]}
+
+
+def str_or_nothing(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+EXAMPLES: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
+    # (2 + 0.3 * 1) / 4
+    ("answer-relevancy", {}, verdicts("yes", "yes", "unsure", "no"), 0.575),
+    # (1 + 0.8 + 0.5 + 0 - 1) / 4
+    (
+        "answer-similarity",
+        {},
+        {
+            "units": [{"unit": "u", "match": match} for match in ("exact", "same meaning", "partial", "missing")],
+            "contradictions": ["one"],
+        },
+        0.325,
+    ),
+    ("faithfulness", {}, verdicts("yes", "no", "unsure", "yes"), 0.5),
+    ("hallucination", {}, verdicts("yes", "no", "unsure", "yes", "yes"), 0.4),
+    ("hallucination", {}, verdicts(), 0.0),
+    ("toxicity", {}, verdicts("yes", "no", "unsure", "no"), 0.25),
+    ("bias", {}, verdicts("no", "yes"), 0.5),
+    ("bias", {}, verdicts(), 0.0),
+    # 0.4 * 1 + 0.3 * 1/2 + 0.2 * 0.5 + 0.1 * 1
+    (
+        "prompt-alignment",
+        {},
+        {
+            "intent": 1,
+            "requirements": [{"requirement": "a", "fulfilled": True}, {"requirement": "b", "fulfilled": False}],
+            "completeness": 0.5,
+            "form": 1,
+        },
+        0.75,
+    ),
+    # useful: places 1 and 3: (1/1 + 2/3) / 2
+    ("context-precision", {}, verdicts("yes", "no", "yes"), 5 / 6),
+    ("context-precision", {}, verdicts("no", "no", "no"), 0.0),
+    # (1 + 0 + 1) / 3 - 0.1 * 1 - 0.15 * 1
+    (
+        "context-relevance",
+        {},
+        {
+            "passages": [
+                {"relevance": "high", "used": True},
+                {"relevance": "none", "used": False},
+                {"relevance": "high", "used": False},
+            ],
+            "missing": ["who issues it"],
+        },
+        2 / 3 - 0.25,
+    ),
+    # (1 + 0.85 + 0.6 + 0.1) / 4 - 0.1
+    (
+        "noise-sensitivity",
+        {"baseline": "A cursor is a position."},
+        {
+            "relevance": "none",
+            "accuracy": "minimal",
+            "completeness": "moderate",
+            "distraction": "severe",
+            "issues": ["it believed the noise"],
+        },
+        0.5375,
+    ),
+    # one right call of two, one missing
+    (
+        "tool-call-accuracy-judge",
+        {"tools": {"search": "Searches.", "cite": "Cites."}},
+        {"calls": verdicts("yes", "no")["verdicts"], "missing": ["cite"]},
+        1 / 3,
+    ),
+    # weights 3 of 4
+    (
+        "rubric",
+        {"criteria": [{"text": "short", "weight": 3}, "cites its sources"]},
+        verdicts("yes", "no"),
+        0.75,
+    ),
+]
+
+
+@pytest.mark.parametrize("scorer_id, options, said, value", EXAMPLES, ids=str_or_nothing)
+async def test_a_worked_example(
+    openai: OpenAIServer, scorer_id: str, options: dict[str, Any], said: dict[str, Any], value: float
+) -> None:
+    """From the judge's answer to the score by the documented formula; model, prompt version, tokens and cost are
+    told, and what is judged goes to the model as data."""
+    openai.says(said)
+    score = await run_scorer(scorer_id, SAMPLE, options, judge=MODEL)
+    assert score.value == pytest.approx(value)
+    assert score.judgement is not None
+    assert (score.judgement.model, score.judgement.prompt_version) == (MODEL, "1")
+    assert (score.judgement.input_tokens, score.judgement.output_tokens) == (100, 20)
+    assert score.judgement.cost_usd == pytest.approx(100 * 0.15e-6 + 20 * 0.6e-6)
+    assert score.reason
+    assert openai.prompt()
+
+
+def test_every_judge_has_an_example() -> None:
+    """No judge is left out above."""
+    assert {example[0] for example in EXAMPLES} == {scorer.id for scorer in load([]) if scorer.judge}
+
+
+@pytest.mark.parametrize(
+    "scorer_id, sample",
+    [
+        ("answer-relevancy", Sample(input="?", output="")),
+        ("answer-similarity", Sample(input="?", output="x")),
+        ("faithfulness", Sample(input="?", output="x")),
+        ("hallucination", Sample(input="?", output="x")),
+        ("context-precision", Sample(input="?", output="x")),
+        ("context-relevance", Sample(input="?", output="x")),
+        ("toxicity", Sample(input="?", output="  ")),
+    ],
+)
+async def test_what_cannot_be_judged_is_not_asked(openai: OpenAIServer, scorer_id: str, sample: Sample) -> None:
+    """NOT_SCORABLE, and no request to the model."""
+    with pytest.raises(NotScorable):
+        await run_scorer(scorer_id, sample, judge=MODEL)
+    assert openai.requests == []
+
+
+async def test_results_of_tools_are_context(openai: OpenAIServer) -> None:
+    """Without passages the answer has to rest on what the tools returned."""
+    openai.says(verdicts("yes"))
+    sample = Sample(input="?", output="x", tool_calls=[ToolCall(tool_name="t", result={"found": 1})])
+    assert (await run_scorer("faithfulness", sample, judge=MODEL)).value == 1
+    assert openai.prompt()["context"] == ['{"found": 1}']
+
+
+async def test_a_run_is_judged(sqlite_url: str, openai: OpenAIServer) -> None:
+    """In the service: the judgement is stored with the score."""
+    openai.says(verdicts("no", "yes"))
+    async with service(sqlite_url, judge_model=MODEL) as running:
+        run = await running.score(request("toxicity"))
+    assert (run.state, run.score.value) == (S.SCORER_RUN_STATE_SUCCEEDED, 0.5)
+    assert run.score.direction == S.SCORE_DIRECTION_LOWER_IS_BETTER
+    judgement = run.score.judgement
+    assert (judgement.model, judgement.prompt_version) == (MODEL, "1")
+    assert (judgement.input_tokens, judgement.output_tokens) == (100, 20)
+    assert judgement.cost_usd > 0
+    assert "analyze" in run.attempts[0].partial_results
+
+
+async def test_a_malformed_answer_is_asked_for_again(openai: OpenAIServer) -> None:
+    """Once within the attempt; both requests are paid for."""
+    openai.says({"verdicts": "none"}).says(verdicts("yes"))
+    score = await run_scorer("toxicity", SAMPLE, judge=MODEL)
+    assert score.value == 1
+    assert len(openai.requests) == 2
+    assert score.judgement is not None
+    assert score.judgement.input_tokens == 200
+
+
+@pytest.mark.parametrize("kind", ["wrong form", "not JSON", "text", "wrong number"])
+async def test_a_judge_that_does_not_answer_is_failed(sqlite_url: str, openai: OpenAIServer, kind: str) -> None:
+    """An attempt that fails is repeated; in the end it is FAILED, with no score at all."""
+    {
+        "wrong form": lambda: openai.says({"verdicts": [{"verdict": "perhaps"}]}),
+        "not JSON": lambda: openai.says("{not json"),
+        "text": lambda: openai.says_text("It seems fine to me."),
+        "wrong number": lambda: openai.says(verdicts("yes", "yes", "yes", "yes", "yes")),
+    }[kind]()
+    message = request("rubric", options={"criteria": ["short"]})
+    async with service(sqlite_url, judge_model=MODEL, scorer_retries=1) as running:
+        run = await running.score(message)
+    assert (run.state, run.error.reason, len(run.attempts)) == (S.SCORER_RUN_STATE_FAILED, "scorer_error", 2)
+    assert not run.HasField("score")
+
+
+async def test_a_refusal_is_final(sqlite_url: str, openai: OpenAIServer) -> None:
+    """A model that will not judge is not asked again."""
+    openai.refuses()
+    async with service(sqlite_url, judge_model=MODEL) as running:
+        run = await running.score(request("toxicity"))
+    assert (run.state, run.error.reason, len(run.attempts)) == (S.SCORER_RUN_STATE_FAILED, "judge_refused", 1)
+
+
+async def test_a_rate_limit_is_waited_for(sqlite_url: str, openai: OpenAIServer) -> None:
+    """The next attempt is due when the provider says, and the client does not repeat by itself."""
+    openai.fails(429, "slow down", Retry_After="30")
+    message = request("toxicity")
+    async with service(sqlite_url, judge_model=MODEL) as running:
+        await running.send(message)
+        run = await running.until(message.scorer_run_id, "RETRYING")
+    assert 29 < (run.due_time.ToNanoseconds() - run.attempts[0].end_time.ToNanoseconds()) / 1e9 < 31
+    assert run.error.error_class == "RetryAfter"
+    assert len(openai.requests) == 1
+
+
+async def test_a_rate_limit_passes(sqlite_url: str, openai: OpenAIServer) -> None:
+    """Afterwards it is judged."""
+    openai.fails(429, "slow down", Retry_After="0").fails(503, "overloaded").says(verdicts("no"))
+    async with service(sqlite_url, judge_model=MODEL) as running:
+        run = await running.score(request("toxicity"))
+    assert (run.state, run.score.value, len(run.attempts)) == (S.SCORER_RUN_STATE_SUCCEEDED, 0.0, 3)
+
+
+async def test_a_wrong_key_is_final_and_unsaid(sqlite_url: str, openai: OpenAIServer) -> None:
+    """What the provider quotes of a key appears nowhere."""
+    openai.fails(401, "Incorrect API key provided: sk-secret")
+    async with service(sqlite_url, judge_model=MODEL) as running:
+        run = await running.score(request("toxicity"))
+    assert (run.state, len(run.attempts)) == (S.SCORER_RUN_STATE_FAILED, 1)
+    assert "401" in run.error.message
+    assert "sk-secret" not in str(run)
+
+
+async def test_without_a_model_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge in a notebook needs a model."""
+    monkeypatch.delenv("RUNWIRE_JUDGE_MODEL", raising=False)
+    with pytest.raises(ConfigurationError, match="RUNWIRE_JUDGE_MODEL"):
+        await run_scorer("toxicity", SAMPLE)
+
+
+def test_judges_work_in_several_event_loops(openai: OpenAIServer) -> None:
+    """A notebook calls asyncio.run more than once."""
+    openai.says(verdicts("no"))
+    for _ in range(2):
+        assert asyncio.run(run_scorer("toxicity", SAMPLE, judge=MODEL)).value == 0
