@@ -77,7 +77,7 @@ def _check_parts() -> None:
     missing = [extra for extra, modules in _NEEDS.items() if any(find_spec(module) is None for module in modules)]
     if missing:
         raise ConfigurationError(
-            f"`runwire dev` needs the {' and the '.join(missing)} service, which is not installed: "
+            f"`runwire dev` needs parts that are not installed ({', '.join(missing)}): "
             "pip install 'runwire[agent,scorer]'"
         )
 

@@ -40,7 +40,7 @@ def follow(session: Session, run_id: str, *, after: str = "", latest: bool = Fal
         with (
             session.asking_agents(patiently=True) as client,
             client.watch(run_id, after=after, latest=latest) as stream,
-            _view(session) as view,
+            _view(session, stream) as view,
         ):
             for batch in stream.batches():
                 # Shown and remembered together, so that going on from the cursor repeats nothing.
@@ -93,10 +93,10 @@ class View(Protocol):
         """Says how the run ended."""
 
 
-def _view(session: Session) -> View:
+def _view(session: Session, stream: RunStream) -> View:
     if session.json:
         return JsonView()
-    return TerminalView() if on_terminal() else PlainView()
+    return TerminalView(stream) if on_terminal() else PlainView()
 
 
 class JsonView:
@@ -167,7 +167,8 @@ class TerminalView:
     Finished lines are printed for good; only the line under way and the status line are redrawn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: RunStream) -> None:
+        self._stream = stream
         self._console = Console(highlight=False)
         self._fold = Fold()
         self._partial = ""
@@ -233,6 +234,8 @@ class TerminalView:
     def _render(self) -> RenderableType:
         view = self._fold.view
         status = Text(" · ".join(progress(view, time.monotonic() - self._began)), style="dim", no_wrap=True)
+        if not self._stream.connected:
+            status = Text.assemble(("connecting", "yellow"), " · ", status)
         self._spinner.update(text=status)
         return Group(Text(self._partial, style=self._style), self._spinner) if self._partial else self._spinner
 

@@ -141,6 +141,8 @@ class Stream(Generic[Item]):
         self._call: grpc.aio.UnaryStreamCall[Any, Any] | None = None
         self._lease: Lease[grpc.aio.Channel] | None = None
         self._closed = False
+        self.connected = False
+        """Whether something was received since the stream was last opened."""
         self.reconnects = 0
         """How often the stream was opened again."""
 
@@ -259,6 +261,7 @@ class Stream(Generic[Item]):
             raise error_of(failure) from failure
         if not frame:
             raise Unavailable("the stream ended before its end was announced", 0.0)
+        self.connected = True
         return frame
 
     def _open(self) -> grpc.aio.UnaryStreamCall[Any, Any]:
@@ -297,6 +300,7 @@ class Stream(Generic[Item]):
 
     async def _drop(self, *, broken: bool = False) -> None:
         call, lease, self._call, self._lease = self._call, self._lease, None, None
+        self.connected = False
         if call is not None:
             call.cancel()
         if lease is not None:

@@ -145,6 +145,8 @@ class Stream(Generic[Item]):
         self._lease: Lease[grpc.Channel] | None = None
         self._watchdog: _Watchdog | None = None
         self._closed = threading.Event()
+        self.connected = False
+        """Whether something was received since the stream was last opened."""
         self.reconnects = 0
         """How often the stream was opened again."""
 
@@ -249,6 +251,7 @@ class Stream(Generic[Item]):
             raise error_of(failure) from failure
         if frame is None:
             raise Unavailable("the stream ended before its end was announced", 0.0)
+        self.connected = True
         return frame
 
     def _open(self, limit: float) -> tuple[Any, _Watchdog]:
@@ -289,6 +292,7 @@ class Stream(Generic[Item]):
     def _drop(self, *, broken: bool = False) -> None:
         call, lease, watchdog = self._call, self._lease, self._watchdog
         self._call = self._lease = self._watchdog = None
+        self.connected = False
         if watchdog is not None:
             watchdog.stop()
         if call is not None:

@@ -53,7 +53,7 @@ def test_right_client(runwire: Runwire) -> None:
 @pytest.mark.parametrize("fault", EXPECTED, ids=str)
 def test_wrong_clients(runwire: Runwire, fault: str) -> None:
     """Each deliberate fault is found, under the rule that it breaks."""
-    assert EXPECTED[fault] in failed(runwire, f"{WRONG} {fault}", "--cuts", "20", "--patience", "4")
+    assert EXPECTED[fault] in failed(runwire, f"{WRONG} {fault}", "--cuts", "20", "--patience", "3")
 
 
 def test_every_fault_is_expected() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import subprocess
 import sys
 import threading
+from importlib import metadata
 
 import grpc
 import pytest
@@ -164,6 +166,19 @@ def test_import_is_light() -> None:
         "sqlite3",
     }
     assert not unwanted & loaded
+
+
+def test_base_install_is_small() -> None:
+    """Without extras, the package asks for gRPC, protobuf and what the command line needs, and nothing else."""
+    wanted = {requirement for requirement in metadata.requires("runwire") or [] if "extra ==" not in requirement}
+    assert {re.split(r"[^\w-]", requirement)[0] for requirement in wanted} == {
+        "grpcio",
+        "grpcio-status",
+        "googleapis-common-protos",
+        "protobuf",
+        "click",
+        "rich",
+    }
 
 
 def test_give_up_is_off_without_a_limit() -> None:

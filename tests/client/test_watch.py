@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from runwire import errors
 from runwire.agent.v1 import agent_service_pb2 as pb
-from runwire.agent.v1 import run_pb2
-from runwire.client import AgentClient, Discontinuity, ResumePolicy
+from runwire.agent.v1 import agent_service_pb2_grpc, run_pb2
+from runwire.client import AgentClient, Discontinuity, ResumePolicy, ScorerClient, ScorerRun, sync
+from runwire.client.resume import Backoff
+from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
+from runwire.scorer.v1 import scorer_service_pb2_grpc
 from tests.client.conftest import QUICK, Watch
 from tests.client.scripted import (
     ScriptedAgentService,
@@ -23,6 +30,7 @@ from tests.client.scripted import (
     serving,
     text_log,
 )
+from tests.servers import program
 
 ALL = list(range(1, 13))
 
@@ -241,6 +249,25 @@ async def test_retry_info_is_honoured(watch: Watch, service: ScriptedAgentServic
     assert time.monotonic() - began >= 0.4
 
 
+async def test_only_progress_makes_the_next_wait_short(
+    watch: Watch, service: ScriptedAgentService, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that accepts streams and ends them at once, even with OK, is not asked again and again without a
+    pause: the bound of the pauses grows until a new event comes."""
+    bounds: list[float] = []
+    delay = Backoff.delay
+
+    def record(self: Backoff, error: errors.Unavailable, now: float, *, at_least: float = 0.0) -> float:
+        self._uniform = lambda low, high: bounds.append(high) or 0.0  # type: ignore[func-returns-value]
+        return delay(self, error, now, at_least=at_least)
+
+    monkeypatch.setattr(Backoff, "delay", record)
+    service.parts += [play(4, ok=True), *[play(0, ok=True)] * 3, play(1, ok=True), play(0, heartbeat=True, ok=True)]
+    watched = await watch(address, policy=ResumePolicy())
+    assert watched.sequences == ALL
+    assert bounds == pytest.approx([0.05, 0.08, 0.128, 0.2048, 0.05, 0.08])
+
+
 async def test_gives_up(watch: Watch, service: ScriptedAgentService, address: str) -> None:
     """When nothing useful comes for as long as the policy says, the last error is raised."""
     service.parts += [refuse(errors.StoreUnavailable("no store", 0.0))] * 500
@@ -324,3 +351,98 @@ async def test_leaving_early_ends_the_call(service: ScriptedAgentService, addres
         await anext(stream)
     async with asyncio.timeout(5):
         await left.wait()
+
+
+async def test_close_from_another_thread(service: ScriptedAgentService, address: str) -> None:
+    """Closing a synchronous stream ends the loop of the thread that waits in it, and leaves no thread behind."""
+    service.parts.append(play(2, freeze=True))
+    seen: list[int] = []
+    handled = threading.Event()
+
+    def read(stream: sync.RunStream) -> None:
+        for event in stream:
+            seen.append(event.sequence)
+            if len(seen) == 2:
+                handled.set()
+
+    with sync.AgentClient(address, resume=QUICK) as client:
+        stream = client.watch("run-1")
+        reading = asyncio.create_task(asyncio.to_thread(read, stream))
+        assert await asyncio.to_thread(handled.wait, 10)
+        await asyncio.to_thread(stream.close)
+        async with asyncio.timeout(10):
+            await reading
+    assert seen == [1, 2]
+    for thread in threading.enumerate():
+        if thread.name == "runwire-watchdog":
+            await asyncio.to_thread(thread.join, 10)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("client", ["async", "sync"])
+async def test_scorer_runs_resume(client: str) -> None:
+    """A stream of scorer runs is resumed from its cursor as well, and ends with `ended` alone."""
+
+    class Scripted(scorer_service_pb2_grpc.ScorerServiceServicer):
+        cursors: list[str] = []  # noqa: RUF012 - of this test alone
+
+        async def WatchScorerRuns(self, request: scorer_pb.WatchScorerRunsRequest, context: Any) -> None:
+            self.cursors.append(request.cursor)
+            last = len(self.cursors) == 3
+            runs = scorer_pb.ScorerRunBatch(scorer_runs=[ScorerRun(scorer_run_id=f"s{len(self.cursors)}")])
+            await context.write(scorer_pb.WatchScorerRunsResponse(cursor=f"c{len(self.cursors)}", batch=runs))
+            if last:
+                await context.write(scorer_pb.WatchScorerRunsResponse(ended=scorer_pb.ScorerRunsEnded()))
+
+    def read(address: str) -> list[str]:
+        with sync.ScorerClient(address, resume=QUICK) as scorers:
+            return [each.scorer_run_id for each in scorers.watch_scorer_runs("run-1")]
+
+    server = grpc.aio.server()
+    scorer_service_pb2_grpc.add_ScorerServiceServicer_to_server(Scripted(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        if client == "sync":
+            found = await asyncio.to_thread(read, f"127.0.0.1:{port}")
+        else:
+            async with ScorerClient(f"127.0.0.1:{port}", resume=QUICK) as scorers:
+                found = [each.scorer_run_id async for each in scorers.watch_scorer_runs("run-1")]
+    finally:
+        await server.stop(None)
+    assert found == ["s1", "s2", "s3"]
+    assert Scripted.cursors == ["", "c1", "c2"]
+
+
+@pytest.mark.parametrize("client", ["async", "sync"])
+async def test_tls(service: ScriptedAgentService, tmp_path: Path, client: str) -> None:
+    """With credentials the client speaks TLS, and trusts whom it is told to trust."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2", "-nodes"]
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    openssl = await asyncio.create_subprocess_exec(
+        str(program("openssl")), *made, "-keyout", str(key), "-out", str(certificate), *name, stderr=subprocess.DEVNULL
+    )
+    assert await openssl.wait() == 0
+    server = grpc.aio.server()
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(service, server)
+    pairs = [(key.read_bytes(), certificate.read_bytes())]
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials(pairs))
+    await server.start()
+    trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+
+    def read() -> list[int]:
+        with sync.AgentClient(f"localhost:{port}", credentials=trusted) as agents:
+            return [event.sequence for event in agents.watch("run-1")]
+
+    try:
+        if client == "sync":
+            assert await asyncio.to_thread(read) == ALL
+        else:
+            async with AgentClient(f"localhost:{port}", credentials=trusted) as agents:
+                assert [event.sequence async for event in agents.watch("run-1")] == ALL
+        async with AgentClient(f"localhost:{port}", timeout=0.5) as plain:
+            with pytest.raises(errors.Unavailable):
+                await plain.start_run("scripted")
+    finally:
+        await server.stop(None)
