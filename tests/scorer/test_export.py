@@ -1,0 +1,196 @@
+"""Export by OTLP, to a collector of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from sqlalchemy import func, select
+
+from scorer_service import schema
+from scorer_service.database import Database, open_database
+from scorer_service.export import Exporter, Item
+from scorer_service.jobs import Jobs, Offer
+from scorer_service.records import Finished, NewRun, ScoreRecord, State
+from tests.scorer.stage import eventually, request, service
+
+TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
+
+
+@dataclass
+class Collector:
+    """What arrived."""
+
+    url: str = ""
+    available: bool = True
+    refused: int = 0
+    events: list[Any] = field(default_factory=list)
+    spans: list[Any] = field(default_factory=list)
+
+    async def _check(self, context: Any) -> None:
+        if not self.available:
+            self.refused += 1
+            # Not UNAVAILABLE, which the exporter would repeat by itself for a while.
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not now")
+
+
+def attributes(record: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in record.attributes}
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """A collector, and an environment that leads to it."""
+    collected = Collector()
+
+    class Logs(logs_service_pb2_grpc.LogsServiceServicer):
+        async def Export(self, request: Any, context: Any) -> Any:
+            await collected._check(context)
+            for resource in request.resource_logs:
+                for scope in resource.scope_logs:
+                    collected.events.extend(scope.log_records)
+            return logs_service_pb2.ExportLogsServiceResponse()
+
+    class Traces(trace_service_pb2_grpc.TraceServiceServicer):
+        async def Export(self, request: Any, context: Any) -> Any:
+            await collected._check(context)
+            for resource in request.resource_spans:
+                for scope in resource.scope_spans:
+                    collected.spans.extend(scope.spans)
+            return trace_service_pb2.ExportTraceServiceResponse()
+
+    server = grpc.aio.server()
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)
+    collected.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collected.url)
+    await server.start()
+    yield collected
+    await server.stop(None)
+
+
+async def waiting(database: Database) -> int:
+    query = select(func.count()).select_from(schema.exports)
+    return int(await database.read(lambda c: c.execute(query).scalar_one()))
+
+
+async def test_results_are_exported(results_url: str, collector: Collector) -> None:
+    """An event parented to the run's span for each result, and a span linked to it for each attempt; then nothing
+    waits any more."""
+    good, bad = request("flaky", "good", options={"failures": 1}), request("hopeless", "bad")
+    declined = request("brevity", "declined", sampled=False)
+    for message in (good, bad, declined):
+        message.traceparent = TRACEPARENT
+    async with service(results_url, scorer_export="otel") as running, open_database(results_url) as database:
+        await running.score(good)
+        await running.score(bad)
+        await running.score(declined)
+
+        async def all_delivered() -> bool:
+            return len(collector.spans) == 3 and await waiting(database) == 0
+
+        await eventually(all_delivered)
+        run = await running.get(good.scorer_run_id)
+    by_name = {attributes(event)["gen_ai.evaluation.name"]: event for event in collector.events}
+    assert set(by_name) == {"flaky", "hopeless"}
+    for event in by_name.values():
+        assert event.event_name == "gen_ai.evaluation.result"
+        assert (event.trace_id.hex(), event.span_id.hex()) == (TRACE_ID, SPAN_ID)
+    scored = attributes(by_name["flaky"])
+    assert scored["gen_ai.evaluation.score.value"] == 1.0
+    assert scored["runwire.scorer_run.id"] == good.scorer_run_id
+    assert by_name["flaky"].time_unix_nano == run.end_time.ToNanoseconds()
+    failed = attributes(by_name["hopeless"])
+    assert failed["error.type"] == "scorer_error"
+    assert "gen_ai.evaluation.score.value" not in failed
+    assert all(span.links[0].span_id.hex() == SPAN_ID for span in collector.spans)
+    assert len({span.span_id for span in collector.spans}) == 3
+    flaky = [span for span in collector.spans if span.name.endswith("flaky")]
+    first = min(flaky, key=lambda span: attributes(span)["runwire.scorer_run.attempt"])
+    assert first.status.code == 2
+
+
+async def test_a_collector_that_is_away_is_waited_for(sqlite_url: str, collector: Collector) -> None:
+    """Results wait in the database, also over a restart of the service, and arrive with the same ids and times."""
+    collector.available = False
+    message = request("brevity")
+    async with service(sqlite_url, scorer_export="otel") as running, open_database(sqlite_url) as database:
+        await running.score(message)
+
+        async def was_refused() -> bool:
+            return collector.refused > 0
+
+        await eventually(was_refused)
+        assert await waiting(database) == 1
+    collector.available = True
+    async with open_database(sqlite_url) as database:
+        due_now = schema.exports.update().values(due_time=0.0)
+        await database.write(lambda c: c.execute(due_now))
+        async with service(sqlite_url, scorer_export="otel"):
+
+            async def is_delivered() -> bool:
+                return await waiting(database) == 0
+
+            await eventually(is_delivered)
+    (event,) = collector.events
+    assert attributes(event)["runwire.scorer_run.id"] == message.scorer_run_id
+
+
+async def test_nothing_is_exported_unless_asked_for(sqlite_url: str, collector: Collector) -> None:
+    """Off by default: nothing is sent, and nothing gathers."""
+    async with service(sqlite_url) as running, open_database(sqlite_url) as database:
+        await running.score(request("brevity"))
+        assert await waiting(database) == 0
+    assert (collector.events, collector.spans, collector.refused) == ([], [], 0)
+
+
+class Remembering:
+    """A sink that takes what it is allowed to."""
+
+    def __init__(self, *answers: bool) -> None:
+        self._answers = list(answers)
+        self.seen: list[list[tuple[str, int]]] = []
+
+    def send(self, items: Any) -> bool:
+        self.seen.append([(item.run.scorer_run_id, item.attempt.attempt) for item in items])
+        assert all(isinstance(item, Item) for item in items)
+        return self._answers.pop(0)
+
+
+async def finish_some(database: Database, count: int, backlog: int) -> Jobs:
+    jobs = Jobs(database, worker="w", export_backlog=backlog)
+    await jobs.register(["a"])
+    await jobs.add([NewRun(f"{number:032x}", "default", "a") for number in range(count)])
+    claimed = (await jobs.claim({"a": Offer(count)}, count)).jobs
+    score = ScoreRecord(1.0, "", "", "{}", 1, None)
+    await jobs.finish([Finished(job, State.SUCCEEDED, "1", score) for job in claimed])
+    return jobs
+
+
+async def test_the_backlog_is_bounded(database: Database) -> None:
+    """What does not fit is not exported, and counted."""
+    await finish_some(database, 10, 4)
+    assert await waiting(database) == 4
+    query = select(schema.counters.c.value).where(schema.counters.c.name == schema.EXPORTS_DROPPED)
+    assert await database.read(lambda c: c.execute(query).scalar_one()) == 6
+
+
+async def test_several_exporters_share_the_work(database: Database) -> None:
+    """What one has in its hands is not sent by another; what failed is sent again later."""
+    await finish_some(database, 5, 100)
+    sink = Remembering(False, True)
+    exporter = Exporter(database, sink)
+    await asyncio.gather(exporter.run_once(), Exporter(database, sink).run_once())
+    assert len(sink.seen) == 1
+    assert await waiting(database) == 5
+    await database.write(lambda c: c.execute(schema.exports.update().values(due_time=0.0)))
+    await exporter.run_once()
+    assert sink.seen[0] == sink.seen[1]
+    assert await waiting(database) == 0
