@@ -171,7 +171,7 @@ def _say_what_next(addresses: dict[str, str]) -> None:
         "\nBoth services are up. In another terminal:\n\n"
         f"    runwire start librarian 'How does a cursor work?' --watch{options}\n"
         f"    runwire runs{options}\n"
-        f"    runwire scores RUN --follow{scorer_options}\n\n"
+        f"    runwire scores RUN --follow{options}{scorer_options}\n\n"
         "Ctrl-C stops them; finished and unfinished runs are kept.\n",
         flush=True,
     )

@@ -15,6 +15,7 @@ from runwire.cli.inputs import Since, State, parse_json
 from runwire.cli.output import new_table, print_json, print_table, seconds_of, span, state_name, styled
 from runwire.cli.session import Interrupted, Session, on_terminal, pass_session, service_options
 from runwire.client import fold, sample_of, scorer_run_filter, to_value
+from runwire.errors import Unavailable
 from runwire.scorer.v1 import scorer_run_pb2
 
 _STATE = State(scorer_run_pb2.ScorerRunState)
@@ -228,8 +229,11 @@ def _has_scores(session: Session, run_id: str) -> bool:
     with session.asking_scorers() as scorers:
         if any(True for _ in scorers.list_scorer_runs(scorer_run_filter(run_id=run_id), page_size=1)):
             return True
-    with session.asking_agents() as agents:
-        return len(agents.get_run(run_id).scorers) > 0
+    try:
+        with session.asking_agents() as agents:
+            return len(agents.get_run(run_id).scorers) > 0
+    except Unavailable:
+        return True  # nobody to ask: wait and see
 
 
 def _show(session: Session, found: Sequence[scorer_run_pb2.ScorerRun], *, empty: str) -> None:

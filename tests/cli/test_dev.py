@@ -26,7 +26,8 @@ def test_dev(tmp_path: Path, runwire: Runwire) -> None:
     assert scorer is not None
     result = runwire("--agent-address", agent[1], "start", "librarian", "What is a cursor?", "--watch", "--json")
     assert result.code == 0
-    scores = runwire("--scorer-address", scorer[1], "scores", result.lines[0]["run"]["runId"], "--follow")
+    addresses = ["--agent-address", agent[1], "--scorer-address", scorer[1]]
+    scores = runwire(*addresses, "scores", result.lines[0]["run"]["runId"], "--follow")
     assert "succeeded" in scores.out
     dev.send_signal(signal.SIGINT)
     _, err = dev.communicate(timeout=30)
