@@ -25,6 +25,7 @@ from runwire.rpc import Server, serve
 SERVICE: Final = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 _HEALTH_SECONDS: Final = 2.0
 _STREAM_GRACE_SECONDS: Final = 2.0
+_COMING_IN_SECONDS: Final = 0.3
 
 log = logging.getLogger("agent_service")
 
@@ -82,6 +83,8 @@ async def _run_parts(
         await server.set_serving(False)
         worker.drain()
         logs.drain()
+        # gRPC cuts off without a word what it has not handed to us yet when it stops: let that come in and be told.
+        await asyncio.sleep(_COMING_IN_SECONDS)
         await server.stop(_STREAM_GRACE_SECONDS)
         background.pop().cancel()
 

@@ -289,6 +289,22 @@ async def test_server_draining(url: str) -> None:
     assert rest[-1].HasField("run_finished")
 
 
+async def test_streams_that_come_while_draining(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is opened while the server drains is told so, and not cut off without a word."""
+    monkeypatch.setattr("agent_service.app._COMING_IN_SECONDS", 0.5)
+    held = Held()
+    async with replica(url, held.definition) as it:
+        run = await it.start("held")
+        it.stopping.set()
+        await asyncio.sleep(0)
+        for _ in range(20):
+            async with it.watch(run.run_id) as watch:
+                refusal = await watch.refusal()
+            is_refusal(refusal, grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
+            assert watch.kinds[0] == "opened"
+            assert watch.kinds[-1] == "closing"
+
+
 async def test_stream_max_age(url: str) -> None:
     """A stream that is as old as the server allows gets `closing` and UNAVAILABLE, and goes on from its cursor."""
     held = Held()
