@@ -50,7 +50,13 @@ def test_right_client(runwire: Runwire) -> None:
     assert failed(runwire, f"{WRONG} none", "--cuts", "30") == []
 
 
-@pytest.mark.parametrize("fault", EXPECTED, ids=str)
+# The rules that these break have their own tests below, on transcripts.
+SLOW = ("restart", "skip", "dead-cursor", "babble")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[pytest.mark.chaos] if fault in SLOW else []) for fault in EXPECTED]
+)
 def test_wrong_clients(runwire: Runwire, fault: str) -> None:
     """Each deliberate fault is found, under the rule that it breaks."""
     assert EXPECTED[fault] in failed(runwire, f"{WRONG} {fault}", "--cuts", "20", "--patience", "3")
