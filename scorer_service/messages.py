@@ -40,7 +40,7 @@ def duration(seconds: float | None) -> Duration | None:
     return span
 
 
-def scorer_run(found: Found) -> pb.ScorerRun:
+def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
     """A scorer run with its attempts, and its sample if that was asked for."""
     line = found.run
     message = pb.ScorerRun(
@@ -51,7 +51,7 @@ def scorer_run(found: Found) -> pb.ScorerRun:
         scorer_version=line.scorer_version,
         state=line.state,
         error=_error(line) if line.state in _WITH_ERROR else None,
-        attempts=[_attempt(number, attempt) for number, attempt in enumerate(found.attempts, 1)],
+        attempts=[_attempt(number, one, partial_results) for number, one in enumerate(found.attempts, 1)],
         deliveries=line.deliveries,
         create_time=timestamp(line.create_time),
         due_time=timestamp(line.due_time),
@@ -65,7 +65,7 @@ def scorer_run(found: Found) -> pb.ScorerRun:
     ParseDict(json.loads(line.options), message.options)
     if line.state == State.SUCCEEDED:
         message.score.CopyFrom(_score(line))
-    if found.sample is not None:
+    if found.sample is not None and line.error_reason != "malformed_request":
         message.sample.CopyFrom(requested.Sample.FromString(found.sample))
     return message
 
@@ -87,7 +87,7 @@ def _error(line: Any) -> pb.ScorerRunError:
     )
 
 
-def _attempt(number: int, line: Any) -> pb.ScorerRunAttempt:
+def _attempt(number: int, line: Any, partial_results: bool) -> pb.ScorerRunAttempt:
     attempt = pb.ScorerRunAttempt(
         attempt=number,
         worker=line.worker,
@@ -95,7 +95,7 @@ def _attempt(number: int, line: Any) -> pb.ScorerRunAttempt:
         end_time=timestamp(line.end_time),
         error=_error(line) if line.error_reason else None,
     )
-    if line.partial_results != "{}":
+    if partial_results and line.partial_results != "{}":
         ParseDict(json.loads(line.partial_results), attempt.partial_results)
     return attempt
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.engine import Connection
@@ -75,6 +75,26 @@ class Found:
     attempts: Sequence[Any]
     """Rows of `attempts`, or Attempt, oldest first."""
     sample: bytes | None = None
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it is on the wire."""
+        texts = (self.run.options, self.run.labels, self.run.score_reason, self.run.score_metadata)
+        return 1000 + sum(len(text or "") for text in texts) + 1000 * len(self.attempts)
+
+
+MAX_ANSWER_WEIGHT: Final = 2 * 1024 * 1024
+"""Most weight of one answer: clients take messages of up to 4 MiB unless they say otherwise."""
+
+
+def within_weight(found: Sequence[Found]) -> int:
+    """How many of them make one answer: at least one, where there is one."""
+    total = 0
+    for count, one in enumerate(found):
+        total += one.weight
+        if total > MAX_ANSWER_WEIGHT and count:
+            return count
+    return len(found)
 
 
 @dataclass(frozen=True, slots=True)

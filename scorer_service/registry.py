@@ -21,6 +21,9 @@ class Registry:
             if versions.get(scorer.version, scorer) is not scorer:
                 raise ConfigurationError(f"there are two scorers {scorer.id!r} with the version {scorer.version!r}")
             versions[scorer.version] = scorer
+        self._newest = {
+            scorer_id: versions[max(versions, key=_version_key)] for scorer_id, versions in self._scorers.items()
+        }
 
     @property
     def ids(self) -> list[str]:
@@ -36,8 +39,7 @@ class Registry:
 
     def newest(self, scorer_id: str) -> Scorer:
         """The version with the highest numbers: 10 is newer than 9, and 1.2 than 1.1. Raises KeyError."""
-        versions = self._scorers[scorer_id]
-        return versions[max(versions, key=_version_key)]
+        return self._newest[scorer_id]
 
     def find(self, scorer_id: str, version: str = "") -> Scorer | None:
         """The scorer, by default the newest; None if it is not here."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import and_, delete, exists, or_, select
+from sqlalchemy import and_, delete, exists, or_, select, update
 from sqlalchemy.engine import Connection
 
 from scorer_service.database import Database, database_time
+from scorer_service.jobs import next_revision
 from scorer_service.records import OPEN, TERMINAL, State
-from scorer_service.schema import attempts, exports, samples, scorer_runs
+from scorer_service.schema import NOW, attempts, exports, samples, scorer_runs, scorers
 
 row = scorer_runs.c
 BATCH: Final = 500
 _IDLE_SECONDS: Final = 60.0
+_ORPHAN_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Retention:
 
     async def run_once(self) -> float:
         """Removes one batch of each; returns at once for more while there is more."""
-        removed = await self.sweep_runs() + await self.sweep_samples()
+        removed = await self.sweep_runs() + await self.sweep_samples() + await self.sweep_orphans()
         return 0.05 if removed else _IDLE_SECONDS
 
     async def sweep_runs(self) -> int:
@@ -72,6 +74,39 @@ class Retention:
             ids = connection.execute(candidates).scalars().all()
             if ids:
                 connection.execute(delete(samples).where(samples.c.sample_id.in_(ids), unwanted))
+            return len(ids)
+
+        return await self._database.write(work)
+
+    async def sweep_orphans(self) -> int:
+        """Ends up to a batch of scorer runs that nobody will claim, because no process has had their scorer for an
+        hour; returns how many. A redrive makes them due again where there is one."""
+
+        def work(connection: Connection) -> int:
+            gone = exists(
+                select(1).where(
+                    scorers.c.scorer_id == row.scorer_id, scorers.c.seen_time < NOW - _ORPHAN_SECONDS, ~scorers.c.paused
+                )
+            )
+            orphans = select(row.scorer_run_id).where(row.due_time <= NOW, gone).order_by(row.scorer_run_id)
+            ids = connection.execute(orphans.limit(BATCH).with_for_update(skip_locked=True)).scalars().all()
+            if ids:
+                revision, now = next_revision(connection)
+                ended = (
+                    update(scorer_runs)
+                    .where(row.scorer_run_id.in_(ids))
+                    .values(
+                        state=int(State.FAILED),
+                        due_time=None,
+                        end_time=now,
+                        claims=row.claims + 1,
+                        error_reason="scorer_unknown",
+                        error_class="",
+                        error_message="no process has this scorer any more; redrive it when one does",
+                        revision=revision,
+                    )
+                )
+                connection.execute(ended)
             return len(ids)
 
         return await self._database.write(work)

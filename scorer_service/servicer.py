@@ -18,7 +18,7 @@ from runwire.scorer.v1 import scorer_service_pb2 as pb
 from scorer_service import messages
 from scorer_service.controls import Controls, Selection, Touched
 from scorer_service.intake import DEFAULT_TENANT, MAX_ID_LENGTH
-from scorer_service.queries import Filter, Queries
+from scorer_service.queries import Filter, Queries, within_weight
 from scorer_service.records import NewRun, Priority, scorer_run_id
 from scorer_service.registry import Registry
 from scorer_service.samples import struct_of
@@ -66,20 +66,18 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         )
         if found is None:
             raise ScorerRunNotFound(f"there is no scorer run {request.scorer_run_id!r}")
-        return pb.GetScorerRunResponse(scorer_run=messages.scorer_run(found))
+        return pb.GetScorerRunResponse(scorer_run=messages.scorer_run(found, partial_results=True))
 
     async def ListScorerRuns(self, request: pb.ListScorerRunsRequest, context: Context) -> pb.ListScorerRunsResponse:
         size, wanted = page_size(request), _filter(request.filter)
         place = decode_token(request)
         after = (float(place[0]), str(place[1])) if place else None
         found = await self._queries.page(wanted, limit=size + 1, after=after)
-        token = ""
-        if len(found) > size:
-            last = found[size - 1].run
+        page, token = found[: min(size, within_weight(found))], ""
+        if len(found) > len(page):
+            last = page[-1].run
             token = encode_token(request, [last.create_time, last.scorer_run_id])
-        return pb.ListScorerRunsResponse(
-            scorer_runs=[messages.scorer_run(one) for one in found[:size]], next_page_token=token
-        )
+        return pb.ListScorerRunsResponse(scorer_runs=[messages.scorer_run(one) for one in page], next_page_token=token)
 
     async def WatchScorerRuns(
         self, request: pb.WatchScorerRunsRequest, context: Context

@@ -16,7 +16,7 @@ from typing import Final
 from runwire.cursor import CursorCodec
 from runwire.errors import CursorAhead, CursorEpochMismatch, ServerDraining, TooManyStreams
 from runwire.pubsub import Position
-from scorer_service.queries import Found, Queries
+from scorer_service.queries import Found, Queries, within_weight
 
 POLL_SECONDS: Final = 0.1
 MAX_STREAMS: Final = 1000
@@ -89,12 +89,13 @@ class Watch:
             if epoch_now != epoch:
                 raise CursorEpochMismatch("the results database was replaced")
             found = _whole_revisions(await self._queries.changes(tenant, run_id, place, limit=_PAGE))
-            for start in range(0, len(found), _FRAME):
-                frame = found[start : start + _FRAME]
+            rest = found
+            while rest:
+                count = min(_FRAME, within_weight(rest))
+                frame, rest = rest[:count], rest[count:]
                 # A cursor inside a revision would skip its rest: until the rest is sent, the old place stands.
-                rest = found[start + _FRAME :]
-                after = place if rest and rest[0].run.revision == frame[-1].run.revision else frame[-1].run.revision
-                place = max(place, after)
+                last = frame[-1].run.revision
+                place = place if rest and rest[0].run.revision == last else last
                 yield Frame(codec.encode(Position(epoch, place)), frame)
                 silent_since = time.monotonic()
             if found and len(found) >= _PAGE // 2:

@@ -175,7 +175,7 @@ async def test_a_run_is_judged(sqlite_url: str, openai: OpenAIServer) -> None:
     """In the service: the judgement is stored with the score."""
     openai.says(verdicts("no", "yes"))
     async with service(sqlite_url, judge_model=MODEL) as running:
-        run = await running.score(request("toxicity"))
+        run = await running.get((await running.score(request("toxicity"))).scorer_run_id)
     assert (run.state, run.score.value) == (S.SCORER_RUN_STATE_SUCCEEDED, 0.5)
     assert run.score.direction == S.SCORE_DIRECTION_LOWER_IS_BETTER
     judgement = run.score.judgement

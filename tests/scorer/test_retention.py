@@ -86,6 +86,21 @@ async def test_old_samples_go_before_their_scores(database: Database) -> None:
     assert await names(database) == before
 
 
+async def test_nobody_waits_for_a_scorer_that_is_gone(database: Database) -> None:
+    """An hour after the last process that had it, what waits for it ends FAILED; what is held by a pause stays."""
+    await fill(database)
+    retention = Retention(database, Ages(0, 0, 0))
+    assert await retention.sweep_orphans() == 0
+    unseen = schema.scorers.update().values(seen_time=time.time() - 2 * 3600)
+    await database.write(lambda c: c.execute(unseen.values(paused=True)))
+    assert await retention.sweep_orphans() == 0
+    await database.write(lambda c: c.execute(unseen.values(paused=False)))
+    assert await retention.sweep_orphans() == 1
+    columns = schema.scorer_runs.c
+    query = select(columns.error_reason).where(columns.scorer_run_id == "old-waiting")
+    assert await database.read(lambda c: c.execute(query).scalar_one()) == "scorer_unknown"
+
+
 async def test_for_ever_means_for_ever(database: Database) -> None:
     """Without any age nothing is removed."""
     await fill(database)

@@ -65,6 +65,38 @@ async def test_the_sample_is_returned_where_it_is_asked_for(running: Service) ->
     assert not (await running.get(message.scorer_run_id)).HasField("sample")
 
 
+async def test_a_malformed_message_can_be_looked_at(running: Service) -> None:
+    """It is a scorer run that says so, also where its sample is asked for."""
+    await running.send(b"\xff rubbish")
+    wanted = pb.ScorerRunFilter(states=[S.SCORER_RUN_STATE_FAILED])
+    async with asyncio.timeout(10):
+        while not (found := await running.stub.ListScorerRuns(pb.ListScorerRunsRequest(filter=wanted))).scorer_runs:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.02)
+    run = await running.get(found.scorer_runs[0].scorer_run_id, include_sample=True)
+    assert run.error.reason == "malformed_request"
+    redrive = await running.stub.RetryScorerRuns(pb.RetryScorerRunsRequest(filter=wanted))
+    assert redrive.count == 0
+    assert not (await running.stub.GetScorerStats(pb.GetScorerStatsRequest())).stats
+
+
+async def test_large_answers_come_in_smaller_pages(running: Service) -> None:
+    """A page, and a frame of a watch, is cut before it is larger than a client takes."""
+    big = {"text": "x" * 60_000}
+    messages = [request("includes", f"run-{number}", options=big) for number in range(90)]
+    await running.send(*messages)
+    for message in messages:
+        await running.until(message.scorer_run_id)
+    ids, token = [], ""
+    while True:
+        page = await running.stub.ListScorerRuns(pb.ListScorerRunsRequest(page_size=1000, page_token=token))
+        assert page.ByteSize() < 3 * 1024 * 1024
+        ids += [run.scorer_run_id for run in page.scorer_runs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert sorted(ids) == sorted(message.scorer_run_id for message in messages)
+
+
 async def test_scorers_are_listed_in_pages(running: Service) -> None:
     """Each scorer once, in order, over any page size; a token belongs to its request."""
     whole = await running.stub.ListScorers(pb.ListScorersRequest(page_size=1000))

@@ -100,6 +100,7 @@ async def test_completed_steps_are_not_repeated(running: Service) -> None:
     counts = {name: scorers.calls[f"{name}/run-1"] for name in ("split", "analyze", "score", "reason")}
     assert counts == {"split": 1, "analyze": 1, "score": 2, "reason": 2}
     assert len(run.attempts) == 3
+    run = await running.get(run.scorer_run_id)
     assert dict(run.attempts[0].partial_results["analyze"]) == {"count": 3}
 
 
