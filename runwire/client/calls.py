@@ -254,9 +254,13 @@ class Stream(Generic[Item]):
             await self._drop(broken=True)
             raise Unavailable(f"nothing was heard for {limit:g} s", 0.0) from None
         except asyncio.CancelledError:
-            # Of the task, or of this one wait (asyncio.timeout around anext): the next one opens the stream again.
             await self._drop()
-            raise
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                # Of the task, or of this one wait (asyncio.timeout around anext): the next opens the stream again.
+                raise
+            # Not of the task: the stream or the client was closed by another one, which is noticed next.
+            raise Unavailable("the call was cancelled", 0.0) from None
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure) from failure
         if not frame:

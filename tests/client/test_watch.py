@@ -16,7 +16,7 @@ import pytest
 from runwire import errors
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_pb2
-from runwire.client import AgentClient, Discontinuity, ResumePolicy, ScorerClient, ScorerRun, sync
+from runwire.client import AgentClient, Discontinuity, ResumePolicy, RunStream, ScorerClient, ScorerRun, sync
 from runwire.client.resume import Backoff
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.scorer.v1 import scorer_service_pb2_grpc
@@ -351,6 +351,35 @@ async def test_leaving_early_ends_the_call(service: ScriptedAgentService, addres
         await anext(stream)
     async with asyncio.timeout(5):
         await left.wait()
+
+
+async def test_close_from_another_task(service: ScriptedAgentService, address: str) -> None:
+    """Closing a stream ends the loop of the task that waits in it; closing its client is an error there, and neither
+    looks like a cancellation of that task."""
+    waits = asyncio.Event()
+
+    async def freeze(s: ScriptedAgentService, request: pb.WatchRunRequest, context: Any) -> None:
+        waits.set()
+        await play(2, freeze=True)(s, request, context)
+
+    async def read(stream: RunStream) -> list[int]:
+        return [event.sequence async for event in stream]
+
+    for close_client in (False, True):
+        waits.clear()
+        service.parts.append(freeze)
+        client = AgentClient(address, resume=QUICK)
+        stream = client.watch("run-1")
+        async with asyncio.timeout(10):
+            reading = asyncio.create_task(read(stream))
+            await waits.wait()
+            await (client.close() if close_client else stream.aclose())
+            if close_client:
+                with pytest.raises(RuntimeError, match="this client is closed"):
+                    await reading
+            else:
+                assert await reading in ([], [1], [1, 2])
+            await client.close()
 
 
 async def test_close_from_another_thread(service: ScriptedAgentService, address: str) -> None:
