@@ -13,13 +13,11 @@ for _, place in ipairs(ready) do
   local head_key = prefix .. 'head:' .. place.topic
   local head = read_head(head_key)
   if head then
-    head.attempt = head.attempt + 1
+    head.attempt = digits(head.attempt + 1)
     if head.leased == '1' then
-      head.losses = head.losses + 1
+      head.losses = digits(head.losses + 1)
     end
-    redis.call(
-      'HSET', head_key, 'attempt', digits(head.attempt), 'losses', digits(head.losses), 'leased', '1', 'woken', '0'
-    )
+    redis.call('HSET', head_key, 'attempt', head.attempt, 'losses', head.losses, 'leased', '1', 'woken', '0')
     redis.call('ZADD', place.key, digits(now + lease), place.topic)
     local fields = redis.call('HGETALL', prefix .. 'fields:' .. place.topic)
     claims[#claims + 1] = { place.topic, visible(head), head.losses, fields, digits(place.time) }

@@ -10,22 +10,24 @@
 -- {'unclaimed', attempt}, {'closed', final}, {'hole', last}, {'field', name, value}.
 
 local prefix, topic, attempt, schedule, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local due_in, progress = tonumber(ARGV[6] or 0), ARGV[7] == '1'
-local retention, tombstone = tonumber(ARGV[8] or 0), tonumber(ARGV[9] or 0)
-local epoch, queue = ARGV[10] or '', ARGV[11] or ''
-local rest = 17
-
--- The places in ARGV of the next `count` things, each `width` arguments wide.
-local function places(count, width)
-  local found = {}
-  for i = 1, tonumber(count or 0) do
-    found[i] = rest
-    rest = rest + width
+local epoch, progress = '', false
+local none = {}
+local indexes, puts, puts_once, deletes, messages = none, none, none, none, none
+if #ARGV > 5 then
+  epoch, progress = ARGV[10], ARGV[7] == '1'
+  local rest = 17
+  -- The places in ARGV of the next `count` things, each `width` arguments wide.
+  local function places(count, width)
+    local found = {}
+    for i = 1, tonumber(count) do
+      found[i] = rest
+      rest = rest + width
+    end
+    return found
   end
-  return found
+  indexes, puts, puts_once = places(ARGV[12], 1), places(ARGV[13], 2), places(ARGV[14], 2)
+  deletes, messages = places(ARGV[15], 1), places(ARGV[16], 2)
 end
-local indexes, puts, puts_once = places(ARGV[12], 1), places(ARGV[13], 2), places(ARGV[14], 2)
-local deletes, messages = places(ARGV[15], 1), places(ARGV[16], 2)
 
 -- Checks
 
@@ -36,29 +38,30 @@ elseif epoch == '' and not head then
   return { 'not_found' }
 end
 head = head or {
-  epoch = epoch, attempt = 0, earliest = 1, last = 0, check = '', final = 0, create_time = digits(now),
-  expire_time = 0, queue = queue, leased = '0', woken = '0', losses = 0,
+  epoch = epoch, attempt = '0', earliest = '1', last = '0', check = '', final = '0', create_time = digits(now),
+  expire_time = '0', queue = ARGV[11], leased = '0', woken = '0', losses = '0',
 }
 if expired(head) then
   return { 'expired', head.final }
 end
-if attempt ~= '' and tonumber(attempt) ~= head.attempt then
-  return { tonumber(attempt) < head.attempt and 'fenced' or 'unclaimed', head.attempt }
+if attempt ~= '' and attempt ~= head.attempt then
+  return { tonumber(attempt) < tonumber(head.attempt) and 'fenced' or 'unclaimed', head.attempt }
 end
 local first, last, previous, check, final = nil, nil, nil, nil, 0
 if entry ~= '' then
   first, last, previous, check, final = struct.unpack('>I8I8c8c8I4', entry)
+  last = digits(last)
   if last == head.last and check == head.check then
     return { 'ok', digits(now), visible(head) }
   end
 end
-if head.final ~= 0 then
+if head.final ~= '0' then
   return { 'closed', head.final }
 end
 if first then
-  local continues = head.check == '' and string.rep('\0', 8) or head.check
-  if first ~= head.last + 1 or previous ~= continues then
-    return { 'hole', digits(head.last) }
+  local continues = head.check == '' and '\0\0\0\0\0\0\0\0' or head.check
+  if first ~= tonumber(head.last) + 1 or previous ~= continues then
+    return { 'hole', head.last }
   end
 end
 for _, i in ipairs(puts_once) do
@@ -75,7 +78,7 @@ local changes = {}
 local function set(name, value)
   head[name] = value
   changes[#changes + 1] = name
-  changes[#changes + 1] = type(value) == 'number' and digits(value) or value
+  changes[#changes + 1] = value
 end
 
 local due -- nil: as it is; false: never; or a time
@@ -84,8 +87,8 @@ if epoch ~= '' then
   for n, i in ipairs(indexes) do
     names[n] = ARGV[i]
   end
-  for _, name in ipairs(HEAD) do
-    set(name, head[name])
+  for name, value in pairs(head) do
+    set(name, value)
   end
   set('indexes', table.concat(names, '\0'))
 end
@@ -94,11 +97,11 @@ if first then
   set('check', check)
 end
 if final ~= 0 then
-  set('final', final)
-  set('expire_time', now + retention)
+  set('final', digits(final))
+  set('expire_time', digits(now + tonumber(ARGV[8])))
   due = false
 elseif schedule == 'due' then
-  due = head.woken == '1' and now or now + due_in
+  due = head.woken == '1' and now or now + tonumber(ARGV[6] or 0)
 elseif schedule == 'never' then
   due = head.woken == '1' and now
 elseif schedule == 'wake' then
@@ -113,7 +116,7 @@ if final ~= 0 or schedule == 'due' or schedule == 'never' then
   set('leased', '0')
 end
 if progress or final ~= 0 or schedule == 'due' or schedule == 'never' then
-  set('losses', 0)
+  set('losses', '0')
 end
 if #changes == 0 then
   set('last', head.last)
@@ -145,7 +148,7 @@ if epoch ~= '' then
   redis.call('DEL', KEYS[2], KEYS[3]) -- what a lost head may have left
 end
 if first then
-  redis.call('XADD', KEYS[2], digits(last) .. '-0', 'entry', entry)
+  redis.call('XADD', KEYS[2], last .. '-0', 'entry', entry)
 end
 redis.call('HSET', KEYS[1], unpack(changes))
 for _, i in ipairs(deletes) do
@@ -169,9 +172,9 @@ for _, i in ipairs(messages) do
   redis.call('XADD', prefix .. 'messages:' .. ARGV[i], '*', 'body', ARGV[i + 1])
 end
 if final ~= 0 then
-  local gone = end_of(head.expire_time + tombstone)
-  redis.call('PEXPIREAT', KEYS[2], end_of(head.expire_time))
-  redis.call('PEXPIREAT', KEYS[3], end_of(head.expire_time))
+  local gone = end_of(tonumber(head.expire_time) + tonumber(ARGV[9]))
+  redis.call('PEXPIREAT', KEYS[2], end_of(tonumber(head.expire_time)))
+  redis.call('PEXPIREAT', KEYS[3], end_of(tonumber(head.expire_time)))
   redis.call('PEXPIREAT', KEYS[1], gone)
   local names = redis.call('HGET', KEYS[1], 'indexes')
   if names and names ~= '' then

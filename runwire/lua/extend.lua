@@ -8,7 +8,7 @@ local prefix, lease = ARGV[1], tonumber(ARGV[2])
 
 local states = {}
 for i, key in ipairs(KEYS) do
-  local topic, attempt = ARGV[2 * i + 1], tonumber(ARGV[2 * i + 2])
+  local topic, attempt = ARGV[2 * i + 1], ARGV[2 * i + 2]
   local head = read_head(key)
   if head and head.leased == '1' and head.attempt == attempt then
     redis.call('ZADD', prefix .. 'due:' .. head.queue, digits(now + lease), topic)

@@ -7,45 +7,38 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
-local HEAD = {
-  'epoch', 'attempt', 'earliest', 'last', 'check', 'final', 'create_time', 'expire_time', -- what readers see
-  'queue', 'leased', 'woken', 'losses', -- what claims need
-}
-local VISIBLE = 8
-local NUMBERS = { attempt = true, earliest = true, last = true, final = true, expire_time = true, losses = true }
-
 -- Decimal digits of a whole number: tostring would round above 1e14.
 local function digits(number)
   return string.format('%.0f', number)
 end
 
--- The head kept under `key`, or nil where there is none.
+-- The head kept under `key`, each value a string as it is kept, or nil where there is none.
 local function read_head(key)
-  local values = redis.call('HMGET', key, unpack(HEAD))
+  local values = redis.call(
+    'HMGET', key, 'epoch', 'attempt', 'earliest', 'last', 'check', 'final', 'create_time', 'expire_time', 'queue',
+    'leased', 'woken', 'losses'
+  )
   if not values[1] then
     return nil
   end
-  local head = {}
-  for i, name in ipairs(HEAD) do
-    head[name] = NUMBERS[name] and tonumber(values[i]) or values[i]
-  end
-  return head
+  return {
+    epoch = values[1], attempt = values[2], earliest = values[3], last = values[4], check = values[5],
+    final = values[6], create_time = values[7], expire_time = values[8], queue = values[9], leased = values[10],
+    woken = values[11], losses = values[12],
+  }
 end
 
 -- Whether the retention of a closed log has passed. Its log and fields end by themselves, a moment later.
 local function expired(head)
-  return head.final ~= 0 and now >= head.expire_time
+  return head.final ~= '0' and now >= tonumber(head.expire_time)
 end
 
--- The head as a reply.
+-- The head as readers see it.
 local function visible(head)
-  local values = {}
-  for i = 1, VISIBLE do
-    local value = head[HEAD[i]]
-    values[i] = type(value) == 'number' and digits(value) or value
-  end
-  values[VISIBLE + 1] = expired(head) and 1 or 0
-  return values
+  return {
+    head.epoch, head.attempt, head.earliest, head.last, head.check, head.final, head.create_time, head.expire_time,
+    expired(head) and 1 or 0,
+  }
 end
 
 -- The time, in milliseconds, at which Redis removes what must not be seen from `time` on.

@@ -50,13 +50,15 @@ def refusal_of(commit: Commit, reply: Reply) -> Exception:
         case b"not_found":
             return not_found(commit.topic)
         case b"expired":
-            return RunExpired("the events of the run are purged", final_state=details[0])
+            return RunExpired("the events of the run are purged", final_state=int(details[0]))
         case b"fenced":
-            return Fenced(f"attempt {commit.attempt} is superseded by attempt {details[0]}", attempt=details[0])
+            return Fenced(
+                f"attempt {commit.attempt} is superseded by attempt {int(details[0])}", attempt=int(details[0])
+            )
         case b"unclaimed":
-            return ValueError(f"attempt {commit.attempt} was never claimed; the latest is {details[0]}")
+            return ValueError(f"attempt {commit.attempt} was never claimed; the latest is {int(details[0])}")
         case b"closed":
-            return LogClosed("the log has its last event", final_state=details[0])
+            return LogClosed("the log has its last event", final_state=int(details[0]))
         case b"hole":
             last = int(details[0])
             return SequenceHole(

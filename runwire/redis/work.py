@@ -93,6 +93,6 @@ def _claims_of(reply: Reply) -> Sequence[tuple[int, Claim]]:
     """The claims that lua/claim.lua returned, each with the time at which it was due."""
     now = seconds(reply[0])
     return [
-        (int(due), Claim(topic.decode(), head_of(head), losses, fields_of(pairs), now))
+        (int(due), Claim(topic.decode(), head_of(head), int(losses), fields_of(pairs), now))
         for topic, head, losses, pairs, due in reply[2:]
     ]

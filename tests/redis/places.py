@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.servers import RedisBinary, RedisServer, missing, redis_servers, start_redis
+from tests.servers import RedisBinary, RedisServer, free_port, missing, redis_servers, start_redis
 
 START_SECONDS = 20.0
 SLOTS = 16384
@@ -73,10 +73,16 @@ def start_cluster(stack: ExitStack, kind: RedisBinary, *args: str) -> RedisClust
     """A cluster that ends with `stack`."""
     # fmt: off
     options = (
-        "--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-require-full-coverage", "no",
+        "--cluster-enabled", "yes", "--cluster-node-timeout", "15000", "--cluster-require-full-coverage", "no", *args,
     )
     # fmt: on
-    return RedisCluster([stack.enter_context(start_redis(kind, *options, *args)) for _ in range(3)])
+    nodes = [stack.enter_context(RedisServer(kind, *options)) for _ in range(3)]
+    for node in nodes:
+        # Its other port lies 10,000 higher, and is to stay below those that the kernel gives to connections, too.
+        while node.port >= 22_000:
+            node.port = free_port()
+        node.start()
+    return RedisCluster(nodes)
 
 
 @pytest.fixture(scope="session")
