@@ -111,6 +111,10 @@ class Leases:
             except StoreUnavailable as error:
                 log.warning("leases could not be renewed: %s", error)
                 await asyncio.sleep(self._interval)
+            except Exception:
+                # A thread that ended would lose every lease of this process in silence.
+                log.exception("leases could not be renewed")
+                await asyncio.sleep(self._interval)
 
     async def _renew_once(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         if time.monotonic() - self._beat > self._max_blocked_seconds:

@@ -1,0 +1,201 @@
+"""RunContext's small parts: retry delays, idempotency keys, types of results."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from agent_service import Retry, RunContext, workflow
+from agent_service.definition import Definition
+from agent_service.journal import MAX_ENTRY_BYTES, Journal, JournalEntryTooLarge
+from runwire.agent.v1 import run_pb2
+from runwire.client.fold import RunView
+from runwire.client.values import to_value
+from runwire.errors import ConfigurationError, InvalidRequest
+
+
+class Notebook:
+    """Stands for the LogWriter: keeps what is written, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, str]] = []
+        self.puts: dict[str, bytes] = {}
+
+    async def emit(self, step: int = 0, **payload: Any) -> None:
+        self.told += [(step, name) for name in payload]
+
+    async def write(self, rider: Any, step: int = 0, **payload: Any) -> None:
+        self.puts.update(rider.puts)
+        await self.emit(step, **payload)
+
+
+def context(run_id: str = "run", tenant: str = "default", fields: dict[str, bytes] | None = None) -> RunContext:
+    notebook: Any = Notebook()
+    return RunContext(
+        run=run_pb2.Run(run_id=run_id, agent_id="agent", attempt=1),
+        tenant=tenant,
+        view=RunView(),
+        writer=notebook,
+        journal=Journal(fields or {}, notebook),
+        answers={},
+        now=lambda: 1_000.0,
+    )
+
+
+@given(st.integers(1, 60), st.floats(0.001, 10), st.floats(1, 4), st.floats(0.01, 100))
+def test_delays_between_tries(tries: int, delay: float, factor: float, most: float) -> None:
+    """Each delay lies between nothing and an exponential bound that itself is bounded."""
+    policy = Retry(attempts=100, delay_seconds=delay, factor=factor, max_delay_seconds=most)
+    assert 0 <= policy.delay(tries) <= min(most, delay * factor ** (tries - 1))
+
+
+def test_idempotency_keys() -> None:
+    """A key depends on tenant, run and call, and on nothing else."""
+    key = context().idempotency_key("call")
+    assert key == context().idempotency_key("call")
+    others = [
+        context().idempotency_key("other"),
+        context("other").idempotency_key("call"),
+        context(tenant="other").idempotency_key("call"),
+        context("ru", tenant="default\0n").idempotency_key("call"),
+    ]
+    assert len({key, *others}) == 5
+    assert len(key) == 32
+
+
+class Point(BaseModel):
+    x: int
+    y: int = 0
+
+
+@dataclass
+class Size:
+    width: int
+
+
+async def a_model() -> Point:
+    return Point(x=1)
+
+
+async def a_dataclass() -> Size:
+    return Size(3)
+
+
+async def models() -> dict[str, list[Point]]:
+    return {"a": [Point(x=1), Point(x=2, y=3)]}
+
+
+async def nothing() -> None:
+    return None
+
+
+async def bytes_() -> bytes:
+    return b"abc"
+
+
+async def untyped():  # type: ignore[no-untyped-def]
+    return {"a": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    "function, expected",
+    [
+        (a_model, Point(x=1)),
+        (a_dataclass, Size(3)),
+        (models, {"a": [Point(x=1), Point(x=2, y=3)]}),
+        (nothing, None),
+        (bytes_, b"abc"),
+        (untyped, {"a": [1, 2]}),
+    ],
+)
+async def test_a_result_has_its_type_when_it_is_remembered(function: Any, expected: Any) -> None:
+    """What a step returns is the same, and of the same type, in the attempt that did it and in one that remembers."""
+    first = context()
+    assert await first.step("step", function) == expected
+    fields: dict[str, bytes] = first._writer.puts  # type: ignore[attr-defined]
+
+    async def never() -> Any:
+        raise AssertionError("it was done already")
+
+    never.__annotations__ = dict(function.__annotations__)
+    again = context(fields=fields)
+    assert await again.step("step", never) == expected
+    assert again._writer.told == []  # type: ignore[attr-defined]
+
+
+async def test_gather_cancels_the_others_when_one_fails() -> None:
+    """The first error is raised as it is, and what was under way beside it is cancelled."""
+    cancelled = asyncio.Event()
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise KeyError("first")
+
+    async def hangs() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    ctx = context()
+    with pytest.raises(KeyError, match="first"):
+        await ctx.gather(a=ctx.step("a", fails), b=ctx.step("b", hangs))
+    assert cancelled.is_set()
+
+
+async def test_a_journal_entry_is_bounded() -> None:
+    """An entry at the limit is kept, one above it is refused with advice, and nothing of it is."""
+    notebook: Any = Notebook()
+    journal = Journal({"journal/old": b"1", "other": b"2"}, notebook)
+    assert journal.get("old") == b"1"
+    assert journal.get("other") is None
+    await journal.record("full", b"x" * MAX_ENTRY_BYTES)
+    with pytest.raises(JournalEntryTooLarge, match="reference"):
+        await journal.record("too full", b"x" * (MAX_ENTRY_BYTES + 1))
+    assert sorted(journal.keys()) == ["full", "old"]
+    assert sorted(journal.fields()) == ["journal/full", "journal/old"]
+    assert set(notebook.puts) == {"journal/full"}
+
+
+# Definitions
+
+
+def test_a_workflow_is_described() -> None:
+    """Types, first paragraph and schema of a workflow come from its function."""
+
+    @workflow(id="w")
+    async def body(ctx: RunContext, input: Point) -> list[int]:
+        """Adds.
+
+        Slowly.
+        """
+        return [input.x]
+
+    assert (body.description, body.input_type, body.output_type) == ("Adds.", Point, list[int])
+    assert body.parse_input(to_value({"x": 3})) == Point(x=3)
+    with pytest.raises(InvalidRequest) as wrong:
+        body.parse_input(to_value({"x": "three", "y": None}))
+    assert set(wrong.value.violations) == {"input.x", "input.y"}
+    assert body.dump_output([1, 2]) == to_value([1, 2])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"agent_id": ""},
+        {"agent_id": "x" * 129},
+        {"agent_id": "x", "on_version_change": "ignore"},
+        {"agent_id": "x", "concurrency": 0},
+    ],
+)
+def test_a_definition_that_is_wrong(wrong: dict[str, Any]) -> None:
+    """A definition that cannot be served is refused when it is made."""
+
+    async def body(ctx: RunContext, input: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError):
+        Definition(body=body, **wrong)
