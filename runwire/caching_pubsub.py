@@ -195,7 +195,7 @@ class CachingPubSub:
                     yield batch
                     position = batch.position
                     if self._draining:
-                        raise ServerDraining("this server shuts down")
+                        raise _draining()
                 if not caught_up and position.sequence >= target:
                     caught_up = True
                     yield CaughtUp(position)
@@ -317,7 +317,7 @@ class CachingPubSub:
             if tail.error is not None:
                 raise tail.error.with_traceback(None)
             if self._draining:
-                raise ServerDraining("this server shuts down")
+                raise _draining()
             entries = tail.after(position.sequence)
             if entries:
                 return entries
@@ -485,3 +485,8 @@ def _compare(tail: Tail, known: Position, head: Head | None) -> None:
         tail.fail(EventsLost(f"event {known.sequence} was replaced under this reader"))
     elif head.last > tail.last:
         tail.offer(None)
+
+
+def _draining() -> ServerDraining:
+    # Soon: another replica is there, and whoever waits sees nothing meanwhile.
+    return ServerDraining("this server shuts down", retry_delay_seconds=0.1)
