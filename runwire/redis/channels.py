@@ -103,6 +103,7 @@ class Channels:
 
     def _begin(self, link: Link) -> None:
         self._link = link
+        self._renewed.intersection_update(self._channels)
         keys = list(self._channels)
         for start in range(0, len(keys), _MOST_CHANNELS_A_COMMAND):
             self._subscribe(link, *keys[start : start + _MOST_CHANNELS_A_COMMAND])

@@ -142,8 +142,10 @@ class Client:
             if error.code != "ASK":
                 raise
             # A slot on the move: this one command goes to its new place.
-            _, _, place = str(error).split(" ", 2)
-        other = await self._connected(_place(place), Lane.WRITES)
+            host, _, port = str(error).split(" ")[2].rpartition(":")
+            if not host:
+                raise  # the server does not know it; its neighbours will
+        other = await self._connected(Address(host, int(port)), Lane.WRITES)
         asking, reply = other.send("ASKING"), other.send(*words)
         await asyncio.gather(asking, return_exceptions=True)
         return await reply
@@ -261,8 +263,3 @@ class Client:
         for link in self._links.values():
             link.close()
         self._links.clear()
-
-
-def _place(text: str) -> Address:
-    host, _, port = text.rpartition(":")
-    return Address(host, int(port))

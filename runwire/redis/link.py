@@ -76,7 +76,6 @@ class Link(asyncio.Protocol):
     def __init__(self, timeout_seconds: float, on_message: Callable[[list[Any]], None] | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(protocolError=ProtocolError, replyError=ReplyError)
-        self._reader.setmaxbuf(None)
         self._timeout = timeout_seconds
         self._on_message = on_message
         self._transport: asyncio.Transport | None = None
