@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final
 
 from agent_service import registry
@@ -26,6 +28,8 @@ SERVICE: Final = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].f
 _HEALTH_SECONDS: Final = 2.0
 _STREAM_GRACE_SECONDS: Final = 2.0
 _COMING_IN_SECONDS: Final = 0.3
+_LAST_SECONDS: Final = 12.0
+"""After the shutdown grace: time to cancel agents and to hand back their runs."""
 
 log = logging.getLogger("agent_service")
 
@@ -37,10 +41,44 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     agents = registry.load(settings.agents)
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with open_store(settings.store) as store:
-        await run_on(store, agents, settings, stopping, announce)
+    with _bounded_end(settings) as begin_to_end:
+
+        def stop() -> None:
+            stopping.set()
+            begin_to_end()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        async with open_store(settings.store) as store:
+            await run_on(store, agents, settings, stopping, announce)
+
+
+@contextmanager
+def _bounded_end(settings: Settings) -> Iterator[Callable[[], None]]:
+    """Gives what to call when the process begins to end: it then ends within the grace and a little, also if an agent
+    swallows its cancellation or the store does not answer. No task can be relied on for that."""
+    timer = threading.Timer(settings.shutdown_grace_seconds + _LAST_SECONDS, _give_up)
+    timer.daemon = True
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            timer.start()
+
+    try:
+        yield begin
+    finally:
+        timer.cancel()
+
+
+def _give_up() -> None:
+    log.error(
+        "the process does not end: an agent swallows its cancellation, or the store does not answer. What it still "
+        "owns goes on elsewhere when the leases end"
+    )
+    os._exit(1)
 
 
 async def run_on(

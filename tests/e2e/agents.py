@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -22,9 +23,17 @@ from tests.e2e.ledger import note
 
 PAUSE_SECONDS: Final = 0.015
 """Between any two events, so that most of them are commits of their own."""
-UNITS: Final = ("model/1", "tool/1/a", "tool/1/b", "tool/1/c", "model/2", "tool/2/a", "model/3")
-"""What a researcher does, named as in its journal."""
-OUTPUT: Final = "step 3 begins. sun in Rome and sun in Oslo and sun in Bern, CH"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An agent that is killed, under as many names as are needed: one that only one process knows lets a test say
+    which process executes a run."""
+
+    make: Callable[[str], Definition]
+    units: Sequence[str]
+    """All that it does, named as in its journal."""
+    output: str
 
 
 @contextmanager
@@ -77,42 +86,53 @@ def researcher(name: str) -> Definition:
     return durable_agent(Agent(FunctionModel(stream_function=ask), name=name, tools=[weather]))
 
 
-def __getattr__(name: str) -> Any:
-    """`researcher_7` is an agent of that id; `researchers_7` are those from `researcher_0` to `researcher_6`. An agent
-    of its own lets a test say which process executes a run."""
-    kind, _, number = name.rpartition("_")
-    if kind == "researcher":
-        return researcher(name)
-    if kind == "researchers":
-        return [researcher(f"researcher_{each}") for each in range(int(number))]
-    raise AttributeError(name)
-
-
-def _careful() -> Definition:
+@cache
+def careful(name: str) -> Definition:
     """Looks and deletes at once; whoever deletes needs an approval."""
 
     async def speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
         with noted(f"model/{step_of(messages)}"):
+            yield f"step {step_of(messages)} "
+            await asyncio.sleep(PAUSE_SECONDS)
             if step_of(messages) == 1:
-                yield "Shall I? "
                 yield {1: DeltaToolCall("look", json_args='{"place": "here"}', tool_call_id="l")}
                 yield {2: DeltaToolCall("delete", json_args='{"path": "/everything"}', tool_call_id="d")}
             else:
                 yield "; ".join(str(part.content) for part in returns(messages))
 
-    agent = Agent(FunctionModel(stream_function=speak), name="careful")
+    agent = Agent(FunctionModel(stream_function=speak), name=name)
 
     @agent.tool_plain
     async def look(place: str) -> str:
         with noted("tool/1/l", current_idempotency_key()):
-            return f"saw {place}"
+            await asyncio.sleep(PAUSE_SECONDS)
+        return f"saw {place}"
 
     @agent.tool_plain(requires_approval=True)
     async def delete(path: str) -> str:
         with noted("tool/1/d", current_idempotency_key()):
-            return f"deleted {path}"
+            await asyncio.sleep(PAUSE_SECONDS)
+        return f"deleted {path}"
 
     return durable_agent(agent)
+
+
+KINDS: Final = {
+    "researcher": Kind(
+        researcher,
+        ("model/1", "tool/1/a", "tool/1/b", "tool/1/c", "model/2", "tool/2/a", "model/3"),
+        "step 3 begins. sun in Rome and sun in Oslo and sun in Bern, CH",
+    ),
+    "careful": Kind(careful, ("model/1", "tool/1/l", "tool/1/d", "model/2"), "step 2 saw here; deleted /tmp/x"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """`researcher_7` is a researcher of that name; `researcher_all` are `researcher_0` to `researcher_99`."""
+    kind, _, number = name.rpartition("_")
+    if kind not in KINDS:
+        raise AttributeError(name)
+    return [KINDS[kind].make(f"{kind}_{each}") for each in (range(100) if number == "all" else [int(number)])]
 
 
 def _payer() -> Definition:
@@ -136,5 +156,4 @@ def _payer() -> Definition:
     return durable_agent(agent)
 
 
-careful: Final = _careful()
 payer: Final = _payer()

@@ -16,7 +16,7 @@ import pytest
 
 from agent_service import record
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client import RunView, approve
+from runwire.client import RunView, approve, fold
 from runwire.connect import open_store
 from runwire.errors import AlreadyAnswered
 from runwire.pubsub import Store
@@ -28,6 +28,7 @@ from tests.servers import free_port
 
 pytestmark = pytest.mark.timeout(180)
 LIMIT_SECONDS = 100.0
+TOTAL_SECONDS = 500.0
 AT_ONCE = 3
 PATIENT_WITH_LOSSES = {"RUNWIRE_MAX_LOSSES": 1000}
 Unit = tuple[str, str]
@@ -64,6 +65,7 @@ class Report:
     """What came of it."""
 
     runs: int = 0
+    units: int = 0
     losses: int = 0
     """Attempts that died, over all runs."""
     executions: int = 0
@@ -78,16 +80,19 @@ class Report:
 
     def __str__(self) -> str:
         return (
-            f"{self.runs} runs, {self.losses} lost attempts; {self.executions} executions of {7 * self.runs} requests "
+            f"{self.runs} runs, {self.losses} lost attempts; {self.executions} executions of {self.units} requests "
             f"and tools: {self.cut} cut and repeated, {self.uncommitted} ended but not committed and repeated, "
             f"{self.doubled} doubled; {self.known} times a finished one was seen to stay so"
         )
 
 
-class Researches:
-    """Runs of researchers, each watched from its beginning by a reader that stays."""
+class Runs:
+    """Runs of one kind of agent, each watched from its beginning by a reader that stays, and approves what is asked."""
 
-    def __init__(self, store: Store, url: str, address: str, ledger: Ledger, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, kind: agents.Kind, store: Store, url: str, address: str, ledger: Ledger, group: asyncio.TaskGroup
+    ) -> None:
+        self._kind = kind
         self._store = store
         self._url = url
         self._address = address
@@ -95,13 +100,13 @@ class Researches:
         self._group = group
         self._known: list[tuple[Unit, int]] = []
         """Units that were finished at some moment, and how often they had been begun by then."""
-        self.runs: dict[str, asyncio.Task[list[Event]]] = {}
+        self.readers: dict[str, asyncio.Task[list[Event]]] = {}
 
     async def start(self, agent_id: str) -> str:
         async with client(self._address) as agent:
             run = await agent.start_run(agent_id, "weather?")
-        reading = followed(self._address, run.run_id)
-        self.runs[run.run_id] = self._group.create_task(reading, name=f"reader of {agent_id}")
+        reading = followed_with_approval(self._address, run.run_id)
+        self.readers[run.run_id] = self._group.create_task(reading, name=f"reader of {agent_id}")
         return run.run_id
 
     async def remember(self, run_id: str) -> None:
@@ -110,26 +115,27 @@ class Researches:
         assert stored is not None
         executions = Executions.of(self._ledger)
         if stored.head.final:
-            units = list(agents.UNITS)  # a run that has ended keeps no journal
+            units = list(self._kind.units)  # a run that has ended keeps no journal
         else:
             units = [name.removeprefix("journal/") for name in stored.fields if name.startswith("journal/")]
-            assert set(units) <= set(agents.UNITS)
+            assert set(units) <= set(self._kind.units)
         for unit in units:
             self._known.append(((run_id, unit), len(executions.begun[run_id, unit])))
 
     async def prove(self, expected: object) -> Report:
         """Waits for the end of every run and proves it."""
         report = Report()
-        for run_id, reader in self.runs.items():
+        for run_id, reader in self.readers.items():
             events = await reader
             run, view = await prove_run(self._url, self._address, run_id, events)
             assert run.state == run_pb2.RUN_STATE_SUCCEEDED, run.error
-            assert as_json(run) == view.output == agents.OUTPUT
-            assert shape(view) == expected
+            assert as_json(run) == view.output == self._kind.output
+            assert shape(view, events) == expected
             assert run.usage == view.usage
-            prove_executions(run_id, events, Executions.of(self._ledger), report)
+            prove_executions(run_id, self._kind.units, events, Executions.of(self._ledger), report)
             report.runs += 1
-            report.losses += run.attempt - 1
+            report.units += len(self._kind.units)
+            report.losses += sum(attempt.outcome == "worker_lost" for attempt in run.attempts)
         executions = Executions.of(self._ledger)
         doubled = {unit for unit, times in self._known if len(executions.begun[unit]) != times}
         report.doubled, report.known = len(doubled), len(self._known)
@@ -137,11 +143,24 @@ class Researches:
         return report
 
 
-def prove_executions(run_id: str, events: list[Event], executions: Executions, report: Report) -> None:
+async def followed_with_approval(address: str, run_id: str) -> list[Event]:
+    """All events of a run, as a reader saw them who was there throughout and approved whatever it was asked."""
+    found = []
+    async with asyncio.timeout(TOTAL_SECONDS), client(address) as agent:
+        async for event in agent.watch(run_id, heartbeat_seconds=1.0):
+            found.append(event)
+            for pending in event.run_suspended.pending:
+                await agent.resume_run(run_id, [approve(pending.request_id, override_arguments={"path": "/tmp/x"})])
+    return found
+
+
+def prove_executions(
+    run_id: str, units: Sequence[str], events: list[Event], executions: Executions, report: Report
+) -> None:
     """Each unit of the run was begun at most once an attempt, never after the log told of its end, and always under
     the same key, which no other unit has."""
     told = ends(events)
-    for unit in agents.UNITS:
+    for unit in units:
         begun, ended = executions.begun[run_id, unit], executions.ended[run_id, unit]
         assert begun == sorted(set(begun)), f"{unit} was begun in attempts {begun}"
         assert begun[-1] <= told[unit], f"{unit} was begun in attempts {begun}, and its end told in {told[unit]}"
@@ -150,9 +169,9 @@ def prove_executions(run_id: str, events: list[Event], executions: Executions, r
         report.executions += len(begun)
         report.cut += len(begun) - ended
         report.uncommitted += ended - 1
-    keys = [key for unit in agents.UNITS if unit.startswith("tool/") for key in executions.keys[run_id, unit]]
+    keys = [key for unit in units if unit.startswith("tool/") for key in executions.keys[run_id, unit]]
     assert len(set(keys)) == len(keys)
-    assert {unit for run, unit in executions.begun if run == run_id} == set(agents.UNITS)
+    assert {unit for run, unit in executions.begun if run == run_id} == set(units)
 
 
 def ends(events: list[Event]) -> dict[str, int]:
@@ -167,9 +186,11 @@ def ends(events: list[Event]) -> dict[str, int]:
     return found
 
 
-def shape(view: RunView) -> object:
+def shape(view: RunView, events: list[Event]) -> object:
     """What two runs must agree in."""
+    kinds = Counter(event.WhichOneof("payload") for event in events)
     return {
+        "asked": (kinds["run_suspended"], kinds["run_resumed"]),
         "output": view.output,
         "usage": view.usage.SerializeToString(deterministic=True),
         "steps": {
@@ -183,47 +204,39 @@ def shape(view: RunView) -> object:
 
 @dataclass
 class Stage:
-    """A process that serves all researchers, and what one of them does when nobody disturbs it."""
+    """A process that serves agents of one kind, and what one of them does when nobody disturbs it."""
 
+    kind: str
     start: Processes
-    ledger: Ledger
     server: AgentProcess
-    researches: Researches
+    runs: Runs
     expected: object
     commits: int
     events: int
 
-    def launch(self, agent: str, **environment: object) -> AgentProcess:
-        """Begins to start a worker for these agents; with MORTAL_COMMIT it is killed by itself."""
+    def launch(self, number: int | str, role: str = "work", **environment: object) -> AgentProcess:
+        """Begins to start a process for the agent of this number, or for `all`; with MORTAL_COMMIT it kills itself."""
         module = "tests.e2e.mortal" if "MORTAL_COMMIT" in environment else "agent_service"
-        return self.start.launch("work", agents=f"tests.e2e.agents:{agent}", module=module, environment=environment)
+        modules = f"tests.e2e.agents:{self.kind}_{number}"
+        return self.start.launch(role, agents=modules, module=module, environment=environment)
 
 
 @asynccontextmanager
-async def stage(url: str, ledger: Ledger, researchers: int) -> AsyncIterator[Stage]:
+async def stage(url: str, ledger: Ledger, kind: str = "researcher") -> AsyncIterator[Stage]:
     with processes(url, **ledger.environment, **PATIENT_WITH_LOSSES) as start:
-        served = f"tests.e2e.agents:researchers_{researchers}"
-        launched = start.launch("serve", agents=served)
-        # It executes one run that nobody disturbs, and then only serves as many of them as were asked for.
-        worker = start.launch(
-            "work",
-            agents="tests.e2e.agents:researcher_0",
-            module="tests.e2e.mortal",
-            environment={"MORTAL_COMMIT": 0, "MORTAL_WHEN": "after"},
-        )
-        server = await asyncio.to_thread(launched.wait_started)
-        async with client(server.address) as agent:
-            run = await agent.start_run("researcher_0", "weather?")
-        events = await followed(server.address, run.run_id)
-        worker.kill()
-        _, view = await prove_run(url, server.address, run.run_id, events)
-        assert view.output == agents.OUTPUT
-        assert [call.outcome for call in view.tool_calls].count(run_event_pb2.TOOL_CALL_OUTCOME_FAILED) == 1
         async with open_store(url) as store, asyncio.TaskGroup() as group:
-            researches = Researches(store, url, server.address, ledger, group)
+            launched = start.launch("serve", agents=f"tests.e2e.agents:{kind}_all")
+            environment = {"MORTAL_COMMIT": 0, "MORTAL_WHEN": "after"}
+            worker = start.launch(
+                "work", agents=f"tests.e2e.agents:{kind}_0", module="tests.e2e.mortal", environment=environment
+            )
+            server = await asyncio.to_thread(launched.wait_started)
+            runs = Runs(agents.KINDS[kind], store, url, server.address, ledger, group)
+            events = await runs.readers[await runs.start(f"{kind}_0")]
+            worker.close()
             commits = ledger.done["a commit"]
-            assert commits >= 15
-            yield Stage(start, ledger, server, researches, shape(view), commits, len(events))
+            assert commits > len(agents.KINDS[kind].units)
+            yield Stage(kind, start, server, runs, shape(fold(events), events), commits, len(events))
 
 
 async def in_parallel(work: Callable[[int], Coroutine[Any, Any, bool]], numbers: range) -> int:
@@ -242,27 +255,29 @@ async def in_parallel(work: Callable[[int], Coroutine[Any, Any, bool]], numbers:
 # Kill at every commit
 
 
-async def killed_at_commits(url: str, ledger: Ledger, every: int, whens: Sequence[str]) -> None:
+async def killed_at_commits(
+    url: str, ledger: Ledger, every: int, whens: Sequence[str], kind: str = "researcher"
+) -> None:
     """Kills at every so many commits, in turn as `whens` says."""
-    async with stage(url, ledger, researchers=100) as on:
+    async with stage(url, ledger, kind) as on:
         numbers = range(1, on.commits + 1, every)
 
         async def kill(number: int) -> bool:
             """Whether the run came so far: how many events share a commit is not the same each time."""
-            run_id = await on.researches.start(f"researcher_{number}")
+            run_id = await on.runs.start(f"{kind}_{number}")
             when = whens[numbers.index(number) % len(whens)]
-            worker = await asyncio.to_thread(on.launch, f"researcher_{number}", MORTAL_COMMIT=number, MORTAL_WHEN=when)
-            killed = await ended_before(worker, on.researches.runs[run_id])
+            worker = await asyncio.to_thread(on.launch, number, MORTAL_COMMIT=number, MORTAL_WHEN=when)
+            killed = await ended_before(worker, on.runs.readers[run_id])
             worker.close()
-            await on.researches.remember(run_id)
+            await on.runs.remember(run_id)
             return killed
 
         kills = await in_parallel(kill, numbers)
-        on.launch("researchers_100")
-        report = await on.researches.prove(on.expected)
+        on.launch("all")
+        report = await on.runs.prove(on.expected)
         deaths = sum(line.startswith("killed at commit") for line in ledger.lines)
         assert deaths >= kills >= 0.8 * len(numbers)
-    print(f"\n{deaths} kills, {' or '.join(whens)} {len(numbers)} of {on.commits} commits: {report}")
+    print(f"\n{kind}: {deaths} kills, {' or '.join(whens)} {len(numbers)} of {on.commits} commits: {report}")
 
 
 async def ended_before(worker: AgentProcess, reader: asyncio.Task[list[Event]]) -> bool:
@@ -288,23 +303,32 @@ async def test_killed_at_every_commit(store_url: str, ledger: Ledger, when: str)
     await killed_at_commits(store_url, ledger, every=1, whens=[when])
 
 
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_killed_at_every_commit_around_an_approval(store_url: str, ledger: Ledger, when: str) -> None:
+    """The same for a run that is suspended until somebody approves: it is asked and answered once, and what was
+    approved is executed with the arguments of whoever approved."""
+    await killed_at_commits(store_url, ledger, every=1, whens=[when], kind="careful")
+
+
 # Kill when a reader has seen an event
 
 
 async def killed_when_seen(url: str, ledger: Ledger) -> None:
-    async with stage(url, ledger, researchers=100) as on:
+    async with stage(url, ledger) as on:
 
         async def kill(number: int) -> bool:
-            worker = await asyncio.to_thread(on.launch, f"researcher_{number}")
-            run_id = await on.researches.start(f"researcher_{number}")
+            worker = await asyncio.to_thread(on.launch, number)
+            run_id = await on.runs.start(f"researcher_{number}")
             await seen(on.server, run_id, number)
             worker.close()
-            await on.researches.remember(run_id)
+            await on.runs.remember(run_id)
             return True
 
         kills = await in_parallel(kill, range(1, on.events + 1))
-        on.launch("researchers_100")
-        report = await on.researches.prove(on.expected)
+        on.launch("all")
+        report = await on.runs.prove(on.expected)
     assert report.losses >= 0.5 * kills
     print(f"\n{kills} kills, one when a reader saw each event: {report}")
 
@@ -330,17 +354,16 @@ async def test_killed_when_a_reader_saw_each_event(store_url: str, ledger: Ledge
 
 async def killed_at_random(url: str, ledger: Ledger, kills: int, seed: int) -> None:
     chance = random.Random(seed)
-    async with stage(url, ledger, researchers=2) as on:
+    async with stage(url, ledger) as on:
         for _ in range(kills):
-            for _ in range(2):
-                await on.researches.start("researcher_1")
-            worker = await asyncio.to_thread(on.launch("researcher_1", RUNWIRE_CONCURRENCY=4).wait_started)
+            await on.runs.start("researcher_1")
+            worker = await asyncio.to_thread(on.launch(1, RUNWIRE_CONCURRENCY=3).wait_started)
             await asyncio.sleep(chance.uniform(0.0, 0.8))  # the moment is what is drawn by lot
             worker.close()
-            for run_id in on.researches.runs:
-                await on.researches.remember(run_id)
-        on.launch("researcher_1")
-        report = await on.researches.prove(on.expected)
+            for run_id in on.runs.readers:
+                await on.runs.remember(run_id)
+        on.launch(1)
+        report = await on.runs.prove(on.expected)
     print(f"\n{kills} kills at random moments (seed {seed}): {report}")
 
 
@@ -367,11 +390,11 @@ async def test_an_approval_after_all_was_killed(request: pytest.FixtureRequest, 
         def restart(*old: AgentProcess) -> AgentProcess:
             for process in old:
                 process.close()
-            return start.start("all", agents="tests.e2e.agents:careful", listen=address)
+            return start.start("all", agents="tests.e2e.agents:careful_0", listen=address)
 
         service = restart()
         async with client(address) as agent, asyncio.TaskGroup() as group:
-            run = await agent.start_run("careful", "clean up")
+            run = await agent.start_run("careful_0", "clean up")
             reader = group.create_task(followed(address, run.run_id))
             async with asyncio.timeout(LIMIT_SECONDS), agent.watch(run.run_id) as stream:
                 async for event in stream:
@@ -392,7 +415,7 @@ async def test_an_approval_after_all_was_killed(request: pytest.FixtureRequest, 
         run, view = await prove_run(store_url, address, run.run_id, events)
 
     assert run.state == run_pb2.RUN_STATE_SUCCEEDED, run.error
-    assert as_json(run) == view.output == "saw here; deleted /tmp/x"
+    assert as_json(run) == view.output == agents.KINDS["careful"].output
     kinds = Counter(event.WhichOneof("payload") for event in events)
     assert kinds["run_suspended"] == kinds["run_resumed"] == 1
     executions = Executions.of(ledger)

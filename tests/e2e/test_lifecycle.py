@@ -1,6 +1,7 @@
 """What becomes of runs and streams when processes are stopped, killed or kept busy."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -100,6 +101,45 @@ async def test_sigterm_when_idle(store_url: str) -> None:
             assert await process.wait() == 0
             assert time.monotonic() - begun < 10
             assert "Traceback" not in process.errors
+
+
+@pytest.mark.chaos
+async def test_sigterm_with_an_agent_that_does_not_end(sqlite_url: str, ledger: Ledger) -> None:
+    """An agent that swallows its cancellation cannot keep the process: its run is handed back, and the process ends,
+    soon after the grace, saying that something was wrong."""
+    with processes(sqlite_url, **ledger.environment, RUNWIRE_SHUTDOWN_GRACE_SECONDS=0.2) as start:
+        server, worker = start.start_all("serve", "work")
+        async with client(server.address) as agent:
+            run = await agent.start_run("stubborn", "run")
+            await ledger.wait_for("run is stubborn")
+            begun = time.monotonic()
+            worker.terminate()
+            assert await worker.wait() == 1
+            assert time.monotonic() - begun < 25
+            assert "does not end" in worker.errors
+            assert outcomes(await agent.get_run(run.run_id)) == ["released"]
+
+
+@pytest.mark.chaos
+async def test_sigterm_while_the_store_does_not_answer(sqlite_url: str, ledger: Ledger) -> None:
+    """A process whose store is kept by somebody else ends all the same, soon after the grace; its run goes on
+    elsewhere once the store answers."""
+    with processes(sqlite_url, **ledger.environment, RUNWIRE_SHUTDOWN_GRACE_SECONDS=0.2) as start:
+        server, worker = start.start_all("serve", "work")
+        async with client(server.address) as agent:
+            run = await agent.start_run("owned", {"name": "run", "count": 60, "pause": 0.05})
+            await ledger.wait_for_value("run pid ")
+            with sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None) as other:
+                other.execute("BEGIN IMMEDIATE")
+                worker.terminate()
+                assert await worker.wait() == 1
+                other.execute("ROLLBACK")
+            other.close()
+            await asyncio.to_thread(start.start, "work")
+            events = await followed(server.address, run.run_id)
+        ended, view = await prove_run(sqlite_url, server.address, run.run_id, events)
+    assert ended.state == run_pb2.RUN_STATE_SUCCEEDED
+    assert view.text == "".join(f"{number} " for number in range(60))
 
 
 async def test_a_client_finds_the_next_server(sqlite_url: str, ledger: Ledger) -> None:

@@ -136,3 +136,14 @@ async def hangs(ctx: RunContext, input: str) -> None:
 
 async def noted(what: str) -> None:
     note(what)
+
+
+@workflow(id="stubborn")
+async def stubborn(ctx: RunContext, input: str) -> None:
+    """Does not end when it is cancelled."""
+    note(f"{input} is stubborn")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            note(f"{input} is asked to end")
