@@ -13,7 +13,7 @@ from runwire.errors import Unavailable
 from scorer_service.executor import Executor, Limits, handed_back
 from scorer_service.jobs import Jobs, Offer, Rate
 from scorer_service.loop import Bell, repeat
-from scorer_service.records import Error, Finished, Job, State
+from scorer_service.records import OPEN, Error, Finished, Job, State
 from scorer_service.registry import Registry
 
 log = logging.getLogger("scorer_service")
@@ -177,6 +177,9 @@ class Worker:
         except Exception:
             log.exception("a batch of %d results was refused; now one by one", len(batch))
             refused = await self._finish_singly(batch)
+        soon = [done.delay_seconds for done in batch if done.state in OPEN and done.delay_seconds < 1.0]
+        if soon:
+            asyncio.get_running_loop().call_later(min(soon), self._claiming.ring)  # rather than at the next poll
         for done in refused:
             log.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
         return 0.0

@@ -95,13 +95,16 @@ class Service:
         """The scorer run once it is in one of these states; by default in a terminal one."""
         wanted = {State.Value(f"SCORER_RUN_STATE_{name}") for name in names} or TERMINAL
         async with asyncio.timeout(limit):
-            call = self.stub.WatchScorerRuns(pb.WatchScorerRunsRequest())
-            async for response in call:
-                for run in response.batch.scorer_runs:
-                    if run.scorer_run_id == scorer_run_id and run.state in wanted:
-                        call.cancel()
-                        return run  # type: ignore[no-any-return]
-        raise AssertionError("the watch ended")
+            while True:
+                try:
+                    run = await self.get(scorer_run_id)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() != grpc.StatusCode.NOT_FOUND:
+                        raise
+                else:
+                    if run.state in wanted:
+                        return run
+                await asyncio.sleep(0.02)
 
     async def score(self, message: scorer_run_requested_pb2.ScorerRunRequested) -> scorer_run_pb2.ScorerRun:
         """Sends a request and waits for its end."""

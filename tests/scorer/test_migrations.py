@@ -25,41 +25,41 @@ def test_head_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
 
 
-async def test_the_migrations_make_the_schema(results_url: str) -> None:
+async def test_the_migrations_make_the_schema(empty_url: str) -> None:
     """Tables, columns and indexes are those of schema.py, on both databases."""
 
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, schema.metadata))
 
-    async with databases.open_database(results_url) as database:
+    async with databases.open_database(empty_url) as database:
         assert await migrate.migrate(database) == ("", schema.HEAD)
         assert await migrate.migrate(database) == (schema.HEAD, schema.HEAD)
         await migrate.check(database)
         assert await database.read(differences) == []
 
 
-async def test_several_may_migrate_at_once(results_url: str) -> None:
+async def test_several_may_migrate_at_once(empty_url: str) -> None:
     """Four services that start together on an empty database: one migrates, the others find it done."""
 
     async def one() -> tuple[str, str]:
-        async with databases.open_database(results_url) as database:
+        async with databases.open_database(empty_url) as database:
             return await migrate.migrate(database)
 
     befores = sorted(before for before, _ in await asyncio.gather(*[one() for _ in range(4)]))
     assert befores == ["", schema.HEAD, schema.HEAD, schema.HEAD]
 
 
-async def test_a_database_without_tables_is_refused(results_url: str) -> None:
+async def test_a_database_without_tables_is_refused(empty_url: str) -> None:
     """The message is the command to run."""
-    async with databases.open_database(results_url) as database:
+    async with databases.open_database(empty_url) as database:
         with pytest.raises(ConfigurationError, match="python -m scorer_service migrate"):
             await migrate.check(database)
 
 
-async def test_a_newer_database_is_refused(results_url: str) -> None:
+async def test_a_newer_database_is_refused(empty_url: str) -> None:
     """An older release does not touch what a newer one has made."""
-    async with databases.open_database(results_url) as database:
+    async with databases.open_database(empty_url) as database:
         await migrate.migrate(database)
         await database.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
         for work in (migrate.check, migrate.migrate):
@@ -67,14 +67,14 @@ async def test_a_newer_database_is_refused(results_url: str) -> None:
                 await work(database)
 
 
-async def test_a_failed_transaction_leaves_nothing(results_url: str) -> None:
+async def test_a_failed_transaction_leaves_nothing(empty_url: str) -> None:
     """What raises is undone."""
 
     def fail(connection: Connection) -> None:
         connection.execute(text("UPDATE counters SET value = 77"))
         raise RuntimeError("stop")
 
-    async with databases.open_database(results_url) as database:
+    async with databases.open_database(empty_url) as database:
         await migrate.migrate(database)
         with pytest.raises(RuntimeError, match="stop"):
             await database.write(fail)
@@ -89,9 +89,9 @@ async def test_a_server_that_is_away_is_unavailable() -> None:
             await database.now()
 
 
-async def test_a_mistake_of_ours_is_not_hidden(results_url: str) -> None:
+async def test_a_mistake_of_ours_is_not_hidden(empty_url: str) -> None:
     """A wrong statement is no reason to wait for the database."""
-    async with databases.open_database(results_url) as database:
+    async with databases.open_database(empty_url) as database:
         with pytest.raises(Exception, match="no_such_table") as caught:
             await database.read(lambda c: c.execute(text("SELECT * FROM no_such_table")))
         assert not isinstance(caught.value, StoreUnavailable)

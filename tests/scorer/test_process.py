@@ -16,9 +16,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runwire.connect import open_store
+from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer.v1 import scorer_service_pb2_grpc
+from scorer_service import app, config
 from tests.scorer.processes import ScorerProcess
 from tests.scorer.stage import SCORERS, eventually, request, send
 from tests.servers import free_port, start_postgres
@@ -154,21 +156,36 @@ def test_a_port_in_use(urls: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"listen": "nonsense"}, "HOST:PORT"),
+        ({"scorers": "no_such_module"}, "no_such_module"),
+        ({"scorers": "json"}, "has no scorers"),
+        ({"scorers": "tests.scorer.scorers:missing"}, "no scorer"),
+        ({"results": "mysql://somewhere/db"}, "mysql"),
+        ({"results": "nonsense"}, "cannot be parsed"),
+        ({"results": "sqlite://"}, "names no file"),
+        ({"results": "sqlite:////proc/nowhere/scores.db"}, "folder"),
+        ({"store": "http://somewhere"}, "http"),
+        ({"scorer_concurrency": 0}, "scorer_concurrency"),
+        ({"judge_model": "nobody:nothing"}, "nobody:nothing"),
+        ({"scorer_export": "carrier-pigeon"}, "scorer_export"),
+        ({"log_level": "LOUD"}, "log_level"),
+    ],
+    ids=lambda value: " ".join(map(str, *value.items())) if isinstance(value, dict) else "",
+)
+async def test_every_wrong_setting_is_refused(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+    """Before anything is served, with what is wrong."""
+    results = {"results": f"sqlite:///{tmp_path}/scores.db", "listen": "127.0.0.1:0", "store": "memory://"}
+    with pytest.raises(ConfigurationError, match=words):
+        await app.run(config.load(**{**results, **given}), print, asyncio.Event())
+
+
+@pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--listen", "nonsense"], "HOST:PORT"),
         (["--scorers", "no_such_module"], "no_such_module"),
-        (["--scorers", "json"], "has no scorers"),
-        (["--scorers", "tests.scorer.scorers:missing"], "no scorer"),
-        (["--results", "mysql://somewhere/db"], "mysql"),
-        (["--results", "nonsense"], "cannot be parsed"),
-        (["--results", "sqlite://"], "names no file"),
-        (["--results", "sqlite:////proc/nowhere/scores.db"], "folder"),
-        (["--store", "http://somewhere"], "http"),
         (["--concurrency", "0"], "scorer_concurrency"),
-        (["--judge-model", "nobody:nothing"], "nobody:nothing"),
-        (["--export", "carrier-pigeon"], "scorer_export"),
-        (["--log-level", "LOUD"], "log_level"),
         (["migrate", "--results", "mysql://somewhere/db"], "mysql"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -86,6 +86,14 @@ async def test_large_answers_come_in_smaller_pages(running: Service) -> None:
     await running.send(*messages)
     for message in messages:
         await running.until(message.scorer_run_id)
+    watched: set[str] = set()
+    call = running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest())
+    async for response in call:
+        assert response.ByteSize() < 3 * 1024 * 1024
+        watched |= {run.scorer_run_id for run in response.batch.scorer_runs}
+        if len(watched) == len(messages):
+            call.cancel()
+            break
     ids, token = [], ""
     while True:
         page = await running.stub.ListScorerRuns(pb.ListScorerRunsRequest(page_size=1000, page_token=token))
