@@ -360,8 +360,9 @@ async def killed_at_random(url: str, ledger: Ledger, kills: int, seed: int) -> N
             worker = await asyncio.to_thread(on.launch(1, RUNWIRE_CONCURRENCY=3).wait_started)
             await asyncio.sleep(chance.uniform(0.0, 0.8))  # the moment is what is drawn by lot
             worker.close()
-            for run_id in on.runs.readers:
-                await on.runs.remember(run_id)
+            for run_id, reader in on.runs.readers.items():
+                if not reader.done():
+                    await on.runs.remember(run_id)
         on.launch(1)
         report = await on.runs.prove(on.expected)
     print(f"\n{kills} kills at random moments (seed {seed}): {report}")
