@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from runwire.client import AgentClient
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
@@ -23,6 +25,7 @@ from scorer_service import migrate, schema
 from scorer_service.database import Database, open_database
 from scorer_service.intake import QUEUE
 from scorer_service.records import OPEN, State
+from tests.e2e.processes import AgentProcess
 from tests.scorer.processes import ScorerProcess
 from tests.scorer.stage import request, send
 from tests.servers import PostgresServer, RedisServer, redis_servers, start_postgres, start_redis
@@ -247,6 +250,88 @@ async def test_a_poisoned_request(tmp_path: Path, capsys: pytest.CaptureFixture[
         print(
             f"\npoisoned request: FAILED worker_lost after {line.losses} deaths of a worker ({deaths} restarted), "
             f"1,000 others scored (at most {most} losses each) in {time.monotonic() - began:.0f} s"
+        )
+
+
+async def _ticker_runs(address: str, number: int) -> list[float]:
+    """Seconds that each of `number` runs took, from its creation to its end, eight at once."""
+    spans: list[float] = []
+    places = asyncio.Semaphore(8)
+    async with AgentClient(address) as agent, asyncio.TaskGroup() as group:
+
+        async def one() -> None:
+            async with places:
+                stream = agent.run("ticker", {"count": 5, "interval_ms": 5, "text": "tick "}, scorers=["chaotic"])
+                async for _ in stream:
+                    pass
+                run = await agent.get_run(stream.run_id)
+                spans.append((run.end_time.ToNanoseconds() - run.create_time.ToNanoseconds()) / 1e9)
+
+        for _ in range(number):
+            group.create_task(one())
+    return spans
+
+
+async def test_agents_do_not_wait_for_scorers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """200 runs with the scorer service down take as long as 200 with it up, and all are scored after it starts."""
+    store_url, results = f"sqlite:///{tmp_path}/runs.db", f"sqlite:///{tmp_path}/scores.db"
+    environment = {"RUNWIRE_STORE": store_url, "RUNWIRE_RESULTS": results, "RUNWIRE_SCORERS": SCORERS}
+    with ExitStack() as stack:
+        agent = AgentProcess(store_url, agents="agent_service.demo").wait_started()
+        stack.callback(agent.close)
+        down = await _ticker_runs(agent.address, 200)
+        async with open_database(results) as database, open_store(store_url) as store:
+            await migrate.migrate(database)
+            assert await store.backlog(QUEUE) == 200
+
+            async def nothing() -> None:
+                return
+
+            stack.enter_context(ScorerProcess(environment=environment)).ready()
+            await until_all_ended(database, 200, nothing, 60)
+            up = await _ticker_runs(agent.address, 200)
+            await until_all_ended(database, 400, nothing, 60)
+            assert await counts(database) == {State.SUCCEEDED: 400}
+    with capsys.disabled():
+        print(
+            f"\n200 runs with the scorer service down: median {statistics.median(down) * 1000:.0f} ms; with it up: "
+            f"{statistics.median(up) * 1000:.0f} ms; all scored"
+        )
+
+
+async def test_a_hundred_agent_services_killed_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The agent service is killed as soon as a reader has seen a run's last event, 100 times: each run is scored."""
+    store_url, results = f"sqlite:///{tmp_path}/runs.db", f"sqlite:///{tmp_path}/scores.db"
+    environment = {"RUNWIRE_STORE": store_url, "RUNWIRE_RESULTS": results, "RUNWIRE_SCORERS": SCORERS}
+    began = time.monotonic()
+    with ExitStack() as stack:
+        spare = AgentProcess(store_url, agents="agent_service.demo")
+        for _ in range(100):
+            agent = spare.wait_started()
+            spare = AgentProcess(store_url, agents="agent_service.demo", role="all")
+            stack.callback(spare.close)
+            async with AgentClient(agent.address) as client:
+                stream = client.run("ticker", {"count": 3, "interval_ms": 1, "text": "tick "}, scorers=["chaotic"])
+                async for event in stream:
+                    if event.HasField("run_finished"):
+                        agent.kill()
+                        break
+            agent.close()
+        async with open_database(results) as database, open_store(store_url) as store:
+            await migrate.migrate(database)
+            arrived = await store.backlog(QUEUE)
+
+            async def nothing() -> None:
+                return
+
+            stack.enter_context(ScorerProcess(environment=environment)).ready()
+            await until_all_ended(database, 100, nothing, 60)
+            assert await counts(database) == {State.SUCCEEDED: 100}
+    assert arrived == 100
+    with capsys.disabled():
+        print(
+            f"\n100 agent services killed at the last event of a run: 100 requests arrived, 100 scored "
+            f"({time.monotonic() - began:.0f} s)"
         )
 
 
