@@ -15,9 +15,16 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/runs.db"
 
 
-@pytest.fixture(params=["sqlite", "valkey"])
+@pytest.fixture(params=["sqlite", pytest.param("valkey", marks=pytest.mark.chaos)])
 def store_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty store that several processes can share."""
+    """The URL of an empty store that several processes can share; Redis only with `make chaos`, for time's sake."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+@pytest.fixture(params=["sqlite", "valkey"])
+def every_url(request: pytest.FixtureRequest) -> str:
+    """The same, always on both."""
     found: str = request.getfixturevalue(f"{request.param}_url")
     return found
 

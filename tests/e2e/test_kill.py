@@ -81,16 +81,16 @@ async def kill_at(start: Processes, number: int, when: str, places: asyncio.Sema
 
 
 @pytest.mark.parametrize("when", ["after", pytest.param("before", marks=pytest.mark.chaos)])
-async def test_killed_at_every_commit(store_url: str, ledger: Ledger, when: str) -> None:
+async def test_killed_at_every_commit(every_url: str, ledger: Ledger, when: str) -> None:
     """Whichever of its commits a worker dies at, right before or right after it took effect: the run ends once, its
     finished steps are not repeated, its output is the same, and a reader who was there all the time saw a dense log
     that folds to it. Scorers are asked once, also when the worker dies right after the last commit."""
-    with processes(store_url, **ledger.environment) as start:
+    with processes(every_url, **ledger.environment) as start:
         server = start.start("serve")
         commits = await commits_of_a_journey(start, server, ledger)
         assert commits > 10
         async with asyncio.TaskGroup() as group:
-            journeys = Journeys(store_url, server, ledger, group)
+            journeys = Journeys(every_url, server, ledger, group)
             for number in range(1, commits + 1):
                 await journeys.start(str(number))
             async with asyncio.TaskGroup() as killing:
