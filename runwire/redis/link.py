@@ -2,8 +2,8 @@
 
 Commands of one turn of the event loop go out in one write, and replies come back in order, so any number of callers
 share one connection and nobody waits for another's round trip. RESP2, parsed by hiredis. This takes the place of
-redis-py: a script call costs a third of its CPU with one caller and a tenth with twenty (docs/redis.md), and a cancelled
-call leaves the connection as it was.
+redis-py: a script call costs a third of its CPU with one caller and a tenth with twenty (docs/redis.md), and a
+cancelled call leaves the connection as it was.
 """
 
 from __future__ import annotations
