@@ -16,7 +16,7 @@ class Event:
     epoch: str
     sequence: int
     data: bytes
-    before: Event | None
+    before: Event | None = field(repr=False)
     """The event that it continues."""
     final: int = 0
 

@@ -106,6 +106,13 @@ class Reader:
         reason = self._is_right(self.error) if self.error else self.ended
         assert reason, f"no reason for {self.error!r} at {self.place}, of {self.states}"
 
+    def _may_begin_in(self, state: State) -> bool:
+        """Whether its cursor leads into this log. Of an event that is gone, and the next one too, nobody can tell."""
+        assert isinstance(self.start, Cursor)
+        position = self.start.position
+        gone = self.notify_gaps and state.readable and position.sequence + 1 < state.earliest
+        return state.holds(position.epoch, self.start.event) or (gone and state.epoch == position.epoch)
+
     # Items
 
     def take(self, item: Item) -> None:
@@ -128,7 +135,7 @@ class Reader:
         self.opened = item
         if isinstance(self.start, Cursor):
             assert item.position == self.start.position
-            there = any(state.holds(item.position.epoch, self.start.event) for state in self.states)
+            there = any(self._may_begin_in(state) for state in self.states)
             assert there, f"opened at {self.start}, which is in none of {self.states}"
             return
         if self.start is Start.LATEST:
