@@ -37,8 +37,8 @@ def check(sequence: int, text: str = "") -> bytes:
 def entry(first: int, last: int, epoch: str = "0" * 16, text: str = "", **changes: Any) -> Entry:
     """Events `first..last` in one entry, that continues those of the same text."""
     body = b"".join(map(frames.frame, events(first, last, text)))
-    made = {"check": check(last, text), "previous": check(first - 1, text)} | changes
-    return Entry(epoch, first, last, body, **made)
+    made = {"body": body, "check": check(last, text), "previous": check(first - 1, text)} | changes
+    return Entry(epoch, first, last, **made)
 
 
 class OneLog:
