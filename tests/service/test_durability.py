@@ -67,8 +67,9 @@ async def test_a_finished_step_is_not_done_again(url: str) -> None:
 
     async with replica(url, crashes, role="serve") as it:
         run = await it.start("crashes")
-        async with mortal_worker(url, crashes):
+        async with it.watch(run.run_id) as watch, mortal_worker(url, crashes):
             await ledger.wait_for("hang")
+            await watch.until(lambda _: sum(event.HasField("step_started") for event in watch.events) == 4)
         async with mortal_worker(url, crashes):
             done = await it.ended(run.run_id)
         events = await it.log(run.run_id)
