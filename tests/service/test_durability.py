@@ -14,7 +14,9 @@ from agent_service.journal import PREFIX
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.fold import fold
 from runwire.client.values import from_value
+from runwire.errors import StoreUnavailable
 from runwire.pubsub import Commit, Schedule
+from tests.service.faults import FaultyStore
 from tests.service.replica import Replica, dense, eventually, mortal_worker, replica, topic_of
 from tests.service.test_frames import Held, speak
 from tests.service.test_runs import asks, data, echo
@@ -809,8 +811,6 @@ async def test_a_serving_process_executes_nothing_and_a_working_one_serves_nothi
 
 async def test_runs_outlive_a_store_that_fails(url: str) -> None:
     """While the store does not answer nothing is lost: what is to be written is written once it answers again."""
-    from tests.service.faults import FaultyStore
-
     held = Held()
     async with replica(url, held.definition, wrap=FaultyStore, lease_seconds=60) as it:
         run = await it.start("held")
@@ -831,7 +831,6 @@ async def test_runs_outlive_a_store_that_fails(url: str) -> None:
 
 async def test_a_wake_that_meets_a_failing_store(url: str) -> None:
     """A store that fails just when a cancellation is looked up does not end the attempt: it is looked up again."""
-    from tests.service.faults import FaultyStore
 
     class FailingGet(FaultyStore):
         failures = 0
@@ -844,8 +843,6 @@ async def test_a_wake_that_meets_a_failing_store(url: str) -> None:
             async def get(*args: Any, **kwargs: Any) -> Any:
                 if args[1:] == (["cancel"],) and self.failures < 2:
                     self.failures += 1
-                    from runwire.errors import StoreUnavailable
-
                     raise StoreUnavailable("not now")
                 return await attribute(*args, **kwargs)
 
@@ -863,6 +860,32 @@ async def test_a_wake_that_meets_a_failing_store(url: str) -> None:
         assert it.store.failures == 2  # type: ignore[attr-defined]
     assert done.state == run_pb2.RUN_STATE_CANCELLED
     assert outcomes(done) == ["finished"]
+
+
+async def test_an_agent_does_not_outlive_its_attempt(sqlite_url: str) -> None:
+    """When an attempt is given up for an error of ours its agent is stopped: nothing works on for a run that will be
+    executed again."""
+    stopped, begun = asyncio.Event(), asyncio.Event()
+
+    @workflow(id="works")
+    async def works(ctx: RunContext, input: Any) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    class Broken(FaultyStore):
+        def __getattr__(self, name: str) -> Any:
+            if name == "get" and begun.is_set():
+                raise RuntimeError("a fault of ours")
+            return super().__getattr__(name)
+
+    async with replica(sqlite_url, works, wrap=Broken, lease_seconds=60) as it:
+        run = await it.start("works")
+        await asyncio.wait_for(begun.wait(), 10)
+        await it.store.commit(Commit(topic_of(run.run_id), schedule=Schedule.WAKE))
+        await asyncio.wait_for(stopped.wait(), 10)
 
 
 async def test_events_may_be_of_any_public_kind(sqlite_url: str) -> None:
