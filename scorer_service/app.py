@@ -69,6 +69,7 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
             scorers,
             _limits(settings),
             concurrency=settings.scorer_concurrency,
+            processes=settings.scorer_processes,
             judge_rate=_rate(settings),
             grace_seconds=settings.scorer_grace_seconds,
         )

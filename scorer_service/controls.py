@@ -147,6 +147,7 @@ class Controls:
         await self._jobs.register([scorer_id])
         query = update(scorers).where(scorers.c.scorer_id == scorer_id).values(paused=paused)
         await self._database.write(lambda connection: connection.execute(query))
+        self._jobs.look_again()
         self._wake()
 
 

@@ -12,6 +12,8 @@ cannot take others with it, nor be taken by them. The next loss ends it FAILED, 
 from __future__ import annotations
 
 import random
+import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -59,6 +61,8 @@ class Offer:
 
     slots: int
     rate: Rate | None = None
+    shared: bool = False
+    """The slots are those of all offers that are shared, together: the processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Jobs:
         self._database = database
         self._max_losses = max_losses
         self._export_backlog = export_backlog
+        self._known_due: list[tuple[str, Lane]] = []
+        self._due_until = 0.0
 
     async def register(self, scorer_ids: Iterable[str]) -> None:
         """Says that this process has these scorers: only scorers that were registered can be claimed."""
@@ -132,15 +138,27 @@ class Jobs:
             candidates = self._candidates(connection, wanted, offers, 1 if alone else limit)
             return self._take(connection, candidates) if candidates else []
 
-        return Claimed(await self._database.write(work), waiting_alone)
+        jobs = await self._database.write(work)
+        if len(jobs) < limit:
+            self.look_again()  # there was less than we knew of
+        return Claimed(jobs, waiting_alone)
+
+    def look_again(self) -> None:
+        """Forgets what is known of the work that is due."""
+        self._due_until = 0.0
 
     async def _due(self, offers: Mapping[str, Offer]) -> list[tuple[str, Lane]]:
-        """Which scorers have work that is due, in which lanes: highest lane first, scorers in random order."""
-        values = {"scorer_ids": list(offers)}
-        found = list(await self._database.read(lambda connection: connection.execute(_DUE, values).all()))
-        random.shuffle(found)
-        pairs = [(line[0], lane) for line in found for lane, there in zip(_LANES, line[1:], strict=True) if there]
-        return sorted(pairs, key=lambda pair: -pair[1])
+        """Which scorers have work that is due, in which lanes: highest lane first, scorers in random order. What was
+        found is believed for a moment, as long as there was enough of it."""
+        if time.monotonic() >= self._due_until:
+            values = {"scorer_ids": sorted(offers)}
+            lines = await self._database.read(lambda connection: connection.execute(_DUE, values).all())
+            self._known_due = [
+                (line[0], lane) for line in lines for lane, there in zip(_LANES, line[1:], strict=True) if there
+            ]
+            self._due_until = time.monotonic() + _BELIEF_SECONDS if self._known_due else 0.0
+        random.shuffle(self._known_due)
+        return sorted((pair for pair in self._known_due if pair[0] in offers), key=lambda pair: -pair[1])
 
     def _candidates(
         self,
@@ -150,12 +168,13 @@ class Jobs:
         limit: int,
     ) -> list[Any]:
         taken: list[Any] = []
-        used: dict[str, int] = {}
+        used: Counter[str] = Counter()
         for index, (scorer_id, lane) in enumerate(wanted):
             offer = offers[scorer_id]
             rest = limit - len(taken)
             fair = -(-rest // (len(wanted) - index))  # so that one scorer does not take all
-            count = min(fair, rest, offer.slots - used.get(scorer_id, 0))
+            place = "" if offer.shared else scorer_id
+            count = min(fair, rest, offer.slots - used[place])
             if count <= 0:
                 continue
             permits = _permits(connection, offer.rate, count)
@@ -165,7 +184,7 @@ class Jobs:
             rows = found.all()
             if offer.rate is not None and len(rows) < permits:
                 _give_back(connection, offer.rate, permits - len(rows))
-            used[scorer_id] = used.get(scorer_id, 0) + len(rows)
+            used[place] += len(rows)
             taken += rows
         return taken
 
@@ -202,9 +221,8 @@ class Jobs:
             return []
         values = {"ids": taken, "worker": self.worker, "now": now, "due": now + self.lease_seconds, "rev": revision}
         claimed = (connection.execute(_TAKE, values)).all()
-        sample_ids = list({line.sample_id for line in claimed})
-        bodies = {line.sample_id: line.body for line in connection.execute(_BODIES, {"sample_ids": sample_ids})}
-        return [_job(line, bodies.get(line.sample_id, b"")) for line in claimed]
+        bodies = {line.scorer_run_id: line.body for line in candidates}
+        return [_job(line, bodies[line.scorer_run_id] or b"") for line in claimed]
 
     def _record_losses(self, connection: Connection, lost: Sequence[Any], now: float) -> None:
         rows = [
@@ -327,7 +345,9 @@ _CANDIDATES: Final[Select[Any]] = (
         row.start_time,
         row.deadline,
         row.steps,
+        samples.c.body,
     )
+    .select_from(scorer_runs.outerjoin(samples, samples.c.sample_id == row.sample_id))
     .where(
         row.scorer_id == bindparam("scorer_id"),
         row.lane == bindparam("lane"),
@@ -335,7 +355,7 @@ _CANDIDATES: Final[Select[Any]] = (
     )
     .order_by(row.due_time)
     .limit(bindparam("count", type_=Integer))
-    .with_for_update(skip_locked=True)
+    .with_for_update(of=scorer_runs, skip_locked=True)
 )
 
 _TAKE: Final = (
@@ -363,11 +383,8 @@ _TAKE: Final = (
         row.steps,
         row.failures,
         row.start_time,
-        row.sample_id,
     )
 )
-
-_BODIES: Final = select(samples.c.sample_id, samples.c.body).where(among(samples.c.sample_id, "sample_ids"))
 
 _END: Final = (
     update(scorer_runs)
@@ -473,6 +490,7 @@ _FINISH: Final = Update(
     ),
 )
 
+_BELIEF_SECONDS: Final = 0.2
 _NEXT_REVISION: Final = (
     update(counters)
     .where(counters.c.name == schema.REVISION)

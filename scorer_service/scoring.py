@@ -307,6 +307,7 @@ class Scorer:
         self.process = process
         self.prompt_version = prompt_version
         self.judge = any("judge" in step.wants for step in self.steps)
+        self.threaded = not process and not all(step.is_async for step in self.steps)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Calls the function that scores, as it was written."""

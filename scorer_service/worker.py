@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,11 +16,14 @@ from scorer_service.jobs import Jobs, Offer, Rate
 from scorer_service.loop import Bell, repeat
 from scorer_service.records import OPEN, Error, Finished, Job, State
 from scorer_service.registry import Registry
+from scorer_service.scoring import Scorer
 
 log = logging.getLogger("scorer_service")
 
 POLL_SECONDS: Final = 0.25
 """How long other processes' work may lie until it is seen."""
+MAX_THREADS: Final = 32
+"""Most runs at once of a scorer that is not async, unless it says otherwise."""
 _GRACE_AFTER_TIMEOUT_SECONDS: Final = 30.0
 
 
@@ -42,6 +46,7 @@ class Worker:
         limits: Limits,
         *,
         concurrency: int,
+        processes: int = 1,
         judge_rate: Rate | None = None,
         grace_seconds: float = 10.0,
     ) -> None:
@@ -49,6 +54,7 @@ class Worker:
         self._registry = registry
         self._limits = limits
         self._concurrency = concurrency
+        self._processes = processes
         self._judge_rate = judge_rate
         self._grace_seconds = grace_seconds
         self.executor: Executor
@@ -95,33 +101,39 @@ class Worker:
         limit = self._concurrency - len(self._held)
         if limit <= 0 or len(self._finished) > 2 * self._concurrency:
             return POLL_SECONDS
-        offers = self._offers()
+        offers, full = self._offers()
         claimed = await self._jobs.claim(offers, limit)
         self._take(claimed.jobs)
         self._alone = claimed.alone
         # There may be more, if all places were taken, or those of some scorer.
-        self._hungry = len(claimed.jobs) >= limit or len(offers) < len(self._registry.ids)
+        self._hungry = len(claimed.jobs) >= limit or full
         return 0.0 if claimed.jobs or claimed.alone else POLL_SECONDS
 
     async def _claim_alone(self) -> float:
         """What killed its workers, or ran beside what did, runs by itself: so it can harm no other, nor be harmed."""
         if self._held:
             return POLL_SECONDS
-        claimed = await self._jobs.claim(self._offers(), 1, alone=True)
+        claimed = await self._jobs.claim(self._offers()[0], 1, alone=True)
         self._take(claimed.jobs)
         self._alone = bool(claimed.jobs)
         return 0.0
 
-    def _offers(self) -> dict[str, Offer]:
-        held: dict[str, int] = {}
-        for one in self._held.values():
-            held[one.job.scorer_id] = held.get(one.job.scorer_id, 0) + 1
-        offers = {}
+    def _offers(self) -> tuple[dict[str, Offer], bool]:
+        """What there is room for, and whether some scorer has as much as it may."""
+        held = Counter(one.job.scorer_id for one in self._held.values())
+        processes = self._processes - sum(held[scorer.id] for scorer in self._registry if scorer.process)
+        offers, full = {}, False
         for scorer in self._registry:
-            slots = (scorer.concurrency or self._concurrency) - held.get(scorer.id, 0)
+            slots = (scorer.concurrency or self._default_slots(scorer)) - held[scorer.id]
+            if scorer.process:  # no job is to wait for a process while its time runs
+                slots = min(slots, processes)
             if slots > 0:
-                offers[scorer.id] = Offer(slots, self._judge_rate if scorer.judge else None)
-        return offers
+                offers[scorer.id] = Offer(slots, self._judge_rate if scorer.judge else None, shared=scorer.process)
+            full = full or slots <= 0
+        return offers, full
+
+    def _default_slots(self, scorer: Scorer) -> int:
+        return min(self._concurrency, MAX_THREADS) if scorer.threaded else self._concurrency
 
     def _take(self, jobs: Sequence[Job]) -> None:
         if not jobs:
@@ -143,7 +155,9 @@ class Worker:
             self._steps.pop(done.job, None)
         self._finished += finished
         self._finishing.ring()
-        if self._hungry or self._alone:
+        free = self._concurrency - len(self._held)
+        # Not for each place that becomes free: a claim costs nearly the same for one row as for many.
+        if (self._hungry and free * 4 >= self._concurrency) or not self._held:
             self._claiming.ring()
         if not self._held:
             self._emptied.set()

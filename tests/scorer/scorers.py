@@ -151,6 +151,12 @@ def apart_hurried(sample: Sample) -> Score:
     return Score(1)
 
 
+@scorer(id="apart-too", version="1", process=True, timeout_seconds=3)
+def apart_too(sample: Sample) -> Score:
+    time.sleep(0.2)
+    return Score(os.getpid())
+
+
 class Words(BaseModel):
     words: list[str]
 
