@@ -14,7 +14,7 @@ from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
-from scorer_service import fetch, migrate, registry
+from scorer_service import fetch, migrate, registry, revisions
 from scorer_service.config import Settings
 from scorer_service.controls import Controls
 from scorer_service.database import Database, open_database
@@ -196,6 +196,8 @@ async def _prepare(database: Database, settings: Settings) -> None:
         await migrate.migrate(database)
     else:
         await migrate.check(database)
+    if await database.write(revisions.mend):
+        log.warning("the results database comes from another server: watches begin anew")
 
 
 def _limits(settings: Settings) -> Limits:

@@ -15,10 +15,11 @@ from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
 from scorer_service.database import Database
-from scorer_service.jobs import Jobs, next_revision
+from scorer_service.jobs import Jobs
 from scorer_service.queries import Filter
 from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, NewRun, Priority, State, scorer_run_id
 from scorer_service.registry import Registry
+from scorer_service.revisions import next_revision
 from scorer_service.schema import Lane, samples, scorer_runs, scorers
 
 row = scorer_runs.c

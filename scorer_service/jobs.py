@@ -41,6 +41,7 @@ from scorer_service import schema
 from scorer_service.batches import Update, among, insert_new
 from scorer_service.database import Database
 from scorer_service.records import OPEN, Error, Finished, Job, NewRun, Priority, State, microseconds, printable
+from scorer_service.revisions import next_revision
 from scorer_service.schema import NOW, Lane, attempts, counters, exports, rate_limits, samples, scorer_runs, scorers
 
 row = scorer_runs.c
@@ -491,20 +492,6 @@ _FINISH: Final = Update(
 )
 
 _BELIEF_SECONDS: Final = 0.2
-_NEXT_REVISION: Final = (
-    update(counters)
-    .where(counters.c.name == schema.REVISION)
-    .values(value=counters.c.value + 1)
-    .returning(counters.c.value, NOW)
-)
-
-
-def next_revision(connection: Connection) -> tuple[int, float]:
-    """Number of this transaction among those that change scorer runs, and the database's clock. Ask for it after
-    locking the rows: every other such transaction waits from here until this one has committed, so that numbers ascend
-    in the order of commits."""
-    line = connection.execute(_NEXT_REVISION).one()
-    return int(line[0]), float(line[1])
 
 
 def _count(connection: Connection, name: str, number: int) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from scorer_service import schema
 from scorer_service.database import Database
 from scorer_service.records import OPEN, Priority, State
+from scorer_service.revisions import settled_revision
 from scorer_service.schema import NOW, attempts, counters, samples, scorer_runs, scorers
 
 row = scorer_runs.c
@@ -98,6 +99,20 @@ def within_weight(found: Sequence[Found]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the order of changes: after all of a revision, or within it, after one of its scorer runs."""
+
+    revision: int
+    scorer_run_id: str | None = None
+
+    def before(self) -> ColumnElement[bool]:
+        """The condition that a scorer run comes later."""
+        if self.scorer_run_id is None:
+            return row.revision > self.revision
+        return tuple_(row.revision, row.scorer_run_id) > (self.revision, self.scorer_run_id)
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Counts of one scorer."""
 
@@ -142,15 +157,22 @@ class Queries:
         query = query.order_by(row.create_time.desc(), row.scorer_run_id.desc()).limit(limit)
         return await self._database.read(lambda c: _with_attempts(c, c.execute(query).all()))
 
-    async def newest(self) -> tuple[str, int]:
-        """Epoch of the database, and the number of the newest write: all up to it can be read."""
-        query = select(counters.c.name, counters.c.value)
-        values = {line.name: line.value for line in await self._database.read(lambda c: c.execute(query).all())}
-        return f"{values[schema.EPOCH]:016x}", values[schema.REVISION]
+    async def settled(self) -> tuple[str, int]:
+        """Epoch of the database, and the revision up to which all can be read: see `revisions`."""
+        query = select(counters.c.value).where(counters.c.name == schema.EPOCH)
 
-    async def changes(self, tenant: str, run_id: str, after: int, *, limit: int) -> list[Found]:
-        """Scorer runs (of a run, or all) whose newest change is above a revision, in the order of changes."""
-        query = select(scorer_runs).where(row.tenant == tenant, row.revision > after)
+        def work(connection: Connection) -> tuple[str, int]:
+            return f"{connection.execute(query).scalar_one():016x}", settled_revision(connection)
+
+        return await self._database.read(work)
+
+    async def changes(
+        self, tenant: str, run_id: str, after: Place, upto: int | None = None, *, limit: int
+    ) -> list[Found]:
+        """Scorer runs (of a run, or all) whose newest change is after a place and up to a revision, in their order."""
+        query = select(scorer_runs).where(row.tenant == tenant, after.before())
+        if upto is not None:
+            query = query.where(row.revision <= upto)
         if run_id:
             query = query.where(row.run_id == run_id)
         query = query.order_by(row.revision, row.scorer_run_id).limit(limit)

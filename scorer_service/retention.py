@@ -9,8 +9,8 @@ from sqlalchemy import and_, delete, exists, or_, select, update
 from sqlalchemy.engine import Connection
 
 from scorer_service.database import Database, database_time
-from scorer_service.jobs import next_revision
 from scorer_service.records import OPEN, TERMINAL, State
+from scorer_service.revisions import next_revision
 from scorer_service.schema import NOW, attempts, exports, samples, scorer_runs, scorers
 
 row = scorer_runs.c

@@ -8,7 +8,7 @@
     deliveries  how often a worker took it        } since the last redrive
     failures    how often the scorer raised       }
     losses      how often its worker died         }
-    revision    number of the write that changed it last, ascending in the order of commits (see `counters`)
+    revision    number of the write that changed it last, see `revisions`
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ counters = Table(
     Column("name", String, primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-"""REVISION numbers the writes, so that they can be watched in order: its row stays locked until the write commits.
+"""REVISION numbers the writes of SQLite, so that they can be watched in order: see `revisions`.
 ZOMBIES counts the finishes that were refused because the row had been claimed again."""
 
 REVISION: Final = "revision"

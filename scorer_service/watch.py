@@ -1,7 +1,7 @@
 """Scorer runs as they change, for any number of readers.
 
-The database numbers its writes in the order in which they commit (`revision`), and a row carries the number of its
-newest one. So a reader's place is a number, and what is new is an index range above it. One task per process looks
+The database numbers its writes, and a row carries the number of its newest one (see `revisions`). So a reader's place
+is a number, and what is new is an index range above it. One task per process looks
 whether there is anything new; readers then read at their own place. Nothing is queued for anybody.
 """
 
@@ -16,13 +16,12 @@ from typing import Final
 from runwire.cursor import CursorCodec
 from runwire.errors import CursorAhead, CursorEpochMismatch, ServerDraining, TooManyStreams
 from runwire.pubsub import Position
-from scorer_service.queries import Found, Queries, within_weight
+from scorer_service.queries import Found, Place, Queries, within_weight
 
 POLL_SECONDS: Final = 0.1
 MAX_STREAMS: Final = 1000
-_PAGE: Final = 1000
-"""Above the size of any one write, so that a page holds at least one whole revision."""
-_FRAME: Final = 100
+_PAGE: Final = 100
+"""Most scorer runs of a frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Watch:
     async def poll_once(self) -> float:
         """Looks for news, if anybody reads."""
         if self._readers:
-            _, revision = await self._queries.newest()
+            _, revision = await self._queries.settled()
             if revision != self._revision:
                 self._revision = revision
                 self._announce()
@@ -78,37 +77,39 @@ class Watch:
 
     async def _frames(self, tenant: str, run_id: str, cursor: str, heartbeat_seconds: float) -> AsyncIterator[Frame]:
         codec = CursorCodec(f"{tenant}/scorer-runs/{run_id}")
-        epoch, newest = await self._queries.newest()
-        place = _place(codec, cursor, epoch, newest)
+        epoch, settled = await self._queries.settled()
+        done = _revision_of(codec, cursor, epoch, settled)
+        place = Place(done)
         silent_since = time.monotonic()
         while True:
             if self._draining:
                 raise ServerDraining("this server shuts down; another one will serve", 0.2)
             news = self._news
-            epoch_now, newest = await self._queries.newest()
+            epoch_now, settled = await self._queries.settled()
             if epoch_now != epoch:
                 raise CursorEpochMismatch("the results database was replaced")
-            found = _whole_revisions(await self._queries.changes(tenant, run_id, place, limit=_PAGE))
-            rest = found
-            while rest:
-                count = min(_FRAME, within_weight(rest))
-                frame, rest = rest[:count], rest[count:]
-                # A cursor inside a revision would skip its rest: until the rest is sent, the old place stands.
-                last = frame[-1].run.revision
-                place = place if rest and rest[0].run.revision == last else last
-                yield Frame(codec.encode(Position(epoch, place)), frame)
+            found = await self._queries.changes(tenant, run_id, place, settled, limit=_PAGE)
+            frame = found[: within_weight(found)]
+            if found:
+                last = frame[-1].run
+                place = Place(last.revision, last.scorer_run_id)
+                # More of the same revision may follow: a cursor says only what is whole.
+                done = max(done, last.revision - 1)
+            whole = len(frame) == len(found) < _PAGE
+            if whole:
+                done = max(done, settled)
+                place = Place(done)
+            if frame:
+                yield Frame(codec.encode(Position(epoch, done + 1)), frame)
                 silent_since = time.monotonic()
-            if found and len(found) >= _PAGE // 2:
+            if not whole:
                 continue
-            place = max(place, newest)
-            if run_id and await self._queries.all_terminal(tenant, run_id):
-                if not await self._queries.changes(tenant, run_id, place, limit=1):
-                    yield Frame(codec.encode(Position(epoch, place)), ended=True)
-                    return
-                continue
+            if run_id and await self._is_over(tenant, run_id, place):
+                yield Frame(codec.encode(Position(epoch, done + 1)), ended=True)
+                return
             rest_seconds = silent_since + heartbeat_seconds - time.monotonic()
             if rest_seconds <= 0:
-                yield Frame(codec.encode(Position(epoch, place)))
+                yield Frame(codec.encode(Position(epoch, done + 1)))
                 silent_since = time.monotonic()
                 continue
             try:
@@ -117,21 +118,19 @@ class Watch:
             except TimeoutError:
                 pass
 
+    async def _is_over(self, tenant: str, run_id: str, place: Place) -> bool:
+        """Whether all is terminal, and the reader knows: the last changes may be there and not settled yet."""
+        if not await self._queries.all_terminal(tenant, run_id):
+            return False
+        return not await self._queries.changes(tenant, run_id, place, limit=1)
 
-def _place(codec: CursorCodec, cursor: str, epoch: str, newest: int) -> int:
+
+def _revision_of(codec: CursorCodec, cursor: str, epoch: str, settled: int) -> int:
     if not cursor:
-        return 0
+        return -1
     position = codec.decode(cursor)
     if position.epoch != epoch:
         raise CursorEpochMismatch("the results database was replaced since the cursor was given out")
-    if position.sequence > newest:
+    if position.sequence > settled + 1:
         raise CursorAhead("the cursor is beyond the newest change")
-    return position.sequence
-
-
-def _whole_revisions(found: list[Found]) -> list[Found]:
-    """A full page without its last revision, of which more may follow."""
-    if len(found) < _PAGE:
-        return found
-    last = found[-1].run.revision
-    return [one for one in found if one.run.revision != last] or found
+    return position.sequence - 1  # revisions begin with 0, and so do sequences, which say how many are done

@@ -14,7 +14,11 @@ from sqlalchemy.engine import Connection
 
 from runwire.errors import ConfigurationError, StoreUnavailable
 from scorer_service import database as databases
-from scorer_service import migrate, schema
+from scorer_service import migrate, revisions, schema
+from scorer_service.jobs import Jobs
+from scorer_service.queries import Queries
+from scorer_service.records import NewRun
+from scorer_service.watch import Watch
 from tests.servers import free_port
 
 
@@ -95,3 +99,23 @@ async def test_a_mistake_of_ours_is_not_hidden(empty_url: str) -> None:
         with pytest.raises(Exception, match="no_such_table") as caught:
             await database.read(lambda c: c.execute(text("SELECT * FROM no_such_table")))
         assert not isinstance(caught.value, StoreUnavailable)
+
+
+async def test_numbers_of_another_server_are_mended(empty_url: str) -> None:
+    """A database restored on a PostgreSQL that has seen fewer transactions: watches see all, and old cursors know."""
+    async with databases.open_database(empty_url) as database:
+        await migrate.migrate(database)
+        queries = Queries(database)
+        await Jobs(database, worker="w").add([NewRun(f"{number}", "default", "a") for number in range(250)])
+        epoch, _ = await queries.settled()
+        assert not await database.write(revisions.mend)
+        if not database.embedded:
+            await database.write(lambda c: c.execute(text("UPDATE scorer_runs SET revision = revision + 1000000000")))
+            assert await database.write(revisions.mend)
+            assert (await queries.settled())[0] != epoch
+        seen = set()
+        async for frame in Watch(queries).read("default", "", "", 0.0):
+            seen |= {one.run.scorer_run_id for one in frame.found}
+            if not frame.found:
+                break
+        assert len(seen) == 250
