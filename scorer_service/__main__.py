@@ -26,7 +26,7 @@ _RESULTS_HELP = "Where scorer runs are kept: sqlite:///file or postgresql://... 
 @click.option("--results", metavar="URL", help=_RESULTS_HELP)
 @click.option("--scorers", metavar="MODULES", help="Modules with scorers of your own, comma-separated.")
 @click.option("--judge-model", metavar="MODEL", help="Model of the judges, such as openai:gpt-4o-mini.")
-@click.option("--concurrency", "scorer_concurrency", type=int, help="Most scorer runs at once in this process. [128]")
+@click.option("--concurrency", "scorer_concurrency", type=int, help="Most scorer runs at once in this process. [256]")
 @click.option("--export", "scorer_export", metavar="otel", help="Export results by OTLP. [off]")
 @click.option("--migrate", "scorer_migrate", is_flag=True, default=None, help="Migrate the database at start.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")

@@ -50,18 +50,18 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def insert_new(connection: Connection, table: Table, rows: Rows) -> None:
-    """Inserts rows that have all columns of the table; those whose key is there already are left out."""
+    """Inserts rows, all with the same columns; those whose key is there already are left out."""
     if connection.dialect.name == "postgresql":
-        connection.execute(_insert_arrays(table), _arrays(rows))
+        connection.execute(_insert_arrays(table, tuple(rows[0])), _arrays(rows))
     else:
         connection.execute(sqlite.insert(table).on_conflict_do_nothing(), list(rows))
 
 
 @cache
-def _insert_arrays(table: Table) -> Any:
-    source = _unnested({each.name: each.type for each in table.columns})
-    chosen = select(*[source.c[each.name] for each in table.columns])
-    return postgresql.insert(table).from_select(list(table.columns.keys()), chosen).on_conflict_do_nothing()
+def _insert_arrays(table: Table, names: tuple[str, ...]) -> Any:
+    source = _unnested({name: table.c[name].type for name in names})
+    chosen = select(*[source.c[name] for name in names])
+    return postgresql.insert(table).from_select(list(names), chosen).on_conflict_do_nothing()
 
 
 class Update:

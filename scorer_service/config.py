@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     scorer_migrate: bool = False
     """Migrate a PostgreSQL database at start. (A SQLite file is always migrated.)"""
 
-    scorer_concurrency: int = Field(default=128, ge=1, le=10_000)
+    scorer_concurrency: int = Field(default=256, ge=1, le=10_000)
     """Most scorer runs at once in this process."""
     scorer_processes: int = Field(default=2, ge=1, le=256)
     """Most processes for scorers with process=True."""

@@ -94,7 +94,7 @@ class Intake:
         """The row of a message."""
         try:
             message = wire.ScorerRunRequested.FromString(delivery.body)
-            options = json.dumps(struct_of(message.options), allow_nan=False)
+            options = json.dumps(struct_of(message.options), allow_nan=False) if message.options.fields else "{}"
         except (DecodeError, ValueError) as error:
             return _malformed(delivery.body, f"not a ScorerRunRequested: {error}")
         if problem := _problem(message):
@@ -122,7 +122,7 @@ class Intake:
             rate=message.sampling.rate if message.HasField("sampling") else 1.0,
             siblings=message.sibling_count,
             options=options,
-            labels=json.dumps(dict(sample.labels)),
+            labels=json.dumps(dict(sample.labels)) if sample.labels else "{}",
             traceparent=message.traceparent,
             tracestate=message.tracestate,
             deadline=message.deadline.ToNanoseconds() / 1e9 if message.HasField("deadline") else None,

@@ -532,6 +532,7 @@ def _sample_row(sample_id: str, new: NewRun, now: float) -> dict[str, Any]:
 
 
 def _new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
+    """What differs from row to row; the rest has its default."""
     is_open = new.state in OPEN
     return {
         "scorer_run_id": new.scorer_run_id,
@@ -545,14 +546,7 @@ def _new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
         "priority": int(new.priority),
         "lane": int(Lane.HIGH if new.priority is Priority.HIGH else Lane.NORMAL),
         "due_time": now if is_open else None,
-        "claims": 0,
-        "deliveries": 0,
-        "failures": 0,
-        "losses": 0,
-        "redrives": 0,
-        "worker": "",
         "create_time": microseconds(now if new.create_time is None else new.create_time),
-        "start_time": None,
         "end_time": None if is_open else now,
         "deadline": new.deadline,
         "rate": new.rate,
@@ -563,13 +557,6 @@ def _new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
         "tracestate": new.tracestate,
         "sample_id": new.sample_id,
         "fingerprint": new.fingerprint,
-        "steps": "{}",
-        "score_value": None,
-        "score_label": None,
-        "score_reason": None,
-        "score_metadata": None,
-        "score_direction": None,
-        "judgement": None,
         "error_reason": new.error.reason if new.error else None,
         "error_class": new.error.error_class if new.error else None,
         "error_message": printable(new.error.message) if new.error else None,
