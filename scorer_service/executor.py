@@ -133,7 +133,7 @@ class Executor:
                 task.cancel()
 
     async def _run(self, job: Job) -> None:
-        steps: dict[str, Any] = json.loads(job.steps)
+        steps = _object(job.steps)
         try:
             finished = await self._attempt(job, steps)
         except asyncio.CancelledError:
@@ -177,10 +177,10 @@ class Executor:
                     message = wire.Sample.FromString(await self._fetch_elsewhere(job))
                 if scorer.process:
                     body = message.SerializeToString()
-                    return await self._processes.score(scorer, body, json.loads(job.options), dict(steps), on_step)
+                    return await self._processes.score(scorer, body, _object(job.options), dict(steps), on_step)
                 sample: Sample = from_wire(message)
                 return await evaluate(
-                    scorer, sample, json.loads(job.options), judge=self._judge, done=dict(steps), on_step=on_step
+                    scorer, sample, _object(job.options), judge=self._judge, done=dict(steps), on_step=on_step
                 )
         except TimeoutError:
             if scope.expired():
@@ -220,6 +220,11 @@ class Executor:
 
 class AttemptTimeout(Exception):
     """The attempt took longer than it may."""
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object, mostly an empty one."""
+    return {} if text == "{}" else dict(json.loads(text))
 
 
 def handed_back(job: Job, steps: str) -> Finished:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,17 +25,24 @@ def from_wire(message: wire.Sample) -> Sample:
         error_message=message.error_message,
         tool_calls=[_tool_call(call) for call in message.tool_calls],
         steps=[Step.model_construct(step=step.step, name=step.name, text=step.text) for step in message.steps],
-        usage=Usage.model_construct(
-            requests=message.usage.requests,
-            input_tokens=message.usage.input_tokens,
-            output_tokens=message.usage.output_tokens,
-            tool_calls=message.usage.tool_calls,
-        ),
+        usage=_usage(message.usage) if message.HasField("usage") else _NO_USAGE,
         labels=dict(message.labels),
         start_time=_datetime(message.start_time) if message.HasField("start_time") else None,
         end_time=_datetime(message.end_time) if message.HasField("end_time") else None,
         ground_truth=value_of(message.ground_truth),
         context=list(message.context),
+    )
+
+
+_NO_USAGE: Final = Usage()
+
+
+def _usage(usage: wire.SampleUsage) -> Usage:
+    return Usage.model_construct(
+        requests=usage.requests,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        tool_calls=usage.tool_calls,
     )
 
 
