@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from runwire.client import AgentClient
 from runwire.connect import open_store
@@ -101,16 +101,42 @@ async def until_all_ended(database: Database, total: int, every_second: Callable
             await asyncio.sleep(1.0)
 
 
-async def successes_and_zombies(database: Database) -> tuple[dict[str, int], int, int]:
-    """Successful attempts by scorer run, lost attempts, refused finishes."""
+_WATCHED = "CREATE TABLE persisted (scorer_run_id VARCHAR NOT NULL)"
+_SQLITE_TRIGGER = """
+CREATE TRIGGER persist AFTER UPDATE OF score_value ON scorer_runs WHEN NEW.score_value IS NOT NULL
+BEGIN INSERT INTO persisted VALUES (NEW.scorer_run_id); END
+"""
+_POSTGRES_FUNCTION = """
+CREATE FUNCTION persist() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN INSERT INTO persisted VALUES (NEW.scorer_run_id); RETURN NULL; END $$
+"""
+_POSTGRES_TRIGGER = """
+CREATE TRIGGER persist AFTER UPDATE OF score_value ON scorer_runs FOR EACH ROW WHEN (NEW.score_value IS NOT NULL)
+EXECUTE FUNCTION persist()
+"""
+
+
+async def count_results(database: Database) -> None:
+    """From now on the database itself notes every score that is written."""
+    statements = [_WATCHED, _SQLITE_TRIGGER] if database.embedded else [_WATCHED, _POSTGRES_FUNCTION, _POSTGRES_TRIGGER]
+
+    def work(connection: Any) -> None:
+        for statement in statements:
+            connection.execute(text(statement))
+
+    await database.write(work)
+
+
+async def persisted_lost_and_refused(database: Database) -> tuple[dict[str, int], int, int]:
+    """How often a score was written by scorer run, lost attempts, refused finishes."""
     attempts, counters = schema.attempts.c, schema.counters.c
 
     def work(connection: Any) -> tuple[dict[str, int], int, int]:
-        won = select(attempts.scorer_run_id, func.count()).where(attempts.error_reason.is_(None))
-        successes = {line[0]: line[1] for line in connection.execute(won.group_by(attempts.scorer_run_id))}
+        written = text("SELECT scorer_run_id, count(*) FROM persisted GROUP BY scorer_run_id")
+        persisted = {line[0]: line[1] for line in connection.execute(written)}
         lost = select(func.count()).where(attempts.error_reason == "worker_lost")
         refused = select(counters.value).where(counters.name == schema.ZOMBIES)
-        return successes, connection.execute(lost).scalar_one(), connection.execute(refused).scalar_one()
+        return persisted, connection.execute(lost).scalar_one(), connection.execute(refused).scalar_one()
 
     return await database.read(work)
 
@@ -141,6 +167,7 @@ async def storm(
         crew = Crew(environment, stack)
         async with open_database(results_url) as database, open_store(store_url) as store, asyncio.TaskGroup() as group:
             await migrate.migrate(database)
+            await count_results(database)
             crew.start(workers)
 
             async def send_all() -> None:
@@ -168,14 +195,14 @@ async def storm(
             await until_all_ended(database, total, every_second, limit)
             await sending
             found = await counts(database)
-            successes, lost, refused = await successes_and_zombies(database)
+            persisted, lost, refused = await persisted_lost_and_refused(database)
             async with asyncio.timeout(60):
                 while await store.backlog(QUEUE):  # noqa: ASYNC110 - other processes acknowledge
                     await asyncio.sleep(0.1)
         assert not pending, "everything was restarted"
         assert found == {State.SUCCEEDED: total}
-        assert len(successes) == total
-        assert set(successes.values()) == {1}, "each result is persisted exactly once"
+        assert len(persisted) == total
+        assert set(persisted.values()) == {1}, "each result is persisted exactly once"
     return (
         f"{total} requests, {workers} processes: {time.monotonic() - began:.0f} s, {crew.kills} killed, {crew.pauses} "
         f"paused, {len(restarts)} servers restarted; {lost} attempts lost and repeated, {refused} zombie finishes "
