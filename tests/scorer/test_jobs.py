@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sqlalchemy.engine import Connection
+from sqlalchemy.util import await_only
 
-from scorer_service.database import Database
+from scorer_service.database import Database, open_database
 from scorer_service.jobs import Claimed, Jobs, Offer, Rate
 from scorer_service.queries import Found, Place, Queries
 from scorer_service.records import Error, Finished, Job, NewRun, Priority, ScoreRecord, State
@@ -274,6 +276,31 @@ async def test_a_reader_of_changes_misses_none(database: Database) -> None:
         writing = False
         await following
     assert len(seen) == 300
+
+
+async def test_a_reader_does_not_pass_a_writer_that_is_late(filled_postgres_url: str) -> None:
+    """While a write with a lower number is open, later ones that are committed are not settled: a reader who went on
+    to them would never see the late one."""
+    inserted, gate = asyncio.Event(), asyncio.Event()
+    async with open_database(filled_postgres_url) as database, asyncio.TaskGroup() as group:
+        jobs, queries = await jobs_of(database), Queries(database)
+
+        def late(connection: Connection) -> None:
+            jobs.add_on(connection, [new(1)])
+            inserted.set()
+            await_only(gate.wait())
+
+        writing = group.create_task(database.write(late))
+        await inserted.wait()
+        await jobs.add([new(2)])
+        _, settled = await queries.settled()
+        early = await queries.changes("default", "", Place(-1), settled, limit=10)
+        gate.set()
+        await writing
+        _, later = await queries.settled()
+        rest = await queries.changes("default", "", Place(settled), later, limit=10)
+    seen = [one.run.scorer_run_id for one in [*early, *rest]]
+    assert sorted(seen) == [f"{1:032x}", f"{2:032x}"]
 
 
 @pytest.mark.parametrize("limit", [0, -1])
