@@ -93,7 +93,9 @@ class Database:
         return connection
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN")  # one snapshot: another process may be making the tables just now
         ours = _check_ours(connection, self.path)
+        connection.execute("COMMIT")
         if _use_wal(connection) != "wal":
             raise ConfigurationError(
                 f"{str(self.path)!r} lies where SQLite cannot share memory between processes (a network drive?): "

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -421,6 +423,21 @@ async def test_many_open_the_same_new_file_at_once(path: Path) -> None:
     finally:
         for context in stores:
             await context.__aexit__(None, None, None)
+
+
+def test_who_looks_while_another_makes_the_tables_sees_a_store(tmp_path: Path) -> None:
+    """A file is judged as it is at one moment: one that gets its tables just then is not taken for something else."""
+    for number in range(25):
+        made = database.Database(tmp_path / f"{number}.db")
+        together = threading.Barrier(4)
+
+        def create(made: database.Database = made, together: threading.Barrier = together) -> None:
+            together.wait(LIMIT_SECONDS)
+            made.create()
+
+        with ThreadPoolExecutor(together.parties) as pool:
+            for created in [pool.submit(create) for _ in range(together.parties)]:
+                created.result(LIMIT_SECONDS)
 
 
 async def test_a_wake_by_another_process_is_prompt(store: SqliteStore, other: SqliteStore) -> None:
