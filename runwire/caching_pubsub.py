@@ -199,7 +199,7 @@ class CachingPubSub:
                 if not caught_up and position.sequence >= target:
                     caught_up = True
                     yield CaughtUp(position)
-                found = await self._next(topic, tail, position, idle_seconds, notify_gaps)
+                found = await self._next(topic, tail, position, target, idle_seconds, notify_gaps)
                 if isinstance(found, Gap):
                     position, entries = found.position, ()
                     yield found
@@ -308,9 +308,9 @@ class CachingPubSub:
         return head
 
     async def _next(
-        self, topic: str, tail: Tail, position: Position, idle_seconds: float, notify_gaps: bool
+        self, topic: str, tail: Tail, position: Position, target: int, idle_seconds: float, notify_gaps: bool
     ) -> Sequence[Entry] | Gap | Ended | None:
-        """What comes after `position`; None if nothing came for `idle_seconds`."""
+        """What comes after `position`; None if nothing came for `idle_seconds`. The log has held `target` events."""
         now = asyncio.get_running_loop().time
         end = now() + idle_seconds * random.uniform(1 - _IDLE_JITTER, 1 + _IDLE_JITTER)
         while True:
@@ -325,6 +325,9 @@ class CachingPubSub:
                 return await self._read(topic, tail, position, notify_gaps)
             if tail.stale:
                 await self._refill(topic, tail)
+            elif position.sequence < target:
+                # A read that began after the reader came found the log shorter than it was.
+                raise EventsLost(f"the log of {topic} was rolled back to {tail.last}, after {target} was there")
             elif tail.final:
                 return Ended(position, tail.final)
             elif now() < end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ class FaultyCache:
         """Most events of a page, if the caller does not want fewer."""
         self.reads = 0
         """How often `read` was called."""
+        self.arrived: Callable[[Page], None] = lambda page: None
+        """Is told of every page when it arrives."""
 
     async def commit(self, commit: Commit) -> Committed:
         return await self._inner.commit(commit)
@@ -41,6 +43,7 @@ class FaultyCache:
         page = await self._inner.read(topic, after, max_events=min(max_events, self.page_events), max_bytes=max_bytes)
         await turns(self.after)
         self._fail()
+        self.arrived(page)
         return page
 
     async def heads(self, topics: Sequence[str]) -> Sequence[Head | None]:

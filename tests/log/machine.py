@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from runwire.caching_pubsub import CachingPubSub, Idle, Start
 from runwire.cursor import CursorCodec
 from runwire.errors import StoreUnavailable
 from runwire.memory import MemoryStore
-from runwire.pubsub import Commit, Entry
+from runwire.pubsub import Commit, Entry, Page
 from tests.log.faulty_pubsub import Fate, FaultyPubSub, Held
 from tests.log.faulty_store import FaultyCache, Snapshot, roll_back, snapshot
 from tests.log.history import NOTHING, History, State
@@ -126,6 +127,8 @@ class LogMachine(RuleBasedStateMachine):
         self.clock = 1000.0
         self.store = MemoryStore(lambda: self.clock)
         self.processes = [Process(self.store), Process(self.store)]
+        for process in self.processes:
+            process.cache.arrived = partial(self._arrived, process)
         self.history = History()
         self.codec = CursorCodec(TOPIC)
         self.lasts: list[int] = []
@@ -341,13 +344,21 @@ class LogMachine(RuleBasedStateMachine):
         self.processes[process].pubsub.miss(TOPIC)
 
     def _deliver(self, process: int, held: Held) -> None:
-        entry, state = held.entry, self.state
-        if entry is not None:
-            tip = self.history.events[entry.epoch, entry.check]
-            before = tip.at(entry.first - 1) if entry.first > 1 else None
-            if state.holds(entry.epoch, before) and not self._is_stored(entry):
-                self.processes[process].replica.misled = self.history.moment
+        if held.entry is not None:
+            self._mislead(self.processes[process], held.entry)
         self.processes[process].pubsub.deliver(held)
+
+    def _mislead(self, process: Process, entry: Entry) -> None:
+        """Notes what a process is given that is lost already, but continues what is there."""
+        tip = self.history.events[entry.epoch, entry.check]
+        before = tip.at(entry.first - 1) if entry.first > 1 else None
+        if self.state.holds(entry.epoch, before) and not self._is_stored(entry):
+            process.replica.misled = self.history.moment
+
+    def _arrived(self, process: Process, page: Page) -> None:
+        """A read that was answered before a fail-over arrives after it."""
+        for entry in page.entries:
+            self._mislead(process, entry)
 
     @rule(process=processes, troubles=troubles)
     def misbehave(self, process: int, troubles: Troubles) -> None:

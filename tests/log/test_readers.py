@@ -376,6 +376,21 @@ async def test_an_attached_reader_is_told_of_a_roll_back(one: OneLog, sizes: tup
             await reader.next()
 
 
+async def test_a_reader_is_told_of_the_loss_of_what_it_was_promised(one: OneLog) -> None:
+    """A log that falls back to where a reader stands, short of what was there when it came: an error, not silence."""
+    await one.create(1)
+    async with one.reader():
+        await one.append(told=False)
+        replica = snapshot(one.store)
+        await one.append(told=False)
+        one.cache.page_events = 1
+        async with one.reader() as reader:
+            roll_back(one.store, replica)
+            with pytest.raises(EventsLost):
+                await reader.until(CaughtUp)
+            assert reader.events == events(1, 2)
+
+
 @pytest.mark.parametrize("sizes", ROLL_BACKS, ids=str)
 async def test_who_comes_after_a_roll_back_sees_nothing_of_before(one: OneLog, sizes: tuple[int, ...]) -> None:
     """Even before the idle check, and although others of the same process still stand in the old log."""
