@@ -349,10 +349,13 @@ class LogMachine(RuleBasedStateMachine):
         self.processes[process].pubsub.deliver(held)
 
     def _mislead(self, process: Process, entry: Entry) -> None:
-        """Notes what a process is given that is lost already, but continues what is there."""
+        """Notes what a process is given that is lost already, but continues what its readers have found."""
+        if self._is_stored(entry):
+            return
         tip = self.history.events[entry.epoch, entry.check]
         before = tip.at(entry.first - 1) if entry.first > 1 else None
-        if self.state.holds(entry.epoch, before) and not self._is_stored(entry):
+        moment = min((reader.moment for reader, _ in self.readers), default=self.history.moment)
+        if any(state.holds(entry.epoch, before) for state in self.history.since(moment)):
             process.replica.misled = self.history.moment
 
     def _arrived(self, process: Process, page: Page) -> None:
@@ -385,7 +388,7 @@ class LogMachine(RuleBasedStateMachine):
         self.checks.append(task)
 
     async def _check(self, process: Process) -> None:
-        begun = self.state
+        begun = self.history.moment
         try:
             await process.log.run_once()
         except StoreUnavailable:

@@ -33,11 +33,11 @@ class Replica:
     log: CachingPubSub
     failures: Callable[[], int]
     """How many of its reads have failed."""
-    checked: State | None = None
-    """The log as it was when the last idle check that has ended began."""
+    checked: int = -1
+    """The moment at which the last idle check that has ended began."""
     misled: int = -1
-    """The moment at which it was last given an entry that was lost already, but continues what is there. Until the
-    next idle check nobody could tell."""
+    """The moment at which it was last given an entry that was lost already, but continues what readers have. Until
+    the next idle check nobody could tell."""
 
 
 @dataclass
@@ -184,8 +184,9 @@ class Reader:
             assert position >= self.opened.head.last, f"caught up at {position} of {self.opened.head.last}"
             self.caught_up = True
         elif isinstance(item, Idle):
-            checked = self.replica.checked
-            if checked and checked.holds(self.place.position.epoch, self.place.event):
+            checked = self.history.states[self.replica.checked]
+            lost = self.replica.checked < 0 or self.history.lost_since(self.replica.checked)
+            if not lost and checked.holds(self.place.position.epoch, self.place.event):
                 assert position >= checked.last, f"idle at {position}, although a check had found {checked.last}"
         else:
             assert self.caught_up
