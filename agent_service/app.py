@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from agent_service import registry
@@ -37,20 +37,32 @@ log = logging.getLogger("agent_service")
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT, then drains: health first, streams told, runs finished or handed back.
 
+    It listens at once, with health NOT_SERVING until the store is there, which is waited for as long as its URL says.
     `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable.
     """
     agents = registry.load(settings.agents)
+    opening = open_store(settings.store)
     stopping = asyncio.Event()
-    with _bounded_end(settings) as begin_to_end:
+    async with AsyncExitStack() as stack:
+        begin_to_end = stack.enter_context(_bounded_end(settings))
+        service = await stack.enter_async_context(listen(agents, settings))
+        try:
+            async with asyncio.timeout(None) as patience:
 
-        def stop() -> None:
-            stopping.set()
-            begin_to_end()
+                def stop() -> None:
+                    stopping.set()
+                    begin_to_end()
+                    with suppress(RuntimeError):  # the store is there: there is nothing to break off
+                        patience.reschedule(0.0)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
-        async with open_store(settings.store) as store:
-            await run_on(store, agents, settings, stopping, announce)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(number, stop)
+                store = await stack.enter_async_context(opening)
+        except (TimeoutError, StoreUnavailable):
+            if not stopping.is_set():
+                raise
+        else:
+            await service.run_on(store, stopping, announce)
 
 
 @contextmanager
@@ -81,50 +93,53 @@ def _give_up() -> None:
     os._exit(1)
 
 
-async def run_on(
-    store: Store, agents: Registry, settings: Settings, stopping: asyncio.Event, announce: Callable[[str], None]
-) -> None:
-    """The same on an open store, until `stopping` is set."""
-    logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds)
-    servicer = AgentServicer(Runs(store, logs, agents), logs, agents, settings)
+@asynccontextmanager
+async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]:
+    """A service that listens, until the block is left. Raises ConfigurationError for a wrong address."""
+    servicer = AgentServicer(agents, settings)
 
     def register(server: object) -> None:
         if settings.role != "work":
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
 
-    async with serve(settings.listen, register, _services(settings)) as server:
-        worker = Worker(store, logs, agents, settings, _reopen(settings.store))
-        await _run_parts(settings, store, logs, server, worker, stopping, announce)
+    async with serve(settings.listen, register, [] if settings.role == "work" else [SERVICE]) as server:
+        yield Service(agents, settings, servicer, server)
 
 
-async def _run_parts(
-    settings: Settings,
-    store: Store,
-    logs: CachingPubSub,
-    server: Server,
-    worker: Worker,
-    stopping: asyncio.Event,
-    announce: Callable[[str], None],
-) -> None:
-    async with asyncio.TaskGroup() as group:
-        background = [
-            group.create_task(logs.run(), name="idle check"),
-            group.create_task(_watch_store(store, server), name="health"),
-        ]
-        if settings.role != "serve":
-            group.create_task(worker.run(), name="worker")
-        await server.set_serving(True)
-        announce(server.address)
-        await stopping.wait()
-        log.info("shutting down")
-        background.pop().cancel()
-        await server.set_serving(False)
-        worker.drain()
-        logs.drain()
-        # gRPC cuts off without a word what it has not handed to us yet when it stops: let that come in and be told.
-        await asyncio.sleep(_COMING_IN_SECONDS)
-        await server.stop(_STREAM_GRACE_SECONDS)
-        background.pop().cancel()
+class Service:
+    """Listens, and serves once it is given a store. Made by `listen`."""
+
+    def __init__(self, agents: Registry, settings: Settings, servicer: AgentServicer, server: Server) -> None:
+        self._agents = agents
+        self._settings = settings
+        self._servicer = servicer
+        self._server = server
+
+    async def run_on(self, store: Store, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
+        """Serves and executes the runs of this store until `stopping` is set, then drains."""
+        settings, server = self._settings, self._server
+        logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds)
+        self._servicer.open(Runs(store, logs, self._agents))
+        worker = Worker(store, logs, self._agents, settings, _reopen(settings.store))
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(logs.run(), name="idle check"),
+                group.create_task(_watch_store(store, server), name="health"),
+            ]
+            if settings.role != "serve":
+                group.create_task(worker.run(), name="worker")
+            await server.set_serving(True)
+            announce(server.address)
+            await stopping.wait()
+            log.info("shutting down")
+            background.pop().cancel()
+            await server.set_serving(False)
+            worker.drain()
+            logs.drain()
+            # gRPC cuts off without a word what it has not handed to us yet when it stops: let that come in and be told.
+            await asyncio.sleep(_COMING_IN_SECONDS)
+            await server.stop(_STREAM_GRACE_SECONDS)
+            background.pop().cancel()
 
 
 async def _watch_store(store: Store, server: Server) -> None:
@@ -143,10 +158,6 @@ async def _watch_store(store: Store, server: Server) -> None:
         if healthy != serving:
             await server.set_serving(healthy)
         serving = healthy
-
-
-def _services(settings: Settings) -> list[str]:
-    return [] if settings.role == "work" else [SERVICE]
 
 
 def _reopen(url: str) -> Callable[[], AbstractAsyncContextManager[Store]] | None:

@@ -50,7 +50,8 @@ class Runs:
 
     def __init__(self, store: Store, log: CachingPubSub, agents: Registry) -> None:
         self._store = store
-        self._log = log
+        self.log = log
+        """The log of every run, to be read."""
         self._agents = agents
 
     async def start(self, tenant: str, request: agent_service_pb2.StartRunRequest) -> run_pb2.Run:
@@ -81,7 +82,7 @@ class Runs:
             schedule=Schedule.DUE,
         )
         try:
-            committed = await self._log.publish(commit)
+            committed = await self.log.publish(commit)
         except TopicExists:
             return await self._repeated(topic, run.run_id, digest)
         return record.with_head(run, topic, committed.head, False)
@@ -119,7 +120,7 @@ class Runs:
         if not stored.head.final and record.CANCEL not in stored.fields:
             commit = Commit(stored.topic, puts={record.CANCEL: reason.encode()}, schedule=Schedule.WAKE)
             try:
-                await self._log.publish(commit)
+                await self.log.publish(commit)
             except LogClosed:
                 pass
         return await self.get(tenant, run_id)
@@ -139,7 +140,7 @@ class Runs:
             schedule=Schedule.WAKE,
         )
         try:
-            await self._log.publish(commit)
+            await self.log.publish(commit)
         except FieldExists as error:
             raise _answered(error.field.removeprefix(record.ANSWER), error.value) from None
         except LogClosed:

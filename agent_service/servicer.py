@@ -17,7 +17,7 @@ from agent_service.runs import MAX_TRACE_LENGTH, Runs, check_run_id
 from agent_service.write_gate import WriteGate
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
-from runwire.caching_pubsub import CachingPubSub, CaughtUp, Ended, Gap, Idle, Item, Opened, Start
+from runwire.caching_pubsub import CaughtUp, Ended, Gap, Idle, Item, Opened, Start
 from runwire.cursor import CursorCodec
 from runwire.errors import (
     CursorExpired,
@@ -26,6 +26,7 @@ from runwire.errors import (
     RunNotFound,
     ServerDraining,
     SlowConsumer,
+    StoreUnavailable,
     StreamMaxAge,
     TooManyStreams,
 )
@@ -47,13 +48,22 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Serves the runs of a store. Stateless: every replica can answer every call."""
 
-    def __init__(self, runs: Runs, log: CachingPubSub, agents: Registry, settings: Settings) -> None:
-        self._runs = runs
-        self._log = log
+    def __init__(self, agents: Registry, settings: Settings) -> None:
         self._agents = agents
         self._settings = settings
+        self._opened: Runs | None = None
         self._streams = 0
         self._gate = WriteGate()
+
+    def open(self, runs: Runs) -> None:
+        """The store is there: from now on calls about runs are answered. Before, they raise StoreUnavailable."""
+        self._opened = runs
+
+    @property
+    def _runs(self) -> Runs:
+        if self._opened is None:
+            raise StoreUnavailable("this server starts, and its store does not answer yet")
+        return self._opened
 
     async def ListAgents(
         self, request: agent_service_pb2.ListAgentsRequest, context: Context
@@ -102,7 +112,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         after = decode_token(request) or request.cursor
         position = codec.decode(after) if after else None
         with _errors_of_run(request.run_id, codec):
-            history = await self._log.get_history(topic, position, max_events=size)
+            history = await self._runs.log.get_history(topic, position, max_events=size)
         batch, head = history.batch, history.head
         if batch is None:
             place = position or Position(head.epoch, head.earliest - 1)
@@ -115,7 +125,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         topic = record.topic_of(TENANT, check_run_id(request.run_id))
         codec = CursorCodec(topic)
         heartbeat = _check_watch(request)
-        items = self._log.subscribe_with_replay(
+        items = self._runs.log.subscribe_with_replay(
             topic,
             _start(request, codec),
             max_events=request.max_batch_size or MAX_COMMIT_EVENTS,

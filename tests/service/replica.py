@@ -231,7 +231,12 @@ async def replica(
     async with open_store(url) as store, asyncio.TaskGroup() as group:
         served = wrap(store)
         loaded = config.load(listen="127.0.0.1:0", store=url, **given)
-        serving = group.create_task(app.run_on(served, Registry(agents), loaded, stopping, address.set_result))
+
+        async def serve() -> None:
+            async with app.listen(Registry(agents), loaded) as service:
+                await service.run_on(served, stopping, address.set_result)
+
+        serving = group.create_task(serve())
         await asyncio.wait({serving, address}, timeout=LIMIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
