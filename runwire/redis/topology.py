@@ -3,6 +3,12 @@
 A shard is a fixed part of the topics; all its keys carry one hash tag, so they lie together on one server, and a
 script finds them all. One server holds every shard (`Single`), or the server that some Sentinels call the primary
 (`Sentinels`), or each node of a cluster holds the shards of its slots (`Cluster`).
+
+Finding them by redis-py 8.1 was written, tried, and found no shorter and worse. Its RedisCluster finds no node at all
+while the one that it asks for the list of commands is dead, and takes nodes that say no host (as with
+`cluster-preferred-endpoint-type unknown-endpoint`) for one called None. Its Sentinel reads SENTINEL MASTERS, which
+names the old primary until all replicas have followed the new one (redis-py issue 626, Redis issue 2615), and the text
+of its error shows passwords in the oldest version that we allow.
 """
 
 from __future__ import annotations
@@ -99,6 +105,8 @@ class Sentinels:
             raise LinkLost("the server is a replica as yet")
 
     def forget(self) -> None:
+        if self._primary is not None:
+            _ask_later(self._sentinels)  # it may be cut off from the others, and name a dead one for ever
         self._primary = None
 
 
@@ -120,6 +128,7 @@ class Cluster:
             if first <= wanted <= last:
                 return address
         self.forget()
+        _ask_later(self._seeds)  # it may have left the cluster: then it would know of no slot for ever
         raise LinkLost(f"no node of the cluster serves slot {wanted}")
 
     async def _ask(self) -> list[tuple[int, int, Address]]:
@@ -142,6 +151,11 @@ class Cluster:
 
     def forget(self) -> None:
         self._ranges = []
+
+
+def _ask_later(addresses: list[Address]) -> None:
+    """Puts the first, which answered, at the end."""
+    addresses.append(addresses.pop(0))
 
 
 def _node(primary: Reply, seed: Address) -> Address:

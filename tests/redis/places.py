@@ -71,18 +71,18 @@ class RedisCluster:
 
 def start_cluster(stack: ExitStack, kind: RedisBinary, *args: str) -> RedisCluster:
     """A cluster that ends with `stack`."""
-    # fmt: off
-    options = (
-        "--cluster-enabled", "yes", "--cluster-node-timeout", "15000", "--cluster-require-full-coverage", "no", *args,
-    )
-    # fmt: on
-    nodes = [stack.enter_context(RedisServer(kind, *options)) for _ in range(3)]
-    for node in nodes:
-        # Its other port lies 10,000 higher, and is to stay below those that the kernel gives to connections, too.
-        while node.port >= 22_000:
-            node.port = free_port()
-        node.start()
-    return RedisCluster(nodes)
+    options = ("--cluster-node-timeout", "15000", "--cluster-require-full-coverage", "no", *args)
+    return RedisCluster([start_node(stack, kind, *options) for _ in range(3)])
+
+
+def start_node(stack: ExitStack, kind: RedisBinary, *args: str) -> RedisServer:
+    """A node by itself, that ends with `stack`."""
+    node = stack.enter_context(RedisServer(kind, "--cluster-enabled", "yes", *args))
+    # Its other port lies 10,000 higher, and is to stay below those that the kernel gives to connections, too.
+    while node.port >= 22_000:
+        node.port = free_port()
+    node.start()
+    return node
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -31,7 +31,7 @@ from tests.conformance.logs import (
     start,
     started,
 )
-from tests.redis.places import any_binary
+from tests.redis.places import any_binary, start_node
 from tests.redis.proxy import Command, Fate, Proxy, once, proxied
 from tests.servers import RedisBinary, RedisServer, free_port, on_every_redis, redis_servers, start_redis
 
@@ -168,12 +168,11 @@ async def test_what_cannot_be_checked_is_said(caplog: pytest.LogCaptureFixture) 
 
 async def test_the_wrong_kind_of_server() -> None:
     """A cluster node behind redis:// would fail at some commands; it is refused at once."""
-    with (
-        start_redis(any_binary(), "--cluster-enabled", "yes") as server,
-        pytest.raises(ConfigurationError, match="redis\\+cluster"),
-    ):
-        async with open_store(server.url):
-            pass
+    with ExitStack() as stack:
+        server = start_node(stack, any_binary())
+        with pytest.raises(ConfigurationError, match="redis\\+cluster"):
+            async with open_store(server.url):
+                pass
 
 
 async def test_a_server_that_is_too_old(proxy: Proxy) -> None:

@@ -20,6 +20,7 @@ from tests.redis.places import (
     any_binary,
     binary_of_this_machine,
     start_cluster,
+    start_node,
     wait_until,
 )
 from tests.servers import (
@@ -124,6 +125,19 @@ async def test_a_group_that_nobody_knows() -> None:
                 pass
 
 
+async def test_a_sentinel_that_knows_no_better() -> None:
+    """One that is cut off from the others, and names a primary that is no more, holds nobody up for ever."""
+    kind = any_binary()
+    with ExitStack() as stack:
+        primary = stack.enter_context(start_redis(kind))
+        ports = free_port(), primary.port
+        lines = [(f"sentinel monitor group 127.0.0.1 {port} 2",) for port in ports]
+        sentinels = [stack.enter_context(RedisSentinel(kind, *line)).start() for line in lines]
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
+        async with open_store(f"redis+sentinel://{hosts}/group") as store:
+            await started(store)
+
+
 # Cluster
 
 every_cluster = pytest.mark.parametrize(
@@ -223,6 +237,26 @@ async def test_a_node_of_a_cluster_dies() -> None:
             for topic in topics.values():
                 await persistently(store, 1, 2, topic)
                 assert await read_all(store, topic) == [event(1), event(2)]
+
+
+async def test_a_node_that_has_left_the_cluster() -> None:
+    """A node that is up and knows of no slot is passed over, although it is named first and answers."""
+    kind = any_binary()
+    with ExitStack() as stack:
+        cluster = start_cluster(stack, kind)
+        gone = start_node(stack, kind)
+        hosts = f"127.0.0.1:{gone.port},127.0.0.1:{cluster.nodes[0].port}"
+        async with open_store(f"redis+cluster://{hosts}?shards=8") as store:
+            await started(store)
+
+
+async def test_nodes_that_do_not_know_their_host() -> None:
+    """Nodes that name only their ports are found at the host of the one that was asked."""
+    with ExitStack() as stack:
+        cluster = start_cluster(stack, any_binary(), "--cluster-preferred-endpoint-type", "unknown-endpoint")
+        async with open_store(f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}?shards=8") as store:
+            for node in cluster.nodes:
+                await started(store, topic_of(node))
 
 
 def topic_of(node: RedisServer) -> str:
