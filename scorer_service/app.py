@@ -53,8 +53,6 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.results))
         await _prepare(database, settings)
-        store = await stack.enter_async_context(open_store(settings.store))
-        await store.ping()
         exporter = _exporter(settings, database)
         jobs = Jobs(
             database,
@@ -86,6 +84,9 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
         server = await stack.enter_async_context(
             serve(settings.listen, lambda server: register(servicer, server), [SERVICE])
         )
+        # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
+        store = await stack.enter_async_context(open_store(settings.store))
+        await store.ping()
         worker.executor = await stack.enter_async_context(
             start_executor(_make_executor(settings, scorers, judge, store, worker))
         )

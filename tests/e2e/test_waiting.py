@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc
 from runwire.rpc import LIVENESS
+from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
+from runwire.scorer.v1 import scorer_service_pb2_grpc
 from tests.e2e.ledger import Ledger
 from tests.e2e.processes import AgentProcess, processes
 from tests.redis.places import any_binary
@@ -19,6 +22,7 @@ from tests.service.replica import refused
 
 pytestmark = pytest.mark.timeout(120)
 LIMIT_SECONDS = 60.0
+SCORER_SERVICE = "runwire.scorer.v1.ScorerService"
 SERVICE = "runwire.agent.v1.AgentService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -90,5 +94,24 @@ async def test_sigterm_before_the_store_is_there(redis: RedisServer, role: str) 
         assert await process.wait() == 0
         assert "Traceback" not in process.errors
         assert "ERROR" not in process.errors
+    finally:
+        process.close()
+
+
+async def test_a_scorer_service_whose_store_comes_late(redis: RedisServer, tmp_path: Path) -> None:
+    """The same for the scorer service: it lives and answers from its own database, and serves once Redis is there."""
+    listen = f"127.0.0.1:{free_port()}"
+    own = {"RUNWIRE_SCORER_LISTEN": listen, "RUNWIRE_RESULTS": f"sqlite:///{tmp_path}/scores.db"}
+    process = AgentProcess(f"{redis.url}?start=50", module="scorer_service", environment=own)
+    try:
+        async with grpc.aio.insecure_channel(listen) as channel:
+            states = [await health(channel, service) for service in (SCORER_SERVICE, "", LIVENESS)]
+            assert states == [NOT_SERVING, NOT_SERVING, SERVING]
+            stub: Any = scorer_service_pb2_grpc.ScorerServiceStub(channel)
+            assert (await stub.ListScorers(scorer_pb.ListScorersRequest())).scorers
+            await asyncio.to_thread(redis.start)
+            await until_serving(channel, SCORER_SERVICE)
+        process.terminate()
+        assert await process.wait() == 0
     finally:
         process.close()
