@@ -19,6 +19,8 @@ Listener = Callable[[bytes | None], None]
 """Takes a payload; None: messages may have been missed."""
 
 _MOST_CHANNELS_A_COMMAND: Final = 1000
+_PAUSE_SECONDS: Final = 0.02
+"""Before a lost connection is made anew: a server may let us in and cut us off again and again."""
 _DELAY_SECONDS: Final = 0.1
 _MOST_DELAY_SECONDS: Final = 1.0
 
@@ -100,6 +102,7 @@ class Channels:
             finally:
                 self._end()
                 link.close()
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     def _begin(self, link: Link) -> None:
         self._link = link
@@ -121,8 +124,10 @@ class Channels:
         channel = self._channels.get(key)
         if kind == b"subscribe":
             self._unanswered[key] -= 1
-            if channel is not None and not self._unanswered[key]:
-                channel.subscribed.set()
+            if self._unanswered[key] <= 0:
+                del self._unanswered[key]
+                if channel is not None:
+                    channel.subscribed.set()
             if key in self._renewed:
                 self._renewed.discard(key)
                 _deliver(channel, key, None)

@@ -41,7 +41,7 @@ async def wait_for_server(client: Client, settings: Settings) -> None:
             if error.code in _SHUT_OUT:
                 raise ConfigurationError(f"Redis does not let this client in: {error}") from None
             problem: Exception = error
-        except LinkLost as error:
+        except (LinkLost, StoreUnavailable) as error:
             problem = error
         if loop.time() + delay > deadline:
             raise StoreUnavailable(f"no Redis within {settings.start_seconds:g} s: {problem}") from None
@@ -68,7 +68,7 @@ async def check_layout(client: Client, settings: Settings) -> None:
 async def check_servers(client: Client, settings: Settings) -> None:
     """Warns of servers that may lose or evict data, or refuses them if the settings are strict.
 
-    Raises ConfigurationError then, and if a server is too old.
+    Raises ConfigurationError then, and if a server is too old; StoreUnavailable.
     """
     for address, shard in (await client.servers()).items():
         risks = await _risks(client, shard, settings)
@@ -82,7 +82,7 @@ async def _risks(client: Client, shard: int, settings: Settings) -> Sequence[str
     try:
         # One INFO for several sections came with 7.0.
         sections = [await client.call(shard, "INFO", name) for name in ("server", "memory", "persistence")]
-    except StoreUnavailable as error:
+    except (StoreUnavailable, ReplyError) as error:
         return [f"whether it may lose or evict data could not be checked ({error})"]
     info = _parse(b"\n".join(sections))
     _check_kind(info, settings)

@@ -59,6 +59,7 @@ class Client:
         self._failed: dict[tuple[Address, Lane], tuple[float, LinkLost | ReplyError]] = {}
         self._unreached: set[Address] = set()
         self._silent_until: dict[str, float] = {}
+        self._listen_at = 0
 
     async def run(
         self,
@@ -206,8 +207,10 @@ class Client:
 
     async def connect_for_messages(self, on_message: Callable[[list[Any]], None]) -> Link:
         """A connection of its own for pub/sub. Raises LinkLost or ReplyError."""
+        # A cluster passes on to all nodes what is published at one, so any will do: each time the next, if one is dead.
+        shard, self._listen_at = self._listen_at, (self._listen_at + 1) % self._settings.shards
         try:
-            return await self.connect(await self._topology.locate(0), on_message)
+            return await self.connect(await self._topology.locate(shard), on_message)
         except (LinkLost, ReplyError):
             self._stale()
             raise
@@ -243,19 +246,18 @@ class Client:
             raise
 
     async def servers(self) -> Mapping[Address, int]:
-        """Each server that holds any shard, with one of its shards. Raises LinkLost."""
+        """Each server that holds any shard, with one of its shards. Raises StoreUnavailable."""
         shards: dict[Address, int] = {}
-        for shard in range(self._settings.shards):
-            shards.setdefault(await self._topology.locate(shard), shard)
+        try:
+            for shard in range(self._settings.shards):
+                shards.setdefault(await self._topology.locate(shard), shard)
+        except LinkLost as error:
+            raise StoreUnavailable(str(error)) from None
         return shards
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless every server answers."""
-        try:
-            shards = tuple((await self.servers()).values())
-        except LinkLost as error:
-            raise StoreUnavailable(str(error)) from None
-        for shard in shards:
+        for shard in tuple((await self.servers()).values()):
             await self.call(shard, "PING")
 
     def close(self) -> None:

@@ -162,6 +162,8 @@ class Link(asyncio.Protocol):
             self._on_message(reply)
             return
         if not self._waiting:
+            if isinstance(reply, ReplyError):
+                logger.warning("Redis refuses a subscription: %s", reply)
             return
         future = self._waiting.popleft()
         if future.done():  # its caller was cancelled
@@ -199,7 +201,8 @@ class Link(asyncio.Protocol):
             self.close()
             return
         if self._on_message is not None and not self._waiting and silent > self._timeout:
-            self.send("PING")
+            # Nobody waits for the answer: what counts is that something comes.
+            self.send("PING").add_done_callback(lambda done: done.exception())
         self._check_later()
 
 
@@ -244,5 +247,13 @@ async def _greet(link: Link, access: Access) -> None:
         replies.append(link.send("SELECT", access.database))
     replies.append(link.send("PING"))
     for result in await asyncio.gather(*replies, return_exceptions=True):
+        if isinstance(result, ReplyError):
+            raise _without(access.password, result)
         if isinstance(result, BaseException):
             raise result
+
+
+def _without(password: str, refusal: ReplyError) -> ReplyError:
+    # A server that does not know AUTH repeats what it was told, long words cut off.
+    text = str(refusal).partition(", with args")[0]
+    return ReplyError(text.replace(password, "***") if password else text)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sized
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
 
@@ -21,6 +21,9 @@ from runwire.errors import (
     TopicExists,
 )
 from runwire.pubsub import Commit, Entry, Message, Position, Schedule, Store
+from runwire.redis.channels import Channels
+from runwire.redis.client import Client
+from runwire.redis.url import parse
 from tests.conformance.logs import (
     LONG_SECONDS,
     append,
@@ -108,6 +111,25 @@ async def test_wrong_credentials(caplog: pytest.LogCaptureFixture) -> None:
             assert "wrong-one" not in str(caught.value) + caplog.text
         async with open_store(f"redis://:right-one@127.0.0.1:{server.port}") as store:
             await store.ping()
+
+
+@pytest.mark.parametrize("quotes", ["'user' 'hidden' ", "`user`, `hidden`, ", "'user' 'hid"])
+async def test_a_server_that_does_not_know_auth(proxy: Proxy, quotes: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It repeats what it was told, and what this client says of it does not."""
+    proxy.judge = once(b"-ERR unknown command 'AUTH', with args beginning with: %s\r\n" % quotes.encode(), b"AUTH")
+    with pytest.raises(ConfigurationError, match="unknown command 'AUTH'") as caught:
+        async with open_store(proxy.url.replace("://", "://user:hidden@")):
+            pass
+    assert "hid" not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize("text", ["ERR unknown command 'INFO', with args beginning with: 'memory'", "NOPERM no INFO"])
+async def test_a_server_without_info(proxy: Proxy, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether it is forbidden or taken out, it is a warning and not the end of the start."""
+    proxy.judge = lambda command: f"-{text}\r\n".encode() if command[0] == b"INFO" else Fate.PASS
+    async with open_store(proxy.url) as store:
+        await started(store)
+    assert "could not be checked" in caplog.text
 
 
 @on_every_redis
@@ -386,6 +408,46 @@ async def test_a_subscription_that_is_not_confirmed(proxy: Proxy) -> None:
         with pytest.raises(StoreUnavailable):
             async with store.pubsub.subscribe(TOPIC, lambda entry: None):
                 pytest.fail("entered without being subscribed")
+
+
+async def test_a_subscription_that_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """A user without channels hears nothing: an error in time, and the log says why."""
+    with start_redis(any_binary()) as server:
+        server.execute("ACL", "SETUSER", "limited", "on", ">pw", "~*", "resetchannels", "+@all")
+        url = f"redis://limited:pw@127.0.0.1:{server.port}?timeout=0.3"
+        async with open_store(url) as store, asyncio.timeout(LIMIT_SECONDS):
+            with pytest.raises(StoreUnavailable, match="confirm"):
+                async with store.pubsub.subscribe(TOPIC, lambda entry: None):
+                    pytest.fail("entered without being subscribed")
+    assert "NOPERM" in caplog.text
+
+
+async def test_subscriptions_leave_nothing(redis_url: str) -> None:
+    """Whatever was listened to once is forgotten when nobody listens any more: topics come and go for months."""
+    async with running(redis_url) as channels, asyncio.timeout(LIMIT_SECONDS):
+        async with channels.listen("one", lambda payload: None):
+            size = measured(channels)
+        for number in range(20):
+            async with channels.listen(f"channel {number}", lambda payload: None):
+                pass
+        async with channels.listen("one", lambda payload: None):
+            assert measured(channels) == size
+
+
+@asynccontextmanager
+async def running(url: str) -> AsyncIterator[Channels]:
+    client = Client(parse(url))
+    channels = Channels(client, LIMIT_SECONDS)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(channels.run())
+        yield channels
+        task.cancel()
+    client.close()
+
+
+def measured(channels: Channels) -> list[int]:
+    """Of everything in it that has a size."""
+    return [len(value) for value in vars(channels).values() if isinstance(value, Sized)]
 
 
 @on_every_redis

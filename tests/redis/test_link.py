@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 
 import pytest
@@ -101,7 +102,9 @@ async def test_a_silent_server_counts_as_gone(redis_server: RedisServer) -> None
                 await link.call("ECHO", "x")
 
 
-async def test_a_silent_connection_for_messages_counts_as_gone(redis_server: RedisServer) -> None:
+async def test_a_silent_connection_for_messages_counts_as_gone(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nothing is owed to a subscriber, so it asks for a sign of life from time to time."""
     asked: asyncio.Queue[Command] = asyncio.Queue()
 
@@ -119,6 +122,8 @@ async def test_a_silent_connection_for_messages_counts_as_gone(redis_server: Red
         assert not link.lost.done()
         proxy.judge = lambda command: Fate.SWALLOW
         await link.lost
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_what_is_no_redis_is_given_up() -> None:

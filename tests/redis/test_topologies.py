@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -227,16 +227,33 @@ async def test_a_node_of_a_cluster_dies() -> None:
             topics = {node.port: topic_of(node) for node in cluster.nodes}
             for topic in topics.values():
                 await started(store, topic)
-            dead, *alive = cluster.nodes
+            dead, *alive = sorted(cluster.nodes, key=lambda node: not owns(node, slot(0)))
             await asyncio.to_thread(dead.kill)
             with pytest.raises(StoreUnavailable):
                 await append(store, topics[dead.port], 1, 1, 2)
+            heard: asyncio.Queue[Entry | None] = asyncio.Queue()
             for node in alive:
-                await append(store, topics[node.port], 1, 1, 2)
+                topic = topics[node.port]
+                async with listening(store, topic, heard):
+                    await append(store, topic, 1, 1, 2)
+                    assert (await heard.get() or pytest.fail("nothing heard")).last == 2
             await asyncio.to_thread(dead.start)
             for topic in topics.values():
                 await persistently(store, 1, 2, topic)
                 assert await read_all(store, topic) == [event(1), event(2)]
+
+
+@asynccontextmanager
+async def listening(store: Store, topic: str, heard: asyncio.Queue[Entry | None]) -> AsyncIterator[None]:
+    """What a client does: subscribes again until it is told that it is subscribed."""
+    while True:
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(store.pubsub.subscribe(topic, heard.put_nowait))
+            except StoreUnavailable:
+                continue
+            yield
+            return
 
 
 async def test_a_node_that_has_left_the_cluster() -> None:
