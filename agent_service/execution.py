@@ -90,6 +90,8 @@ class Execution:
         self._woken = asyncio.Event()
         self._journal = Journal(claim.fields, self._writer)
         self._why: Interrupt | None = None
+        self._cut = False
+        """The body was cancelled by us before it was done."""
         self._restarted = False
 
     @property
@@ -139,17 +141,16 @@ class Execution:
                 self._fold.add(run_event_pb2.RunEvent.FromString(event))
 
     async def _attempt(self) -> None:
-        before = self._failure_before()
-        if before is not None:
-            await self._begin()
-            await self._finish(run_pb2.RUN_STATE_FAILED, error=before)
-        elif record.CANCEL in self._claim.fields:
+        if record.CANCEL in self._claim.fields:
             await self._begin()
             await self._finish(run_pb2.RUN_STATE_CANCELLED)
+        elif (before := self._failure_before()) is not None:
+            await self._begin()
+            await self._finish(run_pb2.RUN_STATE_FAILED, error=before)
         elif self._still_waits():
             await self._writer.write(_wait(self._waits(), {}))
         else:
-            await self._begin()
+            await self._begin(anew=self._changed())
             await self._execute()
 
     def _failure_before(self) -> Failure | None:
@@ -190,14 +191,15 @@ class Execution:
         remaining = self._remaining()
         return min([*moments, *([remaining] if remaining is not None else [])], default=None)
 
-    async def _begin(self) -> None:
-        """The first commit of the attempt: from here on the attempt before can write nothing."""
+    async def _begin(self, *, anew: bool = False) -> None:
+        """The first commit of the attempt: from here on the attempt before can write nothing. `anew`: what was done
+        and said so far does not count."""
         run, first = self._run, self._claim.head.last == 0
         resumed = run.state == run_pb2.RUN_STATE_SUSPENDED
         deletes: Sequence[str] = ()
         payload: dict[str, Any] = {}
-        if first or self._changed():
-            self._restarted = not first
+        if first or anew:
+            self._restarted = anew
             self._journal = Journal({}, self._writer)
             deletes = [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
             run.agent_version = self._definition.version
@@ -275,6 +277,7 @@ class Execution:
             if context.heeds_cancellation:
                 await asyncio.wait({body}, timeout=self._settings.cancel_grace_seconds)
         if not body.done():
+            self._cut = True
             body.cancel()
             await asyncio.wait({body}, timeout=_STUBBORN_SECONDS)
 
@@ -291,10 +294,11 @@ class Execution:
         if self._why is Interrupt.CANCEL:
             output = result if isinstance(result, struct_pb2.Value) else None
             await self._finish(run_pb2.RUN_STATE_CANCELLED, output=output)
-        elif result is None:
-            await self._conclude_cut()
         elif isinstance(result, Suspended):
             await self._suspend(result)
+        elif result is None or (self._cut and isinstance(result, BaseException)):
+            # What it raised because it was cancelled is no failure of its own.
+            await self._conclude_cut()
         elif isinstance(result, BaseException):
             log.info("%s failed: %s", self._claim.topic, masked("".join(traceback.format_exception(result))))
             await self._finish(run_pb2.RUN_STATE_FAILED, error=_failure(result))

@@ -17,8 +17,8 @@ _MASK: Final = "[redacted]"
 
 
 def redact(text: str) -> str:
-    """`masked` text, at most MAX_MESSAGE_LENGTH characters of it."""
-    return masked(text)[:MAX_MESSAGE_LENGTH]
+    """`masked` text, at most MAX_MESSAGE_LENGTH characters of it, without those that UTF-8 cannot hold."""
+    return masked(text)[:MAX_MESSAGE_LENGTH].encode(errors="replace").decode()
 
 
 def masked(text: str) -> str:

@@ -469,6 +469,43 @@ async def test_an_agent_that_does_not_end_when_drained(url: str, monkeypatch: py
         stop.set()
 
 
+class GaveUp(Exception):
+    """What an agent makes of its cancellation."""
+
+
+@workflow(id="translates")
+async def translates(ctx: RunContext, input: Any) -> str:
+    """Calls its cancellation an error of its own, as some libraries do; ends well in a second attempt."""
+    await ctx.emit_text("begun")
+    if ctx.attempt > 1:
+        return "well"
+    try:
+        return await asyncio.Event().wait() and ""
+    except asyncio.CancelledError:
+        raise GaveUp("the connection was closed") from None
+
+
+async def test_an_agent_that_fails_because_it_is_handed_back(sqlite_url: str) -> None:
+    """What an agent raises because it is stopped is no failure of its own: the run goes on elsewhere."""
+    async with replica(sqlite_url, translates, role="serve") as it:
+        run = await it.start("translates")
+        async with it.watch(run.run_id) as watch:
+            async with replica(sqlite_url, translates, shutdown_grace_seconds=0.05):
+                await watch.until_event("text_delta")
+            async with mortal_worker(sqlite_url, translates):
+                await watch.rest()
+        done = await it.get(run.run_id)
+    assert (done.state, done.output.string_value) == (run_pb2.RUN_STATE_SUCCEEDED, "well")
+    assert outcomes(done) == ["released", "finished"]
+
+
+async def test_an_agent_that_fails_because_its_time_is_up(sqlite_url: str) -> None:
+    """The reason of a run that is stopped at its deadline is the deadline, whatever the agent makes of it."""
+    async with replica(sqlite_url, translates) as it:
+        done = await it.do("translates", timeout=duration_pb2.Duration(nanos=500_000_000))
+    assert (done.state, done.error.reason) == (run_pb2.RUN_STATE_FAILED, "deadline_exceeded")
+
+
 # Agents that fail in unusual ways
 
 
@@ -514,6 +551,7 @@ async def test_an_agent_that_raises_what_ends_processes(sqlite_url: str, raised:
         ("suspend", "agent_error", "EventTooLarge"),
         ("error", "agent_error", "ValueError"),
         ("unprintable", "agent_error", "Unprintable"),
+        ("half a character", "agent_error", "ValueError"),
     ],
 )
 async def test_what_is_too_large_or_no_json(sqlite_url: str, kind: str, reason: str, error_class: str) -> None:
@@ -532,6 +570,8 @@ async def test_what_is_too_large_or_no_json(sqlite_url: str, kind: str, reason: 
             await ctx.suspend("large", "x" * 2 * 1024 * 1024)
         elif kind == "error":
             raise ValueError("x" * 10_000_000)
+        elif kind == "half a character":
+            raise ValueError("not a character: \ud800")
         elif kind == "unprintable":
             raise Unprintable
         return {"output": "x" * (1024 * 1024 + 1), "no json": object()}.get(kind)
@@ -710,9 +750,29 @@ async def test_code_that_changed_fails_the_run(url: str) -> None:
             await ledger.wait_for("hang")
         async with mortal_worker(url, new):
             done = await it.ended(run.run_id)
-    assert (done.state, done.error.reason) == (run_pb2.RUN_STATE_FAILED, "agent_changed")
+        log = await it.log(run.run_id)
+    assert (done.state, done.error.reason, done.agent_version) == (run_pb2.RUN_STATE_FAILED, "agent_changed", "1")
     assert "'1'" in done.error.message
     assert "'2'" in done.error.message
+    assert sum(event.HasField("run_started") for event in log) == 1
+    assert fold(log).text == "1:a ", "what the old version said is kept"
+
+
+@pytest.mark.parametrize("on_change", ["fail", "restart"])
+async def test_a_cancelled_run_whose_code_changed(sqlite_url: str, on_change: str) -> None:
+    """A run that is not executed any more needs no code: it ends as it was asked to, and what it said is kept."""
+    ledger = Ledger()
+    old, new = versioned("1", ["a"], ledger), versioned("2", ["a"], ledger, on_change)
+    async with replica(sqlite_url, old, role="serve") as it:
+        run = await it.start("changes")
+        async with mortal_worker(sqlite_url, old):
+            await ledger.wait_for("hang")
+        await it.cancel(run.run_id)
+        async with mortal_worker(sqlite_url, new):
+            done = await it.ended(run.run_id)
+        log = await it.log(run.run_id)
+    assert (done.state, done.agent_version) == (run_pb2.RUN_STATE_CANCELLED, "1")
+    assert fold(log).text == "1:a "
 
 
 async def test_code_that_changed_restarts_the_run_if_it_says_so(url: str) -> None:
