@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from runwire.errors import StoreUnavailable
 from runwire.pubsub import Delivery
 from runwire.redis.client import Client
 from runwire.redis.doorbells import POLL_SECONDS, Doorbells
@@ -44,18 +45,25 @@ class Messages:
         deliveries: list[Delivery] = []
         wait = POLL_SECONDS
         times = _milliseconds(DEFAULT_LEASE_SECONDS), _milliseconds(_FORGET_SECONDS)
+        problems: list[StoreUnavailable] = []
         for shard in self._shards.in_turn():
-            if len(deliveries) >= limit:
+            if len(deliveries) >= limit or (deliveries and problems):
                 break
-            next_end, *found = await self._client.run(
-                RECEIVE,
-                shard,
-                (self._shards.messages(shard, queue),),
-                (GROUP, name, limit - len(deliveries), *times),
-                repeatable=False,
-            )
+            try:
+                next_end, *found = await self._client.run(
+                    RECEIVE,
+                    shard,
+                    (self._shards.messages(shard, queue),),
+                    (GROUP, name, limit - len(deliveries), *times),
+                    repeatable=False,
+                )
+            except StoreUnavailable as error:
+                problems.append(error)  # what others gave is in this consumer's hands, and must not be forgotten
+                continue
             deliveries += (Delivery(f"{shard}/{place.decode()}", body, count) for place, body, count in found)
             wait = min(wait, int(next_end) / 1000) if next_end else wait
+        if len(problems) == len(self._shards):
+            raise problems[0]
         return deliveries, wait
 
     async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from zlib import crc32
 
+from runwire.errors import StoreUnavailable
 from runwire.redis.topology import tag
 
 T = TypeVar("T")
@@ -74,6 +75,24 @@ class Shards:
     def bell(self, shard: int, kind: str, queue: str) -> str:
         """Channel in which it is said that something came into a queue: topics (`due`) or `messages`."""
         return f"{self.prefix(shard)}bell:{kind}:{queue}"
+
+
+async def those_that_answer(calls: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T]:
+    """The results of calls to several shards, which go out together, of the shards that can be reached. Raises
+    StoreUnavailable if none can."""
+    results = await all_at_once(_answer(call) for call in calls)
+    found = [result for result in results if not isinstance(result, StoreUnavailable)]
+    for result in results:
+        if isinstance(result, StoreUnavailable) and not found:
+            raise result
+    return found
+
+
+async def _answer(call: Coroutine[Any, Any, T]) -> T | StoreUnavailable:
+    try:
+        return await call
+    except StoreUnavailable as error:
+        return error
 
 
 async def all_at_once(calls: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T]:

@@ -12,7 +12,7 @@ from runwire.redis.doorbells import POLL_SECONDS, Doorbells
 from runwire.redis.link import Reply
 from runwire.redis.records import fields_of, head_of, microseconds, seconds
 from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND
-from runwire.redis.shards import Shards, all_at_once
+from runwire.redis.shards import Shards, all_at_once, those_that_answer
 
 
 class Work:
@@ -35,17 +35,27 @@ class Work:
         parts = {0: limit} if len(self._shards) == 1 else await self._share_out(queues, limit)
         if not parts:
             return [], POLL_SECONDS
-        replies = await all_at_once(
-            self._client.run(
-                CLAIM,
-                shard,
-                self._shards.due(shard, queues),
-                (self._shards.prefix(shard), part, microseconds(lease_seconds)),
-                repeatable=False,
-                unclaimed=self._hand_back,
+        replies: list[Reply] = []
+
+        async def claim_in(shard: int, part: int) -> None:
+            words = (self._shards.prefix(shard), part, microseconds(lease_seconds))
+            replies.append(
+                await self._client.run(
+                    CLAIM,
+                    shard,
+                    self._shards.due(shard, queues),
+                    words,
+                    repeatable=False,
+                    unclaimed=self._hand_back,
+                )
             )
-            for shard, part in parts.items()
-        )
+
+        try:
+            await those_that_answer(claim_in(shard, part) for shard, part in parts.items())
+        except BaseException:  # cancelled, perhaps, while one of several shards had not answered yet
+            for reply in replies:
+                self._hand_back(reply)
+            raise
         claims = [claim for reply in replies for claim in _claims_of(reply)]
         claims.sort(key=lambda claim: claim[0])
         waits = [seconds(reply[1]) for reply in replies if reply[1]]
@@ -53,10 +63,12 @@ class Work:
 
     async def _share_out(self, queues: Sequence[str], limit: int) -> Mapping[int, int]:
         """How many topics to claim in each shard, so that they are those due longest in all."""
-        replies = await all_at_once(
-            self._client.run(DUE, shard, self._shards.due(shard, queues), (limit,)) for shard in self._shards
-        )
-        times = sorted((int(time), shard) for shard, reply in enumerate(replies) for time in reply)
+
+        async def due_in(shard: int) -> tuple[int, Reply]:
+            return shard, await self._client.run(DUE, shard, self._shards.due(shard, queues), (limit,))
+
+        found = await those_that_answer(due_in(shard) for shard in self._shards)
+        times = sorted((int(time), shard) for shard, reply in found for time in reply)
         return Counter(shard for _, shard in times[:limit])
 
     def _hand_back(self, reply: Reply) -> None:

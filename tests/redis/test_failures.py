@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sized
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,14 @@ from runwire.errors import (
     StoreUnavailable,
     TopicExists,
 )
-from runwire.pubsub import Commit, Entry, Message, Position, Schedule, Store
+from runwire.pubsub import Claim, Commit, Entry, Message, Position, Schedule, Store
 from runwire.redis.channels import Channels
 from runwire.redis.client import Client
+from runwire.redis.scripts import CLAIM, Script
 from runwire.redis.url import parse
 from tests.conformance.logs import (
     LONG_SECONDS,
+    QUEUE,
     append,
     appending,
     check,
@@ -525,3 +528,31 @@ async def test_a_cancelled_claim_is_handed_back(proxy: Proxy) -> None:
         claims = await store.claim(["first"], limit=1, lease_seconds=LONG_SECONDS, wait_seconds=LIMIT_SECONDS)
         assert [claim.head.attempt for claim in claims] == [2]
         assert claims[0].losses == 0
+
+
+async def test_a_claim_cancelled_between_shards_is_handed_back(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one shard has given already, while another has not answered yet, goes back too."""
+    run, given = Client.run, asyncio.Event()
+
+    async def hold(self: Client, script: Script, shard: int, *args: Any, **options: Any) -> object:
+        if script is CLAIM and shard == 1:
+            await asyncio.Event().wait()
+        reply = await run(self, script, shard, *args, **options)
+        if script is CLAIM:
+            given.set()
+        return reply
+
+    async with open_store(f"{redis_url}?shards=2") as store, asyncio.timeout(LIMIT_SECONDS):
+        for number in range(10):
+            await start(store, f"default/{number}")
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "run", hold)
+            async with asyncio.TaskGroup() as group:
+                claiming = group.create_task(store.claim([QUEUE], limit=10, lease_seconds=LONG_SECONDS))
+                await given.wait()
+                claiming.cancel()
+        claims: list[Claim] = []
+        while len(claims) < 10:
+            claims += await store.claim([QUEUE], limit=10, lease_seconds=LONG_SECONDS, wait_seconds=LIMIT_SECONDS)
+        assert {claim.losses for claim in claims} == {0}
+        assert {claim.head.attempt for claim in claims} == {1, 2}

@@ -13,9 +13,19 @@ import pytest
 
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
-from runwire.pubsub import Entry, Store
+from runwire.pubsub import Entry, Message, Store
 from runwire.redis.topology import slot, tag
-from tests.conformance.logs import append, appending, claim_one, event, read_all, start, started
+from tests.conformance.logs import (
+    LONG_SECONDS,
+    QUEUE,
+    append,
+    appending,
+    claim_one,
+    event,
+    read_all,
+    start,
+    started,
+)
 from tests.redis.places import (
     any_binary,
     binary_of_this_machine,
@@ -237,6 +247,16 @@ async def test_a_node_of_a_cluster_dies() -> None:
                 async with listening(store, topic, heard):
                     await append(store, topic, 1, 1, 2)
                     assert (await heard.get() or pytest.fail("nothing heard")).last == 2
+            # What looks at all shards finds what there is in these.
+            others = {topic_of(node, "other") for node in alive}
+            for topic in others:
+                await start(store, topic, messages=[Message("m", topic.encode())])
+            claims = await store.claim([QUEUE], limit=9, lease_seconds=LONG_SECONDS)
+            assert {claim.topic for claim in claims} == others
+            received: set[str] = set()
+            while received != others:
+                deliveries = await store.receive("m", consumer="c", limit=9, lease_seconds=LONG_SECONDS)
+                received |= {delivery.body.decode() for delivery in deliveries}
             await asyncio.to_thread(dead.start)
             for topic in topics.values():
                 await persistently(store, 1, 2, topic)
@@ -276,12 +296,13 @@ async def test_nodes_that_do_not_know_their_host() -> None:
                 await started(store, topic_of(node))
 
 
-def topic_of(node: RedisServer) -> str:
+def topic_of(node: RedisServer, name: str = "") -> str:
     """A topic whose shard, of eight, lies on this node."""
     from zlib import crc32
 
     mine = slots_of(node)
-    return next(topic for number in range(1000) if slot(crc32((topic := f"default/{number}").encode()) % 8) in mine)
+    topics = (f"default/{name}{number}" for number in range(1000))
+    return next(topic for topic in topics if slot(crc32(topic.encode()) % 8) in mine)
 
 
 # TLS
