@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from google.protobuf import timestamp_pb2
@@ -17,12 +17,14 @@ from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (
     AlreadyAnswered,
     AlreadyExists,
+    Fenced,
     FieldExists,
     InvalidRequest,
     LogClosed,
     NotSuspended,
     RunExpired,
     RunNotFound,
+    StoreUnavailable,
     TopicExists,
 )
 from runwire.paging import decode_token, encode_token, page_size
@@ -40,6 +42,8 @@ _SCAN_ROUNDS: Final = 10
 """A page that is still short after so many looks is returned as it is, with a token to go on."""
 _SCAN_LIMIT: Final = 64
 """Runs of one look, so that large inputs do not fill the memory."""
+_RESUME_TRIES: Final = 5
+"""How often an answer is tried that meets a worker at work on the run."""
 _ROUNDING_SECONDS: Final = 2e-6
 """The store's time is finer than the times that are shown."""
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -130,22 +134,27 @@ class Runs:
 
         Raises InvalidRequest, RunNotFound, RunExpired, NotSuspended, AlreadyAnswered.
         """
-        stored = await self._stored(tenant, run_id, None)
-        pending = {request.request_id: request for request in record.to_run(stored).pending}
-        _check_answers(answers, pending, stored.fields)
-        time = await self._store.now()
-        commit = Commit(
-            stored.topic,
-            puts_once={record.ANSWER + answer.request_id: record.pack_answer(answer, time) for answer in answers},
-            schedule=Schedule.WAKE,
-        )
-        try:
-            await self.log.publish(commit)
-        except FieldExists as error:
-            raise _answered(error.field.removeprefix(record.ANSWER), error.value) from None
-        except LogClosed:
-            raise NotSuspended(f"run {run_id} has ended") from None
-        return await self.get(tenant, run_id)
+        for _ in range(_RESUME_TRIES):
+            stored = await self._stored(tenant, run_id, None)
+            time = await self._store.now()
+            _check_answers(answers, record.to_run(stored).pending, stored.fields, time)
+            commit = Commit(
+                stored.topic,
+                # No worker may have had the run since it was read: it could have gone on without this answer.
+                attempt=stored.head.attempt,
+                puts_once={record.ANSWER + answer.request_id: record.pack_answer(answer, time) for answer in answers},
+                schedule=Schedule.WAKE,
+            )
+            try:
+                await self.log.publish(commit)
+            except Fenced:
+                continue
+            except FieldExists as error:
+                raise _answered(error.field.removeprefix(record.ANSWER), error.value) from None
+            except LogClosed:
+                raise NotSuspended(f"run {run_id} has ended") from None
+            return await self.get(tenant, run_id)
+        raise StoreUnavailable(f"run {run_id} changed hands {_RESUME_TRIES} times meanwhile")
 
     async def _repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
         stored = await self._store.get(topic, (*record.SUMMARY, record.REQUEST))
@@ -253,13 +262,15 @@ def _matches(run: run_pb2.Run, request: agent_service_pb2.ListRunsRequest) -> bo
 
 def _check_answers(
     answers: Sequence[run_event_pb2.Answer],
-    pending: Mapping[str, run_pb2.PendingRequest],
+    requests: Iterable[run_pb2.PendingRequest],
     fields: Mapping[str, bytes],
+    time: float,
 ) -> None:
     if not answers:
         raise InvalidRequest({"answers": "must hold at least one answer"})
     if (size := sum(answer.ByteSize() for answer in answers)) > MAX_ANSWER_BYTES:
         raise InvalidRequest({"answers": f"have {size} bytes, more than the {MAX_ANSWER_BYTES} allowed"})
+    pending = {request.request_id: request for request in requests}
     wrong: dict[str, str] = {}
     seen: set[str] = set()
     for index, answer in enumerate(answers):
@@ -273,6 +284,8 @@ def _check_answers(
         request = pending.get(answer.request_id)
         if request is None or request.kind == run_pb2.PENDING_KIND_TIME:
             raise NotSuspended(f"the run does not wait for an answer to {answer.request_id!r}")
+        if request.HasField("deadline") and time >= _seconds(request.deadline):
+            raise NotSuspended(f"{answer.request_id!r} has lapsed: nobody answered until its deadline")
         decision = answer.WhichOneof("decision")
         if decision is None:
             wrong[path] = "holds no decision: one of approve, deny, data"

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import grpc
@@ -9,12 +10,12 @@ import pytest
 from google.protobuf import duration_pb2, timestamp_pb2
 from pydantic import BaseModel, Field
 
-from agent_service import RunContext, ScorerRef, workflow
+from agent_service import Definition, RunContext, ScorerRef, workflow
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_struct, from_value, to_value
-from tests.service.replica import ENDED, Refusal, dense, eventually, refused, replica, topic_of
+from tests.service.replica import ENDED, Refusal, dense, eventually, mortal_worker, refused, replica, topic_of
 from tests.service.test_errors import is_refusal
 from tests.service.test_frames import Held, bulk, speak, steps
 
@@ -734,22 +735,86 @@ async def test_an_answer_that_does_not_fit(url: str) -> None:
 
 async def test_nobody_answers_in_time(url: str) -> None:
     """A request that lapses raises TimeoutError in the workflow, which may go on."""
-
-    @workflow(id="impatient")
-    async def impatient(ctx: RunContext, input: Any) -> str:
-        try:
-            return str(await ctx.suspend("name", timeout=0.3))
-        except TimeoutError:
-            return "nobody"
-
-    async with replica(url, impatient) as it:
+    async with replica(url, goes_on_alone(0.3)) as it:
         run = await it.start("impatient")
-        [pending] = (await it.suspended(run.run_id)).pending
-        assert pending.HasField("deadline")
+        async with it.watch(run.run_id) as watch:
+            await watch.until_event("run_suspended")
+            [pending] = watch.events[-1].run_suspended.pending
+            assert pending.HasField("deadline")
         done = await it.ended(run.run_id)
         assert (done.state, done.output.string_value) == (run_pb2.RUN_STATE_SUCCEEDED, "nobody")
         refusal = await refused(it.resume(run.run_id, data("suspend/name", "late")))
         is_refusal(refusal, grpc.StatusCode.FAILED_PRECONDITION, "NOT_SUSPENDED")
+
+
+def goes_on_alone(seconds: float) -> Definition:
+    @workflow(id="impatient")
+    async def impatient(ctx: RunContext, input: Any) -> str:
+        try:
+            return str(await ctx.suspend("name", timeout=seconds))
+        except TimeoutError:
+            await ctx.emit_text("nobody")
+        if input == "stays":
+            await asyncio.Event().wait()
+        return "nobody"
+
+    return impatient
+
+
+async def test_an_answer_after_its_time(url: str) -> None:
+    """A request that has lapsed takes no answer, also before any worker has noticed: nobody is told that an answer was
+    taken which the run will never see."""
+    impatient = goes_on_alone(1.0)
+    async with replica(url, impatient, role="serve") as it:
+        run = await it.start("impatient")
+        async with mortal_worker(url, impatient, lease_seconds=60), it.watch(run.run_id) as watch:
+            await watch.until_event("run_suspended")
+        [pending] = watch.events[-1].run_suspended.pending
+
+        async def lapsed() -> bool:
+            return await it.store.now() > pending.deadline.ToNanoseconds() / 1e9
+
+        await eventually(lapsed)
+        refusal = await refused(it.resume(run.run_id, data("suspend/name", "late")))
+        is_refusal(refusal, grpc.StatusCode.FAILED_PRECONDITION, "NOT_SUSPENDED")
+        assert "lapsed" in refusal.message
+        async with mortal_worker(url, impatient):
+            assert (await it.ended(run.run_id)).output.string_value == "nobody"
+
+
+class SlowClock:
+    """A store that tells the time as it was before `meanwhile`."""
+
+    def __init__(self, store: Any, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self._store = store
+        self._meanwhile = meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def now(self) -> float:
+        time: float = await self._store.now()
+        await self._meanwhile()
+        return time
+
+
+async def test_an_answer_that_meets_the_lapse(url: str) -> None:
+    """An answer that was in time, but would be stored when the run has gone on without it, is refused."""
+    impatient = goes_on_alone(0.5)
+    async with replica(url, impatient) as it:
+        run = await it.start("impatient", "stays")
+        async with it.watch(run.run_id) as watch:
+            await watch.until_event("run_suspended")
+
+            async def until_it_went_on() -> None:
+                if not any(event.HasField("text_delta") for event in watch.events):
+                    await watch.until_event("text_delta")
+
+            async with replica(url, role="serve", wrap=lambda store: SlowClock(store, until_it_went_on)) as other:
+                refusal = await refused(other.resume(run.run_id, data("suspend/name", "late")))
+        is_refusal(refusal, grpc.StatusCode.FAILED_PRECONDITION, "NOT_SUSPENDED")
+        await it.cancel(run.run_id)
+        assert (await it.ended(run.run_id)).state == run_pb2.RUN_STATE_CANCELLED
 
 
 async def test_large_answers_do_not_hold_up_the_run(url: str) -> None:
