@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from runwire.errors import ConfigurationError
 from runwire.redis.link import Access, Address
@@ -56,6 +56,7 @@ def parse(url: str, environment: Mapping[str, str] = os.environ) -> Settings:
     parts = urlsplit(_upstash(environment) if url.startswith("upstash://") else url)
     if url.startswith("upstash://"):
         parts = parts._replace(query=urlsplit(url).query)
+    _check_parts(parts)
     options = _options(parts.query)
     tls = parts.scheme.startswith("rediss")
     topology_name = parts.scheme.partition("+")[2]
@@ -90,10 +91,24 @@ def parse(url: str, environment: Mapping[str, str] = os.environ) -> Settings:
     )
 
 
+def _check_parts(parts: SplitResult) -> None:
+    """Refuses a URL that ends elsewhere than it was meant to, before anything of it is shown: a part that should be
+    something else may be a piece of the password."""
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    strange = any("@" in name + value for name, value in options if name not in OPTIONS)
+    if parts.fragment or strange or ("@" in parts.path and parts.scheme != "unix"):
+        raise ConfigurationError(
+            "the store URL cannot be taken apart: in a user name or password, `/`, `?`, `#` and `@` are written "
+            "%2F, %3F, %23 and %40"
+        )
+
+
 def _topology(
     parts: SplitResult, name: str, places: str, group: str, access: Access, options: Mapping[str, str]
 ) -> Topology:
     if parts.scheme == "unix":
+        if places or not parts.path:
+            raise ConfigurationError("unix:// names a socket by its absolute path, as in unix:///run/redis.sock")
         return Single(Address(path=unquote(parts.path)))
     if name == "sentinel":
         if not group:
@@ -118,12 +133,16 @@ def _topology(
 
 
 def _upstash(environment: Mapping[str, str]) -> str:
-    rest_url = environment.get("UPSTASH_REDIS_REST_URL", "")
     token = environment.get("UPSTASH_REDIS_REST_TOKEN", "")
-    host = urlsplit(rest_url).hostname
+    try:
+        host = urlsplit(environment.get("UPSTASH_REDIS_REST_URL", "")).hostname
+    except ValueError:
+        host = None
     if not host or not token:
-        raise ConfigurationError("upstash:// needs UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN")
-    return f"rediss://default:{token}@{host}:6379"
+        raise ConfigurationError(
+            "upstash:// needs UPSTASH_REDIS_REST_URL, such as https://name.upstash.io, and UPSTASH_REDIS_REST_TOKEN"
+        )
+    return f"rediss://default:{quote(token, safe='')}@{host}:6379"
 
 
 def _addresses(places: str, default_port: int) -> Sequence[Address]:
@@ -131,7 +150,10 @@ def _addresses(places: str, default_port: int) -> Sequence[Address]:
     for place in places.split(","):
         try:
             parts = urlsplit(f"//{place}")
-            addresses.append(Address(parts.hostname or "127.0.0.1", parts.port or default_port))
+            port = default_port if parts.port is None else parts.port
+            if not port or (not place and "," in places):
+                raise ValueError
+            addresses.append(Address(parts.hostname or "127.0.0.1", port))
         except ValueError:
             raise ConfigurationError(f"{place!r} in the store URL is no host:port") from None
     return addresses

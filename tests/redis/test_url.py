@@ -58,8 +58,10 @@ async def test_upstash() -> None:
     assert await settings.topology.locate(0) == Address("eu1-good-1.upstash.io", 6379)
     assert (settings.access.username, settings.access.password, settings.prefix) == ("default", "t0ken", "a:")
     assert settings.access.tls is not None
-    with pytest.raises(ConfigurationError, match="UPSTASH_REDIS_REST_TOKEN"):
-        parse("upstash://", {"UPSTASH_REDIS_REST_URL": "https://eu1-good-1.upstash.io"})
+    assert parse("upstash://", environment | {"UPSTASH_REDIS_REST_TOKEN": "a/b%#@:="}).access.password == "a/b%#@:="
+    for wrong in ({"UPSTASH_REDIS_REST_TOKEN": ""}, {"UPSTASH_REDIS_REST_URL": "https://[eu1"}):
+        with pytest.raises(ConfigurationError, match="UPSTASH_REDIS_REST_TOKEN"):
+            parse("upstash://", environment | wrong)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,11 @@ async def test_upstash() -> None:
         ("redis+sentinel://a,b", "group"),
         ("redis+cluster://a/1", "database 0"),
         ("redis+cluster://a,b:x", "no host:port"),
+        ("redis+cluster://a,", "no host:port"),
+        ("redis://h:0", "no host:port"),
+        ("redis://h#x", "%23"),
+        ("unix://run/redis.sock", "absolute path"),
+        ("unix://", "absolute path"),
     ],
 )
 async def test_a_wrong_url_is_refused(url: str, reason: str) -> None:
@@ -95,6 +102,20 @@ async def test_a_wrong_url_is_refused(url: str, reason: str) -> None:
         async with open_store(url.replace("://", "://user:hidden@", 1)):
             pass
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "redis+cluster"])
+@pytest.mark.parametrize(
+    "password",
+    ["12/hid", "12?hid", "12#hid", "hid/x", "hid?x", "hid#x", "hid?x=1", "12?hid=1", "12?x=hid", "12/hid,a", "a,hid/x"],
+)
+async def test_a_password_that_is_not_encoded(scheme: str, password: str) -> None:
+    """It ends the host's part of the URL too early: what comes of it is refused, and no piece of it is shown."""
+    for user in ("user", ""):
+        with pytest.raises(ConfigurationError) as caught:
+            async with open_store(f"{scheme}://{user}:{password}@127.0.0.1:1"):
+                pass
+        assert "hid" not in str(caught.value)
 
 
 def test_a_shard_lies_where_the_cluster_says() -> None:
