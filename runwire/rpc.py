@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, TypeAlias, cast
@@ -53,6 +53,12 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
 )
 """First match wins."""
 
+_MOST_MESSAGE_BYTES: Final = 1024
+_MOST_VIOLATIONS_BYTES: Final = 1024
+_MOST_METADATA_BYTES: Final = 256
+"""A client refuses a status of more than 8 KiB at random, of 16 KiB always, and reports that instead of the error. The
+message goes out twice, once with three bytes for each that is not ASCII."""
+
 _OPTIONS: Final = (
     # Two servers on one port would each get a share of the connections: a port in use must be an error.
     ("grpc.so_reuseport", 0),
@@ -79,23 +85,41 @@ except PackageNotFoundError:  # from a source tree that was never installed
 def to_status(error: RunwireError) -> status_pb2.Status:
     """The status of an error, with ErrorInfo, and BadRequest or RetryInfo where they apply."""
     code = next((code for kind, code in STATUS_CODES if isinstance(error, kind)), code_pb2.INTERNAL)
-    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    message = _cut(error.message, _MOST_MESSAGE_BYTES)
+    metadata = {key: _cut(value, _MOST_METADATA_BYTES) for key, value in error.metadata.items()}
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidRequest):
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
-            for field, problem in error.violations.items()
-        ]
-        details.append(error_details_pb2.BadRequest(field_violations=violations))
+        bad = _bad_request(error.violations)
+        details.append(bad)
+        if (shown := len(bad.field_violations)) < len(error.violations):
+            message += f" ({shown} of {len(error.violations)} violations shown)"
     if isinstance(error, Unavailable):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_delay_seconds * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=code, message=error.message)
+    status = status_pb2.Status(code=code, message=message)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _bad_request(violations: Mapping[str, str]) -> error_details_pb2.BadRequest:
+    """The first violations, as many as fit."""
+    bad = error_details_pb2.BadRequest()
+    for field, problem in violations.items():
+        bad.field_violations.add(
+            field=_cut(field, _MOST_MESSAGE_BYTES // 2), description=_cut(problem, _MOST_MESSAGE_BYTES // 2)
+        )
+        if bad.ByteSize() > _MOST_VIOLATIONS_BYTES:
+            break
+    return bad
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= most_bytes else encoded[:most_bytes].decode(errors="ignore") + " ..."
 
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"

@@ -1,0 +1,86 @@
+"""Errors on the wire: what a client gets of them, however large they are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
+from runwire.errors import AgentNotFound, InvalidRequest, RunwireError
+from runwire.rpc import serve
+
+LIMIT_SECONDS = 10.0
+
+
+class Failing(agent_service_pb2_grpc.AgentServiceServicer):
+    """Answers every GetRun with the same error."""
+
+    def __init__(self, error: RunwireError) -> None:
+        self.error = error
+
+    async def GetRun(self, request: object, context: object) -> agent_service_pb2.GetRunResponse:
+        raise self.error
+
+
+@asynccontextmanager
+async def failing(error: RunwireError) -> AsyncIterator[agent_service_pb2_grpc.AgentServiceStub]:
+    def register(server: grpc.aio.Server) -> None:
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(Failing(error), server)
+
+    async with (
+        serve("127.0.0.1:0", register, [], grace_seconds=0.0) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        yield agent_service_pb2_grpc.AgentServiceStub(channel)
+
+
+async def refusal(
+    error: RunwireError,
+) -> tuple[grpc.StatusCode, str, list[error_details_pb2.BadRequest.FieldViolation]]:
+    """Code, message and violations that a client gets."""
+    async with failing(error) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetRun(agent_service_pb2.GetRunRequest(), timeout=LIMIT_SECONDS)
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    violations = []
+    for detail in status.details:
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(bad):
+            violations = list(bad.field_violations)
+    return caught.value.code(), status.message, violations
+
+
+@pytest.mark.parametrize("path", [lambda n: f"input[{n}]", lambda n: f"input.{'é' * 5000}{n}"], ids=["many", "long"])
+async def test_more_violations_than_fit(path: Callable[[int], str]) -> None:
+    """The first are named, and how many there are; a status that is too large would be another error altogether."""
+    violations = {path(number): "should be a whole number, ‘one’ is none" for number in range(3000)}
+    code, message, shown = await refusal(InvalidRequest(violations))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert 0 < len(shown) < 3000
+    assert message.endswith(f"({len(shown)} of 3000 violations shown)")
+    for (field, problem), violation in zip(violations.items(), shown, strict=False):
+        assert field.startswith(violation.field.removesuffix(" ..."))
+        assert violation.description == problem
+
+
+async def test_a_few_violations_come_whole() -> None:
+    """What fits is not touched."""
+    violations = {"input.a": "is missing", "input.b[3]": "should be a whole number"}
+    code, message, shown = await refusal(InvalidRequest(violations))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message == "input.a: is missing; input.b[3]: should be a whole number"
+    assert {violation.field: violation.description for violation in shown} == violations
+
+
+async def test_a_long_message() -> None:
+    """What quotes the client's own words is cut, and the error stays what it is."""
+    name = "ü" * 100_000
+    code, message, _ = await refusal(AgentNotFound(f"no agent {name}", agent_id=name))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert message.startswith("no agent üü")
