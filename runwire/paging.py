@@ -46,7 +46,7 @@ def decode_token(request: Message) -> Any:
     try:
         payload = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         place = json.loads(payload[8:])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidRequest({"page_token": "not a token of this service"}) from None
     if payload[:8] != _digest(request):
         raise InvalidRequest({"page_token": "belongs to a request with other arguments"})
