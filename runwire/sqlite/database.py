@@ -199,9 +199,14 @@ class Link:
         except ConfigurationError as error:
             # Right when the service started, so it may be right again.
             raise StoreUnavailable(f"the store is gone: {error}") from error
-        self._connection = self._database.connect(self._busy_seconds)
-        self._identity = self._database.identity()
-        return self._connection
+        identity = self._database.identity()
+        connection = self._database.connect(self._busy_seconds)
+        if identity is None or identity != self._database.identity():
+            # Which of the two it is cannot be told, and a file without a name would take commits that nobody finds.
+            connection.close()
+            raise StoreUnavailable("the store's file was replaced while it was opened")
+        self._connection, self._identity = connection, identity
+        return connection
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

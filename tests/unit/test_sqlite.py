@@ -196,6 +196,33 @@ async def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path) -> Non
     assert sql(path, "SELECT count(*) FROM entries") == [(1,)]
 
 
+async def test_a_file_that_is_replaced_while_it_is_opened(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer does not go on with the file that has just lost its name: nobody would find what it wrote there."""
+    await started(store)
+    connect = database.Database.connect
+
+    another = path.with_name("another.db")
+    database.Database(another).create()
+
+    def replaced(self: database.Database, busy_seconds: float) -> sqlite3.Connection:
+        connection = connect(self, busy_seconds)
+        if busy_seconds == 0 and another.exists():  # the writer's own
+            os.replace(another, path)
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.Database, "connect", replaced)
+        store._writer._link.close()
+        with pytest.raises(StoreUnavailable, match="replaced"):
+            await append(store, TOPIC, 1, 1, 1)
+    await start(store)
+    assert sql(path, "SELECT topic FROM topics") == [(TOPIC,)]
+
+
 async def test_a_folder_that_is_gone_is_unavailable(store: SqliteStore, path: Path) -> None:
     """When the whole folder is moved away, calls raise StoreUnavailable; when it is back, the store works again."""
     await started(store)
