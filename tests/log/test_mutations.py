@@ -1,7 +1,7 @@
 """The machine is worth what it finds: each guard of the readers is taken away, and it must notice.
 
-Not here are two that other guards stand behind: the epoch in a batch, and a page of a shorter log. Without them nobody
-is served wrongly; with them the fault is told where it is, and at once.
+Not here are those that others stand behind: the epoch in a batch, a page of a shorter log, and what was missed during a
+read. Without them nobody is served wrongly, because the tail, the next read or the idle check makes up for it, later.
 """
 
 from __future__ import annotations
@@ -32,11 +32,6 @@ GUARDS = {
         "            pass\n        self.wake()",
     ),
     "that a page shows more than it holds": (tail, "if page.head.last > self.last:", "if False:"),
-    "that what was missed during a read is read too": (
-        tail,
-        "self._made_up = missed\n",
-        "self._made_up = self.missed\n",
-    ),
     "that a place has left the ring": (tail, "or self._entries[start].first > sequence + 1", ""),
     "the next sequence in a batch": (batch, "if entry.first != position.sequence + 1:", "if False:"),
     "the event before a batch": (
@@ -79,7 +74,7 @@ def check_found(guard: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(module, ModuleType)
     mutate(monkeypatch, module, before, after)
     with pytest.raises(BaseException) as found:  # noqa: PT011 - an assertion, a KeyError of the model, a hang
-        hold(examples=10_000, steps=100, find=True)
+        hold(examples=5000, steps=100, find=True)
     assert not isinstance(found.value, KeyboardInterrupt | pytest.fail.Exception), found.value
 
 
