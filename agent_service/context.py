@@ -75,7 +75,10 @@ class Retry:
     def delay(self, tries: int) -> float:
         """Seconds to wait after `tries` failures, at random up to the bound (AWS, "Exponential Backoff And
         Jitter")."""
-        bound = min(self.max_delay_seconds, self.delay_seconds * self.factor ** (tries - 1))
+        try:
+            bound = min(self.max_delay_seconds, self.delay_seconds * self.factor ** (tries - 1))
+        except OverflowError:
+            bound = self.max_delay_seconds
         return random.uniform(0, bound)
 
 

@@ -26,7 +26,7 @@ from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.client.fold import Fold
-from runwire.errors import StoreUnavailable
+from runwire.errors import EventsLost, StoreUnavailable
 from runwire.pubsub import Claim, LeaseState, Message, Schedule, Store
 
 _STUBBORN_SECONDS: Final = 10.0
@@ -93,6 +93,7 @@ class Execution:
         self._cut = False
         """The body was cancelled by us before it was done."""
         self._restarted = False
+        self._lost_events = ""
 
     @property
     def attempt(self) -> int:
@@ -112,7 +113,11 @@ class Execution:
 
     async def run(self) -> None:
         """Executes the attempt. Returns when the run is ended, suspended, handed back, or owned by another worker."""
-        await self._read_log()
+        try:
+            await self._read_log()
+        except EventsLost as error:
+            # It will not come back: a run that was left alone would be claimed again and again, and never end.
+            self._lost_events = str(error)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._writer.run(), name=f"writer {self._claim.topic}"),
@@ -155,6 +160,8 @@ class Execution:
 
     def _failure_before(self) -> Failure | None:
         """What ends the run before its body is executed again."""
+        if self._lost_events:
+            return Failure("events_lost", f"the run cannot go on, because its log is not whole: {self._lost_events}")
         if self._claim.losses >= self._settings.max_losses:
             return Failure("worker_lost", f"{self._claim.losses} workers in a row died while they executed this run")
         if self._remaining() is not None and self._remaining() <= 0:  # type: ignore[operator]

@@ -62,6 +62,11 @@ class Rider:
     retention: float = 0.0
     tombstone: float = 0.0
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(map(len, self.puts.values())) + sum(len(message.body) for message in self.messages)
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -69,6 +74,8 @@ class _Pending:
     check: bytes
     rider: Rider | None
     written: asyncio.Future[None] | None
+    size: int
+    """Bytes of the event and of what rides with it."""
 
 
 class LogWriter:
@@ -113,8 +120,8 @@ class LogWriter:
         self._check_owner()
 
     async def write(self, rider: Rider, step: int = 0, **payload: Any) -> None:
-        """Writes `rider` in one atomic step with this event (without a payload: by itself), and with all that was
-        emitted before. Returns when it is stored.
+        """Writes `rider` in one atomic step with this event (without a payload: by itself), and not before anything
+        that was emitted before. Returns when it is stored.
 
         Raises EventTooLarge, and OwnershipLost.
         """
@@ -147,8 +154,9 @@ class LogWriter:
             body, check = frames.frame(data), frames.event_check(data)
             self._sequence += 1
             self._observe(event)
-        self._pending.append(_Pending(body, check, rider, written))
-        self._pending_bytes += len(body)
+        size = len(body) + (rider.size if rider is not None else 0)
+        self._pending.append(_Pending(body, check, rider, written, size))
+        self._pending_bytes += size
         if len(self._pending) > _MAX_PENDING_EVENTS or self._pending_bytes > _MAX_PENDING_BYTES:
             self._room.clear()
         self._wakeup.set()
@@ -164,14 +172,14 @@ class LogWriter:
     def _take(self) -> list[_Pending]:
         """What the next commit writes: as much as it may."""
         taken = [self._pending.popleft()]
-        events, size = (1 if taken[0].body else 0), len(taken[0].body)
+        events, size = (1 if taken[0].body else 0), taken[0].size
         while self._pending and not (taken[-1].rider and taken[-1].rider.schedule is not Schedule.KEEP):
             following = self._pending[0]
-            if following.body and (events == MAX_COMMIT_EVENTS or size + len(following.body) > MAX_COMMIT_BYTES):
+            if (following.body and events == MAX_COMMIT_EVENTS) or size + following.size > MAX_COMMIT_BYTES:
                 break
             taken.append(self._pending.popleft())
             events += 1 if following.body else 0
-            size += len(following.body)
+            size += following.size
         self._pending_bytes -= size
         if len(self._pending) <= _MAX_PENDING_EVENTS // 2 and self._pending_bytes <= _MAX_PENDING_BYTES // 2:
             self._room.set()

@@ -24,9 +24,9 @@ def redact(text: str) -> str:
 def masked(text: str) -> str:
     """`text` without what looks like a credential: the values of environment variables named like secrets, keys in
     the usual formats, authorization headers, passwords in URLs."""
-    for name, value in os.environ.items():
-        if len(value) >= 8 and _SECRET_NAMES.search(name.upper()):
-            text = text.replace(value, _MASK)
+    secrets = {value for name, value in os.environ.items() if len(value) >= 8 and _SECRET_NAMES.search(name.upper())}
+    for value in sorted(secrets, key=len, reverse=True):  # one may begin as another does
+        text = text.replace(value, _MASK)
     for pattern in _PATTERNS:
         text = pattern.sub(_MASK, text)
     return text

@@ -14,7 +14,7 @@ from agent_service.journal import PREFIX
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.fold import fold
 from runwire.client.values import from_value
-from runwire.errors import StoreUnavailable
+from runwire.errors import EventsLost, StoreUnavailable
 from runwire.pubsub import Commit, Schedule
 from tests.service.faults import FaultyStore
 from tests.service.replica import Replica, dense, eventually, mortal_worker, replica, topic_of
@@ -335,6 +335,38 @@ async def test_losses_in_a_row_are_counted_anew_after_progress(url: str) -> None
             done = await it.ended(run.run_id)
     assert done.state == run_pb2.RUN_STATE_SUCCEEDED
     assert outcomes(done) == ["worker_lost"] * 4 + ["finished"]
+
+
+class Forgetful:
+    """A store that has lost events it should have."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def read(self, *args: Any, **kwargs: Any) -> Any:
+        raise EventsLost("events 1 to 2 are not there")
+
+
+async def test_a_run_whose_events_are_lost(sqlite_url: str) -> None:
+    """A run whose log is not whole any more ends FAILED, and is not tried for ever."""
+    ledger = Ledger()
+
+    @workflow(id="waits")
+    async def waits(ctx: RunContext, input: Any) -> None:
+        ledger.note("waits")
+        await asyncio.Event().wait()
+
+    async with replica(sqlite_url, waits, role="serve") as it:
+        run = await it.start("waits")
+        async with mortal_worker(sqlite_url, waits, lease_seconds=0.2):
+            await ledger.wait_for("waits")
+        async with replica(sqlite_url, waits, role="work", wrap=Forgetful):
+            done = await it.ended(run.run_id)
+    assert (done.state, done.error.reason) == (run_pb2.RUN_STATE_FAILED, "events_lost")
+    assert outcomes(done) == ["worker_lost", "finished"]
 
 
 async def steal(it: Replica, run_id: str, definition: Definition) -> int:

@@ -155,8 +155,9 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeRun(self, request, context):
-        """Answers what a suspended run waits for. FAILED_PRECONDITION / NOT_SUSPENDED: the run does not wait for it;
-        FAILED_PRECONDITION / ALREADY_ANSWERED: it was answered (metadata answer_time).
+        """Answers what a suspended run waits for; all of the answers are taken, or none. FAILED_PRECONDITION /
+        NOT_SUSPENDED: the run does not wait for it, or its deadline has passed; FAILED_PRECONDITION / ALREADY_ANSWERED: it
+        was answered (metadata answer_time).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

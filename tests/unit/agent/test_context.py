@@ -53,6 +53,11 @@ def test_delays_between_tries(tries: int, delay: float, factor: float, most: flo
     assert 0 <= policy.delay(tries) <= min(most, delay * factor ** (tries - 1))
 
 
+def test_a_step_may_be_tried_for_ever() -> None:
+    """However often a step has failed, there is a next delay."""
+    assert 0 <= Retry(attempts=10**9, factor=10.0, max_delay_seconds=5.0).delay(10**6) <= 5.0
+
+
 def test_idempotency_keys() -> None:
     """A key depends on tenant, run and call, and on nothing else."""
     key = context().idempotency_key("call")

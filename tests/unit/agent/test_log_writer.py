@@ -225,6 +225,24 @@ async def test_a_commit_is_bounded() -> None:
             assert count <= 1 or len(commit.events) <= MAX_COMMIT_BYTES
 
 
+async def test_what_rides_along_is_bounded_too() -> None:
+    """Large results of many steps that end at once go in several commits: none has more than 256 KiB in all, except
+    for one write that is larger by itself."""
+    async with Desk() as desk:
+        desk.store.gate.clear()
+        await desk.emit("first")
+        async with asyncio.TaskGroup() as group:
+            for number in range(9):
+                size = 400_000 if number == 4 else 100_000
+                group.create_task(desk.writer.write(Rider(puts={f"result {number}": b"x" * size})))
+            await asyncio.sleep(0.01)
+            desk.store.gate.set()
+        for commit in desk.store.commits:
+            size = len(commit.events) + sum(map(len, commit.puts.values()))
+            assert len(commit.puts) <= 1 or size <= MAX_COMMIT_BYTES
+        assert sum(len(commit.puts) for commit in desk.store.commits) == 9
+
+
 async def _emit_all(desk: Desk, texts: Sequence[str]) -> None:
     for text in texts:
         await desk.emit(text)

@@ -37,6 +37,13 @@ def test_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert redact("abc a-long-layout") == "abc a-long-layout"
 
 
+def test_a_secret_that_begins_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of the longer one."""
+    monkeypatch.setenv("A_TOKEN", "shared-prefix")
+    monkeypatch.setenv("B_TOKEN", "shared-prefix-and-more")
+    assert redact("shared-prefix-and-more, shared-prefix") == "[redacted], [redacted]"
+
+
 @given(st.text(max_size=5000))
 def test_any_text(text: str) -> None:
     """No text is too odd; the result is bounded, and masking twice changes nothing more."""
