@@ -246,7 +246,7 @@ class Client:
             raise
 
     async def servers(self) -> Mapping[Address, int]:
-        """Each server that holds any shard, with one of its shards. Raises StoreUnavailable."""
+        """Each server that holds any shard, with one of its shards. Raises StoreUnavailable or ReplyError."""
         shards: dict[Address, int] = {}
         try:
             for shard in range(self._settings.shards):
@@ -257,7 +257,11 @@ class Client:
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless every server answers."""
-        for shard in tuple((await self.servers()).values()):
+        try:
+            servers = await self.servers()
+        except ReplyError as error:
+            raise StoreUnavailable(f"Redis does not let this client do it: {error}") from None
+        for shard in servers.values():
             await self.call(shard, "PING")
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ class Topology(Protocol):
     """Finds the server of a shard."""
 
     async def locate(self, shard: int) -> Address:
-        """Raises LinkLost if nobody knows for now."""
+        """Raises LinkLost if nobody knows for now, ReplyError if nobody lets us ask."""
         ...
 
     async def admit(self, link: Link) -> None:
@@ -82,12 +82,15 @@ class Sentinels:
             return self._primary
 
     async def _ask(self) -> Address:
-        problems = []
+        problems: list[str | ReplyError] = []
         for sentinel in tuple(self._sentinels):
             try:
                 found = await _ask(sentinel, self._access, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._group)
-            except (LinkLost, ReplyError) as error:
-                problems.append(f"{sentinel}: {error}")
+            except LinkLost as error:
+                problems.append(str(error))
+                continue
+            except ReplyError as error:
+                problems.append(ReplyError(f"{error} ({sentinel})"))
                 continue
             if found is None:
                 problems.append(f"{sentinel} knows no group {self._group!r}")
@@ -96,7 +99,7 @@ class Sentinels:
             self._sentinels.remove(sentinel)
             self._sentinels.insert(0, sentinel)
             return Address(found[0].decode(), int(found[1]))
-        raise LinkLost(f"no Sentinel names a primary: {'; '.join(problems)}")
+        raise _failure("no Sentinel names a primary", problems)
 
     async def admit(self, link: Link) -> None:
         # During a fail-over the Sentinels may still name the old one, or it may not know yet that it is not primary.
@@ -132,19 +135,22 @@ class Cluster:
         raise LinkLost(f"no node of the cluster serves slot {wanted}")
 
     async def _ask(self) -> list[tuple[int, int, Address]]:
-        problems = []
+        problems: list[str | ReplyError] = []
         for seed in tuple(self._seeds):
             try:
                 reply = await _ask(seed, self._access, "CLUSTER", "SLOTS")
-            except (LinkLost, ReplyError) as error:
-                problems.append(f"{seed}: {error}")
+            except LinkLost as error:
+                problems.append(str(error))
+                continue
+            except ReplyError as error:
+                problems.append(ReplyError(f"{error} ({seed})"))
                 continue
             ranges = [(first, last, _node(primary, seed)) for first, last, primary, *_ in reply]
             known = [address for _, _, address in ranges]
             # Nodes come and go; those that were named once are asked too.
             self._seeds = list(dict.fromkeys([seed, *known, *self._seeds]))[:64]
             return ranges
-        raise LinkLost(f"no node of the cluster answers: {'; '.join(problems)}")
+        raise _failure("no node of the cluster answers", problems)
 
     async def admit(self, link: Link) -> None:
         pass
@@ -162,6 +168,14 @@ def _node(primary: Reply, seed: Address) -> Address:
     # A node that does not know its own address answers with none: then it is the one that was asked.
     host = (primary[0] or b"").decode() or seed.host
     return Address(host, int(primary[1]))
+
+
+def _failure(what: str, problems: Sequence[str | ReplyError]) -> LinkLost | ReplyError:
+    """What to raise when nobody could say. If all of them refuse to, a setting is wrong and waiting is no help."""
+    refusals = [problem for problem in problems if isinstance(problem, ReplyError)]
+    if len(refusals) == len(problems):
+        return refusals[0]
+    return LinkLost(f"{what}: {'; '.join(map(str, problems))}")
 
 
 async def _ask(address: Address, access: Access, *words: str) -> Reply:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runwire.connect import open_store
-from runwire.errors import StoreUnavailable
+from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.pubsub import Entry, Message, Store
 from runwire.redis.topology import slot, tag
 from tests.conformance.logs import (
@@ -133,6 +133,31 @@ async def test_a_group_that_nobody_knows() -> None:
         with pytest.raises(StoreUnavailable, match="'grupo'"):
             async with open_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/grupo?start=0.3"):
                 pass
+
+
+async def test_those_who_are_asked_first_let_nobody_in() -> None:
+    """A wrong password for Sentinels or nodes of a cluster is a setting to be corrected, and is shown nowhere."""
+    kind = any_binary()
+    with ExitStack() as stack:
+        node = start_node(stack, kind, "--requirepass", "right")
+        sentinel = stack.enter_context(RedisSentinel(kind, "requirepass right")).start()
+        for url in (
+            f"redis+cluster://:wrong@127.0.0.1:{node.port}",
+            f"redis+sentinel://127.0.0.1:{sentinel.port}/group?sentinel_password=wrong",
+            f"redis+sentinel://127.0.0.1:{sentinel.port}/group",
+        ):
+            with pytest.raises(ConfigurationError, match=r"(WRONGPASS|NOAUTH).*127\.0\.0\.1:\d+"):
+                async with open_store(url):
+                    pass
+
+
+async def test_what_is_asked_is_something_else() -> None:
+    """A plain Redis is neither a Sentinel nor a node of a cluster: said at once."""
+    with start_redis(any_binary()) as server:
+        for url in (f"redis+cluster://127.0.0.1:{server.port}", f"redis+sentinel://127.0.0.1:{server.port}/group"):
+            with pytest.raises(ConfigurationError, match=r"cluster support disabled|SENTINEL"):
+                async with open_store(url):
+                    pass
 
 
 async def test_a_sentinel_that_knows_no_better() -> None:
