@@ -276,7 +276,7 @@ async def killed_at_commits(
         on.launch("all")
         report = await on.runs.prove(on.expected)
         deaths = sum(line.startswith("killed at commit") for line in ledger.lines)
-        assert deaths >= kills >= 0.8 * len(numbers)
+        assert deaths >= kills >= 0.6 * len(numbers)
     print(f"\n{kind}: {deaths} kills, {' or '.join(whens)} {len(numbers)} of {on.commits} commits: {report}")
 
 

@@ -28,7 +28,7 @@ async def frozen(url: str, ledger: Ledger, rounds: int, seed: int) -> None:
                 readers = {}
                 for number in range(RUNS_A_ROUND):
                     name = f"{round_}.{number}"
-                    run = await agent.start_run("owned", {"name": name, "count": 10, "pause": 0.02})
+                    run = await agent.start_run("owned", {"name": name, "count": 40, "pause": 0.02})
                     readers[run.run_id] = group.create_task(followed(server.address, run.run_id))
                     expected[run.run_id] = ["s", "t"]
                 victim = await owner(ledger, f"{round_}.{chance.randrange(RUNS_A_ROUND)}", workers)
@@ -40,7 +40,7 @@ async def frozen(url: str, ledger: Ledger, rounds: int, seed: int) -> None:
                 events = reader.result()
                 ended, view = await prove_run(url, server.address, run_id, events)
                 assert ended.state == run_pb2.RUN_STATE_SUCCEEDED
-                assert view.text == "".join(f"{number} " for number in range(10))
+                assert view.text == "".join(f"{number} " for number in range(40))
                 taken_over += ended.attempt > 1
             assert all(worker.running for worker in workers)
         # Whatever a thawed worker still did, it did before it could be seen to be idle: ask last.

@@ -684,12 +684,13 @@ async def test_a_deadline_ends_a_running_run(url: str) -> None:
     """A run with a timeout is stopped when it has passed, also between events, and says why."""
     held = Held()
     async with replica(url, held.definition) as it:
-        run = await it.start("held", timeout=duration_pb2.Duration(nanos=300_000_000))
+        run = await it.start("held", timeout=duration_pb2.Duration(seconds=1))
         held.words.put_nowait("a")
         done = await it.ended(run.run_id)
+        log = await it.log(run.run_id)
     assert (done.state, done.error.reason) == (run_pb2.RUN_STATE_FAILED, "deadline_exceeded")
-    assert (done.end_time.ToMicroseconds() - done.create_time.ToMicroseconds()) / 1e6 == pytest.approx(0.3, abs=0.29)
-    assert done.last_sequence == 4
+    assert done.end_time.ToMicroseconds() - done.create_time.ToMicroseconds() >= 990_000
+    assert [event.text_delta.text for event in log if event.HasField("text_delta")] == ["a"]
 
 
 async def test_a_deadline_counts_from_the_start_call(url: str) -> None:
@@ -748,9 +749,8 @@ async def test_sleep_waits_once(url: str, monkeypatch: pytest.MonkeyPatch) -> No
     slept = done.end_time.ToMicroseconds() - done.start_time.ToMicroseconds()
     assert slept >= 1.2e6
     assert outcomes(done) == ["suspended", "finished"]
-    # In the last attempt there was nothing left to wait for but the short one.
+    # In the last attempt there was nothing left to suspend for.
     assert len(moments) == 1
-    assert moments[0] < 1.0
 
 
 # Versions

@@ -49,14 +49,14 @@ async def claimed_by_another(store: Store) -> bool:
 
 @pytest.mark.parametrize("threaded", [True, False])
 async def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, threaded: bool) -> None:
-    """A lease lasts for many times its length while it is held, and ends by itself once it is dropped."""
+    """A lease lasts for longer than its length while it is held, and ends by itself once it is dropped."""
     url = f"sqlite:///{tmp_path}/runs.db"
-    async with claimed(url, 0.3) as (store, claim):
+    async with claimed(url, 1.0) as (store, claim):
         reopen = (lambda: open_store(url)) if threaded else None
-        leases = Leases(store, reopen, Told(), lease_seconds=0.3)
+        leases = Leases(store, reopen, Told(), lease_seconds=1.0)
         async with leases.keep():
             leases.hold(TOPIC, claim.head.attempt)
-            ends = time.monotonic() + 1.2
+            ends = time.monotonic() + 2.2
             while time.monotonic() < ends:
                 assert not await claimed_by_another(store)
                 await asyncio.sleep(0.02)
@@ -67,12 +67,12 @@ async def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, threaded: boo
 async def test_a_blocked_loop_does_not_lose_its_leases(tmp_path: Path) -> None:
     """The thread renews while the loop that runs agents is blocked for longer than the lease."""
     url = f"sqlite:///{tmp_path}/runs.db"
-    async with claimed(url, 0.4) as (store, claim):
-        leases = Leases(store, lambda: open_store(url), Told(), lease_seconds=0.4)
+    async with claimed(url, 1.0) as (store, claim):
+        leases = Leases(store, lambda: open_store(url), Told(), lease_seconds=1.0)
         async with leases.keep():
             leases.hold(TOPIC, claim.head.attempt)
             await asyncio.sleep(0.3)  # so that the thread is up
-            time.sleep(1.2)  # noqa: ASYNC251 - the point
+            time.sleep(2.2)  # noqa: ASYNC251 - the point
             assert not await claimed_by_another(store)
 
 
