@@ -14,7 +14,7 @@ import click
 # gRPC logs a bind failure by itself, in its own words; ours says what to do.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from runwire.errors import ConfigurationError, StoreUnavailable
+from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 from scorer_service import config
 
 _RESULTS_HELP = "Where scorer runs are kept: sqlite:///file or postgresql://... [sqlite:///.runwire/scores.db]"
@@ -66,7 +66,7 @@ def _serve(given: dict[str, Any]) -> None:
 
 
 def _finish(work: Any) -> None:
-    """Does the work and ends the process: 0, 2 for a wrong setting, 3 for what cannot be reached."""
+    """Does the work and ends the process: 0, 1 for a failure, 2 for a wrong setting, 3 for what cannot be reached."""
     code = 0
     try:
         work()
@@ -74,6 +74,8 @@ def _finish(work: Any) -> None:
         code = _fail(str(error), 2)
     except StoreUnavailable as error:
         code = _fail(f"cannot be reached: {error}", 3)
+    except RunwireError as error:
+        code = _fail(str(error), 1)
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
         # A scorer that does not end sits in a thread, and Python would wait for it for ever.
         sys.stdout.flush()

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from runwire.connect import open_store
-from runwire.errors import StoreUnavailable
+from runwire.errors import RunwireError, StoreUnavailable
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 from scorer_service import fetch, migrate, registry, revisions
@@ -19,7 +19,7 @@ from scorer_service.config import Settings
 from scorer_service.controls import Controls
 from scorer_service.database import Database, open_database
 from scorer_service.executor import Executor, Limits, start_executor
-from scorer_service.intake import Intake
+from scorer_service.intake import QUEUE, Intake
 from scorer_service.jobs import Jobs, Rate
 from scorer_service.loop import Bell, repeat
 from scorer_service.processes import Processes
@@ -45,11 +45,17 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
     """Serves until SIGTERM or SIGINT (or `stopping`, where it is given), then drains: health first, watches told, work
     finished or handed back.
 
-    `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable.
+    `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable, and
+    RunwireError where a scorer blocked the others for good.
     """
     scorers = registry.load(settings.scorers)
     judge = _judge(settings)
-    stopping = stopping or _stop_on_signals()
+    stopping, stuck = stopping or _stop_on_signals(), asyncio.Event()
+
+    def on_stuck() -> None:
+        stuck.set()
+        stopping.set()
+
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.results))
         await _prepare(database, settings)
@@ -70,6 +76,7 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
             processes=settings.scorer_processes,
             judge_rate=_rate(settings),
             grace_seconds=settings.scorer_grace_seconds,
+            on_stuck=on_stuck,
         )
         queries = Queries(database)
         watch = Watch(queries)
@@ -87,6 +94,7 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
         # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
         store = await stack.enter_async_context(open_store(settings.store))
         await store.ping()
+        watch.all_sent = fetch.all_sent(store, QUEUE)
         worker.executor = await stack.enter_async_context(
             start_executor(_make_executor(settings, scorers, judge, store, worker))
         )
@@ -106,6 +114,8 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
             database, store, server, worker, jobs, scorers, intake, watch, Retention(database, ages), exporter
         )
         await parts.run(stopping, announce)
+    if stuck.is_set():
+        raise RunwireError("a scorer blocked the event loop of the scorers; what it held was handed back")
 
 
 class _Parts:
@@ -193,6 +203,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 async def _prepare(database: Database, settings: Settings) -> None:
     """The schema is made in a SQLite file of our own; a server's is only changed when asked to."""
+    await database.reach()
     if database.embedded or settings.scorer_migrate:
         await migrate.migrate(database)
     else:

@@ -6,7 +6,10 @@ import asyncio
 import base64
 import json
 import os
+import queue
+import signal
 import sys
+import threading
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
@@ -18,14 +21,26 @@ from scorer_service.scoring import BadScore, NonRetriableError, NotScorable, Ret
 
 
 def main(modules: list[str]) -> None:
+    # A Ctrl-C, or what ends a whole group of processes, is for the service: it decides what becomes of our work.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # What a scorer prints must not mix with our answers: they get the real standard output to themselves.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     registry = load(modules)
-    requests = sys.stdin.buffer
-    while header := requests.read(HEADER_BYTES):
-        request = json.loads(requests.read(int.from_bytes(header, "big")))
-        _send(answers, _answer(registry, request, answers))
+    requests: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=1)
+    threading.Thread(target=_read, args=(sys.stdin.buffer, requests), name="requests", daemon=True).start()
+    while True:
+        _send(answers, _answer(registry, requests.get(), answers))
+
+
+def _read(stream: BinaryIO, requests: queue.Queue[dict[str, Any]]) -> None:
+    """Takes requests in. Their end is that of the service, and ends this process in the middle of whatever it does."""
+    try:
+        while header := stream.read(HEADER_BYTES):
+            requests.put(json.loads(stream.read(int.from_bytes(header, "big"))))
+    finally:
+        os._exit(0)
 
 
 def _answer(registry: Registry, request: dict[str, Any], answers: BinaryIO) -> dict[str, Any]:
@@ -38,8 +53,12 @@ def _answer(registry: Registry, request: dict[str, Any], answers: BinaryIO) -> d
 
     try:
         score = asyncio.run(evaluate(scorer, sample, request["options"], done=request["steps"], on_step=on_step))
-        json.dumps(asdict(score))
-        return {"score": {**asdict(score), "judgement": None}}
+        answer = {"score": {**asdict(score), "judgement": None}}
+        try:
+            json.dumps(answer)
+        except (TypeError, ValueError) as error:
+            raise BadScore(f"the score's metadata is not JSON that can be kept: {error}") from None
+        return answer
     except BaseException as error:  # a scorer may raise anything, SystemExit too
         return {"error": _error(error)}
 

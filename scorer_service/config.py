@@ -9,7 +9,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runwire.errors import ConfigurationError
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -36,15 +37,15 @@ class Settings(BaseSettings):
     """Of one attempt."""
     scorer_retries: int = Field(default=4, ge=0, le=100)
     """How often an attempt that raised is repeated."""
-    scorer_retry_first_seconds: float = Field(default=15.0, ge=0)
+    scorer_retry_first_seconds: NotNegative = 15.0
     """The longest pause before the first repetition; it doubles with each, and the pause is random up to it."""
-    scorer_retry_max_seconds: float = Field(default=7200.0, ge=0)
+    scorer_retry_max_seconds: NotNegative = 7200.0
     """Where that doubling ends."""
     scorer_lease_seconds: Seconds = 30.0
     """How long a worker may be silent until its work is given to another."""
     scorer_max_losses: int = Field(default=3, ge=1, le=100)
     """How many workers may die on one scorer run until it is FAILED, worker_lost."""
-    scorer_grace_seconds: float = Field(default=10.0, ge=0)
+    scorer_grace_seconds: NotNegative = 10.0
     """How long work may go on after SIGTERM."""
     scorer_max_sample_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Larger samples are fetched from the agent service's store when they are scored."""
@@ -53,16 +54,16 @@ class Settings(BaseSettings):
 
     judge_model: str = ""
     """pydantic-ai model string of the judges, such as openai:gpt-4o-mini."""
-    judge_rate: float = Field(default=0.0, ge=0)
+    judge_rate: NotNegative = 0.0
     """Most attempts of judges a second, of all replicas together; 0: no limit."""
     judge_burst: int = Field(default=10, ge=1)
     """How many of them may come at once."""
 
-    scorer_retention_seconds: float = Field(default=30 * 86400.0, ge=0)
+    scorer_retention_seconds: NotNegative = 30 * 86400.0
     """How long terminal scorer runs are kept; 0: for ever."""
-    scorer_failed_retention_seconds: float = Field(default=90 * 86400.0, ge=0)
+    scorer_failed_retention_seconds: NotNegative = 90 * 86400.0
     """The same for those that are FAILED."""
-    scorer_sample_retention_seconds: float = Field(default=30 * 86400.0, ge=0)
+    scorer_sample_retention_seconds: NotNegative = 30 * 86400.0
     """How long the samples of terminal scorer runs are kept; 0: as long as these."""
 
     scorer_export: Literal["", "otel"] = ""

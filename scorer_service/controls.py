@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import case, select, tuple_, update
+from sqlalchemy import case, exists, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
@@ -65,10 +65,11 @@ class Controls:
         self._wake()
 
     async def redrive(self, tenant: str, selection: Selection, *, dry_run: bool = False) -> Touched:
-        """Makes scorer runs that ended without a score due again, with attempts and losses counted anew. Those whose
-        scorer is not here are left alone."""
+        """Makes scorer runs that ended without a score due again, to begin anew. Those whose scorer is not here, or
+        whose sample is not kept any more, are left alone."""
         known = row.scorer_id.in_(self._registry.ids)
-        touched = await self._walk(tenant, selection, REDRIVABLE, [known], None if dry_run else _redrive)
+        kept = exists(select(1).where(samples.c.sample_id == row.sample_id))
+        touched = await self._walk(tenant, selection, REDRIVABLE, [known, kept], None if dry_run else _redrive)
         self._wake()
         return touched
 
@@ -82,8 +83,14 @@ class Controls:
         having = [name for name in self._registry.ids if self._registry.find(name, version)]
         conditions = [row.scorer_id.in_(having), row.scorer_version != version, row.wanted_version != version]
 
+        counted: set[str] = set()
+
         def again(connection: Connection, ids: Sequence[str]) -> list[str]:
-            return self._rescore(connection, ids, version, write=not dry_run)
+            new = self._rescore(connection, ids, version, write=not dry_run)
+            if dry_run:  # two versions of a score become one of the newer version, which only a write would show
+                new = [key for key in new if key not in counted]
+                counted.update(new)
+            return new
 
         touched = await self._walk(tenant, selection, TERMINAL, conditions, again)
         self._wake()
@@ -168,6 +175,7 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
             deadline=None,
             redrives=row.redrives + 1,
             scorer_version=row.wanted_version,
+            steps="{}",
             error_reason=None,
             error_class=None,
             error_message=None,

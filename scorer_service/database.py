@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -78,6 +80,17 @@ class Database:
             async with self._engine.begin() as connection:
                 return await connection.run_sync(work)
 
+    async def reach(self) -> None:
+        """The first look at it. Raises StoreUnavailable, or ConfigurationError where there is no such database, or it
+        does not let us in, or is none."""
+        try:
+            await self.now()
+        except (DBAPIError, TypeError, ValueError, OverflowError) as error:
+            words = str(error.orig if isinstance(error, DBAPIError) else error).partition("\n")[0]
+            raise ConfigurationError(
+                f"the results database cannot be used: {words.partition('>: ')[2] or words}"
+            ) from error
+
     async def now(self) -> float:
         """The database's clock."""
         return await self.read(database_time)
@@ -136,6 +149,9 @@ _PASSING_STATES: Final = ("08", "40", "53", "55", "57")
 """SQLSTATE classes: connection, rollback (deadlock), resources, lock not available, operator intervention."""
 
 
+_PASSING_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether the same work may succeed later."""
     if isinstance(error, (OSError, PoolTimeout, asyncio.TimeoutError)):
@@ -148,8 +164,9 @@ def is_passing(error: BaseException) -> bool:
     state = getattr(original, "sqlstate", None) or getattr(getattr(original, "__cause__", None), "sqlstate", None)
     if state is not None:
         return str(state).startswith(_PASSING_STATES)
-    text = str(original)
-    return "locked" in text or "busy" in text or "connection" in text.lower() or "disk I/O" in text
+    if (code := getattr(original, "sqlite_errorcode", None)) is not None:
+        return code & 0xFF in _PASSING_CODES  # the low byte: the rest says more precisely which
+    return "connection" in str(original).lower()
 
 
 @asynccontextmanager
@@ -197,7 +214,7 @@ def _sqlite_engine(url: URL, begin: str, size: int) -> Engine:
         connection.isolation_level = None  # we say BEGIN ourselves
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _use_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA cache_size = -16000")
         cursor.close()
@@ -207,6 +224,19 @@ def _sqlite_engine(url: URL, begin: str, size: int) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """While another process makes the file SQLite is busy without heeding busy_timeout."""
+    ends = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                raise
+        time.sleep(0.01)
 
 
 def make_folder(url: URL) -> None:

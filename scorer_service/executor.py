@@ -3,6 +3,9 @@
 A scorer that blocks its event loop, or works the CPU hard, so stalls neither the leases of this process nor its
 answers to clients: those live on the service's loop, and the scorers on another one in another thread. Functions that
 are not async get a thread each; those with `process=True` a process (see `processes`).
+
+Results of completed steps are kept as {"version": ..., "steps": {name: result}}: what one version of a scorer made is
+nothing for another one.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +24,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from runwire.errors import Unavailable
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.processes import Processes, ProcessLost
-from scorer_service.records import Error, Finished, Job, ScoreRecord, State, printable
+from scorer_service.records import Error, Finished, Job, ScoreRecord, State, json_text, kept_steps, printable
 from scorer_service.registry import Registry
 from scorer_service.samples import from_wire
 from scorer_service.scoring import (
@@ -42,6 +48,10 @@ log = logging.getLogger("scorer_service")
 MAX_REASON_LENGTH: Final = 16_384
 MAX_METADATA_BYTES: Final = 65_536
 MAX_STEPS_BYTES: Final = 262_144
+MAX_DELAY_SECONDS: Final = 7 * 86_400.0
+"""Longest pause that a scorer, or the provider of a judge, may ask for."""
+_STORE_DELAY_SECONDS: Final = 30.0
+"""Longest pause until the store is asked again for a sample."""
 
 Fetch = Callable[[Job], Awaitable[bytes]]
 """Fetches a sample that was left out of its message."""
@@ -79,9 +89,11 @@ class Executor:
         self._home = asyncio.get_running_loop()
         self._finished: deque[Finished] = deque()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._cancelled: set[tuple[str, int]] = set()
         self._loop: asyncio.AbstractEventLoop
         self._group: asyncio.TaskGroup
         self._closing: asyncio.Event
+        self._asked_time: float | None = None
 
     # Called on the service's loop
 
@@ -92,6 +104,18 @@ class Executor:
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Stops jobs, as far as they can be stopped: a thread cannot."""
         self._loop.call_soon_threadsafe(self._cancel, jobs)
+
+    def silent_seconds(self) -> float:
+        """For how long the scorers' loop has not answered, because some scorer blocks it; it is asked by this."""
+        asked_time, now = self._asked_time, time.monotonic()
+        if asked_time is not None:
+            return now - asked_time
+        self._asked_time = now
+        try:
+            self._loop.call_soon_threadsafe(self._answer)
+        except RuntimeError:  # the loop has ended
+            self._asked_time = -math.inf
+        return 0.0
 
     def timeout_of(self, job: Job) -> float:
         """The most seconds that an attempt may take."""
@@ -114,39 +138,52 @@ class Executor:
         async with asyncio.TaskGroup() as self._group:
             ready()
             await self._closing.wait()
-            for task in self._tasks.values():
-                task.cancel()
+            self._cancel_all(list(self._tasks))
+        await self._processes.close()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._closing.set)
+
+    def _answer(self) -> None:
+        self._asked_time = None
 
     def _start(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             key = (job.scorer_run_id, job.token)
             task = self._group.create_task(self._run(job), name=f"score {job.scorer_run_id}")
             self._tasks[key] = task
-            task.add_done_callback(lambda _, key=key: self._tasks.pop(key, None))  # type: ignore[misc]
+            task.add_done_callback(lambda _, key=key: self._forget(key))  # type: ignore[misc]
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        del self._tasks[key]
+        self._cancelled.discard(key)
 
     def _cancel(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            if task := self._tasks.get((job.scorer_run_id, job.token)):
+        self._cancel_all([(job.scorer_run_id, job.token) for job in jobs])
+
+    def _cancel_all(self, keys: Sequence[tuple[str, int]]) -> None:
+        for key in keys:
+            if task := self._tasks.get(key):
+                self._cancelled.add(key)
                 task.cancel()
 
     async def _run(self, job: Job) -> None:
-        steps = _object(job.steps)
+        scorer = self._registry.find(job.scorer_id, job.wanted_version)
+        version = scorer.version if scorer else ""
+        steps = kept_steps(job.steps, version)
         try:
-            finished = await self._attempt(job, steps)
-        except asyncio.CancelledError:
-            finished = handed_back(job, _dump_steps(steps))
-        except BaseException as error:  # a scorer may raise anything, SystemExit too
-            finished = self._failed(job, error, steps)
+            finished = await self._attempt(job, scorer, steps)
+        except BaseException as error:  # a scorer may raise anything: SystemExit, or a cancellation that is not ours
+            if (job.scorer_run_id, job.token) in self._cancelled:
+                finished = handed_back(job, _dump_steps(version, steps))
+            else:
+                finished = self._failed(job, scorer, error, _dump_steps(version, steps))
         first = not self._finished
         self._finished.append(finished)
         if first:
             self._home.call_soon_threadsafe(self._collect)
 
-    async def _attempt(self, job: Job, steps: dict[str, Any]) -> Finished:
-        scorer = self._registry.find(job.scorer_id, job.wanted_version)
+    async def _attempt(self, job: Job, scorer: Scorer | None, steps: dict[str, Any]) -> Finished:
         if scorer is None:
             problem = self._registry.problem(job.scorer_id, job.wanted_version)
             return Finished(job, State.FAILED, error=Error("scorer_unknown", problem), steps=job.steps)
@@ -154,8 +191,8 @@ class Executor:
         try:
             record = record_of(score, scorer)
         except (TypeError, ValueError) as error:
-            raise BadScore(f"the score's metadata is not JSON: {error}") from None
-        return Finished(job, State.SUCCEEDED, scorer.version, record, steps=_dump_steps(steps))
+            raise BadScore(f"the score's metadata is not JSON that can be kept: {error}") from None
+        return Finished(job, State.SUCCEEDED, scorer.version, record, steps=_dump_steps(scorer.version, steps))
 
     async def _score(self, scorer: Scorer, job: Job, steps: dict[str, Any]) -> Score:
         if scorer.judge and self._judge is None:
@@ -167,7 +204,7 @@ class Executor:
 
         def on_step(name: str, result: Any) -> None:
             steps[name] = result
-            self._home.call_soon_threadsafe(self._on_step, job, _dump_steps(steps))
+            self._home.call_soon_threadsafe(self._on_step, job, _dump_steps(scorer.version, steps))
 
         scope = asyncio.timeout(timeout)
         try:
@@ -191,19 +228,24 @@ class Executor:
         async def fetch() -> bytes:
             return await self._fetch(job)
 
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetch(), self._home))
+        try:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetch(), self._home))
+        except Unavailable as error:
+            raise _StoreAway(str(error)) from error
 
-    def _failed(self, job: Job, error: BaseException, steps: dict[str, Any]) -> Finished:
-        scorer = self._registry.find(job.scorer_id, job.wanted_version)
+    def _failed(self, job: Job, scorer: Scorer | None, error: BaseException, kept: str) -> Finished:
         version = scorer.version if scorer else ""
-        kept = _dump_steps(steps)
         name = type(error).__name__
-        message = printable(str(error) or name)
+        message = printable(_words(error) or name)
         if isinstance(error, NotScorable):
             return Finished(job, State.NOT_SCORABLE, version, error=Error("not_scorable", message), steps=kept)
         if isinstance(error, ProcessLost):
             lost = Error("worker_lost", message, name)
             return Finished(job, State.RETRYING, version, error=lost, lost=True, steps=kept)
+        if isinstance(error, _StoreAway):
+            away = Error("store_unavailable", message)
+            pause = random.uniform(0.0, min(_STORE_DELAY_SECONDS, self._limits.retry.max_delay_seconds))
+            return Finished(job, State.RETRYING, version, error=away, delay_seconds=pause, steps=kept)
         if isinstance(error, NonRetriableError):
             failure = Error(error.reason, message, name)
             return Finished(job, State.FAILED, version, error=failure, failed=True, steps=kept)
@@ -214,8 +256,12 @@ class Executor:
             return Finished(job, State.FAILED, version, error=failure, failed=True, steps=kept)
         delay = random.uniform(0.0, policy.ceiling(failures))
         if isinstance(error, RetryAfter):
-            delay = error.delay_seconds
+            delay = min(error.delay_seconds, MAX_DELAY_SECONDS)
         return Finished(job, State.RETRYING, version, error=failure, delay_seconds=delay, failed=True, steps=kept)
+
+
+class _StoreAway(Exception):
+    """The store that holds the sample does not answer: no failure of the scorer."""
 
 
 class AttemptTimeout(Exception):
@@ -234,10 +280,20 @@ def handed_back(job: Job, steps: str) -> Finished:
     return Finished(job, state, job.wanted_version, error=error, steps=steps)
 
 
-def _dump_steps(steps: dict[str, Any]) -> str:
-    """The results of steps as JSON; those that are too large are not kept, and will be done again."""
+def _words(error: BaseException) -> str:
+    """What an exception says, if it can."""
     try:
-        text = json.dumps(steps, separators=(",", ":"), allow_nan=False) if steps else "{}"
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _dump_steps(version: str, steps: dict[str, Any]) -> str:
+    """The results of steps as they are kept; those that are too large are not, and will be done again."""
+    if not steps:
+        return "{}"
+    try:
+        text = json_text({"version": version, "steps": steps})
     except (TypeError, ValueError):
         return "{}"
     return text if len(text) <= MAX_STEPS_BYTES else "{}"
@@ -245,7 +301,7 @@ def _dump_steps(steps: dict[str, Any]) -> str:
 
 def record_of(score: Score, scorer: Scorer) -> ScoreRecord:
     """The score as it is stored. Raises BadScore if it is too large, TypeError or ValueError if it is not JSON."""
-    metadata = json.dumps(dict(score.metadata), separators=(",", ":"), allow_nan=False) if score.metadata else "{}"
+    metadata = json_text(dict(score.metadata)) if score.metadata else "{}"
     if len(metadata) > MAX_METADATA_BYTES:
         raise BadScore(f"the score's metadata has {len(metadata)} bytes; at most {MAX_METADATA_BYTES} are kept")
     judgement = None

@@ -1,4 +1,4 @@
-"""Samples that were too large for their message, read from the log of their run."""
+"""What the store knows of a run: its sample, where that was too large for a message, and whether it asks for more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.fold import Fold, RunView
 from runwire.client.values import to_value
-from runwire.errors import NotFound
+from runwire.errors import NotFound, Unavailable
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.records import Job
@@ -41,6 +41,21 @@ def fetch_from(store: Store, max_bytes: int) -> Callable[[Job], Awaitable[bytes]
         return _complete(stub, view).SerializeToString()
 
     return fetch
+
+
+def all_sent(store: Store, queue: str) -> Callable[[str, str], Awaitable[bool]]:
+    """A function that says whether all requests of a run (tenant, run_id) have been taken in; False where that is not
+    known."""
+
+    async def check(tenant: str, run_id: str) -> bool:
+        try:
+            (head,) = await store.heads([f"{tenant}/{run_id}"])
+            # They came with the last event. Once that is there and the queue was empty, all are in the database.
+            return head is not None and head.final > 0 and await store.backlog(queue) == 0
+        except Unavailable:
+            return False
+
+    return check
 
 
 async def _view(store: Store, topic: str, max_bytes: int) -> RunView:

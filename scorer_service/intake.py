@@ -20,7 +20,7 @@ from runwire.errors import Unavailable
 from runwire.pubsub import Delivery, Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.jobs import Jobs
-from scorer_service.records import Error, NewRun, State, printable, scorer_run_id
+from scorer_service.records import Error, NewRun, State, json_text, printable, scorer_run_id
 from scorer_service.registry import Registry
 from scorer_service.samples import struct_of
 
@@ -94,14 +94,13 @@ class Intake:
         """The row of a message."""
         try:
             message = wire.ScorerRunRequested.FromString(delivery.body)
-            options = json.dumps(struct_of(message.options), allow_nan=False) if message.options.fields else "{}"
-        except (DecodeError, ValueError) as error:
+            if problem := _problem(message):
+                return _malformed(delivery.body, problem)
+            return self._row(message)
+        except (DecodeError, ValueError) as error:  # ValueError: options that cannot be kept, a time that is none
             return _malformed(delivery.body, f"not a ScorerRunRequested: {error}")
-        if problem := _problem(message):
-            return _malformed(delivery.body, problem)
-        return self._row(message, options)
 
-    def _row(self, message: wire.ScorerRunRequested, options: str) -> NewRun:
+    def _row(self, message: wire.ScorerRunRequested) -> NewRun:
         tenant = message.tenant or DEFAULT_TENANT
         sample = message.sample
         key = message.scorer_run_id or scorer_run_id(tenant, sample.run_id, message.scorer_id, message.scorer_version)
@@ -121,7 +120,7 @@ class Intake:
             error=error,
             rate=message.sampling.rate if message.HasField("sampling") else 1.0,
             siblings=message.sibling_count,
-            options=options,
+            options=json_text(struct_of(message.options)) if message.options.fields else "{}",
             labels=json.dumps(dict(sample.labels)) if sample.labels else "{}",
             traceparent=message.traceparent,
             tracestate=message.tracestate,

@@ -205,6 +205,8 @@ class Jobs:
                 ended.append(
                     (line, losses, Error("deadline_exceeded", "its deadline passed before it could be scored"))
                 )
+            elif line.body is None:
+                ended.append((line, losses, Error("sample_lost", "its sample is not kept any more")))
             elif losses and losses == self._max_losses - 1 and line.lane != Lane.ALONE:
                 apart.append((line, losses))
             else:
@@ -223,7 +225,7 @@ class Jobs:
         values = {"ids": taken, "worker": self.worker, "now": now, "due": now + self.lease_seconds, "rev": revision}
         claimed = (connection.execute(_TAKE, values)).all()
         bodies = {line.scorer_run_id: line.body for line in candidates}
-        return [_job(line, bodies[line.scorer_run_id] or b"") for line in claimed]
+        return [_job(line, bodies[line.scorer_run_id]) for line in claimed]
 
     def _record_losses(self, connection: Connection, lost: Sequence[Any], now: float) -> None:
         rows = [
@@ -262,16 +264,17 @@ class Jobs:
         nothing of them is written but their number. Safe to repeat: what is written already is not refused."""
         if not finished:
             return []
-        by_id = {done.job.scorer_run_id: done for done in sorted(finished, key=lambda done: done.job.scorer_run_id)}
-        return await self._database.write(lambda connection: self._finish(connection, by_id))
+        return await self._database.write(lambda connection: self._finish(connection, finished))
 
-    def _finish(self, connection: Connection, by_id: Mapping[str, Finished]) -> list[Finished]:
-        owners = {line.scorer_run_id: line for line in connection.execute(_OWNERS, {"ids": list(by_id)})}
-        refused = [done for key, done in by_id.items() if key not in owners or owners[key].claims != done.job.token]
+    def _finish(self, connection: Connection, finished: Sequence[Finished]) -> list[Finished]:
+        # A row may be there twice: lost and claimed again by this very worker.
+        by_key = {(done.job.scorer_run_id, done.job.token): done for done in finished}
+        ids = sorted({key for key, _ in by_key})
+        owners = {(line.scorer_run_id, line.claims): line.state for line in connection.execute(_OWNERS, {"ids": ids})}
+        refused = [done for key, done in by_key.items() if key not in owners]
         if refused:
             _count(connection, schema.ZOMBIES, len(refused))
-        running = (key for key, owner in owners.items() if owner.state == State.RUNNING)
-        ours = [by_id[key] for key in running if owners[key].claims == by_id[key].job.token]
+        ours = [by_key[key] for key in owners if owners[key] == State.RUNNING and key in by_key]
         if ours:
             revision, now = next_revision(connection)
             _FINISH.run(connection, [_finished_row(done, now, revision) for done in ours])

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from runwire.scorer.v1 import scorer_run_pb2 as pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
 from scorer_service.queries import Found, Stats
-from scorer_service.records import OPEN, State
+from scorer_service.records import OPEN, State, kept_steps
 from scorer_service.scoring import Scorer
 
 _WITH_ERROR = (State.FAILED, State.NOT_SCORABLE, State.CANCELLED, State.RETRYING)
@@ -95,8 +95,8 @@ def _attempt(number: int, line: Any, partial_results: bool) -> pb.ScorerRunAttem
         end_time=timestamp(line.end_time),
         error=_error(line) if line.error_reason else None,
     )
-    if partial_results and line.partial_results != "{}":
-        ParseDict(json.loads(line.partial_results), attempt.partial_results)
+    if partial_results and (steps := kept_steps(line.partial_results)):
+        ParseDict(steps, attempt.partial_results)
     return attempt
 
 

@@ -74,6 +74,7 @@ def main(url: str) -> str:
 
     async def run() -> tuple[str, str]:
         async with open_database(url) as database:
+            await database.reach()
             return await migrate(database)
 
     before, after = asyncio.run(run())

@@ -3,7 +3,7 @@
     parent -> child   length (4 bytes, big-endian) and JSON: scorer id, version, options, steps, sample
     child -> parent   the same form: {"step": ...} as steps complete, then {"score": ...} or {"error": ...}
 
-A child ends when its standard input does, so none outlives its parent.
+A child ends when its standard input does, also in the middle of a job, so none outlives its parent.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Processes:
 
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        process = self._idle.pop() if self._idle else await self._start()
+        process = self._living() or await self._start()
         healthy = False
         try:
             yield process
@@ -78,6 +78,14 @@ class Processes:
             else:
                 kill(process)
 
+    def _living(self) -> asyncio.subprocess.Process | None:
+        """An idle process, unless there is none, or they all died in the meantime."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+        return None
+
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -89,10 +97,12 @@ class Processes:
             limit=1024 * 1024,
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the idle processes."""
         while self._idle:
-            kill(self._idle.pop())
+            process = self._idle.pop()
+            kill(process)
+            await process.wait()
 
 
 def kill(process: asyncio.subprocess.Process) -> None:

@@ -178,13 +178,14 @@ class Queries:
         query = query.order_by(row.revision, row.scorer_run_id).limit(limit)
         return await self._database.read(lambda c: _with_attempts(c, c.execute(query).all()))
 
-    async def all_terminal(self, tenant: str, run_id: str) -> bool:
-        """Whether all scorer runs that a run asked for are there and terminal. False where there is none."""
-        query = select(
-            func.count(), func.max(row.siblings), func.count().filter(row.state.in_([int(s) for s in OPEN]))
-        ).where(row.tenant == tenant, row.run_id == run_id)
-        total, siblings, is_open = await self._database.read(lambda c: c.execute(query).one())
-        return bool(total) and total >= (siblings or 0) and not is_open
+    async def progress(self, tenant: str, run_id: str) -> tuple[bool, bool]:
+        """Whether any scorer run of a run is open, and whether all that the run asked for are known to be there."""
+        # Those that people asked for, now or of another version, have no siblings.
+        asked, is_open = func.count().filter(row.siblings > 0), row.state.in_([int(state) for state in OPEN])
+        columns = (func.count(), asked, func.max(row.siblings), func.count().filter(is_open))
+        query = select(*columns).where(row.tenant == tenant, row.run_id == run_id)
+        total, asked_for, siblings, still_open = await self._database.read(lambda c: c.execute(query).one())
+        return still_open > 0, total > 0 and asked_for >= siblings
 
     async def paused(self) -> set[str]:
         """Ids of the scorers that are paused."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
+from typing import Any
 
 MAX_MESSAGE_LENGTH = 2000
 """Longest error message that is kept."""
+MAX_JSON_DEPTH = 20
+"""Deepest nesting of JSON that is kept: a protobuf reader refuses a message with some thirty levels of it."""
 
 
 class State(IntEnum):
@@ -103,7 +108,7 @@ class Job:
     wanted_version: str
     options: str
     steps: str
-    """Results of completed steps, as a JSON object."""
+    """Results of completed steps: see `kept_steps`."""
     failures: int
     """Attempts that raised, since the last redrive."""
     start_time: float
@@ -154,3 +159,35 @@ def printable(text: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
     """Text that every database takes: without NUL and lone surrogates, cut to `limit` characters."""
     clean = text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def json_text(value: Any) -> str:
+    """JSON that every database and every message takes.
+
+    Raises TypeError and ValueError for what is no JSON, numbers that are not finite, lone surrogates, and values nested
+    deeper than MAX_JSON_DEPTH.
+    """
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        text.encode()
+        depth = _depth(value)
+    except RecursionError:
+        depth = MAX_JSON_DEPTH + 1
+    if depth > MAX_JSON_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_JSON_DEPTH} deep")
+    return text
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, (list, tuple)):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
+
+
+def kept_steps(text: str, version: str | None = None) -> dict[str, Any]:
+    """The results of completed steps by name, from `{"version": ..., "steps": {...}}`. With a version: none, if another
+    one of the scorer made them."""
+    kept = json.loads(text)
+    return dict(kept.get("steps", {})) if version is None or kept.get("version") == version else {}

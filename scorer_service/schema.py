@@ -4,7 +4,7 @@
 
     due_time    when the row may next be claimed; the end of the lease while it runs; NULL once it is terminal
     lane        where claims look for it: HIGH, NORMAL, or ALONE for the last delivery that a row has left
-    claims      fencing token: raised by every claim, redrive and cancellation, and a finish must name it
+    claims      fencing token: raised by every claim and cancellation, and a finish must name it
     deliveries  how often a worker took it        } since the last redrive
     failures    how often the scorer raised       }
     losses      how often its worker died         }

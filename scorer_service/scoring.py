@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import reprlib
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -183,9 +184,13 @@ class Score:
     judgement: Judgement | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.value, (int, float)) or not math.isfinite(self.value):
-            raise BadScore(f"a score must be a finite number, got {self.value!r}")
-        object.__setattr__(self, "value", float(self.value))
+        try:
+            value = float(self.value) if isinstance(self.value, (int, float)) else math.nan
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise BadScore(f"a score must be a finite number, got {reprlib.repr(self.value)}")
+        object.__setattr__(self, "value", value)
 
 
 class Answer(BaseModel, typing.Generic[OutputT]):
@@ -418,7 +423,7 @@ def _as_score(result: Any) -> Score:
     if isinstance(result, Score):
         return result
     if isinstance(result, (int, float)):
-        return Score(float(result))
+        return Score(result)
     raise BadScore(f"a scorer returns a Score or a number, not {type(result).__name__}")
 
 

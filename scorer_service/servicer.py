@@ -19,7 +19,7 @@ from scorer_service import messages
 from scorer_service.controls import Controls, Selection, Touched
 from scorer_service.intake import DEFAULT_TENANT, MAX_ID_LENGTH
 from scorer_service.queries import Filter, Queries, within_weight
-from scorer_service.records import NewRun, Priority, scorer_run_id
+from scorer_service.records import NewRun, Priority, json_text, scorer_run_id
 from scorer_service.registry import Registry
 from scorer_service.samples import struct_of
 from scorer_service.watch import Frame, Watch
@@ -114,9 +114,9 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if request.options.ByteSize() > _MAX_OPTIONS_BYTES:
             problems["options"] = f"must have at most {_MAX_OPTIONS_BYTES} bytes"
         try:
-            options = json.dumps(struct_of(request.options), allow_nan=False)
-        except ValueError:
-            problems["options"] = "must not hold numbers that are not finite"
+            options = json_text(struct_of(request.options))
+        except ValueError as error:
+            problems["options"] = f"cannot be kept: {error}"
         if problems:
             raise InvalidRequest(problems)
         request_id = request.request_id or uuid.uuid4().hex

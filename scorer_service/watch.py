@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,8 @@ from runwire.pubsub import Position
 from scorer_service.queries import Found, Place, Queries, within_weight
 
 POLL_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 2.0
+"""How often to look whether a run that has no scorer runs, or not all, will ever have them."""
 MAX_STREAMS: Final = 1000
 _PAGE: Final = 100
 """Most scorer runs of a frame."""
@@ -33,10 +35,20 @@ class Frame:
     ended: bool = False
 
 
+AllSent = Callable[[str, str], Awaitable[bool]]
+"""Whether all requests of a run (tenant, run_id) are known to be in the database."""
+
+
+async def _nobody_knows(tenant: str, run_id: str) -> bool:
+    return False
+
+
 class Watch:
     """The readers of this process."""
 
     def __init__(self, queries: Queries) -> None:
+        self.all_sent: AllSent = _nobody_knows
+        """Set once the store is there that knows."""
         self._queries = queries
         self._readers = 0
         self._revision = -1
@@ -81,6 +93,7 @@ class Watch:
         done = _revision_of(codec, cursor, epoch, settled)
         place = Place(done)
         silent_since = time.monotonic()
+        looked_at = -LOOK_SECONDS
         while True:
             if self._draining:
                 raise ServerDraining("this server shuts down; another one will serve", 0.2)
@@ -104,10 +117,17 @@ class Watch:
                 silent_since = time.monotonic()
             if not whole:
                 continue
-            if run_id and await self._is_over(tenant, run_id, place):
-                yield Frame(codec.encode(Position(epoch, done + 1)), ended=True)
-                return
             rest_seconds = silent_since + heartbeat_seconds - time.monotonic()
+            if run_id:
+                still_open, complete = await self._queries.progress(tenant, run_id)
+                if not still_open and not complete:
+                    rest_seconds = min(rest_seconds, LOOK_SECONDS)
+                    if time.monotonic() >= looked_at + LOOK_SECONDS:
+                        looked_at = time.monotonic()
+                        complete = await self.all_sent(tenant, run_id)
+                if not still_open and complete and await self._is_over(tenant, run_id, place):
+                    yield Frame(codec.encode(Position(epoch, done + 1)), ended=True)
+                    return
             if rest_seconds <= 0:
                 yield Frame(codec.encode(Position(epoch, done + 1)))
                 silent_since = time.monotonic()
@@ -119,10 +139,9 @@ class Watch:
                 pass
 
     async def _is_over(self, tenant: str, run_id: str, place: Place) -> bool:
-        """Whether all is terminal, and the reader knows: the last changes may be there and not settled yet."""
-        if not await self._queries.all_terminal(tenant, run_id):
-            return False
-        return not await self._queries.changes(tenant, run_id, place, limit=1)
+        """Whether all that is there is terminal, and the reader knows: the last changes may not be settled yet."""
+        still_open, _ = await self._queries.progress(tenant, run_id)
+        return not still_open and not await self._queries.changes(tenant, run_id, place, limit=1)
 
 
 def _revision_of(codec: CursorCodec, cursor: str, epoch: str, settled: int) -> int:

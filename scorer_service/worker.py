@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,6 +25,8 @@ POLL_SECONDS: Final = 0.25
 MAX_THREADS: Final = 32
 """Most runs at once of a scorer that is not async, unless it says otherwise."""
 _GRACE_AFTER_TIMEOUT_SECONDS: Final = 30.0
+_SILENT_SECONDS: Final = 1.0
+"""From when on a scorers' loop that does not answer gets no more work."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class Worker:
         processes: int = 1,
         judge_rate: Rate | None = None,
         grace_seconds: float = 10.0,
+        on_stuck: Callable[[], None] = lambda: None,
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -57,6 +60,8 @@ class Worker:
         self._processes = processes
         self._judge_rate = judge_rate
         self._grace_seconds = grace_seconds
+        self._on_stuck = on_stuck
+        """Called when a scorer blocks the loop for good: this process can score nothing any more."""
         self.executor: Executor
         """Set before `run`: it delivers to `deliver` and `on_step`."""
         self._held: dict[str, _Held] = {}
@@ -99,7 +104,7 @@ class Worker:
         if self._alone:
             return await self._claim_alone()
         limit = self._concurrency - len(self._held)
-        if limit <= 0 or len(self._finished) > 2 * self._concurrency:
+        if limit <= 0 or len(self._finished) > 2 * self._concurrency or self._blocked():
             return POLL_SECONDS
         offers, full = self._offers()
         claimed = await self._jobs.claim(offers, limit)
@@ -111,12 +116,16 @@ class Worker:
 
     async def _claim_alone(self) -> float:
         """What killed its workers, or ran beside what did, runs by itself: so it can harm no other, nor be harmed."""
-        if self._held:
+        if self._held or self._blocked():
             return POLL_SECONDS
         claimed = await self._jobs.claim(self._offers()[0], 1, alone=True)
         self._take(claimed.jobs)
         self._alone = bool(claimed.jobs)
-        return 0.0
+        return 0.0 if claimed.jobs else POLL_SECONDS
+
+    def _blocked(self) -> bool:
+        """Whether a scorer keeps the others from running: what was claimed now would only be lost with it."""
+        return self.executor.silent_seconds() >= _SILENT_SECONDS
 
     def _offers(self) -> tuple[dict[str, Offer], bool]:
         """What there is room for, and whether some scorer has as much as it may."""
@@ -190,7 +199,13 @@ class Worker:
             raise
         except Exception:
             log.exception("a batch of %d results was refused; now one by one", len(batch))
-            refused = await self._finish_singly(batch)
+            refused = []
+            for index, done in enumerate(batch):
+                try:
+                    refused += await self._finish_singly(done)
+                except Exception:
+                    self._finished = batch[index:] + self._finished
+                    raise
         soon = [done.delay_seconds for done in batch if done.state in OPEN and done.delay_seconds < 1.0]
         if soon:
             asyncio.get_running_loop().call_later(min(soon), self._claiming.ring)  # rather than at the next poll
@@ -198,22 +213,16 @@ class Worker:
             log.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
         return 0.0
 
-    async def _finish_singly(self, batch: Sequence[Finished]) -> list[Finished]:
+    async def _finish_singly(self, done: Finished) -> list[Finished]:
         """One result that the database does not take must not hold up the others."""
-        refused: list[Finished] = []
-        for index, done in enumerate(batch):
-            try:
-                refused += await self._jobs.finish([done])
-            except Unavailable:
-                self._finished = [*batch[index:], *self._finished]
-                raise
-            except Exception as error:
-                message = f"the database did not take the result: {type(error).__name__}"
-                plain = replace(
-                    done, state=State.FAILED, score=None, steps="{}", failed=True, error=Error("bad_score", message)
-                )
-                refused += await self._jobs.finish([plain])
-        return refused
+        try:
+            return await self._jobs.finish([done])
+        except Unavailable:
+            raise
+        except Exception as error:
+            reason = Error("bad_score", f"the database did not take the result: {type(error).__name__}")
+            plain = replace(done, state=State.FAILED, score=None, steps="{}", failed=True, error=reason)
+            return await self._jobs.finish([plain])
 
     async def renew_once(self) -> float:
         """Renews the leases of all that runs, and stops what was lost."""
@@ -222,6 +231,10 @@ class Worker:
         for job in overdue:
             log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
             del self._held[job.scorer_run_id]
+        if overdue and self._blocked():
+            log.critical("the scorers' loop is blocked for good; this process ends, another one has to go on")
+            self._on_stuck()
+            return self._jobs.lease_seconds / 3
         self.executor.cancel(overdue)
         jobs = [held.job for held in self._held.values()]
         lost_ids = await self._jobs.extend(jobs)

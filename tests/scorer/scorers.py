@@ -88,6 +88,34 @@ async def exiting(sample: Sample) -> Score:
     raise SystemExit("goodbye")
 
 
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("even this fails")
+
+
+@scorer(id="unspeakable", version="1", retry=RetryPolicy(retries=0))
+async def unspeakable(sample: Sample) -> Score:
+    raise UnspeakableError
+
+
+@scorer(id="self-cancelling", version="1", retry=RetryPolicy(retries=0))
+async def self_cancelling(sample: Sample) -> Score:
+    """Waits for something that was cancelled, not by us."""
+    _count("self-cancelling", sample)
+    raise asyncio.CancelledError("a task of its own")
+
+
+@scorer(id="strange-metadata", version="1")
+async def strange_metadata(sample: Sample, options: dict[str, Any]) -> Score:
+    """JSON that no message could carry."""
+    if options.get("deep"):
+        value: Any = 1
+        for _ in range(options["deep"]):
+            value = [value]
+        return Score(1, metadata={"deep": value})
+    return Score(1, metadata={"text": "\ud800"})
+
+
 @scorer(id="odd-text", version="1")
 async def odd_text(sample: Sample) -> Score:
     return Score(1, "a\0b", "c\0d\ud800", {"x": "e\0f"})

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,7 +17,7 @@ from runwire.errors import StoreUnavailable
 from runwire.frames import event_check, frame
 from runwire.pubsub import Commit, Schedule, Store
 from runwire.scorer.v1 import scorer_run_pb2 as S
-from runwire.scorer.v1 import scorer_run_requested_pb2
+from runwire.scorer.v1 import scorer_run_requested_pb2, scorer_service_pb2
 from scorer_service.database import Database
 from scorer_service.intake import QUEUE, Intake
 from scorer_service.jobs import Jobs
@@ -220,3 +221,30 @@ async def test_a_message_of_another_language_may_leave_out_what_it_can(store: St
     (key,) = await rows(database)
     assert key == request("brevity", "run-1").scorer_run_id
     assert (await rows(database))[key].state == State.PENDING
+
+
+async def test_times_that_are_none_and_options_that_nobody_can_read_stop_nobody(
+    store: Store, database: Database
+) -> None:
+    """They are malformed, and what comes behind them is taken in."""
+    timeless, deep = request("brevity", "timeless"), request("brevity", "deep")
+    timeless.request_time.seconds = 10**15
+    inner = deep.options
+    for _ in range(30):
+        inner = inner.fields["x"].struct_value
+    await send(store, [timeless, deep, request("brevity", "good")])
+    await intake_of(store, database).run_once()
+    assert await store.backlog(QUEUE) == 0
+    lines = sorted((line.run_id, line.error_reason or "") for line in (await rows(database)).values())
+    assert lines == [("", "malformed_request"), ("", "malformed_request"), ("good", "")]
+
+
+async def test_a_watch_of_a_run_without_scorers_ends(sqlite_url: str) -> None:
+    """Once the run has ended and nothing is in the queue, nothing will come: `ended`, not silence for ever."""
+    async with service(sqlite_url) as running:
+        await running.send(b"somebody else's, which has to be taken in first")
+        await _write_run(running.store, "done")
+        call = running.stub.WatchScorerRuns(scorer_service_pb2.WatchScorerRunsRequest(run_id="run-1"))
+        async with asyncio.timeout(20):
+            assert [frame.WhichOneof("frame") async for frame in call] == ["ended"]
+        assert await call.code() == grpc.StatusCode.OK

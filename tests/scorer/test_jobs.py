@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
+from runwire.errors import StoreUnavailable
+from scorer_service import schema
+from scorer_service.controls import Controls
 from scorer_service.database import Database, open_database
 from scorer_service.jobs import Claimed, Jobs, Offer, Rate
 from scorer_service.queries import Found, Place, Queries
 from scorer_service.records import Error, Finished, Job, NewRun, Priority, ScoreRecord, State
+from scorer_service.registry import Registry
+from scorer_service.scoring import Sample, scorer
 from tests.scorer.stage import eventually
 
 SCORE = ScoreRecord(0.5, "label", "reason", '{"a":1}', 1, None)
+
+
+@scorer(id="a", version="1")
+async def FAKE(sample: Sample) -> float:
+    """Known to the service; here the tests do the scoring."""
+    return 1.0
+
+
 OFFERS = {"a": Offer(100), "b": Offer(100)}
 
 
@@ -309,3 +323,63 @@ async def test_no_place_no_claim(database: Database, limit: int) -> None:
     jobs = await jobs_of(database)
     await jobs.add([new(1)])
     assert not (await jobs.claim(OFFERS, limit)).jobs
+
+
+async def test_what_lost_its_sample_is_not_scored(database: Database) -> None:
+    """A score of nothing would be a lie: FAILED, sample_lost, and no redrive makes it due again."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(1)])
+    await database.write(lambda connection: connection.execute(schema.samples.delete()))
+    assert not (await jobs.claim(OFFERS, 10)).jobs
+    line = (await found(database, 1)).run
+    assert (line.state, line.error_reason) == (State.FAILED, "sample_lost")
+    controls = Controls(database, jobs, Registry([FAKE]), wake=lambda: None)
+    for dry_run in (True, False):
+        assert (await controls.redrive("default", [f"{1:032x}"], dry_run=dry_run)).count == 0
+
+
+async def test_a_redrive_begins_anew(database: Database) -> None:
+    """Steps that were kept are done again: one of them may be why it failed."""
+    jobs = await jobs_of(database)
+    await jobs.add([new(1)])
+    (job,) = (await jobs.claim(OFFERS, 10)).jobs
+    steps = '{"version":"1","steps":{"analyze":1}}'
+    await jobs.finish([done(job, State.FAILED, error=Error("scorer_error", "no"), failed=True, steps=steps)])
+    controls = Controls(database, jobs, Registry([FAKE]), wake=lambda: None)
+    assert (await controls.redrive("default", [f"{1:032x}"])).count == 1
+    one = await found(database, 1)
+    assert (one.run.state, one.run.steps, one.attempts[0].partial_results) == (State.PENDING, "{}", steps)
+
+
+async def test_two_attempts_at_one_row_may_end_together(database: Database) -> None:
+    """A worker that lost a row and claimed it again brings both ends: the newer counts, whatever their order."""
+    for order in (1, -1):
+        jobs = await jobs_of(database, lease_seconds=-1)
+        number = 1 + order
+        await jobs.add([new(number)])
+        (old,) = (await jobs.claim(OFFERS, 10)).jobs
+        (job,) = (await jobs.claim(OFFERS, 10)).jobs
+        late = done(old, State.NOT_SCORABLE)
+        assert await jobs.finish([late, done(job)][::order]) == [late]
+        assert (await found(database, number)).run.state == State.SUCCEEDED
+
+
+async def test_what_people_ask_for_does_not_stand_in_for_what_a_run_asks_for(database: Database) -> None:
+    """A run whose second scorer run is still to come is not over because somebody had it scored ad hoc."""
+    jobs = await jobs_of(database)
+    first = replace(new(1), run_id="run", siblings=2)
+    ad_hoc = replace(new(2), run_id="run", priority=Priority.HIGH)
+    await jobs.add([first, ad_hoc])
+    await jobs.finish([done(job) for job in (await jobs.claim(OFFERS, 10)).jobs])
+    assert await Queries(database).progress("default", "run") == (False, False)
+    await jobs.add([replace(new(3), run_id="run", siblings=2)])
+    assert await Queries(database).progress("default", "run") == (True, True)
+
+
+async def test_a_full_disk_passes(sqlite_url: str) -> None:
+    """There may be room later: no request and no result is given up for it."""
+    async with open_database(sqlite_url) as database:
+        jobs = await jobs_of(database)
+        await database.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 1"))
+        with pytest.raises(StoreUnavailable):
+            await jobs.add([replace(new(1), sample=b"x" * 1_000_000)])

@@ -166,6 +166,11 @@ def test_a_port_in_use(urls: dict[str, str]) -> None:
         ({"results": "nonsense"}, "cannot be parsed"),
         ({"results": "sqlite://"}, "names no file"),
         ({"results": "sqlite:////proc/nowhere/scores.db"}, "folder"),
+        ({"results": "sqlite:////proc/scores.db"}, "unable to open"),
+        ({"results": f"sqlite:///{__file__}"}, "not a database"),
+        ({"results": "postgresql://me@127.0.0.1:99999/scores"}, "port"),
+        ({"scorer_lease_seconds": "inf"}, "scorer_lease_seconds"),
+        ({"judge_rate": "nan"}, "judge_rate"),
         ({"store": "http://somewhere"}, "http"),
         ({"scorer_concurrency": 0}, "scorer_concurrency"),
         ({"judge_model": "nobody:nothing"}, "nobody:nothing"),
@@ -226,6 +231,15 @@ def test_a_server_is_migrated_when_it_is_asked_for(urls: dict[str, str], postgre
     assert (again.returncode, again.stderr) == (0, "")
     with ScorerProcess("--results", postgres_url, environment=urls) as process:
         process.ready()
+
+
+def test_a_database_that_refuses_us(urls: dict[str, str], postgres_url: str) -> None:
+    """One line with what the server says, exit code 2."""
+    for arguments in (["--results", f"{postgres_url}_other"], ["migrate", "--results", f"{postgres_url}_other"]):
+        ended = run(*arguments, **urls)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "does not exist" in ended.stderr
+        assert ended.stderr.count("\n") == 1, ended.stderr
 
 
 async def test_a_service_waits_for_its_database(urls: dict[str, str]) -> None:

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import AsyncIterator
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runwire.errors import StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
-from scorer_service.database import open_database
+from runwire.scorer.v1 import scorer_run_requested_pb2
+from runwire.scorer.v1 import scorer_service_pb2 as pb
+from scorer_service import app, schema
+from scorer_service.database import Database, open_database
+from scorer_service.executor import Limits
+from scorer_service.jobs import Jobs, Offer, Rate
 from scorer_service.migrate import migrate
-from scorer_service.queries import Queries
+from scorer_service.processes import Processes
+from scorer_service.queries import Filter, Queries
+from scorer_service.records import Finished, Job, NewRun, State
+from scorer_service.registry import load
+from scorer_service.scoring import RetryPolicy
+from scorer_service.worker import Worker
 from tests.scorer import scorers
-from tests.scorer.stage import Service, request, service
+from tests.scorer.stage import SCORERS, Service, request, service
 
 
 @pytest.fixture
@@ -58,6 +73,9 @@ async def test_a_scorer_has_its_own_policy(running: Service) -> None:
         ("nonsense", S.SCORER_RUN_STATE_FAILED, "bad_score"),
         ("choosy", S.SCORER_RUN_STATE_NOT_SCORABLE, "not_scorable"),
         ("exiting", S.SCORER_RUN_STATE_FAILED, "scorer_error"),
+        ("unspeakable", S.SCORER_RUN_STATE_FAILED, "scorer_error"),
+        ("self-cancelling", S.SCORER_RUN_STATE_FAILED, "scorer_error"),
+        ("strange-metadata", S.SCORER_RUN_STATE_FAILED, "bad_score"),
         ("toxicity", S.SCORER_RUN_STATE_FAILED, "judge_not_configured"),
     ],
 )
@@ -83,6 +101,212 @@ async def test_a_scorer_says_when_to_come_back(running: Service) -> None:
     await running.send(message)
     run = await running.until(message.scorer_run_id, "RETRYING")
     assert 119 < (run.due_time.ToNanoseconds() - run.attempts[0].end_time.ToNanoseconds()) / 1e9 < 121
+
+
+async def test_a_pause_has_its_bounds(running: Service) -> None:
+    """A scorer, or a provider of judges, that asks for an eternity gets a week, and nobody's list breaks of it."""
+    message = request("later", options={"delay": 1e300})
+    await running.send(message)
+    run = await running.until(message.scorer_run_id, "RETRYING")
+    assert 6 * 86_400 < run.due_time.seconds - run.attempts[0].end_time.seconds < 8 * 86_400
+
+
+@pytest.mark.parametrize("depth, state", [(19, S.SCORER_RUN_STATE_SUCCEEDED), (40, S.SCORER_RUN_STATE_FAILED)])
+async def test_what_is_kept_can_be_listed(running: Service, depth: int, state: S.ScorerRunState) -> None:
+    """Metadata that is nested too deeply for a reader of messages is refused, not stored: it would break every list
+    that it is in."""
+    run = await running.score(request("strange-metadata", options={"deep": depth}))
+    assert run.state == state
+    listed = await running.stub.ListScorerRuns(pb.ListScorerRunsRequest())
+    assert [one.state for one in listed.scorer_runs] == [state]
+
+
+async def test_a_store_that_is_away_is_no_failure_of_the_scorer(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample that is fetched when it is scored may be waited for longer than a scorer is retried."""
+    outages = iter(range(7))
+
+    async def fetch(job: Job) -> bytes:
+        if next(outages, None) is not None:
+            raise StoreUnavailable("the store is away")
+        return scorer_run_requested_pb2.Sample(run_id="run-1").SerializeToString()
+
+    monkeypatch.setattr(app.fetch, "fetch_from", lambda store, max_bytes: fetch)
+    async with service(sqlite_url, scorer_max_sample_bytes=1024) as running:
+        run = await running.score(request("threaded", output="long " * 1000))
+    assert run.state == S.SCORER_RUN_STATE_SUCCEEDED
+    assert [attempt.error.reason for attempt in run.attempts] == ["store_unavailable"] * 7 + [""]
+
+
+async def test_steps_of_another_version_are_done_again(sqlite_url: str) -> None:
+    """What an older version of the scorer left behind is not mixed with what the present one makes."""
+    message = request("staged", output="one two three")
+    async with open_database(sqlite_url) as database, service(sqlite_url) as running:
+        dead = Jobs(database, worker="dead", lease_seconds=0.1)
+        await running.stub.PauseScorer(pb.PauseScorerRequest(scorer_id="staged"))
+        await running.send(message)
+        await running.until(message.scorer_run_id, "PENDING")
+        await database.write(lambda c: c.execute(schema.scorers.update().values(paused=False)))
+        (job,) = (await dead.claim({"staged": Offer(1)}, 1)).jobs
+        kept = {"version": "0", "steps": {"preprocess": {"words": ["stale"]}, "analyze": {"count": 99}}}
+        await dead.keep_steps({job: json.dumps(kept)})
+        await running.stub.ResumeScorer(pb.ResumeScorerRequest(scorer_id="staged"))
+        run = await running.until(message.scorer_run_id)
+    assert run.score.reason == "3 words, the first is one"
+
+
+async def test_an_executor_outlives_what_it_runs(running: Service) -> None:
+    """Whatever a scorer raises, the next one is scored."""
+    for name in ("unspeakable", "self-cancelling", "exiting"):
+        await running.score(request(name))
+    assert (await running.score(request("brevity"))).state == S.SCORER_RUN_STATE_SUCCEEDED
+    assert scorers.calls["self-cancelling/run-1"] == 1
+
+
+class Silent:
+    """An executor whose loop a scorer blocks."""
+
+    silence = 0.0
+
+    def __init__(self) -> None:
+        self.submitted: list[Job] = []
+
+    def silent_seconds(self) -> float:
+        return self.silence
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        self.submitted += jobs
+
+    def timeout_of(self, job: Job) -> float:
+        return -1000.0
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        pass
+
+
+async def worker_of(database: Database, **settings: Any) -> tuple[Worker, Silent, Jobs]:
+    registry = load([SCORERS])
+    jobs, executor = Jobs(database, worker="w"), Silent()
+    await jobs.register(registry.ids)
+    worker = Worker(jobs, registry, Limits(1.0, RetryPolicy(), 10), concurrency=10, **settings)
+    worker.executor = executor  # type: ignore[assignment]
+    return worker, executor, jobs
+
+
+def new(name: str, scorer_id: str = "brevity") -> NewRun:
+    return NewRun(name, "default", scorer_id, run_id=name, sample=b"")
+
+
+async def test_a_blocked_process_claims_nothing(sqlite_url: str) -> None:
+    """What it claimed would be lost with it, and innocent scorer runs have few losses to give."""
+    async with open_database(sqlite_url) as database:
+        worker, executor, jobs = await worker_of(database)
+        await jobs.add([new("one")])
+        executor.silence = 5.0
+        assert await worker.claim_once() > 0
+        assert not executor.submitted
+        executor.silence = 0.0
+        await worker.claim_once()
+        assert [job.scorer_run_id for job in executor.submitted] == ["one"]
+
+
+async def test_a_process_that_is_blocked_for_good_ends(sqlite_url: str) -> None:
+    """Once an attempt is long overdue and the loop still does not answer, the process says that it is of no use."""
+    stuck = asyncio.Event()
+    async with open_database(sqlite_url) as database:
+        worker, executor, jobs = await worker_of(database, on_stuck=stuck.set)
+        await jobs.add([new("one")])
+        await worker.claim_once()
+        await worker.renew_once()  # overdue, but the loop answers
+        assert not stuck.is_set()
+        await jobs.add([new("two")])
+        jobs.look_again()
+        await worker.claim_once()
+        executor.silence = 5.0
+        await worker.renew_once()
+        assert stuck.is_set()
+
+
+async def test_a_lane_that_gives_nothing_is_not_asked_without_pause(sqlite_url: str) -> None:
+    """A last delivery that may not be made yet, because of a rate, is asked for as often as everything else."""
+    async with open_database(sqlite_url) as database:
+        worker, executor, jobs = await worker_of(database, judge_rate=Rate("judge", 0.001, 1))
+        await jobs.add([new("spent", "toxicity"), new("last", "toxicity")])
+        await worker.claim_once()
+        assert len(executor.submitted) == 1
+        worker.deliver([Finished(executor.submitted[0], State.FAILED)])
+        alone = schema.scorer_runs.update().values(lane=int(schema.Lane.ALONE))
+        await database.write(lambda c: c.execute(alone))
+        jobs.look_again()
+        assert [await worker.claim_once(), await worker.claim_once() > 0] == [0.0, True]
+        assert len(executor.submitted) == 1
+
+
+async def test_results_are_kept_while_the_database_refuses_them(sqlite_url: str) -> None:
+    """One by one, after a batch was refused: what was not written yet is written when it can be."""
+
+    class Fragile(Jobs):
+        refusals = 2  # the batch, and then the first of its results
+
+        async def finish(self, finished: Sequence[Finished]) -> list[Finished]:
+            self.refusals -= 1
+            if self.refusals == 1:
+                raise ValueError("not this batch")
+            if self.refusals == 0:
+                raise StoreUnavailable("away")
+            return await super().finish(finished)
+
+    async with open_database(sqlite_url) as database:
+        worker, executor, jobs = await worker_of(database)
+        await jobs.add([new("one"), new("two")])
+        await worker.claim_once()
+        worker._jobs = Fragile(database, worker="w")
+        worker.deliver([Finished(job, State.NOT_SCORABLE) for job in executor.submitted])
+        with pytest.raises(StoreUnavailable):
+            await worker.finish_once()
+        await worker.finish_once()
+        found = await Queries(database).page(Filter("default"), limit=10)
+        assert [one.run.state for one in found] == [State.NOT_SCORABLE] * 2
+
+
+async def test_a_process_that_died_idle_harms_nobody() -> None:
+    """The next job gets another one."""
+    processes, scorer = Processes(1, [SCORERS]), load([SCORERS]).newest("apart")
+    first = await processes.score(scorer, b"", {}, {}, lambda name, result: None)
+    (idle,) = processes._idle
+    idle.kill()
+    await idle.wait()
+    second = await processes.score(scorer, b"", {}, {}, lambda name, result: None)
+    assert first.value != second.value
+    await processes.close()
+
+
+def test_a_process_is_for_its_service_alone() -> None:
+    """It heeds no signal for the whole group of processes; it ends when its service does, also in the middle of a
+    job that does not."""
+    command = [sys.executable, "-m", "scorer_service.child", SCORERS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+
+        def ask(action: str) -> None:
+            body = json.dumps(
+                {"scorer_id": "apart", "version": "1", "options": {"action": action}, "steps": {}, "sample": ""}
+            ).encode()
+            child.stdin.write(len(body).to_bytes(4, "big") + body)  # type: ignore[union-attr]
+            child.stdin.flush()  # type: ignore[union-attr]
+
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                ask("")
+                assert b"score" in child.stdout.read(int.from_bytes(child.stdout.read(4), "big"))
+                child.send_signal(number)
+            ask("hang")
+            child.stdin.close()
+            assert child.wait(10) == 0
+        finally:
+            child.kill()
 
 
 async def test_an_attempt_has_a_time_limit(running: Service) -> None:

@@ -69,8 +69,8 @@ async def test_a_function_is_a_scorer() -> None:
 
 
 async def test_what_is_no_score_is_refused() -> None:
-    """Text, None, NaN."""
-    for wrong in ("good", None, float("nan")):
+    """Text, None, NaN, a number beyond all that a double holds."""
+    for wrong in ("good", None, float("nan"), 10**400):
 
         @scorer(id="wrong", version="1")
         async def returns_it(sample: Sample, wrong: Any = wrong) -> Any:
