@@ -328,6 +328,9 @@ class CachingPubSub:
             elif position.sequence < target:
                 # A read that began after the reader came found the log shorter than it was.
                 raise EventsLost(f"the log of {topic} was rolled back to {tail.last}, after {target} was there")
+            elif tail.final and _differ(position, tail.position):
+                # A live entry of before a fail-over came late, and fitted the tail. No end of this reader's log.
+                raise EventsLost(f"event {position.sequence} was replaced under this reader")
             elif tail.final:
                 return Ended(position, tail.final)
             elif now() < end:
@@ -391,22 +394,37 @@ class _Channel:
         self._pubsub = pubsub
         self._topic = topic
         self._opening = asyncio.Lock()
+        self._attempts = 0
+        self._failed: tuple[int, StoreUnavailable] | None = None
+        """The last attempt to open it that failed, and how."""
         self._subscription: AbstractAsyncContextManager[None] | None = None
 
     async def open(self, cache: EventCache) -> None:
+        before = self._attempts
         async with self._opening:
-            if self._subscription is None:
-                # A new one for every attempt: that of a reader that was cut while it subscribed is used up.
-                subscription = self._pubsub.subscribe(self._topic, self.tail.offer)
-                await subscription.__aenter__()
-                self._subscription = subscription
-            if not self.tail.epoch:
-                head = (await cache.heads([self._topic]))[0]
-                if head is None:
-                    raise RunNotFound(f"no such run: {self._topic}")
-                if head.expired:
-                    raise _expired(self._topic, head)
-                self.tail.begin(head)
+            if self._failed is not None and self._failed[0] > before:
+                # It began after this reader had come. Hundreds of readers, each trying in turn, would take for ever.
+                raise self._failed[1].with_traceback(None)
+            self._attempts += 1
+            try:
+                await self._open(cache)
+            except StoreUnavailable as error:
+                self._failed = self._attempts, error
+                raise
+
+    async def _open(self, cache: EventCache) -> None:
+        if self._subscription is None:
+            # A new one for every attempt: that of a reader that was cut while it subscribed is used up.
+            subscription = self._pubsub.subscribe(self._topic, self.tail.offer)
+            await subscription.__aenter__()
+            self._subscription = subscription
+        if not self.tail.epoch:
+            head = (await cache.heads([self._topic]))[0]
+            if head is None:
+                raise RunNotFound(f"no such run: {self._topic}")
+            if head.expired:
+                raise _expired(self._topic, head)
+            self.tail.begin(head)
 
     async def close(self) -> None:
         if self._subscription is not None:
@@ -421,6 +439,11 @@ class _Opening:
     position: Position
     page: Page
     gap: Gap | None
+
+
+def _differ(one: Position, other: Position) -> bool:
+    """Whether these positions at the same sequence are known to be after different events."""
+    return bool(one.check and other.check) and one.check != other.check
 
 
 def _check_position(position: Position, page: Page) -> None:

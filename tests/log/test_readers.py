@@ -26,7 +26,7 @@ from runwire.errors import (
 )
 from runwire.memory import MemoryStore
 from runwire.pubsub import MAX_COMMIT_EVENTS, Deliver, Position
-from tests.log.faulty_pubsub import Fate
+from tests.log.faulty_pubsub import Fate, Held
 from tests.log.faulty_store import roll_back, snapshot
 from tests.log.one_log import (
     LIMIT_SECONDS,
@@ -391,6 +391,25 @@ async def test_a_reader_is_told_of_the_loss_of_what_it_was_promised(one: OneLog)
             assert reader.events == events(1, 2)
 
 
+async def test_the_end_of_a_lost_log_is_not_that_of_its_successor(one: OneLog) -> None:
+    """The last entry of before a fail-over comes late, just when a reader comes that reads the log of after it."""
+    await one.create(3)
+    replica = snapshot(one.store)
+    async with one.reader() as old:
+        await old.until(CaughtUp)
+        lost = await one.append(1, "old", told=False, final=4)
+        roll_back(one.store, replica)
+        await one.append(1, "new", told=False)
+        one.cache.after = 1000
+        reads = one.cache.reads
+        coming = asyncio.create_task(one.read())
+        await turn_until(lambda: one.cache.reads > reads)
+        one.pubsub.deliver(Held(one.topic, lost))
+        one.cache.after = 0
+        with pytest.raises(EventsLost, match="replaced"):
+            await coming
+
+
 @pytest.mark.parametrize("sizes", ROLL_BACKS, ids=str)
 async def test_who_comes_after_a_roll_back_sees_nothing_of_before(one: OneLog, sizes: tuple[int, ...]) -> None:
     """Even before the idle check, and although others of the same process still stand in the old log."""
@@ -652,6 +671,35 @@ async def test_a_store_that_is_away_is_asked_once(one: OneLog) -> None:
             results = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(result, StoreUnavailable) for result in results)
         assert one.cache.reads == 1
+
+
+async def test_a_store_that_confirms_nothing_is_asked_once_or_twice(
+    one: OneLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers that come while subscribing fails do not each try it, one by one: the last would wait for long."""
+    await one.create(1)
+    attempts = 0
+    come = asyncio.Event()
+
+    @asynccontextmanager
+    async def unconfirmed(topic: str, deliver: Deliver) -> AsyncIterator[None]:
+        nonlocal attempts
+        attempts += 1
+        await come.wait()
+        raise StoreUnavailable("the server does not confirm it")
+        yield
+
+    monkeypatch.setattr(one.pubsub, "subscribe", unconfirmed)
+    readers = [asyncio.create_task(one.read()) for _ in range(50)]
+    await turn_until(lambda: one.log.readers == 50)
+    come.set()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        results = await asyncio.gather(*readers, return_exceptions=True)
+    assert all(isinstance(result, StoreUnavailable) for result in results)
+    assert attempts == 2
+    monkeypatch.undo()
+    await one.finish()
+    assert events_of(await one.read()) == events(1, 2)
 
 
 async def test_a_failed_read_leaves_the_tail_as_it_was(one: OneLog) -> None:
