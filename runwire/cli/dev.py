@@ -18,7 +18,7 @@ from runwire.errors import ConfigurationError
 
 _NEEDS: Final = {
     "agent": ("grpc_health", "grpc_reflection", "pydantic", "pydantic_settings", "pydantic_ai"),
-    "scorer": ("grpc_health", "pydantic", "sqlalchemy", "aiosqlite", "alembic", "rapidfuzz"),
+    "scorer": ("grpc_health", "grpc_reflection", "pydantic_settings", "sqlalchemy", "alembic", "rapidfuzz"),
 }
 _STOP_SECONDS: Final = 25.0
 _COLOURS: Final = {"agent": "36", "scorer": "35"}
