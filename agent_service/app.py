@@ -151,10 +151,12 @@ async def _watch_store(store: Store, server: Server) -> None:
             async with asyncio.timeout(_HEALTH_SECONDS):
                 await store.ping()
             healthy = True
+            if not serving:
+                log.info("the store answers again")
         except (StoreUnavailable, TimeoutError) as error:
             healthy = False
             if serving:
-                log.error("the store does not answer: %s", error)
+                log.error("the store does not answer: %s", str(error) or f"not within {_HEALTH_SECONDS:g} s")
         if healthy != serving:
             await server.set_serving(healthy)
         serving = healthy

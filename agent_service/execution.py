@@ -32,6 +32,8 @@ from runwire.pubsub import Claim, LeaseState, Message, Schedule, Store
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
 _MAX_ATTEMPTS_KEPT: Final = 50
+_MAX_TRACE_LENGTH: Final = 10_000
+"""Of the traceback of a failed run in the log of the process."""
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
@@ -307,7 +309,8 @@ class Execution:
             # What it raised because it was cancelled is no failure of its own.
             await self._conclude_cut()
         elif isinstance(result, BaseException):
-            log.info("%s failed: %s", self._claim.topic, masked("".join(traceback.format_exception(result))))
+            trace = masked("".join(traceback.format_exception(result)))
+            log.info("%s failed: %s", self._claim.topic, trace[-_MAX_TRACE_LENGTH:])
             await self._finish(run_pb2.RUN_STATE_FAILED, error=_failure(result))
         else:
             await self._finish(run_pb2.RUN_STATE_SUCCEEDED, output=result)

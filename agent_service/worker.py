@@ -68,7 +68,11 @@ class Worker:
         for claim in await self._store.claim(
             queues, limit=limit, lease_seconds=self._settings.lease_seconds, wait_seconds=wait_seconds
         ):
-            self._begin(claim, group, bodies)
+            try:
+                self._begin(claim, group, bodies)
+            except Exception:
+                # What the store has kept of it is no run. Its lease ends; the runs beside it must not end with it.
+                log.exception("%s cannot be executed", claim.topic)
 
     def drain(self) -> None:
         """Claims no more; `run` returns once what is being executed has finished or is handed back."""
@@ -121,6 +125,9 @@ class Worker:
             worker=self.name,
             bodies=bodies,
         )
+        if (before := self._executions.get(claim.topic)) is not None:
+            # Ours, from before this process was frozen for longer than its lease: the lease of now says nothing of it.
+            before.lease_changed(LeaseState.LOST)
         self._executions[claim.topic] = execution
         self._running[agent_id] += 1
         self._leases.hold(claim.topic, claim.head.attempt)

@@ -369,6 +369,18 @@ async def test_a_run_whose_events_are_lost(sqlite_url: str) -> None:
     assert outcomes(done) == ["worker_lost", "finished"]
 
 
+async def test_a_run_that_cannot_even_be_begun(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A topic of which the store has lost the run is told of in the log, and costs the runs beside it nothing."""
+    async with replica(url, echo) as it:
+        await it.store.commit(Commit(topic_of("gone"), create=True, queue="agent/echo", schedule=Schedule.DUE))
+
+        async def told() -> bool:
+            return f"{topic_of('gone')} cannot be executed" in caplog.text
+
+        await eventually(told)
+        assert (await it.do("echo", "x")).state == run_pb2.RUN_STATE_SUCCEEDED
+
+
 async def steal(it: Replica, run_id: str, definition: Definition) -> int:
     """Takes a run from its worker, as happens to one that was frozen for too long; returns the new attempt."""
     await it.store.commit(Commit(topic_of(run_id), schedule=Schedule.DUE))
@@ -424,6 +436,28 @@ async def test_a_silent_agent_that_lost_its_run_is_stopped(url: str) -> None:
             await held.words.get()
             await steal(it, run.run_id, silent)
             await asyncio.wait_for(stopped.wait(), 10)
+
+
+async def test_a_worker_that_takes_its_own_run_again(sqlite_url: str) -> None:
+    """A worker that was frozen for too long, and then claims its run anew itself, does not execute it twice at once."""
+    ledger = Ledger()
+
+    @workflow(id="silent")
+    async def silent(ctx: RunContext, input: Any) -> None:
+        ledger.note(f"attempt {ctx.attempt}")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ledger.note(f"stopped {ctx.attempt}")
+
+    async with replica(sqlite_url, silent, role="serve") as it:
+        run = await it.start("silent")
+        async with mortal_worker(sqlite_url, silent, lease_seconds=60):
+            await ledger.wait_for("attempt 1")
+            await it.store.commit(Commit(topic_of(run.run_id), schedule=Schedule.DUE))
+            await ledger.wait_for("stopped 1")
+            await ledger.wait_for("attempt 2")
+            assert ledger.done == {"attempt 1": 1, "stopped 1": 1, "attempt 2": 1}
 
 
 # Draining
