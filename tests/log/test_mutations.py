@@ -57,6 +57,7 @@ GUARDS = {
     ),
     "the epoch of a page": (caching_pubsub, "if page.head.epoch != position.epoch:", "if False:"),
     "what was there when the reader came": (caching_pubsub, "elif position.sequence < target:", "elif False:"),
+    "the end of another log": (caching_pubsub, "elif tail.final and _differ(position, tail.position):", "elif False:"),
     "what was trimmed": (caching_pubsub, "if head.earliest <= position.sequence + 1:", "if True:"),
     "subscribing before reading": (
         caching_pubsub,
