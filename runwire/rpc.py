@@ -251,7 +251,7 @@ def _bind(server: grpc.aio.Server, listen: str) -> str:
     try:
         _probe(host.strip("[]"), int(port))
         bound = server.add_insecure_port(listen)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):  # the last: no name of a host
         bound = 0
     if not bound:
         raise ConfigurationError(f"cannot listen on {listen}: the port is in use, or the address is not this machine's")

@@ -151,9 +151,11 @@ def _addresses(places: str, default_port: int) -> Sequence[Address]:
         try:
             parts = urlsplit(f"//{place}")
             port = default_port if parts.port is None else parts.port
-            if not port or (not place and "," in places):
+            host = parts.hostname or "127.0.0.1"
+            host.encode("idna")
+            if not port or not host.isprintable() or (not place and "," in places):
                 raise ValueError
-            addresses.append(Address(parts.hostname or "127.0.0.1", port))
+            addresses.append(Address(host, port))
         except ValueError:
             raise ConfigurationError(f"{place!r} in the store URL is no host:port") from None
     return addresses

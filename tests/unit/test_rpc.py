@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
-from runwire.errors import AgentNotFound, InvalidRequest, RunwireError
+from runwire.errors import AgentNotFound, ConfigurationError, InvalidRequest, RunwireError
 from runwire.rpc import serve
 
 LIMIT_SECONDS = 10.0
@@ -84,3 +84,11 @@ async def test_a_long_message() -> None:
     code, message, _ = await refusal(AgentNotFound(f"no agent {name}", agent_id=name))
     assert code is grpc.StatusCode.NOT_FOUND
     assert message.startswith("no agent üü")
+
+
+@pytest.mark.parametrize("listen", ["a..b:0", f"{'a' * 70}:0", "a\0b:0", "localhost", ":1", "127.0.0.1:70000"])
+async def test_an_address_that_is_none(listen: str) -> None:
+    """It is the user's mistake, and said so."""
+    with pytest.raises(ConfigurationError, match="cannot listen"):
+        async with serve(listen, lambda server: None, []):
+            pass
