@@ -35,17 +35,28 @@ def open_store(url: str) -> AbstractAsyncContextManager[Store]:
     """
     try:
         parts = urlsplit(url)
-        if "," not in parts.netloc:  # several servers: their own engine looks at each
-            parts.port  # noqa: B018 - raises if it is no number
     except ValueError as error:
         raise ConfigurationError(
             f"the store URL cannot be parsed ({_plain(error)}); supported are {SUPPORTED}"
         ) from None
+    _check_port(parts)
     opener = _OPENERS.get(parts.scheme)
     if opener is None:
         what = f"unknown scheme {parts.scheme!r}" if parts.scheme else "no scheme"
         raise ConfigurationError(f"the store URL has {what}; supported are {SUPPORTED}")
     return opener(url, parts)
+
+
+def _check_port(parts: SplitResult) -> None:
+    if "," in parts.netloc:  # several servers: their own engine looks at each
+        return
+    try:
+        parts.port  # noqa: B018 - raises if it is no number
+    except ValueError:
+        raise ConfigurationError(
+            "the port in the store URL is no number from 0 to 65535; if it is a piece of a password: `/`, `?` and `#` "
+            "are written %2F, %3F and %23 there"
+        ) from None
 
 
 def _plain(error: ValueError) -> str:
