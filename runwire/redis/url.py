@@ -101,6 +101,9 @@ def _check_parts(parts: SplitResult) -> None:
             "the store URL cannot be taken apart: in a user name or password, `/`, `?`, `#` and `@` are written "
             "%2F, %3F, %23 and %40"
         )
+    credentials = parts.netloc.rpartition("@")[0]
+    if "@" in credentials and "," in credentials:
+        raise ConfigurationError("user and password stand once in the store URL, before the first of several hosts")
 
 
 def _topology(

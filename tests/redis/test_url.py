@@ -91,6 +91,7 @@ async def test_upstash() -> None:
         ("redis+cluster://a,b:x", "no host:port"),
         ("redis+cluster://a,", "no host:port"),
         ("redis://h:0", "no host:port"),
+        ("redis+cluster://a,user:hidden@b", "stand once"),
         ("redis://a..b", "no host:port"),
         ("redis+sentinel://a\0b/group", "no host:port"),
         ("redis://h#x", "%23"),
