@@ -65,12 +65,17 @@ class Suspended(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often a step is tried: exponential back-off with full jitter."""
+    """How often a step is tried: exponential back-off with full jitter. Raises ValueError for what makes no sense."""
 
     attempts: int = 1
     delay_seconds: float = 1.0
     max_delay_seconds: float = 60.0
     factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("attempts", 1), ("delay_seconds", 0), ("max_delay_seconds", 0), ("factor", 1)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least {least}")
 
     def delay(self, tries: int) -> float:
         """Seconds to wait after `tries` failures, at random up to the bound (AWS, "Exponential Backoff And

@@ -146,7 +146,8 @@ class Commit:
 
     topic: str
     attempt: int | None = None
-    """The writer's attempt, from its Claim. None: not the owner (start, cancel, resume)."""
+    """The writer's attempt, from its Claim. None: not the owner (start, cancel). Who is not the owner may give the
+    attempt that it has read, to be refused (Fenced) if the topic was claimed since (resume)."""
     create: bool = False
     """Creates the topic: mints an epoch, sets attempt 0."""
     queue: str = ""

@@ -58,6 +58,15 @@ def test_a_step_may_be_tried_for_ever() -> None:
     assert 0 <= Retry(attempts=10**9, factor=10.0, max_delay_seconds=5.0).delay(10**6) <= 5.0
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": 0}, {"delay_seconds": -1.0}, {"max_delay_seconds": -1.0}, {"factor": 0.5}]
+)
+def test_a_policy_that_is_wrong(wrong: dict[str, Any]) -> None:
+    """A policy that says nothing sensible is refused by name, and not understood as another one."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Retry(**wrong)
+
+
 def test_idempotency_keys() -> None:
     """A key depends on tenant, run and call, and on nothing else."""
     key = context().idempotency_key("call")
