@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 from binascii import crc_hqx
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
 
 from runwire.redis.link import Access, Address, Link, LinkLost, Reply, ReplyError, connect
 
 SLOTS: Final = 16384
+
+T = TypeVar("T")
 
 
 def tag(shard: int) -> str:
@@ -65,6 +67,32 @@ class Single:
         pass
 
 
+class _Shared(Generic[T]):
+    """What one caller finds out for all who want to know it."""
+
+    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self._ask = ask
+        self._asking = asyncio.Lock()
+        self._failed: tuple[float, LinkLost | ReplyError] | None = None
+        self.found: T | None = None
+
+    async def get(self) -> T:
+        loop = asyncio.get_running_loop()
+        came = loop.time()
+        async with self._asking:
+            if self.found is not None:
+                return self.found
+            if self._failed is not None and self._failed[0] > came:
+                # Somebody asked while this caller waited. Each of hundreds asking in turn would take for ever.
+                raise type(self._failed[1])(*self._failed[1].args)
+            try:
+                self.found = await self._ask()
+            except (LinkLost, ReplyError) as error:
+                self._failed = loop.time(), error
+                raise
+            return self.found
+
+
 class Sentinels:
     """The primary of a group that Sentinels watch, asked for at each new connection."""
 
@@ -72,14 +100,10 @@ class Sentinels:
         self._sentinels = list(sentinels)
         self._group = group
         self._access = access
-        self._primary: Address | None = None
-        self._asking = asyncio.Lock()
+        self._primary = _Shared(self._ask)
 
     async def locate(self, shard: int) -> Address:
-        async with self._asking:
-            if self._primary is None:
-                self._primary = await self._ask()
-            return self._primary
+        return await self._primary.get()
 
     async def _ask(self) -> Address:
         problems: list[str | ReplyError] = []
@@ -108,9 +132,9 @@ class Sentinels:
             raise LinkLost("the server is a replica as yet")
 
     def forget(self) -> None:
-        if self._primary is not None:
+        if self._primary.found is not None:
             _ask_later(self._sentinels)  # it may be cut off from the others, and name a dead one for ever
-        self._primary = None
+        self._primary.found = None
 
 
 class Cluster:
@@ -119,15 +143,11 @@ class Cluster:
     def __init__(self, seeds: Sequence[Address], access: Access) -> None:
         self._seeds = list(seeds)
         self._access = access
-        self._ranges: list[tuple[int, int, Address]] = []
-        self._asking = asyncio.Lock()
+        self._ranges = _Shared(self._ask)
 
     async def locate(self, shard: int) -> Address:
-        async with self._asking:
-            if not self._ranges:
-                self._ranges = await self._ask()
         wanted = slot(shard)
-        for first, last, address in self._ranges:
+        for first, last, address in await self._ranges.get():
             if first <= wanted <= last:
                 return address
         self.forget()
@@ -156,7 +176,7 @@ class Cluster:
         pass
 
     def forget(self) -> None:
-        self._ranges = []
+        self._ranges.found = None
 
 
 def _ask_later(addresses: list[Address]) -> None:

@@ -14,7 +14,9 @@ import pytest
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.pubsub import Entry, Message, Store
+from runwire.redis.link import LinkLost
 from runwire.redis.topology import slot, tag
+from runwire.redis.url import parse
 from tests.conformance.logs import (
     LONG_SECONDS,
     QUEUE,
@@ -158,6 +160,27 @@ async def test_what_is_asked_is_something_else() -> None:
             with pytest.raises(ConfigurationError, match=r"cluster support disabled|SENTINEL"):
                 async with open_store(url):
                     pass
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
+async def test_who_is_silent_is_asked_once_for_all(scheme: str) -> None:
+    """Hundreds who want to know where a shard is do not each wait for the same silence, one after the other."""
+    asked = 0
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()  # until the client gives up
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    group = "/group" if scheme == "redis+sentinel" else ""
+    port = server.sockets[0].getsockname()[1]
+    topology = parse(f"{scheme}://127.0.0.1:{port}{group}?timeout=0.2").topology
+    async with server, asyncio.timeout(LIMIT_SECONDS):
+        found = await asyncio.gather(*(topology.locate(0) for _ in range(300)), return_exceptions=True)
+    assert all(isinstance(one, LinkLost) for one in found)
+    assert asked == 1
 
 
 async def test_a_sentinel_that_knows_no_better() -> None:
