@@ -16,9 +16,13 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 def main() -> None:
     """Entry point. Ends the process."""
-    from runwire.cli.app import run
+    try:
+        from runwire.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules were imported, or while the last words were said
+        code = 130
+    sys.exit(code)
 
 
 __all__ = ["main"]

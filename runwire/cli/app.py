@@ -54,6 +54,10 @@ def run(arguments: Sequence[str]) -> int:
         # Whoever read our output has gone; Python must not complain about that at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":  # what the shell gave us; no other text of ours holds such characters
+            return _say("an argument is not UTF-8", USAGE)
+        return _say(f"the output's encoding, {error.encoding}, cannot show this: set PYTHONUTF8=1", FAILED)
     except errors.RunwireError as error:
         return _say(str(error), exit_code(error))
 

@@ -20,6 +20,7 @@ _NEEDS: Final = {
     "agent": ("grpc_health", "grpc_reflection", "pydantic", "pydantic_settings", "pydantic_ai"),
     "scorer": ("grpc_health", "grpc_reflection", "pydantic_settings", "sqlalchemy", "alembic", "rapidfuzz"),
 }
+_LINE_BYTES: Final = 1024 * 1024
 _STOP_SECONDS: Final = 25.0
 _COLOURS: Final = {"agent": "36", "scorer": "35"}
 
@@ -118,6 +119,7 @@ async def _serve(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        limit=_LINE_BYTES,
         # A Ctrl-C at the terminal goes to us alone; we stop the services in order.
         start_new_session=True,
     )
@@ -153,7 +155,13 @@ async def _print_lines(
     service: Service, process: asyncio.subprocess.Process, addresses: dict[str, str], count: int
 ) -> None:
     assert process.stdout is not None
-    async for raw in process.stdout:
+    while True:
+        try:
+            raw = await process.stdout.readline()
+        except ValueError:
+            raw = f"(a line of more than {_LINE_BYTES} bytes was left out)\n".encode()
+        if not raw:
+            return
         line = raw.decode(errors="replace").rstrip()
         service.say(line)
         _, found, address = line.partition(" service listening on ")

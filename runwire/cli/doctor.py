@@ -146,6 +146,10 @@ async def _store(url: str) -> list[Finding]:
     """Opens the store as the services do, and asks it for its time."""
     from runwire.connect import open_store  # not before it is needed: it knows every engine
 
+    # Opening it would make it, and all would be well with a store that nobody uses.
+    if url.startswith("sqlite:///") and _file(url).parent.is_dir() and not _file(url).is_file():
+        advice = "start the agent service: it makes it"
+        return [Finding("store", FAILED, f"there is no file {str(_file(url))!r}", advice)]
     try:
         async with asyncio.timeout(LIMIT_SECONDS), open_store(url) as store:
             await store.ping()
@@ -201,8 +205,8 @@ async def _redis(url: str) -> AsyncIterator[Finding]:
 
 async def _database(url: str) -> Finding:
     """Whether the scores' database can be read, and is one."""
-    scheme = urlsplit(url).scheme.partition("+")[0]
     try:
+        scheme = urlsplit(url).scheme.partition("+")[0]
         if scheme == "sqlite":
             return _sqlite(url)
         if scheme in ("postgresql", "postgres"):
@@ -210,12 +214,18 @@ async def _database(url: str) -> Finding:
     except (OSError, TimeoutError) as error:
         # The message of a driver may hold the URL, and that a password.
         return Finding("database", FAILED, f"cannot be reached: {type(error).__name__}", "is it up?", True)
+    except (ValueError, OverflowError):
+        return Finding("database", FAILED, "the URL cannot be read", "correct --results or RUNWIRE_RESULTS")
     advice = "use sqlite:///file or postgresql://user@host/name"
     return Finding("database", FAILED, f"unknown scheme {scheme!r}", advice)
 
 
+def _file(url: str) -> Path:
+    return Path(urlsplit(url).path.removeprefix("/"))
+
+
 def _sqlite(url: str) -> Finding:
-    path = Path(urlsplit(url).path.removeprefix("/"))
+    path = _file(url)
     if not path.is_file():
         return Finding("database", FAILED, f"there is no file {str(path)!r}", "start the scorer service: it makes it")
     try:
@@ -236,9 +246,8 @@ async def _postgres(url: str) -> Finding:
     plain = "postgresql" + url[url.index("://") :]
     try:
         connection = await asyncpg.connect(plain, timeout=LIMIT_SECONDS)
-    except (asyncpg.PostgresError, ValueError) as error:
-        advice = "correct --results or RUNWIRE_RESULTS"
-        return Finding("database", FAILED, f"refused: {type(error).__name__}", advice, True)
+    except asyncpg.PostgresError as error:
+        return Finding("database", FAILED, f"it refuses us: {error}", "correct --results or RUNWIRE_RESULTS")
     try:
         return _tables(
             await connection.fetch("SELECT table_name FROM information_schema.tables", timeout=LIMIT_SECONDS)

@@ -16,6 +16,7 @@ from google.protobuf.struct_pb2 import Value
 from runwire.client.values import Json, to_value
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_LONGEST_SECONDS = 100 * 365 * 86400.0
 _UNITS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -31,7 +32,7 @@ def read_input(given: str | None, *, as_text: bool = False) -> Value:
 def parse_input(text: str) -> Json:
     """JSON, or a plain string."""
     try:
-        value: Json = json.loads(text, parse_constant=_no_constant)
+        return _loads(text, "INPUT")
     except json.JSONDecodeError as error:
         if text.lstrip()[:1] in ("{", "["):
             raise click.UsageError(
@@ -39,27 +40,42 @@ def parse_input(text: str) -> Json:
                 "use --text to send it as it is"
             ) from None
         return text
-    except RecursionError:
-        raise click.UsageError("INPUT is nested too deeply") from None
-    return value
 
 
-def check_input(value: Json) -> Value:
+def check_input(value: Json, what: str = "INPUT") -> Value:
     """As it is sent. A number that would change on the way is a usage error."""
     try:
         return to_value(value)
     except ValueError as error:
-        raise click.UsageError(f"INPUT cannot be sent: {error}") from None
+        raise click.UsageError(f"{what} cannot be sent: {error}") from None
     except RecursionError:
-        raise click.UsageError("INPUT is nested too deeply") from None
+        raise click.UsageError(f"{what} is nested too deeply") from None
 
 
 def parse_json(text: str, what: str) -> Json:
-    """JSON and nothing else."""
+    """JSON that can be sent, and nothing else."""
     try:
-        value: Json = json.loads(text, parse_constant=_no_constant)
+        value = _loads(text, what)
     except json.JSONDecodeError as error:
         raise click.UsageError(f"{what} is not JSON: {error.msg} at character {error.pos + 1}") from None
+    check_input(value, what)
+    return value
+
+
+def _loads(text: str, what: str) -> Json:
+    """Raises JSONDecodeError for what is no JSON, and UsageError for JSON that is too much."""
+
+    def refuse(name: str) -> Any:
+        raise click.UsageError(f"{what} holds {name}, which JSON does not have")
+
+    try:
+        value: Json = json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        raise click.UsageError(f"{what} holds an integer with too many digits: send a string") from None
+    except RecursionError:
+        raise click.UsageError(f"{what} is nested too deeply") from None
     return value
 
 
@@ -82,10 +98,6 @@ def _decoded(data: bytes, source: str) -> str:
         raise click.UsageError(f"{source} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
-def _no_constant(name: str) -> Any:
-    raise click.UsageError(f"INPUT holds {name}, which JSON does not have")
-
-
 class Duration(click.ParamType):  # type: ignore[type-arg] # generic only in newer click
     """A number with ms, s, m, h or d; seconds without a unit. Becomes seconds."""
 
@@ -97,7 +109,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic only in new
         match = _DURATION.fullmatch(value.strip())
         if not match:
             self.fail(f"{value!r} is no duration; write 30s, 5m, 2h or 1d", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds > _LONGEST_SECONDS:
+            self.fail(f"{value!r} is more than a hundred years", param, ctx)
+        return seconds
 
 
 class Since(Duration):
@@ -111,10 +126,9 @@ class Since(Duration):
         if _DURATION.fullmatch(value.strip()):
             return datetime.now(UTC) - timedelta(seconds=super().convert(value, param, ctx))
         try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError):  # the latter for the first and the last day of all
             self.fail(f"{value!r} is neither a duration back from now (2h) nor a time (2026-01-31T12:00)", param, ctx)
-        return moment.astimezone()
 
 
 class State(click.ParamType):  # type: ignore[type-arg]

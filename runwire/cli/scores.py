@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -206,22 +207,25 @@ def _follow(session: Session, run_id: str) -> None:
     if not _has_scores(session, run_id):
         _show(session, [], empty=f"{run_id} asks for no scores")
         return
+    live = Live(console=Console(), refresh_per_second=8, transient=True) if _is_live(session) else None
     with session.asking_scorers(patiently=True) as client:
         try:
-            with (
-                client.watch_scorer_runs(run_id) as stream,
-                Live(console=Console(), refresh_per_second=8, transient=True, auto_refresh=on_terminal()) as live,
-            ):
+            with client.watch_scorer_runs(run_id) as stream, live or nullcontext():
                 for scorer_run in stream:
                     latest[scorer_run.scorer_run_id] = scorer_run
                     if session.json:
                         print_json(scorer_run)
-                    elif on_terminal():
+                    elif live is not None:
                         live.update(_table(latest.values()))
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; the scorers go on. See: runwire scores {run_id}") from None
     if not session.json:
         _show(session, list(latest.values()), empty=f"{run_id} asked for no scores")
+
+
+def _is_live(session: Session) -> bool:
+    """Whether a table may be redrawn: a live one takes over what is printed, and would wrap lines of JSON."""
+    return on_terminal() and not session.json
 
 
 def _has_scores(session: Session, run_id: str) -> bool:

@@ -25,7 +25,7 @@ class Reader:
     """Drives one client's processes."""
 
     def __init__(self, command: str, patience_seconds: float) -> None:
-        self._command = shlex.split(command)
+        self._command = _split(command)
         self._patience_seconds = patience_seconds
         self._process: asyncio.subprocess.Process | None = None
 
@@ -104,6 +104,16 @@ class Reader:
         if not raw:
             return Died(f"its process ended with exit code {await self._process.wait()}")
         return parse_line(raw, run_id)
+
+
+def _split(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigurationError(f"the command {command!r} cannot be read: {error}") from None
+    if not words:
+        raise ConfigurationError("the command is empty")
+    return words
 
 
 def parse_line(raw: bytes, run_id: str) -> Line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,3 +65,20 @@ def spawn(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         text=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options},
     )
+
+
+def on_terminal(*arguments: str) -> tuple[int, str]:
+    """The exit code of a command on a terminal of 100 columns, and what that showed."""
+    leader, follower = pty.openpty()
+    environment = {"TERM": "xterm-256color", "COLUMNS": "100"}
+    process = spawn(*arguments, stdout=follower, stderr=follower, env=environment)
+    os.close(follower)
+    shown = b""
+    try:
+        while data := os.read(leader, 65536):
+            shown += data
+    except OSError:
+        pass  # how Linux says that the other side of a terminal was closed
+    finally:
+        os.close(leader)
+    return process.wait(30), shown.decode()

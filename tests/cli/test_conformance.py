@@ -71,6 +71,8 @@ def test_every_fault_is_expected() -> None:
     "arguments, text",
     [
         (["--command", "/no/such/program"], "cannot start '/no/such/program'"),
+        (["--command", ""], "the command is empty"),
+        (["--command", "'"], "No closing quotation"),
         (["--command", "true", "--agent", "nobody"], "has no agent 'nobody'"),
         (["--command", "true", "--cuts", "0"], "0 is not in the range"),
         ([], "Missing option '--command'"),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
+import pytest
+
+from runwire.cli import dev
 from tests.cli.conftest import Runwire, spawn
 
 
@@ -56,3 +60,12 @@ def test_unknown_agents(tmp_path: Path) -> None:
     _, err = dev.communicate(timeout=60)
     assert dev.returncode == 2
     assert "no.such.module" in err
+
+
+async def test_a_line_without_end(capfd: pytest.CaptureFixture[str]) -> None:
+    """A service that writes a line of megabytes is not ended for it, nor is the other one."""
+    loud = dev.Service("agent", (sys.executable, "-c", "print('x' * 3_000_000); print('and goes on')"))
+    assert await dev._run((loud,)) == 1  # as it ended by itself
+    _, err = capfd.readouterr()
+    assert "was left out" in err
+    assert "agent  | and goes on" in err

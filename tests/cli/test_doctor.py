@@ -73,6 +73,10 @@ def test_nothing_is_there(runwire: Runwire) -> None:
         (["--results", "mysql://x"], "database", "unknown scheme 'mysql'", 1),
         (["--results", "sqlite:////no/such/file.db"], "database", "there is no file", 1),
         (["--results", "sqlite:///FILE"], "database", "FILE", 1),
+        (["--store", "sqlite:///FILE-too"], "store", "there is no file 'FILE-too'", 1),
+        (["--results", "postgresql:nobody"], "database", "cannot be read", 1),
+        (["--results", "postgresql://["], "database", "cannot be read", 1),
+        (["--results", "postgresql://nobody:secret@127.0.0.1:port/x"], "database", "cannot be read", 1),
         (["--results", "postgresql://nobody:secret@127.0.0.1:1/x"], "database", "cannot be reached", 3),
     ],
 )
@@ -94,6 +98,7 @@ def test_wrong_places(
     assert results(result)[check] == "failed"
     assert text.replace("FILE", str(file)) in advice(result, check)
     assert "secret" not in result.out + result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["no-database"]
 
 
 def test_redis_settings(runwire: Runwire, scorer_service: ScorerProcess, redis_url: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -13,8 +12,9 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 
+from runwire import cli
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
-from tests.cli.conftest import Runwire, spawn
+from tests.cli.conftest import Runwire, on_terminal, spawn
 from tests.client.processes import AgentProcess
 from tests.servers import free_port
 
@@ -168,6 +168,14 @@ def test_input_as_text(runwire: Runwire) -> None:
         (["start", "ticker", "NaN"], "NaN"),
         (["start", "ticker", "123456789012345678901"], "beyond 2^53"),
         (["start", "ticker", "[" * 5000 + "]" * 5000], "nested too deeply"),
+        (["start", "ticker", "1" * 5000], "too many digits"),
+        (["start", "ticker", "\udcff"], "cannot be sent"),
+        (["show", "\udcff"], "not UTF-8"),
+        (["start", "ticker", TICKS, "--timeout", "999999999999999d"], "more than a hundred years"),
+        (["resume", "RUN", "--data", "x=99999999999999999999"], "the data of x cannot be sent"),
+        (["resume", "RUN", "--arguments", 'x={"a": NaN}'], "the arguments of x holds NaN"),
+        (["runs", "--since", "999999999999999d"], "more than a hundred years"),
+        (["runs", "--since", "0001-01-01T00:00+14:00"], "is neither"),
         (["start", "ticker", "@/no/such/file"], "cannot read '/no/such/file'"),
         (["start", "ticker", TICKS, "--label", "x"], "--label takes KEY=VALUE"),
         (["start", "ticker", TICKS, "--timeout", "soon"], "'soon' is no duration"),
@@ -250,26 +258,34 @@ def test_reader_that_goes_away(agent_service: AgentProcess) -> None:
 
 def test_on_a_terminal(agent_service: AgentProcess) -> None:
     """On a terminal there are colours and a status line, and the text is all there."""
-    leader, follower = pty.openpty()
-    arguments = ["start", "tooled", "cursors", "-w"]
-    process = spawn(
-        "--agent-address", agent_service.address, *arguments,
-        stdout=follower, stderr=follower, env={"TERM": "xterm-256color", "COLUMNS": "100"},
-    )  # fmt: skip
-    os.close(follower)
-    shown = b""
-    try:
-        while data := os.read(leader, 65536):
-            shown += data
-    except OSError:
-        pass  # how Linux says that the other side of a terminal was closed
-    finally:
-        os.close(leader)
-    assert process.wait(30) == 0
-    text = shown.decode()
+    code, text = on_terminal("--agent-address", agent_service.address, "start", "tooled", "cursors", "-w")
+    assert code == 0
     assert "looked it up" in text
     assert "\x1b[32m✓" in text
     assert "\x1b[32msucceeded" in text
+
+
+def test_interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C while the command's own modules are imported is exit code 130 too, and no traceback."""
+
+    class Interrupting:
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "runwire.cli.app", Interrupting())
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+
+
+def test_output_that_cannot_be_shown(agent_service: AgentProcess) -> None:
+    """An output of another encoding is one line that says what to do."""
+    arguments = ["start", "ticker", '{"count": 1, "text": "é"}', "-w"]
+    with spawn("--agent-address", agent_service.address, *arguments, env={"PYTHONIOENCODING": "ascii"}) as process:
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "PYTHONUTF8" in err
+    assert "Traceback" not in err
 
 
 def test_module_and_version() -> None:

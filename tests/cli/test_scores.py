@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from google.protobuf import json_format
 
 from runwire.scorer.v1 import scorer_run_pb2
-from tests.cli.conftest import Runwire
+from tests.cli.conftest import Runwire, on_terminal
 from tests.client.processes import AgentProcess, ScorerProcess
 from tests.servers import free_port
 
@@ -50,6 +51,13 @@ def test_follow_streams(runwire: Runwire, run_id: str) -> None:
     """--follow --json prints each state as it comes, and ends when all are terminal."""
     lines = runwire("scores", run_id, "--follow", "--json").lines
     assert {line["state"] for line in lines} == {"SCORER_RUN_STATE_SUCCEEDED", "SCORER_RUN_STATE_FAILED"}
+
+
+def test_json_on_a_terminal(run_id: str) -> None:
+    """JSON is JSON there too: whole lines, and nothing that moves the terminal's cursor."""
+    code, text = on_terminal("scores", run_id, "--follow", "--json")
+    assert code == 0
+    assert {json.loads(line)["scorerId"] for line in text.splitlines()} == {"grumpy", "length"}
 
 
 def test_nothing_to_follow(runwire: Runwire) -> None:
@@ -100,6 +108,9 @@ def test_pause_and_stats(runwire: Runwire, run_id: str) -> None:
     [
         (["score", "RUN", "--scorer", "nobody"], "nobody"),
         (["score", "RUN", "--scorer", "length", "--options", "[1]"], "must be a JSON object"),
+        (["score", "RUN", "--scorer", "length", "--options", '{"a": NaN}'], "--options holds NaN"),
+        (["score", "RUN", "--scorer", "length", "--options", '{"a": 99999999999999999999}'], "beyond 2^53"),
+        (["score", "RUN", "--scorer", "length", "--ground-truth", "99999999999999999999"], "beyond 2^53"),
         (["score", "nothing", "--scorer", "length"], "nothing"),
         (["scores", "nothing", "--follow"], "nothing"),
         (["redrive"], "name scorer runs, or select them"),
