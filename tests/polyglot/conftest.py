@@ -1,4 +1,8 @@
-"""The clients in other languages, built with their own tools; a tool that is missing skips its client aloud."""
+"""The clients in other languages, built with their own tools.
+
+Node is tested everywhere: under CI it must be there. Go and C++ need Debian's packages; where these are not installed
+their tests are skipped aloud, under CI too.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.processes import ROOT, AgentProcess
-from tests.servers import missing
+from tests.servers import MISSING, missing
 
 EXAMPLES = ROOT / "examples"
 BUILD_SECONDS = 600
@@ -26,7 +30,9 @@ def agent_service() -> Iterator[AgentProcess]:
 def node() -> Path:
     """examples/node/dist/src."""
     folder = EXAMPLES / "node"
-    _tools("node", "npm")
+    for name in ("node", "npm"):
+        if shutil.which(name) is None:
+            missing(name, "not on PATH")
     _build(["npm", "ci", "--no-audit", "--no-fund"], folder)
     _build(["npm", "run", "build"], folder)
     return folder / "dist" / "src"
@@ -35,9 +41,9 @@ def node() -> Path:
 @pytest.fixture(scope="session")
 def go() -> Path:
     """examples/go/build."""
-    _tools("go", "protoc", "protoc-gen-go")
+    _wanted("go", "go", "protoc", "protoc-gen-go")
     if not Path("/usr/share/gocode/src/google.golang.org/grpc").is_dir():
-        missing("golang-google-grpc-dev", "Debian's package of Go's gRPC is not installed")
+        pytest.skip(f"{MISSING} go: Debian's package golang-google-grpc-dev is not installed")
     _build(["make"], EXAMPLES / "go")
     return EXAMPLES / "go" / "build"
 
@@ -45,15 +51,15 @@ def go() -> Path:
 @pytest.fixture(scope="session")
 def cpp() -> Path:
     """examples/cpp/build."""
-    _tools("g++", "protoc", "grpc_cpp_plugin", "pkg-config")
+    _wanted("cpp", "g++", "protoc", "grpc_cpp_plugin", "pkg-config")
     _build(["make"], EXAMPLES / "cpp")
     return EXAMPLES / "cpp" / "build"
 
 
-def _tools(*names: str) -> None:
-    for name in names:
-        if shutil.which(name) is None:
-            missing(name, "not on PATH")
+def _wanted(language: str, *tools: str) -> None:
+    """Skips the tests of a language whose tools are not all here, and names them."""
+    if absent := [tool for tool in tools if shutil.which(tool) is None]:
+        pytest.skip(f"{MISSING} {language}: {', '.join(absent)} not on PATH")
 
 
 def _build(command: list[str], folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.processes import ROOT
-from tests.servers import missing, program
+from tests.servers import MISSING, program
 
 pytestmark = pytest.mark.polyglot
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.polyglot
 def test_buf_generate(tmp_path: Path) -> None:
     """`buf generate` makes stubs of every proto, with nothing but the module itself and a local plugin."""
     if shutil.which("protoc") is None:
-        missing("protoc", "not on PATH")
+        pytest.skip(f"{MISSING} protoc: not on PATH")
     template = {"version": "v2", "plugins": [{"protoc_builtin": "python", "out": "gen"}]}
     (tmp_path / "buf.gen.yaml").write_text(json.dumps(template))
     command = [str(program("buf")), "generate", str(ROOT)]
