@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 from google.protobuf import struct_pb2
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +18,13 @@ from runwire.errors import ConfigurationError, InvalidRequest
 
 Body = Callable[[RunContext, Any], Awaitable[Any]]
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
+
+
+_ENDS: Final[Mapping[str, run_pb2.RunState]] = {
+    "succeeded": run_pb2.RUN_STATE_SUCCEEDED,
+    "failed": run_pb2.RUN_STATE_FAILED,
+    "cancelled": run_pb2.RUN_STATE_CANCELLED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +45,14 @@ class ScorerRef:
         """The reference as it stands in a Run. Raises ConfigurationError for values that cannot be."""
         if not self.scorer_id or not 0 <= self.sampling <= 1:
             raise ConfigurationError(f"{self!r}: scorer_id must be set and sampling be between 0 and 1")
-        try:
-            states = [run_pb2.RunState.Value(f"RUN_STATE_{state.upper()}") for state in self.match_states]
-        except ValueError:
-            raise ConfigurationError(f"{self!r}: match_states are succeeded, failed and cancelled") from None
+        if not set(self.match_states) <= set(_ENDS):
+            raise ConfigurationError(f"{self!r}: match_states are {', '.join(_ENDS)}")
         return run_pb2.ScorerRef(
             scorer_id=self.scorer_id,
             sampling=self.sampling,
             scorer_version=self.version,
             match_labels=self.match_labels,
-            match_states=[run_pb2.RunState.Name(state) for state in states],
+            match_states=[_ENDS[state] for state in self.match_states],
             options=to_struct(self.options),
         )
 

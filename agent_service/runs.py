@@ -33,10 +33,12 @@ from runwire.pubsub import Commit, Schedule, Store, Stored
 MAX_INPUT_BYTES: Final = 1024 * 1024
 MAX_LABELS: Final = 32
 MAX_SCORERS: Final = 32
+MAX_SCORERS_BYTES: Final = 256 * 1024
+"""Of all scorers of one call, with their options: they are kept with the run."""
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """Of all answers of one call."""
 MAX_PAGE_BYTES: Final = 1024 * 1024
-"""Of the runs of one page, after the first: a run is at most about 2 MiB, and a client takes 4 MiB by default."""
+"""Of the runs of one page, after the first: a run is at most about 2.5 MiB, and a client takes 4 MiB by default."""
 MAX_TRACE_LENGTH: Final = 512
 _SCAN_ROUNDS: Final = 10
 """A page that is still short after so many looks is returned as it is, with a token to go on."""
@@ -204,11 +206,15 @@ def _check_start(request: agent_service_pb2.StartRunRequest) -> None:
             wrong[name] = f"longer than {MAX_TRACE_LENGTH} characters"
     if len(request.scorers) > MAX_SCORERS:
         wrong["scorers"] = f"{len(request.scorers)} scorers, more than the {MAX_SCORERS} allowed"
+    elif (size := sum(scorer.ByteSize() for scorer in request.scorers)) > MAX_SCORERS_BYTES:
+        wrong["scorers"] = f"have {size} bytes, more than the {MAX_SCORERS_BYTES} allowed"
     for index, scorer in enumerate(request.scorers):
         if not scorer.scorer_id:
             wrong[f"scorers[{index}].scorer_id"] = "must be set"
         if scorer.HasField("sampling") and not 0 <= scorer.sampling <= 1:
             wrong[f"scorers[{index}].sampling"] = f"must be between 0 and 1, got {scorer.sampling}"
+        if not record.TERMINAL.issuperset(scorer.match_states):
+            wrong[f"scorers[{index}].match_states"] = "must be states that a run ends in: SUCCEEDED, FAILED, CANCELLED"
     if wrong:
         raise InvalidRequest(wrong)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from agent_service import Retry, RunContext, workflow
+from agent_service import Retry, RunContext, ScorerRef, workflow
 from agent_service.definition import Definition
 from agent_service.journal import MAX_ENTRY_BYTES, Journal, JournalEntryTooLarge
 from runwire.agent.v1 import run_pb2
@@ -204,6 +204,9 @@ def test_a_workflow_is_described() -> None:
         {"agent_id": "x" * 129},
         {"agent_id": "x", "on_version_change": "ignore"},
         {"agent_id": "x", "concurrency": 0},
+        {"agent_id": "x", "scorers": [ScorerRef("s", match_states=["running"])]},
+        {"agent_id": "x", "scorers": [ScorerRef("s", match_states=["odd"])]},
+        {"agent_id": "x", "scorers": [ScorerRef("s", sampling=2.0)]},
     ],
 )
 def test_a_definition_that_is_wrong(wrong: dict[str, Any]) -> None:
@@ -212,4 +215,4 @@ def test_a_definition_that_is_wrong(wrong: dict[str, Any]) -> None:
     async def body(ctx: RunContext, input: Any) -> None: ...
 
     with pytest.raises(ConfigurationError):
-        Definition(body=body, **wrong)
+        assert Definition(body=body, **wrong).proto
