@@ -9,17 +9,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import grpc
 
+from benchmarks import http2
 from benchmarks.processes import cpu_seconds, resident_bytes, service
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2
 from runwire.client.values import to_value
 
 _SECONDS = 6
+_IDLE_SECONDS = 20
+"""Two heartbeats: less would count one of them or none."""
 _RATE = 50
 _WATCH = "/runwire.agent.v1.AgentService/WatchRun"
 _OPENED, _BATCH, _ENDED = (number << 3 | 2 for number in (2, 3, 8))
@@ -28,39 +31,33 @@ _FRAME_EVENTS = 4
 
 
 class Readers:
-    """Many streams in one process. Frames stay bytes, and only every eighth batch is parsed and timed: a Python client
-    that parses them all costs more than the server, and would be what is measured."""
+    """Many streams in one process. Frames stay bytes, and only every eighth batch is parsed and timed: what is
+    measured is the server."""
 
-    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
-        self.stubs = [agent_service_pb2_grpc.AgentServiceStub(channel) for channel in channels]
-        self._watch = [channel.unary_stream(_WATCH, pb.WatchRunRequest.SerializeToString, None) for channel in channels]
+    def __init__(self, connections: Sequence[http2.Connection]) -> None:
+        self._connections = connections
         self.latencies: list[float] = []
         self.delivered = 0
         """Last sequences of the streams that have ended."""
         self.opened = 0
-        self.expecting = True
-        """Whether a cut would be a fault: the benchmark has not ended."""
         self._batches = 0
         self._all_opened = asyncio.Event()
 
-    async def open(self, group: asyncio.TaskGroup, run_ids: Sequence[str], streams: int) -> list[asyncio.Task[None]]:
-        """Opens streams and returns, with their tasks, once each has said that it is open."""
-        tasks = [group.create_task(self.follow(n, run_ids[n % len(run_ids)])) for n in range(streams)]
+    async def open(self, run_ids: Sequence[str], streams: int) -> list[asyncio.Future[None]]:
+        """Opens streams and returns, with their ends, once each has said that it is open."""
+        ends = [self.follow(n, run_ids[n % len(run_ids)]) for n in range(streams)]
         while self.opened < streams:
             self._all_opened.clear()
             await self._all_opened.wait()
-        return tasks
+        return ends
 
-    async def follow(self, number: int, run_id: str) -> None:
-        try:
-            async for frame in self._watch[number % len(self._watch)](pb.WatchRunRequest(run_id=run_id)):
-                self._take(frame, frame[2 + frame[1]])
-        except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.CANCELLED or self.expecting:
-                raise
+    def follow(self, number: int, run_id: str) -> asyncio.Future[None]:
+        """Opens a stream; done at its end."""
+        request = pb.WatchRunRequest(run_id=run_id).SerializeToString()
+        return self._connections[number % len(self._connections)].watch(_WATCH, request, self._take)
 
-    def _take(self, frame: bytes, tag: int) -> None:
-        """`tag` is the byte after the cursor: which frame it is."""
+    def _take(self, frame: bytes) -> None:
+        tag = frame[2 + frame[1]]  # the byte after the cursor says which frame it is
         if tag == _BATCH:
             self._batches += 1
             if self._batches % 8 == 0:
@@ -89,14 +86,11 @@ async def start(stub: agent_service_pb2_grpc.AgentServiceStub, **load: float) ->
 
 async def fan_out(address: str, pid: int, runs: int, readers_each: int) -> None:
     """Runs at a steady rate, each followed by some readers."""
-    async with AsyncExitStack() as stack:
-        readers = Readers([await _channel(stack, address) for _ in range(8)])
+    async with _stub(address) as stub, _readers(address, 8) as readers:
         count = _SECONDS * _RATE
-        ids = [await start(readers.stubs[0], count=count, per_second=_RATE, lead_seconds=4) for _ in range(runs)]
+        ids = [await start(stub, count=count, per_second=_RATE, lead_seconds=4) for _ in range(runs)]
         begin = cpu_seconds(pid)
-        async with asyncio.TaskGroup() as group:
-            for number in range(runs * readers_each):
-                group.create_task(readers.follow(number, ids[number % runs]))
+        await asyncio.gather(*(readers.follow(number, ids[number % runs]) for number in range(runs * readers_each)))
         expected = (count + _FRAME_EVENTS) * runs * readers_each
         print(
             f"{runs:>4} runs x {_RATE}/s, {readers_each:>4} readers each: {readers.delivered} of {expected} events, "
@@ -107,8 +101,7 @@ async def fan_out(address: str, pid: int, runs: int, readers_each: int) -> None:
 
 async def replay(address: str, count: int) -> None:
     """A long run, read from its beginning by a client that parses every event."""
-    async with AsyncExitStack() as stack:
-        stub = agent_service_pb2_grpc.AgentServiceStub(await _channel(stack, address))
+    async with _stub(address) as stub:
         run_id = await start(stub, count=count)
         async for _ in stub.WatchRun(pb.WatchRunRequest(run_id=run_id)):
             pass
@@ -123,45 +116,46 @@ async def replay(address: str, count: int) -> None:
 
 async def idle(address: str, pid: int, streams: int) -> None:
     """Streams on which nothing happens."""
-    async with AsyncExitStack() as stack:
-        readers = Readers([await _channel(stack, address) for _ in range(20)])
-        ids = [await start(readers.stubs[0], count=0, lead_seconds=3600) for _ in range(20)]
+    async with _stub(address) as stub, _readers(address, 20) as readers:
+        ids = [await start(stub, count=0, lead_seconds=3600) for _ in range(20)]
         before, begin = resident_bytes(pid), time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            tasks = await readers.open(group, ids, streams)
-            seconds = time.perf_counter() - begin
-            after, cpu = resident_bytes(pid), cpu_seconds(pid)
-            await asyncio.sleep(5)
-            share = (cpu_seconds(pid) - cpu) / 5
-            print(
-                f"{streams} idle streams: opened in {seconds:.1f} s, {(after - before) / streams / 1024:.1f} KiB each, "
-                f"{share:.1%} of a core"
-            )
-            readers.expecting = False
-            for task in tasks:
-                task.cancel()
+        await readers.open(ids, streams)
+        seconds = time.perf_counter() - begin
+        after, cpu = resident_bytes(pid), cpu_seconds(pid)
+        await asyncio.sleep(_IDLE_SECONDS)
+        share = (cpu_seconds(pid) - cpu) / _IDLE_SECONDS
+        print(
+            f"{streams} idle streams: opened in {seconds:.1f} s, {(after - before) / streams / 1024:.1f} KiB each, "
+            f"{share:.1%} of a core"
+        )
 
 
 async def opening(address: str, streams: int) -> None:
     """New streams while 500 readers follow a run."""
-    async with AsyncExitStack() as stack:
-        followers = Readers([await _channel(stack, address) for _ in range(4)])
-        comers = Readers([await _channel(stack, address) for _ in range(4)])
-        run_id = await start(followers.stubs[0], count=_RATE * 30, per_second=_RATE)
-        async with asyncio.TaskGroup() as group:
-            tasks = await followers.open(group, [run_id], 500)
-            quiet = await start(followers.stubs[0], count=0, lead_seconds=3600)
-            begin = time.perf_counter()
-            tasks += await comers.open(group, [quiet], streams)
-            print(f"opening while 500 readers follow: {streams / (time.perf_counter() - begin):.0f} streams/s")
-            followers.expecting = comers.expecting = False
-            for task in tasks:
-                task.cancel()
+    async with _stub(address) as stub, _readers(address, 4) as followers, _readers(address, 4) as comers:
+        run_id = await start(stub, count=_RATE * 30, per_second=_RATE)
+        await followers.open([run_id], 500)
+        quiet = await start(stub, count=0, lead_seconds=3600)
+        begin = time.perf_counter()
+        await comers.open([quiet], streams)
+        print(f"opening while 500 readers follow: {streams / (time.perf_counter() - begin):.0f} streams/s")
 
 
-async def _channel(stack: AsyncExitStack, address: str) -> grpc.aio.Channel:
+@asynccontextmanager
+async def _stub(address: str) -> AsyncIterator[agent_service_pb2_grpc.AgentServiceStub]:
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    return await stack.enter_async_context(grpc.aio.insecure_channel(address, options))
+    async with grpc.aio.insecure_channel(address, options) as channel:
+        yield agent_service_pb2_grpc.AgentServiceStub(channel)
+
+
+@asynccontextmanager
+async def _readers(address: str, connections: int) -> AsyncIterator[Readers]:
+    made = [await http2.connect(address) for _ in range(connections)]
+    try:
+        yield Readers(made)
+    finally:
+        for connection in made:
+            connection.close()
 
 
 def main() -> None:
