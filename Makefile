@@ -135,6 +135,6 @@ deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the whee
 
 .PHONY: clean
 clean: ## remove what can be made again, the environments too
-	rm -rf $(VENV) $(PROTO_VENV) $(LOWEST_VENV) .runwire build dist *.egg-info
+	rm -rf $(VENV) $(PROTO_VENV) $(LOWEST_VENV) .venv-bench .runwire build dist *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
