@@ -211,15 +211,16 @@ class RunReader(
             self._next = opened.latest_sequence + 1 if self._latest else max(opened.earliest_sequence, 1)
 
     def _fresh(self, events: Sequence[run_event_pb2.RunEvent]) -> Sequence[run_event_pb2.RunEvent]:
-        fresh = []
+        fresh, following = [], self._next
         for event in events:
-            expected = event.sequence if self._next is None else self._next
+            expected = event.sequence if following is None else following
             if event.sequence < expected:
                 continue
             if event.sequence > expected:
                 raise EventsLost(f"event {event.sequence} follows event {expected - 1}", expected_sequence=expected)
-            self._next = expected + 1
+            following = expected + 1
             fresh.append(event)
+        self._next = following  # not before the whole frame is taken: a reader may go on after the error
         return fresh
 
     def _end(self, ended: agent_service_pb2.Ended) -> None:

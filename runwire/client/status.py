@@ -26,6 +26,7 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[errors.RunwireError]]] = {
 """For a status without a reason that we know: one of a newer service, or of something between us and it."""
 
 # What gRPC says when a connection breaks under a stream, whether the peer or something between did it.
+_BROKEN_CODES: Final = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 _BROKEN_STREAM: Final = ("rst_stream", "unexpected eos", "eof", "stream removed", "connection reset", "goaway")
 
 
@@ -88,7 +89,7 @@ def _details(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[_
 def _class_of(code: grpc.StatusCode, reason: str, message: str) -> type[errors.RunwireError]:
     if reason in _BY_REASON:
         return _BY_REASON[reason]
-    if code is grpc.StatusCode.INTERNAL and any(sign in message.lower() for sign in _BROKEN_STREAM):
+    if code in _BROKEN_CODES and any(sign in message.lower() for sign in _BROKEN_STREAM):
         return errors.Unavailable
     # Our own cancellation never gets here; this is a stream reset by a proxy, or by a server that was stopped.
     if code is grpc.StatusCode.CANCELLED:

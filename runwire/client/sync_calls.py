@@ -145,6 +145,8 @@ class Stream(Generic[Item]):
         self._lease: Lease[grpc.Channel] | None = None
         self._watchdog: _Watchdog | None = None
         self._closed = threading.Event()
+        self._handover = threading.Lock()
+        """Around the call, its lease and its watchdog, which `close` takes from the thread that reads."""
         self.connected = False
         """Whether something was received since the stream was last opened."""
         self.reconnects = 0
@@ -197,9 +199,6 @@ class Stream(Generic[Item]):
     def close(self) -> None:
         """Ends the stream, also one that another thread waits for; the run goes on."""
         self._closed.set()
-        call = self._call
-        if call is not None:
-            call.cancel()
         self._drop()
 
     def _settle(self, *, whole: bool = False) -> None:
@@ -219,6 +218,7 @@ class Stream(Generic[Item]):
             if self._reader.ended:
                 self._finish()
             if self._closed.is_set() or self._reader.ended:
+                self._drop()
                 raise StopIteration
             try:
                 self._take(self._read())
@@ -255,12 +255,22 @@ class Stream(Generic[Item]):
         return frame
 
     def _open(self, limit: float) -> tuple[Any, _Watchdog]:
-        if self._call is None or self._watchdog is None:
-            self._lease = self._client._acquire()
+        call, watchdog = self._call, self._watchdog
+        if call is not None and watchdog is not None:
+            return call, watchdog
+        lease = self._client._acquire()
+        try:
             metadata = call_metadata(self._client._metadata)
-            self._call = getattr(self._lease.stub, self._method)(self._reader.request(), metadata=metadata)
-            self._watchdog = _Watchdog(self._call.cancel, limit)
-        return self._call, self._watchdog
+            call = getattr(lease.stub, self._method)(self._reader.request(), metadata=metadata)
+        except BaseException:
+            self._client._release(lease, broken=False)
+            raise
+        watchdog = _Watchdog(call.cancel, limit)
+        with self._handover:
+            self._call, self._lease, self._watchdog = call, lease, watchdog
+        if self._closed.is_set():  # meanwhile, when there was nothing to cancel yet
+            call.cancel()
+        return call, watchdog
 
     def _recover(self, error: RunwireError) -> None:
         """Waits until the stream may be opened again, or raises `error`."""
@@ -290,8 +300,9 @@ class Stream(Generic[Item]):
         self._drop()
 
     def _drop(self, *, broken: bool = False) -> None:
-        call, lease, watchdog = self._call, self._lease, self._watchdog
-        self._call = self._lease = self._watchdog = None
+        with self._handover:
+            call, lease, watchdog = self._call, self._lease, self._watchdog
+            self._call = self._lease = self._watchdog = None
         self.connected = False
         if watchdog is not None:
             watchdog.stop()

@@ -51,6 +51,7 @@ async def test_whole_log(watch: Watch, service: ScriptedAgentService, address: s
         play(4, code=grpc.StatusCode.UNAVAILABLE, details="Socket closed"),
         play(4, code=grpc.StatusCode.INTERNAL, details="Received RST_STREAM with error code 2"),
         play(4, code=grpc.StatusCode.INTERNAL, details="Unexpected EOS on DATA frame"),
+        play(4, code=grpc.StatusCode.UNKNOWN, details="Stream removed"),
         play(4, ok=True),
         play(4, error=errors.ServerDraining("draining", 0.0), closing_seconds=0.0),
         play(4, error=errors.StreamMaxAge("old", 0.0)),
@@ -58,7 +59,7 @@ async def test_whole_log(watch: Watch, service: ScriptedAgentService, address: s
         play(4, error=errors.SlowConsumer("slow", 0.0)),
         play(4, error=errors.TooManyStreams("full", 0.0)),
     ],
-    ids=["unavailable", "rst", "eos", "ok", "draining", "max-age", "store", "slow", "full"],
+    ids=["unavailable", "rst", "eos", "removed", "ok", "draining", "max-age", "store", "slow", "full"],
 )
 async def test_resumes(watch: Watch, service: ScriptedAgentService, address: str, cut: object) -> None:
     """Whatever is a cut and no end is resumed from the last cursor, without a gap or a duplicate."""
@@ -180,6 +181,33 @@ async def test_hole_is_an_error(watch: Watch, service: ScriptedAgentService, add
     watched = await watch(address)
     assert isinstance(watched.error, errors.EventsLost)
     assert watched.sequences == [1, 2, 3]
+
+
+async def test_hole_inside_a_frame_hides_nothing(service: ScriptedAgentService, address: str) -> None:
+    """A reader that goes on after the error gets all of the frame once the service sends it whole."""
+    service.parts.append(
+        frames(
+            lambda s: s.opened(s.requests[-1]), lambda s: s.batch([*s.events[:2], *s.events[3:]]), lambda s: s.ended()
+        )
+    )
+    async with AgentClient(address, resume=QUICK) as client, client.watch("run-1") as stream:
+        with pytest.raises(errors.EventsLost):
+            await anext(stream)
+        assert [event.sequence async for event in stream] == ALL
+
+
+async def test_close_while_a_stream_is_opened(service: ScriptedAgentService, address: str) -> None:
+    """A synchronous stream that is closed at the moment in which it opens a call does not wait for that call."""
+    service.parts.append(play(0, freeze=True))
+
+    def close() -> list[tuple[str, str]]:
+        stream.close()
+        return []
+
+    with sync.AgentClient(address, metadata=close) as client:
+        stream = client.watch("run-1")
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(list, stream) == []
 
 
 async def test_end_before_the_last_event_is_an_error(watch: Watch, service: ScriptedAgentService, address: str) -> None:
