@@ -26,6 +26,7 @@ Reply = Any
 """bytes, int, None, or a list of these."""
 
 _CHECKS_A_TIMEOUT: Final = 4
+_FULL: Final = "ERR max number of clients reached"
 _NONE_YET: Final = object()
 
 
@@ -248,6 +249,8 @@ async def _greet(link: Link, access: Access) -> None:
     replies.append(link.send("PING"))
     for result in await asyncio.gather(*replies, return_exceptions=True):
         if isinstance(result, ReplyError):
+            if str(result).startswith(_FULL):
+                raise LinkLost("the server has as many clients as it takes")
             raise _without(access.password, result)
         if isinstance(result, BaseException):
             raise result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sized
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
@@ -102,6 +103,28 @@ async def test_a_server_that_comes_late_is_waited_for(proxy: Proxy) -> None:
             await proxy.start()
             await opened.wait()
             await recovered.wait()
+
+
+@every_binary
+async def test_a_server_that_takes_no_more_clients(kind: RedisBinary) -> None:
+    """That passes, and is no wrong setting: the start waits for a place, and gives up in time."""
+    with start_redis(kind, "--maxclients", "4") as server, ExitStack() as taken:
+        for _ in range(4):
+            taken.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        with pytest.raises(StoreUnavailable, match=r"as many clients|lost"):
+            async with open_store(f"{server.url}?start=0.3"):
+                pass
+        async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
+            with said("trying again") as refused:
+                opening = group.create_task(opened(server.url))
+                await refused.wait()
+            taken.close()
+        assert opening.done()
+
+
+async def opened(url: str) -> None:
+    async with open_store(url) as store:
+        await store.ping()
 
 
 async def test_wrong_credentials(caplog: pytest.LogCaptureFixture) -> None:
