@@ -68,6 +68,8 @@ class Database:
                 raise ConfigurationError(f"the folder of {str(self.path)!r} does not exist: create it first")
             if self.path.is_dir():
                 raise ConfigurationError(f"{str(self.path)!r} is a folder: name a file in it")
+            if self.path.exists() and not self.path.is_file():
+                raise ConfigurationError(f"{str(self.path)!r} is a device or a pipe: name a file")
         except OSError as error:
             raise ConfigurationError(
                 f"{str(self.path)!r} cannot be reached: {error.strerror} (check that this user may enter its folders)"

@@ -133,6 +133,11 @@ async def test_a_folder_is_no_store(tmp_path: Path) -> None:
     assert "is a folder" in await refused(f"sqlite:///{tmp_path}")
 
 
+async def test_a_device_is_no_store() -> None:
+    """What is no file is refused; trying again would be no help."""
+    assert "is a device" in await refused("sqlite:////dev/null")
+
+
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     """Any other file is refused and left as it is."""
     file = tmp_path / "notes.txt"
