@@ -174,6 +174,8 @@ class _Parts:
             await working
             for task in tasks:
                 task.cancel()
+            if self._exporter is not None:
+                self._exporter.stop()  # a collector that does not answer must not keep the process
 
     async def _check_health(self) -> float:
         """Health is NOT_SERVING while the database does not answer."""

@@ -53,6 +53,10 @@ class Sink(Protocol):
         """Whether they were taken. May block."""
         ...
 
+    def close(self) -> None:
+        """Ends a `send` that another thread waits in."""
+        ...
+
 
 class Exporter:
     """One per process; several of them share the work."""
@@ -71,6 +75,10 @@ class Exporter:
             return 0.0
         await self._database.write(lambda connection: _postpone(connection, items))
         return _IDLE_SECONDS
+
+    def stop(self) -> None:
+        """Gives up what is being sent: it waits in the database for the next process."""
+        self._sink.close()
 
     def _claim(self, connection: Connection) -> list[Item]:
         now, key = database_time(connection), exports.c
@@ -151,6 +159,10 @@ class OtlpSink:
         if events and self._logs.export(events) is not LogRecordExportResult.SUCCESS:
             return False
         return self._spans.export([_span(item, self._resource) for item in items]) is SpanExportResult.SUCCESS
+
+    def close(self) -> None:
+        self._logs.shutdown()
+        self._spans.shutdown()
 
 
 def _has_result(item: Item) -> bool:

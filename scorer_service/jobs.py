@@ -195,6 +195,7 @@ class Jobs:
         lost = [line for line in candidates if line.state == State.RUNNING]
         if lost:
             self._record_losses(connection, lost, now)
+            self._enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line in lost])
         ended, apart, taken = [], [], []
         for line in candidates:
             losses = line.losses + (line.state == State.RUNNING)
@@ -214,7 +215,6 @@ class Jobs:
         if ended:
             rows = [_ended_row(line, losses, error, now, revision) for line, losses, error in ended]
             connection.execute(_END, rows)
-            self._enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line, _, _ in ended])
         if apart:
             rows = [
                 {"id": line.scorer_run_id, "losses": losses, "revision": revision, "now": now} for line, losses in apart

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,10 +18,11 @@ from sqlalchemy import func, select
 
 from scorer_service import schema
 from scorer_service.database import Database, open_database
-from scorer_service.export import Exporter, Item
+from scorer_service.export import Exporter, Item, OtlpSink
 from scorer_service.jobs import Jobs, Offer
 from scorer_service.records import Finished, NewRun, ScoreRecord, State
 from tests.scorer.stage import eventually, request, service
+from tests.servers import free_port
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
@@ -163,6 +167,9 @@ class Remembering:
         assert all(isinstance(item, Item) for item in items)
         return self._answers.pop(0)
 
+    def close(self) -> None:
+        raise AssertionError("nobody stops it")
+
 
 async def finish_some(database: Database, count: int, backlog: int) -> Jobs:
     jobs = Jobs(database, worker="w", export_backlog=backlog)
@@ -194,3 +201,50 @@ async def test_several_exporters_share_the_work(database: Database) -> None:
     await exporter.run_once()
     assert sink.seen[0] == sink.seen[1]
     assert await waiting(database) == 0
+
+
+async def test_attempts_that_died_with_their_worker_are_exported(database: Database) -> None:
+    """Each of them, also while others follow."""
+    jobs = Jobs(database, worker="w", lease_seconds=-1, export_backlog=10)
+    await jobs.register(["a"])
+    await jobs.add([NewRun("one", "default", "a")])
+    for _ in range(2):
+        assert (await jobs.claim({"a": Offer(1)}, 1)).jobs
+    sink = Remembering(True)
+    await Exporter(database, sink).run_once()
+    assert sink.seen == [[("one", 1)]]
+
+
+async def test_a_collector_that_is_dead_keeps_nobody() -> None:
+    """Closing the sink ends what it is sending, for however long that would have been tried."""
+    tries = threading.Event()
+
+    class Noticing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tries.set()
+
+    handler = Noticing()
+    logging.getLogger("opentelemetry").addHandler(handler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+        patch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
+        sink = OtlpSink()
+    run = SimpleNamespace(
+        scorer_run_id="one",
+        scorer_id="a",
+        scorer_version="1",
+        run_id="",
+        agent_id="",
+        traceparent="",
+        claims=2,
+        state=3,
+    )
+    attempt = SimpleNamespace(scorer_run_id="one", attempt=1, start_time=0.0, end_time=1.0, error_reason=None)
+    sending = asyncio.create_task(asyncio.to_thread(sink.send, [Item(attempt, run, 1)]))
+    try:
+        assert await asyncio.to_thread(tries.wait, 10)
+        sink.close()
+        async with asyncio.timeout(10):
+            assert not await sending
+    finally:
+        logging.getLogger("opentelemetry").removeHandler(handler)

@@ -350,6 +350,7 @@ async def test_waiting_and_running_work_is_cancelled(running: Service, tmp_path:
     for message in (waiting, busy):
         run = await running.until(message.scorer_run_id)
         assert (run.state, run.error.reason) == (S.SCORER_RUN_STATE_CANCELLED, "cancelled")
+        assert [attempt.error.reason for attempt in run.attempts] == ["cancelled"] * run.deliveries
     await running.score(request("threaded"))  # the worker goes on
     assert (await running.get(busy.scorer_run_id)).state == S.SCORER_RUN_STATE_CANCELLED
     assert (await running.stub.CancelScorerRuns(pb.CancelScorerRunsRequest(filter=pb.ScorerRunFilter()))).count == 0
