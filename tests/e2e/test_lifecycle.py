@@ -164,7 +164,7 @@ async def test_a_client_finds_the_next_server(sqlite_url: str, ledger: Ledger) -
 async def test_an_answer_after_everything_was_killed(store_url: str, ledger: Ledger) -> None:
     """A run that waits for a person survives the death of every process: it is answered on another one and goes on
     where it was."""
-    with processes(store_url, **ledger.environment) as start:
+    with processes(store_url, **ledger.environment, RUNWIRE_LEASE_SECONDS=30) as start:
         first = start.start("all")
         async with client(first.address) as agent:
             run = await agent.start_run("asks", "run")
@@ -186,7 +186,7 @@ async def test_an_answer_after_everything_was_killed(store_url: str, ledger: Led
 
 async def test_a_sleep_across_a_restart(store_url: str, ledger: Ledger) -> None:
     """A sleeping run holds no worker, survives the death of every process, and wakes at its moment."""
-    with processes(store_url, **ledger.environment) as start:
+    with processes(store_url, **ledger.environment, RUNWIRE_LEASE_SECONDS=30) as start:
         first = start.start("all")
         async with client(first.address) as agent:
             run = await agent.start_run("sleeps", {"name": "run", "seconds": 4})
@@ -203,7 +203,7 @@ async def test_a_sleep_across_a_restart(store_url: str, ledger: Ledger) -> None:
 
 async def test_cancel_from_another_replica(store_url: str, ledger: Ledger) -> None:
     """CancelRun at a process that only serves stops the run in the process that executes it."""
-    with processes(store_url, **ledger.environment) as start:
+    with processes(store_url, **ledger.environment, RUNWIRE_LEASE_SECONDS=30) as start:
         server, _ = start.start_all("serve", "work")
         async with client(server.address) as agent:
             run = await agent.start_run("hangs", "run")
