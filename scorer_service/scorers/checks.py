@@ -6,9 +6,8 @@ import re
 from typing import Any
 
 from pydantic import Field
-from rapidfuzz import fuzz
 
-from scorer_service.scorers.code import StrictOptions
+from scorer_service.scorers.code import StrictOptions, likeness
 from scorer_service.scorers.text import is_subsequence, normal
 from scorer_service.scoring import NonRetriableError, NotScorable, Sample, Score, scorer, text_of
 
@@ -110,7 +109,7 @@ async def similarity(sample: Sample, options: SimilarityOptions) -> Score:
     """Whether the output is like the expected text: the formula of content-similarity, at or above a threshold."""
     expected = normal(text_of(_expected(sample, options.expected)))
     output = normal(sample.output_text)
-    value = fuzz.ratio(expected, output) / 100 if expected or output else 1.0
+    value = likeness(expected, output)
     return _verdict(value >= options.threshold, f"likeness {value:.3f}, threshold {options.threshold:g}")
 
 

@@ -14,6 +14,13 @@ from scorer_service.scorers.tone import tone
 from scorer_service.scoring import NonRetriableError, NotScorable, Sample, Score, ToolCall, scorer, text_of
 
 _MAX_WORDS: Final = 5_000
+_MAX_LISTED: Final = 100
+"""Most names in the metadata of a score, which has its bounds."""
+_MAX_PAIRS: Final = 10_000_000
+"""Most pairs of words to compare: half a second of work, during which the scorers beside it wait."""
+_MAX_CHARACTER_PAIRS: Final = 10_000_000_000
+"""The same for characters, of which many are compared at once."""
+_MAX_CALL_PAIRS: Final = {"strict": 1_000_000, "in-order": 1_000_000, "any": 40_000}
 
 
 class StrictOptions(BaseModel):
@@ -37,13 +44,20 @@ async def content_similarity(sample: Sample, options: SimilarityOptions) -> Scor
     wanted = sample.ground_truth if sample.ground_truth is not None else sample.input
     shape = {"ignore_case": options.ignore_case, "ignore_space": options.ignore_space}
     left, right = normal(text_of(wanted), **shape), normal(sample.output_text, **shape)
-    value = fuzz.ratio(left, right) / 100 if left or right else 1.0
+    value = likeness(left, right)
     compared = "ground truth" if sample.ground_truth is not None else "input"
     return Score(value, reason=f"{value:.0%} of the characters of {compared} and output agree in order")
 
 
+def likeness(left: str, right: str) -> float:
+    """The normalised indel similarity of two texts, from 0 to 1. Raises NotScorable for texts that are too long."""
+    if len(left) * len(right) > _MAX_CHARACTER_PAIRS:
+        raise NotScorable(f"texts of {len(left)} and {len(right)} characters are too long to compare")
+    return fuzz.ratio(left, right) / 100 if left or right else 1.0
+
+
 class KeywordOptions(StrictOptions):
-    keywords: list[str] = Field(default_factory=list)
+    keywords: list[str] = Field(default_factory=list, max_length=1000)
     """What must be mentioned. Empty: the content words of the ground truth, or else of the input."""
 
 
@@ -59,13 +73,19 @@ async def keyword_coverage(sample: Sample, options: KeywordOptions) -> Score:
     keywords = [keyword for keyword in keywords if words(keyword)]
     if not keywords:
         raise NotScorable("there are no keywords, and no content words in the input to take for them")
-    text = f" {' '.join(words(sample.output_text))} "
-    missing = [keyword for keyword in keywords if f" {' '.join(words(keyword))} " not in text]
+    said = words(sample.output_text)
+    single, text = set(said), f" {' '.join(said)} "
+    missing = [keyword for keyword in keywords if not _is_mentioned(words(keyword), single, text)]
     found = len(keywords) - len(missing)
     reason = f"{found} of {len(keywords)} keywords are mentioned"
     if missing:
         reason += f"; missing: {', '.join(missing[:20])}"
-    return Score(found / len(keywords), reason=reason, metadata={"keywords": keywords, "missing": missing})
+    metadata = {"keywords": keywords[:_MAX_LISTED], "missing": missing[:_MAX_LISTED]}
+    return Score(found / len(keywords), reason=reason, metadata=metadata)
+
+
+def _is_mentioned(keyword: list[str], single: set[str], text: str) -> bool:
+    return keyword[0] in single if len(keyword) == 1 else f" {' '.join(keyword)} " in text
 
 
 @scorer(id="textual-difference", version="1")
@@ -108,13 +128,17 @@ async def completeness(sample: Sample, options: CompletenessOptions) -> Score:
     if not parts:
         raise NotScorable("the input has no content words")
     said = list(dict.fromkeys(words(sample.output_text)))
+    wanted_words = {word for part in parts for word in part}
+    if len(wanted_words) * len(said) > _MAX_PAIRS:
+        raise NotScorable(f"{len(wanted_words)} words of the input and {len(said)} of the output are too many")
     known = {word: _is_said(word, said, options.similarity) for part in parts for word in part}
     shares = [sum(known[word] for word in part) / len(part) for part in parts]
     missing = [word for word, there in known.items() if not there]
     reason = f"{len(known) - len(missing)} of {len(known)} content words in {len(parts)} sentences are taken up"
     if missing:
         reason += f"; missing: {', '.join(missing[:20])}"
-    return Score(sum(shares) / len(shares), reason=reason, metadata={"missing": missing, "sentences": len(parts)})
+    metadata = {"missing": missing[:_MAX_LISTED], "sentences": len(parts)}
+    return Score(sum(shares) / len(shares), reason=reason, metadata=metadata)
 
 
 def _is_said(word: str, said: list[str], similarity: float) -> bool:
@@ -178,6 +202,7 @@ async def tool_call_accuracy(sample: Sample, options: ToolCallOptions) -> Score:
         right = bool(called) and set(called) == set(expected) if options.strict else options.expected_tool in called
     else:
         raise NonRetriableError("give expected_tool or expected_order", reason="invalid_options")
+    expected, called = expected[:_MAX_LISTED], called[:_MAX_LISTED]
     reason = f"expected {', '.join(expected)}; called {', '.join(called) or 'none'}"
     return Score(float(right), "correct" if right else "incorrect", reason, {"expected": expected, "called": called})
 
@@ -204,7 +229,7 @@ async def trajectory_accuracy(sample: Sample, options: TrajectoryOptions) -> Sco
     """
     expected = [ExpectedCall(tool=each) if isinstance(each, str) else each for each in options.expected]
     called = sample.tool_calls
-    if len(called) * len(expected) > 1_000_000:
+    if len(called) * len(expected) > _MAX_CALL_PAIRS[options.order]:
         raise NotScorable("too many tool calls to compare")
     if options.order == "any":
         matched = _paired(expected, called)

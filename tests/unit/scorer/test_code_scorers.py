@@ -8,7 +8,8 @@ import pytest
 
 from runwire.errors import ConfigurationError
 from scorer_service import NonRetriableError, NotScorable, Sample, Score, ToolCall, run_scorer
-from scorer_service.registry import load
+from scorer_service.executor import record_of
+from scorer_service.registry import load, prebuilt
 from scorer_service.scorers.tone import tone
 
 
@@ -177,3 +178,39 @@ async def test_values_of_all_kinds_have_a_text() -> None:
     """Numbers, lists and objects are compared by the text in them."""
     score = await run_scorer("content-similarity", Sample(input=[1, 2.5, {"a": True}], output="1\n2.5\nTrue"))
     assert score == Score(1.0, reason=score.reason)
+
+
+LONG = " ".join(f"word{number}" for number in range(20_000))
+
+
+@pytest.mark.parametrize(
+    "scorer_id, sample, options",
+    [
+        ("content-similarity", Sample(input=LONG, output=LONG), {}),
+        ("similarity", Sample(output=LONG), {"expected": LONG}),
+        ("completeness", Sample(input=LONG, output=LONG), {}),
+        ("textual-difference", Sample(input=LONG, output=LONG), {}),
+        ("trajectory-accuracy", Sample(tool_calls=tools(*"a" * 300)), {"expected": ["a"] * 300, "order": "any"}),
+    ],
+)
+async def test_what_would_take_for_ever_is_not_begun(scorer_id: str, sample: Sample, options: dict[str, Any]) -> None:
+    """Nothing stops such a comparison, and it would keep its process from everything else."""
+    with pytest.raises(NotScorable):
+        await run_scorer(scorer_id, sample, options)
+
+
+@pytest.mark.parametrize(
+    "scorer_id, sample, options",
+    [
+        ("keyword-coverage", Sample(input=LONG, output=f"{LONG} or so"), {}),
+        ("completeness", Sample(input=LONG, output="nothing of it"), {}),
+        ("tool-call-accuracy", Sample(tool_calls=tools(*[f"tool-{n}" for n in range(9_000)])), {"expected_tool": "a"}),
+        ("trajectory-accuracy", Sample(tool_calls=tools(*"ab" * 4_000)), {"expected": ["a"]}),
+    ],
+)
+async def test_what_is_large_has_a_score_that_can_be_kept(
+    scorer_id: str, sample: Sample, options: dict[str, Any]
+) -> None:
+    """Reasons and metadata do not grow with the sample."""
+    record = record_of(await run_scorer(scorer_id, sample, options), prebuilt(scorer_id))
+    assert len(record.reason) + len(record.metadata) < 10_000
