@@ -169,7 +169,7 @@ class Watcher:
         """Looks once. False: the store does not answer."""
         try:
             self._look_once()
-        except (sqlite3.Error, StoreUnavailable) as error:
+        except Exception as error:  # whatever it is: a thread that has died is missed by nobody, and all wait for it
             self._fail(error)
             return False
         if self._failing:

@@ -14,7 +14,7 @@ import pytest
 
 from runwire.errors import EventsLost, FieldExists, RunNotFound, StoreUnavailable
 from runwire.pubsub import Commit, Message, Schedule
-from runwire.sqlite import SqliteStore, database, open_sqlite, watcher, writer
+from runwire.sqlite import SqliteStore, database, open_sqlite, tables, watcher, writer
 from runwire.sqlite.watcher import Seen
 from tests.conformance.logs import (
     LIMIT_SECONDS,
@@ -366,6 +366,31 @@ async def test_the_watcher_follows_after_a_pause(store: SqliteStore, other: Sqli
         assert [entry.first for entry in inbox.entries] == list(range(base + 1, base + 6))
         await append(store, TOPIC, 1, base + 6, base + 10)
         await asyncio.sleep(0.05)  # until the watcher sleeps, of which there is no signal
+
+
+async def test_the_watcher_outlives_a_fault(
+    store: SqliteStore, other: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who subscribes while it cannot look is told, and who comes later hears of what others write."""
+    await started(store)
+    inbox = Inbox()
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "newest", lambda connection: 1 // 0)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            with pytest.raises(StoreUnavailable, match="zero"):
+                async with other.pubsub.subscribe(TOPIC, inbox.deliver):
+                    pytest.fail("nobody looks")
+
+    async def subscribed() -> bool:
+        try:
+            async with other.pubsub.subscribe(TOPIC, inbox.deliver):
+                await append(store, TOPIC, 1, 1, 1)
+                await inbox.until_sequence(1)
+        except StoreUnavailable:  # the end of the same fault
+            return False
+        return True
+
+    await eventually(subscribed)
 
 
 async def test_entries_of_both_processes_come_in_full(store: SqliteStore, other: SqliteStore) -> None:
