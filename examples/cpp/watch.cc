@@ -96,7 +96,8 @@ double RetryDelay(const grpc::Status& status) {
   const bool broken = status.error_message().find("RST_STREAM") != std::string::npos || status.error_message().find("EOS") != std::string::npos;
   if (code == StatusCode::OK ||  // OK without `ended` is a cut like any other
       code == StatusCode::UNAVAILABLE || code == StatusCode::CANCELLED ||  // CANCELLED: by our own watchdog
-      (code == StatusCode::RESOURCE_EXHAUSTED && info.reason() == "SLOW_CONSUMER") || (code == StatusCode::INTERNAL && broken))
+      (code == StatusCode::RESOURCE_EXHAUSTED && (info.reason() == "SLOW_CONSUMER" || info.reason() == "TOO_MANY_STREAMS")) ||
+      (code == StatusCode::INTERNAL && broken))
     return InSeconds(retry.retry_delay());
   throw Refused(info.reason() + ": " + status.error_message());
 }

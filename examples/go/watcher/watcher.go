@@ -141,7 +141,7 @@ func retry(err error) (time.Duration, bool) {
 	case codes.Unavailable, codes.Canceled: // Canceled: by our own watchdog
 		return wait, true
 	case codes.ResourceExhausted:
-		return wait, reason == "SLOW_CONSUMER"
+		return wait, reason == "SLOW_CONSUMER" || reason == "TOO_MANY_STREAMS"
 	case codes.Internal:
 		return wait, strings.Contains(failure.Message(), "RST_STREAM") || strings.Contains(failure.Message(), "unexpected EOF")
 	}

@@ -68,7 +68,7 @@ function resumable(error: grpc.ServiceError): { retryMs: number } {
   const { reason, retryMs } = details(error);
   const { UNAVAILABLE, CANCELLED, RESOURCE_EXHAUSTED, INTERNAL } = grpc.status;
   if (error.code === UNAVAILABLE || error.code === CANCELLED) return { retryMs }; // CANCELLED: by our own watchdog
-  if (error.code === RESOURCE_EXHAUSTED && reason === "SLOW_CONSUMER") return { retryMs };
+  if (error.code === RESOURCE_EXHAUSTED && ["SLOW_CONSUMER", "TOO_MANY_STREAMS"].includes(reason)) return { retryMs };
   if (error.code === INTERNAL && /RST_STREAM|EOS|end of stream/i.test(error.details)) return { retryMs };
   throw new Refused(reason || grpc.status[error.code] || error.name, error.message);
 }
