@@ -296,14 +296,14 @@ def _dump_steps(version: str, steps: dict[str, Any]) -> str:
         text = json_text({"version": version, "steps": steps})
     except (TypeError, ValueError):
         return "{}"
-    return text if len(text) <= MAX_STEPS_BYTES else "{}"
+    return text if len(text.encode()) <= MAX_STEPS_BYTES else "{}"
 
 
 def record_of(score: Score, scorer: Scorer) -> ScoreRecord:
     """The score as it is stored. Raises BadScore if it is too large, TypeError or ValueError if it is not JSON."""
     metadata = json_text(dict(score.metadata)) if score.metadata else "{}"
-    if len(metadata) > MAX_METADATA_BYTES:
-        raise BadScore(f"the score's metadata has {len(metadata)} bytes; at most {MAX_METADATA_BYTES} are kept")
+    if (size := len(metadata.encode())) > MAX_METADATA_BYTES:
+        raise BadScore(f"the score's metadata has {size} bytes; at most {MAX_METADATA_BYTES} are kept")
     judgement = None
     if score.judgement is not None:
         judged = score.judgement

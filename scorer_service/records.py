@@ -189,5 +189,5 @@ def _depth(value: Any) -> int:
 def kept_steps(text: str, version: str | None = None) -> dict[str, Any]:
     """The results of completed steps by name, from `{"version": ..., "steps": {...}}`. With a version: none, if another
     one of the scorer made them."""
-    kept = json.loads(text)
+    kept = json.loads(text) if text != "{}" else {}
     return dict(kept.get("steps", {})) if version is None or kept.get("version") == version else {}
