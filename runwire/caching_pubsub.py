@@ -222,14 +222,41 @@ class CachingPubSub:
                 log.warning("idle check: %s", error)
 
     async def run_once(self) -> None:
-        """Compares what the readers of each topic know with the heads of the logs."""
+        """Compares what the readers of each topic know with the heads of the logs. Raises StoreUnavailable."""
         topics = list(self._channels)
         for begin in range(0, len(topics), _HEADS_AT_ONCE):
-            tails = self._open_tails(topics[begin : begin + _HEADS_AT_ONCE])
-            known = [tail.position for tail in tails.values()]
-            heads = await self._cache.heads(list(tails))
-            for tail, before, head in zip(tails.values(), known, heads, strict=True):
-                _compare(tail, before, head)
+            some = topics[begin : begin + _HEADS_AT_ONCE]
+            try:
+                await self._check(some)
+            except StoreUnavailable:
+                if len(some) == 1:
+                    raise
+                # Perhaps a part of the store is away, and what lies elsewhere must not wait for it.
+                await self._check_one_by_one(some)
+
+    async def _check(self, topics: Sequence[str]) -> None:
+        tails = self._open_tails(topics)
+        known = [tail.position for tail in tails.values()]
+        heads = await self._cache.heads(list(tails))
+        for tail, before, head in zip(tails.values(), known, heads, strict=True):
+            _compare(tail, before, head)
+
+    async def _check_one_by_one(self, topics: Sequence[str]) -> None:
+        """Raises StoreUnavailable if none of them can be looked at."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._failure_of(topic)) for topic in topics]
+        failures = [failure for task in tasks if (failure := task.result())]
+        if len(failures) == len(topics):
+            raise failures[0]
+        if failures:
+            log.warning("idle check: %d of %d logs: %s", len(failures), len(topics), failures[0])
+
+    async def _failure_of(self, topic: str) -> StoreUnavailable | None:
+        try:
+            await self._check([topic])
+        except StoreUnavailable as error:
+            return error
+        return None
 
     def _open_tails(self, topics: Sequence[str]) -> dict[str, Tail]:
         """Those of these topics that are followed now, and have got as far as to know their log."""

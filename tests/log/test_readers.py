@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from itertools import permutations
 
@@ -25,7 +25,7 @@ from runwire.errors import (
     StoreUnavailable,
 )
 from runwire.memory import MemoryStore
-from runwire.pubsub import MAX_COMMIT_EVENTS, Deliver, Position
+from runwire.pubsub import MAX_COMMIT_EVENTS, Deliver, Head, Position
 from tests.log.faulty_pubsub import Fate, Held
 from tests.log.faulty_store import roll_back, snapshot
 from tests.log.one_log import (
@@ -961,6 +961,31 @@ async def test_the_check_looks_at_all_topics_in_few_round_trips(monkeypatch: pyt
                     await reader.next()
             else:
                 await reader.until_sequence(2)
+
+
+async def test_the_check_goes_on_where_a_part_of_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of a cluster is dead: readers of logs that lie elsewhere still hear of a lost last entry."""
+    store = MemoryStore()
+    away, there = OneLog("default/away", store), OneLog("default/there", store)
+    there.log = away.log
+    await away.create(1)
+    await there.create(1)
+    heads = away.cache.heads
+
+    async def partly(topics: Sequence[str]) -> Sequence[Head | None]:
+        if gone.intersection(topics):
+            raise StoreUnavailable("this part is away")
+        return await heads(topics)
+
+    async with away.reader(), there.reader() as reader:
+        await there.append(1, told=False)
+        monkeypatch.setattr(away.cache, "heads", partly)
+        gone = {away.topic, there.topic}
+        with pytest.raises(StoreUnavailable):
+            await away.log.run_once()
+        gone = {away.topic}
+        await away.log.run_once()
+        await reader.until_sequence(2)
 
 
 async def test_the_check_leaves_alone_who_is_just_opening(monkeypatch: pytest.MonkeyPatch) -> None:
