@@ -247,14 +247,11 @@ async def test_results_are_kept_while_the_database_refuses_them(sqlite_url: str)
     """One by one, after a batch was refused: what was not written yet is written when it can be."""
 
     class Fragile(Jobs):
-        refusals = 2  # the batch, and then the first of its results
+        answers = iter([ValueError("not this batch"), ValueError("nor the first of it"), StoreUnavailable("away")])
 
         async def finish(self, finished: Sequence[Finished]) -> list[Finished]:
-            self.refusals -= 1
-            if self.refusals == 1:
-                raise ValueError("not this batch")
-            if self.refusals == 0:
-                raise StoreUnavailable("away")
+            if (error := next(self.answers, None)) is not None:
+                raise error
             return await super().finish(finished)
 
     async with open_database(sqlite_url) as database:
