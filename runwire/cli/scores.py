@@ -229,7 +229,7 @@ def _is_live(session: Session) -> bool:
 
 
 def _has_scores(session: Session, run_id: str) -> bool:
-    """Whether there is anything to follow: of a run that asks for no scores nothing ever comes."""
+    """Whether there is anything to follow. A run that asks for no scores need not be waited for."""
     with session.asking_scorers() as scorers:
         if any(True for _ in scorers.list_scorer_runs(scorer_run_filter(run_id=run_id), page_size=1)):
             return True

@@ -53,7 +53,7 @@ class ScorerClient(Client):
         """Scorer runs as they change: those of one run until all are terminal, or all of them without end.
 
         A change that a newer one of the same scorer run overtook may be left out; after a cut the newest state of a
-        scorer run may come once more. Of a run that asks for no scores nothing ever comes: see `Run.scorers`.
+        scorer run may come once more. For a run that asks for no scores it ends when the run has.
         """
         reader = ScorerRunReader(run_id, after=after, heartbeat_seconds=heartbeat_seconds)
         return Stream(self, "WatchScorerRuns", reader, on_discontinuity)
