@@ -18,6 +18,7 @@ from runwire.bell import Bell, messages_in, wait_for, work_in
 from runwire.errors import FieldExists, RunNotFound, TopicExists
 from runwire.hub import Hub
 from runwire.pubsub import (
+    MAX_RECEIVE_BYTES,
     Claim,
     Commit,
     Committed,
@@ -301,26 +302,34 @@ class MemoryStore:
     # Messages
 
     async def receive(
-        self, queue: str, *, consumer: str, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queue: str,
+        *,
+        consumer: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        max_bytes: int = MAX_RECEIVE_BYTES,
     ) -> Sequence[Delivery]:
         with self._bell.listen(messages_in(queue)) as rung:
             deadline = time.monotonic() + wait_seconds
             while True:
-                deliveries = self._receive(queue, limit, lease_seconds)
+                deliveries = self._receive(queue, limit, lease_seconds, max_bytes)
                 remaining = deadline - time.monotonic()
                 if deliveries or remaining <= 0:
                     return deliveries
                 await wait_for(rung, min(remaining, _POLL_SECONDS) if queue in self._mailboxes else remaining)
 
-    def _receive(self, queue: str, limit: int, lease_seconds: float) -> list[Delivery]:
+    def _receive(self, queue: str, limit: int, lease_seconds: float, max_bytes: int) -> list[Delivery]:
         mailbox = self._mailboxes.get(queue)
         deliveries: list[Delivery] = []
         now = self._clock()
-        while mailbox and len(deliveries) < limit:
+        while mailbox and len(deliveries) < limit and max_bytes > 0:
             delivery = mailbox.take(lease_seconds, now)
             if delivery is None:
                 break
             deliveries.append(delivery)
+            max_bytes -= len(delivery.body)
         return deliveries
 
     async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:

@@ -34,6 +34,12 @@ MAX_COMMIT_EVENTS: Final = 256
 MAX_COMMIT_BYTES: Final = 256 * 1024
 """Most bytes of events in one commit; a single larger event goes alone."""
 
+MAX_RECEIVE_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of messages after which `receive` takes hardly more."""
+
+RECEIVE_CHUNK: Final = 32
+"""Messages that are taken before their size is looked at."""
+
 MAX_EVENT_BYTES: Final = 2 * 1024 * 1024
 """Most bytes of one event; below gRPC's default receive limit of 4 MiB."""
 
@@ -345,12 +351,19 @@ class Store(EventCache, Protocol):
         ...
 
     async def receive(
-        self, queue: str, *, consumer: str, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queue: str,
+        *,
+        consumer: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        max_bytes: int = MAX_RECEIVE_BYTES,
     ) -> Sequence[Delivery]:
-        """Takes up to `limit` messages: those whose lease has ended first, then new ones in order. Each is in one
-        consumer's hands at a time, for `lease_seconds`. Waits up to `wait_seconds` for the first. `consumer` names
-        the calling process, at random per start. Messages sent before the first consumer ever came are received
-        too."""
+        """Takes up to `limit` messages: those whose lease has ended first, then new ones in order. Once they have
+        `max_bytes` together it takes at most RECEIVE_CHUNK more. Each is in one consumer's hands at a time, for
+        `lease_seconds`. Waits up to `wait_seconds` for the first. `consumer` names the calling process, at random
+        per start. Messages sent before the first consumer ever came are received too."""
         ...
 
     async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:

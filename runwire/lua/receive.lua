@@ -2,7 +2,7 @@
 --
 -- KEYS  1 stream
 -- ARGV  1 group, 2 consumer, 3 limit, 4 default lease, 5 time without messages after which a consumer is forgotten (both
---       in milliseconds)
+--       in milliseconds), 6 messages that are taken before their size is looked at, 7 bytes after which no more are taken
 -- Returns milliseconds until the oldest lease ends ('' for none), then {id, body, deliveries} for each.
 --
 -- A consumer's name ends in `:` and its lease in milliseconds; one without has the default. Acknowledged messages are
@@ -10,9 +10,15 @@
 
 local stream, group, consumer, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local default_lease, forget_after = tonumber(ARGV[4]), tonumber(ARGV[5])
+local chunk, room = tonumber(ARGV[6]), tonumber(ARGV[7])
 
-local CHUNK = 100
+local PENDING = 100
 local taken = {}
+
+local function take(id, body, deliveries)
+  taken[#taken + 1] = { id, body, deliveries }
+  room = room - #body
+end
 
 local function lease_of(name)
   return tonumber(string.match(name, ':(%d+)$')) or default_lease
@@ -44,7 +50,7 @@ end
 local function take_back(id, deliveries)
   local item = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
   if item then
-    taken[#taken + 1] = { id, body_of(item[2]), deliveries + 1 }
+    take(id, body_of(item[2]), deliveries + 1)
   else
     redis.call('XACK', stream, group, id) -- somebody deleted the entry without acknowledging it
   end
@@ -53,16 +59,16 @@ end
 -- Redis itself skips what was handed out less than the shortest lease ago, which is nearly all.
 local function take_ended(shortest)
   local from = '-'
-  while #taken < limit do
-    local pending = redis.call('XPENDING', stream, group, 'IDLE', digits(shortest), from, '+', CHUNK)
+  while #taken < limit and room > 0 do
+    local pending = redis.call('XPENDING', stream, group, 'IDLE', digits(shortest), from, '+', PENDING)
     for _, place in ipairs(pending) do
       local id, owner, idle, deliveries = unpack(place)
-      if idle >= lease_of(owner) and #taken < limit then
+      if idle >= lease_of(owner) and #taken < limit and room > 0 then
         take_back(id, deliveries)
       end
       from = '(' .. id
     end
-    if #pending < CHUNK then
+    if #pending < PENDING then
       return
     end
   end
@@ -88,10 +94,15 @@ local shortest = shortest_lease(consumers)
 if shortest then
   take_ended(shortest)
 end
-if #taken < limit then
-  local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', limit - #taken, 'STREAMS', stream, '>')
-  for _, item in ipairs(found and found[1][2] or {}) do
-    taken[#taken + 1] = { item[1], body_of(item[2]), 1 }
+while #taken < limit and room > 0 do
+  local count = math.min(chunk, limit - #taken)
+  local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')
+  local items = found and found[1][2] or {}
+  for _, item in ipairs(items) do
+    take(item[1], body_of(item[2]), 1)
+  end
+  if #items < count then
+    break
   end
 end
 table.insert(taken, 1, #taken == 0 and oldest_end() or '')

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from runwire.errors import StoreUnavailable
-from runwire.pubsub import Delivery
+from runwire.pubsub import RECEIVE_CHUNK, Delivery
 from runwire.redis.client import Client
 from runwire.redis.doorbells import POLL_SECONDS, Doorbells
 from runwire.redis.scripts import ACKNOWLEDGE, RECEIVE
@@ -33,34 +33,35 @@ class Messages:
         """Names that this process has had, by queue, oldest first: it may acknowledge what is in their hands."""
 
     async def receive(
-        self, queue: str, consumer: str, limit: int, lease_seconds: float, wait_seconds: float
+        self, queue: str, consumer: str, limit: int, lease_seconds: float, wait_seconds: float, max_bytes: int
     ) -> Sequence[Delivery]:
         name = self._consumer(queue, consumer, lease_seconds)
         return await self._doorbells.wait_for(
-            "messages", [queue], wait_seconds, lambda: self._receive(queue, name, limit)
+            "messages", [queue], wait_seconds, lambda: self._receive(queue, name, limit, max_bytes)
         )
 
-    async def _receive(self, queue: str, name: str, limit: int) -> tuple[Sequence[Delivery], float]:
+    async def _receive(self, queue: str, name: str, limit: int, max_bytes: int) -> tuple[Sequence[Delivery], float]:
         """Messages, and the seconds until there may be more."""
         deliveries: list[Delivery] = []
         wait = POLL_SECONDS
         times = _milliseconds(DEFAULT_LEASE_SECONDS), _milliseconds(_FORGET_SECONDS)
         problems: list[StoreUnavailable] = []
         for shard in self._shards.in_turn():
-            if len(deliveries) >= limit or (deliveries and problems):
+            if len(deliveries) >= limit or max_bytes <= 0 or (deliveries and problems):
                 break
             try:
                 next_end, *found = await self._client.run(
                     RECEIVE,
                     shard,
                     (self._shards.messages(shard, queue),),
-                    (GROUP, name, limit - len(deliveries), *times),
+                    (GROUP, name, limit - len(deliveries), *times, RECEIVE_CHUNK, max_bytes),
                     repeatable=False,
                 )
             except StoreUnavailable as error:
                 problems.append(error)  # what others gave is in this consumer's hands, and must not be forgotten
                 continue
             deliveries += (Delivery(f"{shard}/{place.decode()}", body, count) for place, body, count in found)
+            max_bytes -= sum(len(body) for _, body, _ in found)
             wait = min(wait, int(next_end) / 1000) if next_end else wait
         if len(problems) == len(self._shards):
             raise problems[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from runwire.pubsub import Claim, Commit, Committed, Delivery, Head, LeaseState, Page, PubSub, Stored
+from runwire.pubsub import MAX_RECEIVE_BYTES, Claim, Commit, Committed, Delivery, Head, LeaseState, Page, PubSub, Stored
 from runwire.redis.channels import Channels
 from runwire.redis.client import Client, Lane
 from runwire.redis.commits import not_found, refusal_of, repeatable, words_of
@@ -143,9 +143,16 @@ class RedisStore:
     # Messages
 
     async def receive(
-        self, queue: str, *, consumer: str, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queue: str,
+        *,
+        consumer: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        max_bytes: int = MAX_RECEIVE_BYTES,
     ) -> Sequence[Delivery]:
-        return await self._messages.receive(queue, consumer, limit, lease_seconds, wait_seconds)
+        return await self._messages.receive(queue, consumer, limit, lease_seconds, wait_seconds, max_bytes)
 
     async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:
         await self._messages.acknowledge(queue, message_ids)

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from runwire.bell import Bell, Waited, messages_in, wait_for, work_in
 from runwire.hub import Hub
 from runwire.pubsub import (
+    MAX_RECEIVE_BYTES,
     Claim,
     Commit,
     Committed,
@@ -172,11 +173,18 @@ class SqliteStore:
     # Messages
 
     async def receive(
-        self, queue: str, *, consumer: str, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queue: str,
+        *,
+        consumer: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        max_bytes: int = MAX_RECEIVE_BYTES,
     ) -> Sequence[Delivery]:
         return await self._wait_for(
             [messages_in(queue)],
-            lambda tx: tables.receive(tx, queue, consumer, limit, lease_seconds),
+            lambda tx: tables.receive(tx, queue, consumer, limit, lease_seconds, max_bytes),
             wait_seconds,
         )
 

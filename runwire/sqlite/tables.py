@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from runwire.bell import Waited, messages_in, work_in
@@ -406,15 +406,26 @@ def _extend(tx: Transaction, topic: str, attempt: int, lease_seconds: float) -> 
 # Messages
 
 
-def receive(tx: Transaction, queue: str, consumer: str, limit: int, lease_seconds: float) -> list[Delivery]:
-    found = tx.connection.execute(
+def receive(
+    tx: Transaction, queue: str, consumer: str, limit: int, lease_seconds: float, max_bytes: int
+) -> list[Delivery]:
+    ended = tx.connection.execute(
         "SELECT id, body, deliveries FROM messages WHERE queue = ? AND lease_end <= ? ORDER BY lease_end, id LIMIT ?",
         (queue, tx.now, limit),
-    ).fetchall()
-    found += tx.connection.execute(
+    )
+    new = tx.connection.execute(
         "SELECT id, body, deliveries FROM messages WHERE queue = ? AND lease_end IS NULL ORDER BY id LIMIT ?",
-        (queue, limit - len(found)),
-    ).fetchall()
+        (queue, limit),
+    )
+    found: list[tuple[int, bytes, int]] = []
+    size = 0
+    for row in islice(chain(ended, new), limit):
+        if size >= max_bytes:
+            break
+        found.append(row)
+        size += len(row[1])
+    ended.close()  # or the rows that are left would hold up the update
+    new.close()
     tx.connection.executemany(
         "UPDATE messages SET deliveries = deliveries + 1, lease_end = ?, consumer = ? WHERE id = ?",
         [(tx.now + lease_seconds, consumer, message_id) for message_id, _, _ in found],

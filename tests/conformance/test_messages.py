@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from runwire.pubsub import Commit, Delivery, Message, Store
+from runwire.pubsub import MAX_RECEIVE_BYTES, RECEIVE_CHUNK, Commit, Delivery, Message, Store
 from tests.conformance.logs import LIMIT_SECONDS, LONG_SECONDS, start
 
 TOPIC = "default/run"
@@ -18,10 +18,22 @@ async def send(store: Store, *bodies: bytes, queue: str = "m") -> None:
 
 
 async def receive(
-    store: Store, limit: int = 100, lease_seconds: float = LONG_SECONDS, wait_seconds: float = 0.0, consumer: str = "c"
+    store: Store,
+    limit: int = 100,
+    lease_seconds: float = LONG_SECONDS,
+    wait_seconds: float = 0.0,
+    consumer: str = "c",
+    max_bytes: int = MAX_RECEIVE_BYTES,
 ) -> list[Delivery]:
     return list(
-        await store.receive("m", consumer=consumer, limit=limit, lease_seconds=lease_seconds, wait_seconds=wait_seconds)
+        await store.receive(
+            "m",
+            consumer=consumer,
+            limit=limit,
+            lease_seconds=lease_seconds,
+            wait_seconds=wait_seconds,
+            max_bytes=max_bytes,
+        )
     )
 
 
@@ -37,6 +49,21 @@ async def test_messages_come_in_order(store: Store) -> None:
     assert bodies(first) == [b"1", b"2", b"3"]
     assert [delivery.deliveries for delivery in first] == [1, 1, 1]
     assert bodies(await receive(store)) == [b""]
+    assert await receive(store) == []
+
+
+async def test_large_messages_come_few_at_a_time(store: Store) -> None:
+    """A batch is bounded in bytes, be its messages new or delivered again; one above the bound comes all the same."""
+    sent = [b"%03d" % number + b"x" * 997 for number in range(80)]
+    await send(store, *sent)
+    batch = await receive(store, lease_seconds=SHORT_SECONDS, max_bytes=2000)
+    assert 2 <= len(batch) <= 2 + RECEIVE_CHUNK
+    assert bodies(batch) == sent[: len(batch)]
+    found: set[bytes] = set()
+    while len(found) < len(sent):
+        batch = await receive(store, max_bytes=1, wait_seconds=LIMIT_SECONDS)
+        assert 1 <= len(batch) <= 1 + RECEIVE_CHUNK
+        found.update(bodies(batch))
     assert await receive(store) == []
 
 
