@@ -28,7 +28,7 @@ log = logging.getLogger("scorer_service")
 
 QUEUE: Final = "scorer-requests"
 DEFAULT_TENANT: Final = "default"
-_BATCH: Final = 256
+_BATCH: Final = 1000
 _LEASE_SECONDS: Final = 15.0
 _WAIT_SECONDS: Final = 1.0
 MAX_ID_LENGTH: Final = 256
