@@ -171,6 +171,7 @@ def ours(redis: RedisServer, postgres: PostgresServer, results: str, count: int)
         "RUNWIRE_SCORERS": "benchmarks.scorer_noop",
         "RUNWIRE_SCORER_LISTEN": "127.0.0.1:0",
         "RUNWIRE_LOG_LEVEL": "ERROR",
+        "RUNWIRE_SCORER_CONCURRENCY": "1024",  # it claims as many at once, and a no-op needs no more care
     }
     with Worker([sys.executable, "-m", "scorer_service"], environment) as worker:
         return measure(count, table, worker, postgres)
