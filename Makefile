@@ -46,9 +46,13 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: $(STAMP) ## both services, a run that is cut and resumed, and its scores: no key, no network
 	$(BIN)/python -m examples.demo
 
+# Most of the tests wait for processes, so four at a time halve it on two cores, too. A file stays in one process, with the
+# servers that its fixtures start. ARGS="-n 0" is one after the other, with what they print.
+PARALLEL := -n 4 --dist loadfile
+
 .PHONY: test
 test: $(STAMP) ## every test that needs nothing but this machine
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy, import contracts, buf
@@ -106,7 +110,7 @@ $(LOWEST_STAMP): requirements/lowest.txt pyproject.toml
 
 .PHONY: test-lowest
 test-lowest: $(LOWEST_STAMP) ## the tests again, on the oldest dependencies that pyproject.toml allows
-	PATH="$(CURDIR)/$(LOWEST_VENV)/bin:$$PATH" $(LOWEST_VENV)/bin/python -m pytest $(ARGS)
+	PATH="$(CURDIR)/$(LOWEST_VENV)/bin:$$PATH" $(LOWEST_VENV)/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## kill, pause and partition real processes (minutes)
