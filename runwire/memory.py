@@ -133,27 +133,29 @@ class MemoryStore:
         if not commit.create and not kept:
             raise _not_found(commit.topic)
         kept = kept or _Kept(Topic.new(commit.queue, now), tuple(dict.fromkeys(commit.indexes)))
+        entry = entry_of(commit, kept.topic.epoch)
         if kept.topic.admits(commit, now):
             _check_once(commit, kept.fields)
-            self._write(commit, kept, now)
-        return Committed(kept.topic.head(now), entry_of(commit, kept.topic.epoch), now)
+            self._write(commit, entry, kept, now)
+        return Committed(kept.topic.head(now), entry, now)
 
-    def _write(self, commit: Commit, kept: _Kept, now: float) -> None:
+    def _write(self, commit: Commit, entry: Entry | None, kept: _Kept, now: float) -> None:
         topic = kept.topic
         if commit.create:
             self._forget(commit.topic)
             self._topics[commit.topic] = kept
             for index in kept.indexes:
                 insort(self._indexes.setdefault(index, []), (topic.create_time, commit.topic))
-        entry = entry_of(commit, topic.epoch)
         if entry:
             kept.entries.append(entry)
         for name in commit.deletes:
             kept.fields.pop(name, None)
         kept.fields.update(commit.puts)
         kept.fields.update(commit.puts_once)
+        due_before = topic.due
         topic.apply(commit, now)
-        self._plan(commit.topic, topic)
+        if topic.due != due_before:
+            self._plan(commit.topic, topic)
         if commit.final:
             heapq.heappush(self._ends, (topic.expire_time, commit.topic))
         for message in commit.messages:

@@ -7,18 +7,20 @@ import pytest
 from runwire.errors import RunExpired, RunNotFound
 from runwire.memory import MemoryStore
 from runwire.pubsub import Commit, LeaseState, Message, Schedule
-from tests.conformance.logs import QUEUE, Inbox, append, finish, start, started
+from tests.conformance.logs import LONG_SECONDS, QUEUE, Inbox, append, finish, start, started
 
 TOPIC = "default/run"
 
 
 class Clock:
-    """Stands still until it is set."""
+    """Stands still until it is set, and counts who looks."""
 
     def __init__(self) -> None:
         self.time = 1_000.0
+        self.looks = 0
 
     def __call__(self) -> float:
+        self.looks += 1
         return self.time
 
 
@@ -65,6 +67,22 @@ async def test_an_expired_lease_is_renewed_while_nobody_claims(store: MemoryStor
     clock.time += 1_000.0
     assert await store.extend([(TOPIC, 1)], lease_seconds=10.0) == [LeaseState.HELD]
     assert await claimed(store) == []
+
+
+async def test_an_append_wakes_no_worker(store: MemoryStore, clock: Clock) -> None:
+    """Who waits for work does not look again for a commit that leaves the schedule as it is, but does for the next one
+    that does not."""
+    await started(store)
+    async with asyncio.timeout(LONG_SECONDS), asyncio.TaskGroup() as group:
+        waiting = group.create_task(store.claim([QUEUE], limit=1, lease_seconds=10.0, wait_seconds=LONG_SECONDS))
+        await asyncio.sleep(0)
+        looks = clock.looks
+        await append(store, TOPIC, 1, 1, 1)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert clock.looks == looks + 1
+        await store.commit(Commit(TOPIC, attempt=1, schedule=Schedule.DUE))
+        assert [claim.topic for claim in await waiting] == [TOPIC]
 
 
 async def test_the_end_of_a_log_in_time(store: MemoryStore, clock: Clock) -> None:
