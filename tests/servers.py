@@ -212,7 +212,8 @@ class RedisServer(Server):
         """Send one command and return its reply."""
         import redis
 
-        with redis.Redis(port=self.port) as client:
+        # RESP3, whatever the default of this redis-py: its maps come as dict.
+        with redis.Redis(port=self.port, protocol=3) as client:
             return client.execute_command(*words)
 
 

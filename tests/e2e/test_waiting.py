@@ -50,7 +50,8 @@ async def until_serving(channel: grpc.aio.Channel, service: str) -> None:
     states: Any = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=LIMIT_SECONDS)
     async for state in states:
         if state.status == SERVING:
-            return
+            break
+    states.cancel()
 
 
 async def test_a_store_that_comes_late(redis: RedisServer, ledger: Ledger) -> None:
