@@ -364,9 +364,8 @@ async def test_a_scorer_may_have_a_process(running: Service) -> None:
     run = await running.score(request("apart", "run-1", options={"action": "print"}))
     again = await running.score(request("apart", "run-2"))
     assert run.score.value == again.score.value != os.getpid()
-    message = request("apart", "run-3", options={"action": "raise"})
-    await running.send(message)
-    run = await running.until(message.scorer_run_id, "RETRYING")
+    run = await running.score(request("apart", "run-3", options={"action": "raise"}))
+    assert run.state == S.SCORER_RUN_STATE_FAILED
     assert (run.error.reason, run.error.error_class, run.error.message) == ("scorer_error", "KeyError", "'apart'")
 
 
