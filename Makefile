@@ -46,9 +46,9 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: $(STAMP) ## both services, a run that is cut and resumed, and its scores: no key, no network
 	$(BIN)/python -m examples.demo
 
-# Most of the tests wait for processes, so four at a time halve it on two cores, too. A file stays in one process, with the
-# servers that its fixtures start. ARGS="-n 0" is one after the other, with what they print.
-PARALLEL := -n 4 --dist loadfile
+# Most of the tests wait for processes, so two at a time take half as long. A file stays in one process, with the servers
+# that its fixtures start. ARGS="-n 0" is one after the other, with what they print.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: test
 test: $(STAMP) ## every test that needs nothing but this machine
