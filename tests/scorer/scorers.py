@@ -179,9 +179,9 @@ def apart_hurried(sample: Sample) -> Score:
     return Score(1)
 
 
-@scorer(id="apart-too", version="1", process=True, timeout_seconds=3)
+@scorer(id="apart-too", version="1", process=True, timeout_seconds=6)
 def apart_too(sample: Sample) -> Score:
-    time.sleep(0.2)
+    time.sleep(1)  # seven of them take longer than one may
     return Score(os.getpid())
 
 

@@ -369,13 +369,14 @@ async def test_a_scorer_may_have_a_process(running: Service) -> None:
     assert (run.error.reason, run.error.error_class, run.error.message) == ("scorer_error", "KeyError", "'apart'")
 
 
-async def test_processes_are_taken_in_turn(running: Service) -> None:
+async def test_processes_are_taken_in_turn(sqlite_url: str) -> None:
     """More work than there are processes, of two scorers: all of it is done, and none of it waits inside its time."""
-    messages = [request(name, f"run-{n}") for name in ("apart", "apart-too") for n in range(6)]
-    await running.send(*messages)
-    for message in messages:
-        run = await running.until(message.scorer_run_id)
-        assert (run.state, len(run.attempts)) == (S.SCORER_RUN_STATE_SUCCEEDED, 1)
+    messages = [request(name, f"run-{n}") for name in ("apart", "apart-too") for n in range(7)]
+    async with service(sqlite_url, scorer_processes=1) as running:
+        await running.send(*messages)
+        for message in messages:
+            run = await running.until(message.scorer_run_id)
+            assert (run.state, len(run.attempts)) == (S.SCORER_RUN_STATE_SUCCEEDED, 1)
 
 
 async def test_what_kills_its_process_ends_failed(running: Service) -> None:
