@@ -54,7 +54,7 @@ def _check_continues(position: Position, entry: Entry) -> None:
         raise EventsLost("the log was re-created under this reader")
     if entry.first != position.sequence + 1:
         raise EventsLost(f"the log goes on at {entry.first}, after {position.sequence}", sequence=position.sequence)
-    if position.check and entry.previous and position.check != entry.previous:
+    if frames.differ(position.check, entry.previous):
         raise EventsLost(f"event {position.sequence} was replaced under this reader", sequence=position.sequence)
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from runwire import frames
 from runwire.batch import Batch, batches, check_at
 from runwire.errors import (
     CursorAhead,
@@ -355,7 +356,7 @@ class CachingPubSub:
             elif position.sequence < target:
                 # A read that began after the reader came found the log shorter than it was.
                 raise EventsLost(f"the log of {topic} was rolled back to {tail.last}, after {target} was there")
-            elif tail.final and _differ(position, tail.position):
+            elif tail.final and frames.differ(position.check, tail.position.check):
                 # A live entry of before a fail-over came late, and fitted the tail. No end of this reader's log.
                 raise EventsLost(f"event {position.sequence} was replaced under this reader")
             elif tail.final:
@@ -468,11 +469,6 @@ class _Opening:
     gap: Gap | None
 
 
-def _differ(one: Position, other: Position) -> bool:
-    """Whether these positions at the same sequence are known to be after different events."""
-    return bool(one.check and other.check) and one.check != other.check
-
-
 def _check_position(position: Position, page: Page) -> None:
     head = page.head
     if position.epoch != head.epoch:
@@ -482,7 +478,7 @@ def _check_position(position: Position, page: Page) -> None:
             f"the cursor is at {position.sequence}, beyond the newest event {head.last}", latest_sequence=head.last
         )
     found = _check_in(page, position.sequence)
-    if position.check and found and position.check != found:
+    if frames.differ(position.check, found):
         raise CursorEpochMismatch(
             f"event {position.sequence} is not the one this cursor was given out for: the log was rolled back",
             epoch=head.epoch,

@@ -35,6 +35,11 @@ def event_check(event: bytes) -> bytes:
     return blake2b(event, digest_size=8).digest()
 
 
+def differ(check: bytes, other: bytes) -> bool:
+    """Whether these checks are known, and of different events. An unknown one is empty."""
+    return bool(check and other) and check != other
+
+
 def spans(body: bytes) -> Iterator[tuple[int, int, int]]:
     """(frame start, event start, end) of each event of a body. Raises ValueError on bytes that are no such body."""
     offset, size = 0, len(body)

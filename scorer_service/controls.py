@@ -14,14 +14,13 @@ from sqlalchemy import case, exists, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
-from scorer_service.batches import insert_new
 from scorer_service.database import Database
-from scorer_service.jobs import Jobs
+from scorer_service.jobs import Jobs, record_ends
 from scorer_service.queries import Filter
-from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, NewRun, Priority, State, scorer_run_id
+from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State, scorer_run_id
 from scorer_service.registry import Registry
 from scorer_service.revisions import next_revision
-from scorer_service.schema import Lane, attempts, samples, scorer_runs, scorers
+from scorer_service.schema import Lane, samples, scorer_runs, scorers
 
 row = scorer_runs.c
 _BATCH: Final = 500
@@ -212,22 +211,8 @@ def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> 
     """Those of the scorer runs that a worker holds: it will be refused, and can record nothing itself."""
     columns = (row.scorer_run_id, row.claims, row.worker, row.start_time, row.steps)
     held = select(*columns).where(row.scorer_run_id.in_(ids), row.state == int(State.RUNNING))
-    rows = [
-        {
-            "scorer_run_id": line.scorer_run_id,
-            "attempt": line.claims,
-            "worker": line.worker,
-            "start_time": line.start_time,
-            "end_time": now,
-            "error_reason": "cancelled",
-            "error_class": "",
-            "error_message": "cancelled on request",
-            "partial_results": line.steps,
-        }
-        for line in connection.execute(held)
-    ]
-    if rows:
-        insert_new(connection, attempts, rows)
+    if lines := connection.execute(held).all():
+        record_ends(connection, lines, now, lambda line: Error("cancelled", "cancelled on request"))
 
 
 def _again(line: Any, version: str) -> NewRun:

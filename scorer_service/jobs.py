@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -194,7 +194,7 @@ class Jobs:
         revision, now = next_revision(connection)
         lost = [line for line in candidates if line.state == State.RUNNING]
         if lost:
-            self._record_losses(connection, lost, now)
+            record_ends(connection, lost, now, _lease_ended)
             self._enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line in lost])
         ended, apart, taken = [], [], []
         for line in candidates:
@@ -226,23 +226,6 @@ class Jobs:
         claimed = (connection.execute(_TAKE, values)).all()
         bodies = {line.scorer_run_id: line.body for line in candidates}
         return [_job(line, bodies[line.scorer_run_id]) for line in claimed]
-
-    def _record_losses(self, connection: Connection, lost: Sequence[Any], now: float) -> None:
-        rows = [
-            {
-                "scorer_run_id": line.scorer_run_id,
-                "attempt": line.claims,
-                "worker": line.worker,
-                "start_time": line.start_time,
-                "end_time": now,
-                "error_reason": "worker_lost",
-                "error_class": "",
-                "error_message": f"the lease of worker {line.worker} ended: it died, or could not reach the database",
-                "partial_results": line.steps,
-            }
-            for line in lost
-        ]
-        insert_new(connection, attempts, rows)
 
     async def extend(self, jobs: Sequence[Job]) -> set[str]:
         """Renews leases; returns the ids of those that are lost: claimed by another worker, or cancelled."""
@@ -591,6 +574,31 @@ def _finished_row(done: Finished, now: float, revision: int) -> dict[str, Any]:
         "to_error_message": printable(error.message) if error else None,
         "to_revision": revision,
     }
+
+
+def record_ends(connection: Connection, held: Sequence[Any], now: float, why: Callable[[Any], Error]) -> None:
+    """Ends attempts of rows that a worker held, in its place: it is gone, or will be refused."""
+    rows = []
+    for line in held:
+        error = why(line)
+        rows.append(
+            {
+                "scorer_run_id": line.scorer_run_id,
+                "attempt": line.claims,
+                "worker": line.worker,
+                "start_time": line.start_time,
+                "end_time": now,
+                "error_reason": error.reason,
+                "error_class": error.error_class,
+                "error_message": error.message,
+                "partial_results": line.steps,
+            }
+        )
+    insert_new(connection, attempts, rows)
+
+
+def _lease_ended(line: Any) -> Error:
+    return Error("worker_lost", f"the lease of worker {line.worker} ended: it died, or could not reach the database")
 
 
 def _ended_row(line: Any, losses: int, error: Error, now: float, revision: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ GUARDS = {
     "that a place has left the ring": (tail, "or self._entries[start].first > sequence + 1", ""),
     "the epoch of a cursor": (caching_pubsub, "if position.epoch != head.epoch:", "if False:"),
     "a cursor beyond the tail": (caching_pubsub, "if position.sequence > head.last:", "if False:"),
-    "the event of a cursor": (caching_pubsub, "if position.check and found and position.check != found:", "if False:"),
+    "the event of a cursor": (caching_pubsub, "if frames.differ(position.check, found):", "if False:"),
     "the epoch in the idle check": (caching_pubsub, "elif head.epoch != known.epoch:", "elif False:"),
     "a roll-back in the idle check": (caching_pubsub, "elif head.last < known.sequence:", "elif False:"),
     "another event in the idle check": (
@@ -51,7 +51,11 @@ GUARDS = {
         "if head is None or head.expired:\n        tail",
         "if False:\n        tail",
     ),
-    "the end of another log": (caching_pubsub, "elif tail.final and _differ(position, tail.position):", "elif False:"),
+    "the end of another log": (
+        caching_pubsub,
+        "elif tail.final and frames.differ(position.check, tail.position.check):",
+        "elif False:",
+    ),
     "what was trimmed": (caching_pubsub, "if head.earliest <= position.sequence + 1:", "if True:"),
     "subscribing before reading": (
         caching_pubsub,
