@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
 # gRPC logs a bind failure by itself, in its own words; ours says what to do.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from agent_service import app, config
+from agent_service import app, config, event_loop, process_end
 from runwire.errors import ConfigurationError, StoreUnavailable
+
+_MORE_THREADS: Final = 32
+"""Beside one for each run: no run may take the threads of another, or of the service, by blocking its own."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,7 +40,8 @@ def main(**given: Any) -> None:
             config.DEFAULT_FOLDER.mkdir(exist_ok=True)
         if settings.model:
             os.environ["RUNWIRE_MODEL"] = settings.model
-        asyncio.run(app.run(settings, _announce))
+        event_loop.run(app.run(settings, _announce), threads=settings.concurrency + _MORE_THREADS)
+        process_end.leave(0)
     except ConfigurationError as error:
         _fail(str(error), 2)
     except StoreUnavailable as error:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 from agent_service import registry
 from agent_service.config import Settings
+from agent_service.process_end import LAST_SECONDS, BoundedEnd
 from agent_service.registry import Registry
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
@@ -28,8 +27,6 @@ SERVICE: Final = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].f
 _HEALTH_SECONDS: Final = 2.0
 _STREAM_GRACE_SECONDS: Final = 2.0
 _COMING_IN_SECONDS: Final = 0.3
-_LAST_SECONDS: Final = 12.0
-"""After the shutdown grace: time to cancel agents and to hand back their runs."""
 
 log = logging.getLogger("agent_service")
 
@@ -44,19 +41,17 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     opening = open_store(settings.store)
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
-        begin_to_end = stack.enter_context(_bounded_end(settings))
+        end = BoundedEnd(settings.shutdown_grace_seconds + LAST_SECONDS)
         service = await stack.enter_async_context(listen(agents, settings))
         try:
             async with asyncio.timeout(None) as patience:
 
                 def stop() -> None:
                     stopping.set()
-                    begin_to_end()
                     with suppress(RuntimeError):  # the store is there: there is nothing to break off
                         patience.reschedule(0.0)
 
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    asyncio.get_running_loop().add_signal_handler(number, stop)
+                _on_signals(end, stop)
                 store = await stack.enter_async_context(opening)
         except (TimeoutError, StoreUnavailable):
             if not stopping.is_set():
@@ -65,32 +60,12 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
             await service.run_on(store, stopping, announce)
 
 
-@contextmanager
-def _bounded_end(settings: Settings) -> Iterator[Callable[[], None]]:
-    """Gives what to call when the process begins to end: it then ends within the grace and a little, also if an agent
-    swallows its cancellation or the store does not answer. No task can be relied on for that."""
-    timer = threading.Timer(settings.shutdown_grace_seconds + _LAST_SECONDS, _give_up)
-    timer.daemon = True
-    begun = False
-
-    def begin() -> None:
-        nonlocal begun
-        if not begun:
-            begun = True
-            timer.start()
-
-    try:
-        yield begin
-    finally:
-        timer.cancel()
-
-
-def _give_up() -> None:
-    log.error(
-        "the process does not end: an agent swallows its cancellation, or the store does not answer. What it still "
-        "owns goes on elsewhere when the leases end"
-    )
-    os._exit(1)
+def _on_signals(end: BoundedEnd, stop: Callable[[], None]) -> None:
+    """Heeds SIGTERM and SIGINT: `stop` on the loop, the bounded end also while an agent blocks the loop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+        # In the place of the loop's own, which does nothing: what wakes the loop is the signal's number in its pipe.
+        signal.signal(number, lambda *_: end.begin())
 
 
 @asynccontextmanager

@@ -5,35 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
 from google.protobuf import struct_pb2
 
-from agent_service import record, scoring
+from agent_service import ending, event_loop, record
 from agent_service.config import Settings
-from agent_service.context import BudgetExceeded, ModelFailed, RunContext, Suspended
+from agent_service.context import RunContext, Suspended
 from agent_service.definition import Definition
+from agent_service.ending import Ending, Failure, Form, OutputTooLarge, failure_of
 from agent_service.journal import PREFIX as JOURNAL
 from agent_service.journal import Journal
-from agent_service.log_writer import EventTooLarge, LogWriter, OwnershipLost, Rider
-from agent_service.redaction import masked, redact
+from agent_service.log_writer import CommitFailed, EventTooLarge, LogWriter, OwnershipLost, Rider
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.client.fold import Fold
 from runwire.errors import EventsLost, StoreUnavailable
-from runwire.pubsub import Claim, LeaseState, Message, Schedule, Store
+from runwire.pubsub import Claim, LeaseState, Schedule, Store
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
+_READ_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0)
 _MAX_ATTEMPTS_KEPT: Final = 50
-_MAX_TRACE_LENGTH: Final = 10_000
-"""Of the traceback of a failed run in the log of the process."""
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
@@ -48,27 +45,23 @@ class Interrupt(Enum):
     DEADLINE = "deadline_exceeded"
     RELEASE = "released"
     LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a run failed."""
-
-    reason: str
-    message: str
-    error_class: str = ""
-
-    def to_proto(self) -> run_pb2.RunError:
-        return run_pb2.RunError(reason=self.reason, message=redact(self.message), error_class=self.error_class)
+    BROKE_OUT = "broke_out"
+    """Code of the agent, beside its body, raised what ends a process."""
 
 
 class Execution:
-    """One attempt. `run` does it; the other methods tell it of what happens meanwhile."""
+    """One attempt. `run` does it; the other methods tell it of what happens meanwhile.
+
+    Every attempt ends in one of the commits of `_finish`, `_suspend`, `_hand_back` and `_still_waits`, or because the
+    run is not this worker's any more, or because the store takes nothing. Whatever else goes wrong before the body is
+    executed costs the attempt, and after `max_losses` of them the run; whatever goes wrong after it costs details of
+    the end (see `ending`).
+    """
 
     def __init__(
         self,
         claim: Claim,
-        definition: Definition,
+        definition: Definition | None,
         *,
         store: Store,
         log: CachingPubSub,
@@ -76,6 +69,7 @@ class Execution:
         worker: str,
         bodies: asyncio.TaskGroup,
     ) -> None:
+        """`definition` is None if the worker has no such agent: then the run ends."""
         self._claim = claim
         self._definition = definition
         self._store = store
@@ -83,9 +77,11 @@ class Execution:
         self._settings = settings
         self._worker = worker
         self._bodies = bodies
-        self._tenant, _ = record.split_topic(claim.topic)
+        self._tenant, run_id = record.split_topic(claim.topic)
         self._claimed_at = time.monotonic()
-        self._run = run_pb2.Run.FromString(claim.fields[record.RUN])
+        run = ending.read_run(claim)
+        self._readable = run is not None
+        self._run = run or run_pb2.Run(run_id=run_id)
         self._fold = Fold()
         self._writer = LogWriter(log, claim, self._now, self._fold.add)
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
@@ -95,7 +91,11 @@ class Execution:
         self._cut = False
         """The body was cancelled by us before it was done."""
         self._restarted = False
-        self._lost_events = ""
+        self._broke_out: BaseException | None = None
+        self._history_problem = ""
+
+    def __str__(self) -> str:
+        return f"run {self._claim.topic}"
 
     @property
     def attempt(self) -> int:
@@ -106,6 +106,11 @@ class Execution:
         with suppress(asyncio.QueueFull):
             self._interrupts.put_nowait(why)
 
+    def broke_out(self, error: BaseException) -> None:
+        """Told by the event loop, of which nothing of the run may be the end."""
+        self._broke_out = error
+        self.interrupt(Interrupt.BROKE_OUT)
+
     def lease_changed(self, state: LeaseState) -> None:
         """Told by Leases."""
         if state is LeaseState.LOST:
@@ -115,11 +120,8 @@ class Execution:
 
     async def run(self) -> None:
         """Executes the attempt. Returns when the run is ended, suspended, handed back, or owned by another worker."""
-        try:
-            await self._read_log()
-        except EventsLost as error:
-            # It will not come back: a run that was left alone would be claimed again and again, and never end.
-            self._lost_events = str(error)
+        if not self._is_given_up():
+            await self._read_history()
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._writer.run(), name=f"writer {self._claim.topic}"),
@@ -132,6 +134,26 @@ class Execution:
             finally:
                 for task in tasks:
                     task.cancel()
+
+    async def _read_history(self) -> None:
+        """Reads the log, for as long as the store needs to show it."""
+        tries = 0
+        while True:
+            try:
+                return await self._read_log()
+            except StoreUnavailable as error:
+                delay = _READ_RETRY_SECONDS[min(tries, len(_READ_RETRY_SECONDS) - 1)]
+                log.warning("%s: its log will be read again in %s s: %s", self._claim.topic, delay, error)
+                tries += 1
+                await asyncio.sleep(delay)
+            except MemoryError:
+                raise
+            except Exception as error:
+                # It will not come back: a run that was left alone would be claimed again and again, and never end.
+                words = str(error) if isinstance(error, EventsLost) else f"{type(error).__name__}: {error}"
+                log.error("%s: its log cannot be read: %s", self._claim.topic, words)
+                self._history_problem = words
+                return
 
     def _now(self) -> float:
         return self._claim.time + time.monotonic() - self._claimed_at
@@ -148,37 +170,62 @@ class Execution:
                 self._fold.add(run_event_pb2.RunEvent.FromString(event))
 
     async def _attempt(self) -> None:
+        # What ends the run before anything else is done with it comes before anything that its contents could disturb.
         if record.CANCEL in self._claim.fields:
-            await self._begin()
-            await self._finish(run_pb2.RUN_STATE_CANCELLED)
+            await self._end_unexecuted(run_pb2.RUN_STATE_CANCELLED)
         elif (before := self._failure_before()) is not None:
-            await self._begin()
-            await self._finish(run_pb2.RUN_STATE_FAILED, error=before)
+            await self._end_unexecuted(run_pb2.RUN_STATE_FAILED, before)
         elif self._still_waits():
             await self._writer.write(_wait(self._waits(), {}))
         else:
             await self._begin(anew=self._changed())
             await self._execute()
 
+    def _is_given_up(self) -> bool:
+        """Whether too many attempts came to nothing."""
+        return self._claim.losses >= self._settings.max_losses
+
     def _failure_before(self) -> Failure | None:
         """What ends the run before its body is executed again."""
-        if self._lost_events:
-            return Failure("events_lost", f"the run cannot go on, because its log is not whole: {self._lost_events}")
-        if self._claim.losses >= self._settings.max_losses:
+        if self._is_given_up():
             return Failure("worker_lost", f"{self._claim.losses} workers in a row died while they executed this run")
+        if not self._readable:
+            return Failure("run_unreadable", "the run cannot be executed, because what is stored of it cannot be read")
+        if self._history_problem:
+            return Failure(
+                "events_lost", f"the run cannot go on, because its log is not whole: {self._history_problem}"
+            )
+        if self._definition is None:
+            return Failure("run_unreadable", f"the run names the agent {self._run.agent_id!r}, which is not its own")
         if self._remaining() is not None and self._remaining() <= 0:  # type: ignore[operator]
             return Failure("deadline_exceeded", "the run's timeout has passed")
         if self._changed() and self._definition.on_version_change != "restart":
             return Failure(
                 "agent_changed",
                 f"the run was started with version {self._run.agent_version!r} of the agent, and this is "
-                f"{self._definition.version!r}: its journal may not fit",
+                f"{self._version!r}: its journal may not fit",
             )
         return None
 
+    @property
+    def _version(self) -> str:
+        """Of the agent that this worker has."""
+        return self._run.agent_version if self._definition is None else self._definition.version
+
+    async def _end_unexecuted(self, state: run_pb2.RunState, failure: Failure | None = None) -> None:
+        """Ends the run without executing it. That the attempt was begun is told if it can be told."""
+        self._writer.end()
+        try:
+            await self._begin()
+        except (OwnershipLost, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("%s: the attempt that ends it cannot be begun; it is ended all the same", self._claim.topic)
+        await self._finish(state, error=failure)
+
     def _changed(self) -> bool:
         """Whether what was done was done by another version of the agent."""
-        return self._claim.head.last > 0 and self._run.agent_version != self._definition.version
+        return self._claim.head.last > 0 and self._run.agent_version != self._version
 
     def _remaining(self) -> float | None:
         """Seconds until the run's deadline; None without one."""
@@ -211,7 +258,7 @@ class Execution:
             self._restarted = anew
             self._journal = Journal({}, self._writer)
             deletes = [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
-            run.agent_version = self._definition.version
+            run.agent_version = self._version
             payload["run_started"] = run_event_pb2.RunStarted(run_id=run.run_id, agent_id=run.agent_id, input=run.input)
         elif resumed:
             payload["run_resumed"] = run_event_pb2.RunResumed(answers=self._answered())
@@ -236,7 +283,9 @@ class Execution:
     async def _execute(self) -> None:
         context = self._context()
         # In the worker's group: a body that does not heed cancellation must not hold up the end of its run.
-        body = self._bodies.create_task(self._body(context), name=f"body {self._claim.topic}")
+        body = self._bodies.create_task(
+            self._body(context), name=f"body {self._claim.topic}", context=event_loop.context_of(self)
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 interrupting = group.create_task(self._interrupt_body(context, body))
@@ -259,18 +308,18 @@ class Execution:
         )
 
     async def _body(self, context: RunContext) -> struct_pb2.Value | BaseException:
-        """What the definition's body returned, or raised: a failed body must not fail the worker's group."""
+        """What the definition's body returned, or raised: a failed body must not fail the worker's group.
+
+        A cancellation is no exception to that: the one that this attempt asked for is known to it (`_cut`), and any
+        other is the agent's own.
+        """
         try:
+            assert self._definition is not None
             output = await self._definition.body(context, self._definition.parse_input(self._run.input))
             value = self._definition.dump_output(output)
             if (size := value.ByteSize()) > MAX_OUTPUT_BYTES:
                 raise OutputTooLarge(f"the output has {size} bytes, more than the {MAX_OUTPUT_BYTES} allowed")
             return value
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return error  # the agent's own: it awaited something that was cancelled
         except BaseException as error:
             return error
 
@@ -292,10 +341,23 @@ class Execution:
 
     async def _conclude(self, context: RunContext, body: asyncio.Task[struct_pb2.Value | BaseException]) -> None:
         """The last commit of the attempt."""
-        self._run.usage.CopyFrom(context.usage)
+        self._writer.end()
         if not body.done():
             log.error("%s: its body does not end although it was cancelled", self._claim.topic)
         result = body.result() if body.done() and not body.cancelled() else None
+        try:
+            self._run.usage.CopyFrom(context.usage)
+            await self._conclude_with(result)
+        except (OwnershipLost, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            # Of ours, or of what the agent left in its context. It was executed, and is not again for that.
+            log.error("%s: its attempt cannot be concluded: %s", self._claim.topic, ending.trace(error))
+            failure = Failure("internal_error", f"the end of the run failed: {ending.words(error)}")
+            await self._finish(run_pb2.RUN_STATE_FAILED, error=failure)
+
+    async def _conclude_with(self, result: struct_pb2.Value | BaseException | None) -> None:
+        """`result` is what the body returned or raised; None if it has not ended."""
         if isinstance(result, OwnershipLost):
             raise result
         if self._why is Interrupt.LOST:
@@ -303,15 +365,15 @@ class Execution:
         if self._why is Interrupt.CANCEL:
             output = result if isinstance(result, struct_pb2.Value) else None
             await self._finish(run_pb2.RUN_STATE_CANCELLED, output=output)
+        elif self._broke_out is not None:
+            await self._fail(self._broke_out)
         elif isinstance(result, Suspended):
             await self._suspend(result)
         elif result is None or (self._cut and isinstance(result, BaseException)):
             # What it raised because it was cancelled is no failure of its own.
             await self._conclude_cut()
         elif isinstance(result, BaseException):
-            trace = masked("".join(traceback.format_exception(result)))
-            log.info("%s failed: %s", self._claim.topic, trace[-_MAX_TRACE_LENGTH:])
-            await self._finish(run_pb2.RUN_STATE_FAILED, error=_failure(result))
+            await self._fail(result)
         else:
             await self._finish(run_pb2.RUN_STATE_SUCCEEDED, output=result)
 
@@ -320,17 +382,28 @@ class Execution:
             failure = Failure("deadline_exceeded", "the run's timeout has passed")
             await self._finish(run_pb2.RUN_STATE_FAILED, error=failure)
         elif self._why is Interrupt.RELEASE:
-            self._close_attempt("released")
-            await self._writer.write(Rider(puts=self._puts(), schedule=Schedule.DUE))
+            await self._hand_back()
         else:
             raise asyncio.CancelledError
+
+    async def _fail(self, error: BaseException) -> None:
+        """Ends the run with what its agent raised."""
+        log.info("%s failed: %s", self._claim.topic, ending.trace(error))
+        failure = failure_of(error)
+        if isinstance(error, asyncio.CancelledError):
+            failure = Failure(
+                "agent_error",
+                "the agent was cancelled by itself, or by something that it awaited, and by nobody else",
+                failure.error_class,
+            )
+        await self._finish(run_pb2.RUN_STATE_FAILED, error=failure)
 
     async def _suspend(self, suspended: Suspended) -> None:
         run = self._run
         suspension = run_event_pb2.RunSuspended(pending=suspended.pending)
         if (size := suspension.ByteSize()) > MAX_PENDING_BYTES:
             too_large = EventTooLarge(f"what the run waits for has {size} bytes, more than {MAX_PENDING_BYTES}")
-            await self._finish(run_pb2.RUN_STATE_FAILED, error=_failure(too_large))
+            await self._finish(run_pb2.RUN_STATE_FAILED, error=failure_of(too_large))
             return
         run.state = run_pb2.RUN_STATE_SUSPENDED
         run.pending.extend(suspended.pending)
@@ -341,44 +414,50 @@ class Execution:
             run_suspended=suspension,
         )
 
+    async def _hand_back(self) -> None:
+        """For any worker to go on with, at once. If its record cannot be written, without it."""
+        self._close_attempt("released")
+        try:
+            await self._writer.write(Rider(puts=self._puts(), schedule=Schedule.DUE))
+        except CommitFailed as error:
+            log.error("%s: it is handed back without a word in its record: %s", self._claim.topic, error)
+            await self._writer.write(Rider(schedule=Schedule.DUE))
+
     async def _finish(
         self, state: run_pb2.RunState, *, output: struct_pb2.Value | None = None, error: Failure | None = None
     ) -> None:
-        """The terminal event, what it asks of scorers and the end of the schedule: one atomic write."""
-        run, settings = self._run, self._settings
-        run.state = state
-        if output is not None:
-            run.output.CopyFrom(output)
-        if error is not None:
-            run.error.CopyFrom(error.to_proto())
-        run.end_time.CopyFrom(record.timestamp(self._now()))
+        """The terminal event, what it asks of scorers and the end of the schedule: one atomic write, in the richest
+        form in which it can be made and the store takes it. Raises CommitFailed if it takes none."""
+        self._writer.end()
         self._close_attempt("finished")
-        finished = run_event_pb2.RunFinished(state=state, output=output, usage=run.usage)
-        if error is not None:
-            finished.error.CopyFrom(run.error)
-        rider = Rider(
-            puts=self._puts(),
-            deletes=self._journal.fields(),
-            messages=self._scorer_requests(),
-            schedule=Schedule.NEVER,
-            final=state,
-            retention=settings.retention_seconds,
-            tombstone=settings.tombstone_seconds,
-        )
-        await self._writer.write(rider, run_finished=finished)
+        whole_view = not (self._history_problem or self._writer.unobserved or self._is_given_up())
+        end = Ending(self._claim, self._run, self._fold.view, whole_view, state, output, error, self._now())
+        problem: BaseException | None = None
+        for form in Form:
+            try:
+                rider, finished = self._last_rider(end, form)
+                await self._writer.write(rider, run_finished=finished)
+                return
+            except (OwnershipLost, asyncio.CancelledError):
+                raise
+            except BaseException as refused:
+                if problem is None:
+                    topic, why = self._claim.topic, ending.trace(refused)
+                    log.error("%s: its end cannot be written whole, and is written with less: %s", topic, why)
+                problem = refused
+        raise CommitFailed(f"the end of {self._claim.topic} cannot be written in any form") from problem
 
-    def _scorer_requests(self) -> list[Message]:
-        traceparent, _, tracestate = self._claim.fields.get(record.TRACE, b"").decode().partition("\n")
-        return list(
-            scoring.requests(
-                self._tenant,
-                self._run,
-                self._fold.view,
-                max_sample_bytes=self._settings.max_sample_bytes,
-                traceparent=traceparent,
-                tracestate=tracestate,
-            )
-        )
+    def _last_rider(self, end: Ending, form: Form) -> tuple[Rider, run_event_pb2.RunFinished]:
+        run, finished = end.finished(form)
+        return Rider(
+            puts={record.RUN: run.SerializeToString()},
+            deletes=self._journal.fields(),
+            messages=list(end.messages(form, run, self._settings.max_sample_bytes)),
+            schedule=Schedule.NEVER,
+            final=end.state,
+            retention=self._settings.retention_seconds,
+            tombstone=self._settings.tombstone_seconds,
+        ), finished
 
     def _puts(self) -> dict[str, bytes]:
         return {record.RUN: self._run.SerializeToString()}
@@ -401,33 +480,12 @@ class Execution:
                 # The lease goes on saying that the run was woken.
                 log.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
                 continue
+            except Exception:
+                log.exception("%s: cannot see why it was woken", self._claim.topic)
+                continue
             if stored is not None and record.CANCEL in stored.fields:
                 self.interrupt(Interrupt.CANCEL)
                 return
-
-
-class OutputTooLarge(Exception):
-    """The output is above MAX_OUTPUT_BYTES."""
-
-
-_REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (BudgetExceeded, "budget_exceeded"),
-    (ModelFailed, "model_error"),
-    (OutputTooLarge, "output_too_large"),
-)
-
-
-def _failure(error: BaseException) -> Failure:
-    reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "agent_error")
-    return Failure(reason, _words(error), type(error).__name__)
-
-
-def _words(error: BaseException) -> str:
-    try:
-        return str(error) or type(error).__name__
-    except Exception:
-        # It is the agent's class, and may fail in this too.
-        return type(error).__name__
 
 
 def _wait(seconds: float | None, puts: Mapping[str, bytes]) -> Rider:

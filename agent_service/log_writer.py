@@ -41,6 +41,12 @@ class EventTooLarge(RunwireError):
     reason = "EVENT_TOO_LARGE"
 
 
+class CommitFailed(RunwireError):
+    """The store refused the end of an attempt for a reason that is neither a passing one nor the loss of the run."""
+
+    reason = "COMMIT_FAILED"
+
+
 class OwnershipLost(BaseException):
     """This worker does not own the run any more, and can write nothing.
 
@@ -103,6 +109,9 @@ class LogWriter:
         self._room = asyncio.Event()
         self._room.set()
         self._lost: BaseException | None = None
+        self._ending = False
+        self.unobserved = False
+        """`observe` failed for an event: what it made of the log is not whole."""
 
     @property
     def sequence(self) -> int:
@@ -123,11 +132,16 @@ class LogWriter:
         """Writes `rider` in one atomic step with this event (without a payload: by itself), and not before anything
         that was emitted before. Returns when it is stored.
 
-        Raises EventTooLarge, and OwnershipLost.
+        Raises EventTooLarge, OwnershipLost, and CommitFailed (after `end`).
         """
         written = asyncio.get_running_loop().create_future()
         self._append(step, payload, rider, written)
         await written
+
+    def end(self) -> None:
+        """The attempt ends. From now on a commit that the store refuses for a reason of its own is told to whoever
+        waits for it (CommitFailed) and forgotten with all that is not written: less may be written in its place."""
+        self._ending = True
 
     async def run(self) -> None:
         """Commits until cancelled, or until ownership is lost (then it returns and every emitter is told)."""
@@ -136,7 +150,14 @@ class LogWriter:
                 await self._wakeup.wait()
                 self._wakeup.clear()
                 while self._pending:
-                    await self._commit(self._take())
+                    try:
+                        await self._commit(self._take())
+                    except (CommitRefused, NotFound):
+                        raise
+                    except Exception as error:
+                        if not self._ending:
+                            raise
+                        self._forget(error)
         except (CommitRefused, NotFound) as error:
             log.info("%s: attempt %d does not own the run any more: %s", self._topic, self._attempt, error)
             self._lose(error)
@@ -149,17 +170,28 @@ class LogWriter:
     ) -> None:
         self._check_owner()
         body = check = b""
+        event: run_event_pb2.RunEvent | None = None
         if payload:
             event, data = self._serialise(step, payload)
             body, check = frames.frame(data), frames.event_check(data)
             self._sequence += 1
-            self._observe(event)
         size = len(body) + (rider.size if rider is not None else 0)
         self._pending.append(_Pending(body, check, rider, written, size))
         self._pending_bytes += size
         if len(self._pending) > _MAX_PENDING_EVENTS or self._pending_bytes > _MAX_PENDING_BYTES:
             self._room.clear()
         self._wakeup.set()
+        if event is not None:
+            self._tell(event)
+
+    def _tell(self, event: run_event_pb2.RunEvent) -> None:
+        """What is in the log does not depend on what an observer makes of it."""
+        try:
+            self._observe(event)
+        except Exception:
+            if not self.unobserved:
+                log.exception("%s: event %d cannot be folded", self._topic, event.sequence)
+            self.unobserved = True
 
     def _serialise(self, step: int, payload: Mapping[str, Any]) -> tuple[run_event_pb2.RunEvent, bytes]:
         event = run_event_pb2.RunEvent(sequence=self._sequence + 1, attempt=self._attempt, step=step, **payload)
@@ -186,8 +218,8 @@ class LogWriter:
         return taken
 
     async def _commit(self, taken: Sequence[_Pending]) -> None:
-        commit = self._build(taken)
         try:
+            commit = self._build(taken)
             await self._publish(commit)
         except BaseException:
             # They were taken off the queue: `_lose` finds the waiting ones only there.
@@ -242,6 +274,16 @@ class LogWriter:
     def _check_owner(self) -> None:
         if self._lost is not None:
             raise OwnershipLost(str(self._lost))
+
+    def _forget(self, error: Exception) -> None:
+        """Takes back all that is not written, and tells who waits for it."""
+        for item in self._pending:
+            if item.written is not None and not item.written.done():
+                item.written.set_exception(CommitFailed(f"{type(error).__name__}: {error}"))
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._sequence = self._committed
+        self._room.set()
 
     def _lose(self, error: Exception | None) -> None:
         if self._lost is None:

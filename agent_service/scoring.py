@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
+from typing import Any, Final
+
+from google.protobuf import struct_pb2
 
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.fold import RunView
@@ -12,6 +16,9 @@ from runwire.pubsub import Message
 from runwire.scorer.v1 import scorer_run_requested_pb2
 
 QUEUE = "scorer-requests"
+_MAX_TEXT: Final = 10_000
+
+log = logging.getLogger("agent_service.scoring")
 
 _OUTCOMES = {
     run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
@@ -40,59 +47,78 @@ def scorer_run_id(tenant: str, run_id: str, scorer: run_pb2.ScorerRef) -> str:
 
 
 def requests(
-    tenant: str, run: run_pb2.Run, view: RunView, *, max_sample_bytes: int, traceparent: str = "", tracestate: str = ""
+    tenant: str,
+    run: run_pb2.Run,
+    view: RunView,
+    *,
+    max_sample_bytes: int,
+    by_reference: bool = False,
+    traceparent: str = "",
+    tracestate: str = "",
 ) -> Iterator[Message]:
-    """A message for each eligible scorer, sampled or not."""
+    """A message for each eligible scorer, sampled or not.
+
+    A sample that is larger than `max_sample_bytes`, or cannot be made, is left out, as `by_reference` says; a value in
+    it that nothing can hold is carried as its text. A scorer for which no message can be made is logged, and the
+    others are asked: a run ends whatever is in it.
+    """
     eligible = [scorer for scorer in run.scorers if is_eligible(scorer, run)]
     if not eligible:
         return
-    sample = _sample(run, view)
-    if sample.ByteSize() > max_sample_bytes:
-        for name in ("input", "output", "tool_calls", "steps"):
-            sample.ClearField(name)
-        sample.by_reference = True
+    sample = _bounded_sample(run, view, max_sample_bytes, by_reference)
     for scorer in eligible:
-        rate = scorer.sampling if scorer.HasField("sampling") else 1.0
-        request = scorer_run_requested_pb2.ScorerRunRequested(
-            scorer_run_id=scorer_run_id(tenant, run.run_id, scorer),
-            tenant=tenant,
-            scorer_id=scorer.scorer_id,
-            scorer_version=scorer.scorer_version,
-            options=scorer.options if scorer.HasField("options") else None,
-            sampling=scorer_run_requested_pb2.SamplingDecision(rate=rate, sampled=is_sampled(run.run_id, rate)),
-            sample=sample,
-            request_time=run.end_time,
-            sibling_count=len(eligible),
-            traceparent=traceparent,
-            tracestate=tracestate,
-        )
-        yield Message(QUEUE, request.SerializeToString())
+        try:
+            request = _request(tenant, run, scorer, sample)
+            request.sibling_count = len(eligible)
+            request.traceparent, request.tracestate = traceparent, tracestate
+            message = Message(QUEUE, request.SerializeToString())
+        except Exception:
+            log.exception("%s/%s: scorer %r cannot be asked", tenant, run.run_id, scorer.scorer_id)
+        else:
+            yield message
 
 
-def _sample(run: run_pb2.Run, view: RunView) -> scorer_run_requested_pb2.Sample:
-    steps = [view.steps[number] for number in sorted(view.steps) if number > 0]
+def _request(
+    tenant: str, run: run_pb2.Run, scorer: run_pb2.ScorerRef, sample: scorer_run_requested_pb2.Sample
+) -> scorer_run_requested_pb2.ScorerRunRequested:
+    rate = scorer.sampling if scorer.HasField("sampling") else 1.0
+    return scorer_run_requested_pb2.ScorerRunRequested(
+        scorer_run_id=scorer_run_id(tenant, run.run_id, scorer),
+        tenant=tenant,
+        scorer_id=scorer.scorer_id,
+        scorer_version=scorer.scorer_version,
+        options=scorer.options if scorer.HasField("options") else None,
+        sampling=scorer_run_requested_pb2.SamplingDecision(rate=rate, sampled=is_sampled(run.run_id, rate)),
+        sample=sample,
+        request_time=run.end_time,
+    )
+
+
+def _bounded_sample(
+    run: run_pb2.Run, view: RunView, max_bytes: int, by_reference: bool
+) -> scorer_run_requested_pb2.Sample:
+    """The sample; without what it is about where it is too large, or cannot be made."""
+    if not by_reference:
+        try:
+            sample = _sample(run, view)
+            if sample.ByteSize() <= max_bytes:
+                return sample
+        except Exception:
+            log.exception("the sample of run %s cannot be made: scorers fetch it", run.run_id)
+    sample = _facts(run)
+    sample.by_reference = True
+    return sample
+
+
+def _facts(run: run_pb2.Run) -> scorer_run_requested_pb2.Sample:
+    """What a sample says of the run as a whole."""
     return scorer_run_requested_pb2.Sample(
         run_id=run.run_id,
         agent_id=run.agent_id,
         agent_version=run.agent_version,
         run_state=run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower(),
-        input=run.input if run.HasField("input") else None,
-        output=run.output if run.HasField("output") else None,
         error_reason=run.error.reason,
         error_message=run.error.message,
-        tool_calls=[
-            scorer_run_requested_pb2.SampleToolCall(
-                tool_call_id=call.tool_call_id,
-                tool_name=call.tool_name,
-                arguments=to_value(call.arguments),
-                result=to_value(call.result),
-                outcome=_OUTCOMES.get(call.outcome, ""),
-                step=step.step,
-            )
-            for step in steps
-            for call in step.tool_calls
-        ],
-        steps=[scorer_run_requested_pb2.SampleStep(step=s.step, name=s.name, text=s.text) for s in steps],
         usage=scorer_run_requested_pb2.SampleUsage(
             requests=run.usage.requests,
             input_tokens=run.usage.input_tokens,
@@ -103,3 +129,32 @@ def _sample(run: run_pb2.Run, view: RunView) -> scorer_run_requested_pb2.Sample:
         start_time=run.start_time,
         end_time=run.end_time,
     )
+
+
+def _sample(run: run_pb2.Run, view: RunView) -> scorer_run_requested_pb2.Sample:
+    steps = [view.steps[number] for number in sorted(view.steps) if number > 0]
+    sample = _facts(run)
+    if run.HasField("input"):
+        sample.input.CopyFrom(run.input)
+    if run.HasField("output"):
+        sample.output.CopyFrom(run.output)
+    for step in steps:
+        sample.steps.add(step=step.step, name=step.name, text=step.text)
+        for call in step.tool_calls:
+            sample.tool_calls.add(
+                tool_call_id=call.tool_call_id,
+                tool_name=call.tool_name,
+                arguments=_value(call.arguments),
+                result=_value(call.result),
+                outcome=_OUTCOMES.get(call.outcome, ""),
+                step=step.step,
+            )
+    return sample
+
+
+def _value(data: Any) -> struct_pb2.Value:
+    """`data`, or its text where a Value cannot hold it, such as infinity."""
+    try:
+        return to_value(data)
+    except (TypeError, ValueError, RecursionError):
+        return struct_pb2.Value(string_value=repr(data)[:_MAX_TEXT].encode(errors="replace").decode())

@@ -10,10 +10,10 @@ from typing import Final
 
 from agent_service import record
 from agent_service.config import Settings
+from agent_service.ending import read_run
 from agent_service.execution import Execution, Interrupt
 from agent_service.leases import Leases, OpenStore
 from agent_service.registry import Registry
-from runwire.agent.v1 import run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Claim, LeaseState, Store
@@ -115,10 +115,13 @@ class Worker:
         return queues, limit, wait_seconds
 
     def _begin(self, claim: Claim, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
-        agent_id = run_pb2.Run.FromString(claim.fields[record.RUN]).agent_id
+        run = read_run(claim)
+        agent_id = run.agent_id if run is not None else ""
+        if run is None or agent_id not in self._agents:
+            log.error("%s cannot be executed: what is stored of it is no run of an agent that is here", claim.topic)
         execution = Execution(
             claim,
-            self._agents.get(agent_id),
+            self._agents.get(agent_id) if agent_id in self._agents else None,
             store=self._store,
             log=self._log,
             settings=self._settings,
@@ -136,7 +139,9 @@ class Worker:
     async def _execute(self, claim: Claim, agent_id: str, execution: Execution) -> None:
         try:
             await execution.run()
-        except Exception:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
             # Ours, not the agent's. The lease ends, another worker tries, and losses are bounded.
             log.exception("%s: attempt %d was given up", claim.topic, claim.head.attempt)
         finally:

@@ -991,11 +991,12 @@ async def test_a_wake_that_meets_a_failing_store(url: str) -> None:
 async def test_an_agent_does_not_outlive_its_attempt(sqlite_url: str) -> None:
     """When an attempt is given up for an error of ours its agent is stopped: nothing works on for a run that will be
     executed again."""
-    stopped, begun = asyncio.Event(), asyncio.Event()
+    stopped, broken = asyncio.Event(), asyncio.Event()
 
     @workflow(id="works")
     async def works(ctx: RunContext, input: Any) -> None:
-        begun.set()
+        broken.set()
+        await ctx.emit_text("that cannot be written")
         try:
             await asyncio.Event().wait()
         finally:
@@ -1003,15 +1004,14 @@ async def test_an_agent_does_not_outlive_its_attempt(sqlite_url: str) -> None:
 
     class Broken(FaultyStore):
         def __getattr__(self, name: str) -> Any:
-            if name == "get" and begun.is_set():
+            if name == "commit" and broken.is_set():
                 raise RuntimeError("a fault of ours")
             return super().__getattr__(name)
 
     async with replica(sqlite_url, works, wrap=Broken, lease_seconds=60) as it:
-        run = await it.start("works")
-        await asyncio.wait_for(begun.wait(), 10)
-        await it.store.commit(Commit(topic_of(run.run_id), schedule=Schedule.WAKE))
+        await it.start("works")
         await asyncio.wait_for(stopped.wait(), 10)
+        broken.clear()
 
 
 async def test_events_may_be_of_any_public_kind(sqlite_url: str) -> None:

@@ -1,0 +1,178 @@
+"""How a run ends: its last commit, built from parts that each fall back to less, and never to nothing.
+
+Rule: **every way out of an attempt ends in a commit that cannot raise.** What a run leaves was made by its agent,
+and an agent can make anything: values that nothing can hold, exceptions whose text raises, a log that this version
+cannot read. So each part is built by itself, and the whole is written in the richest `Form` that can be built and that
+the store takes. A run is never executed again because its end was hard to write.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from google.protobuf import struct_pb2
+
+from agent_service import record, scoring
+from agent_service.context import BudgetExceeded, ModelFailed
+from agent_service.redaction import masked, redact
+from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.client.fold import RunView
+from runwire.client.values import from_value
+from runwire.pubsub import Claim, Message
+
+_MAX_TRACE_LENGTH: Final = 10_000
+"""Of the traceback of a failed run in the log of the process."""
+_MAX_WORDS: Final = 100_000
+"""Characters of an exception's text that are looked at for secrets; far fewer are kept."""
+_MAX_OUTPUT_TEXT: Final = 2_000
+_MARK: Final = " [the output itself could not be kept]"
+
+log = logging.getLogger("agent_service.ending")
+
+
+class OutputTooLarge(Exception):
+    """The output is above MAX_OUTPUT_BYTES."""
+
+
+_REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (BudgetExceeded, "budget_exceeded"),
+    (ModelFailed, "model_error"),
+    (OutputTooLarge, "output_too_large"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run failed."""
+
+    reason: str
+    message: str
+    error_class: str = ""
+
+    def to_proto(self) -> run_pb2.RunError:
+        """As it is stored; of what cannot be, the reason is left."""
+        try:
+            return run_pb2.RunError(
+                reason=self.reason, message=redact(self.message[:_MAX_WORDS]), error_class=self.error_class
+            )
+        except Exception:
+            log.exception("the message of a failure (%s) cannot be kept", self.reason)
+            return run_pb2.RunError(reason=self.reason)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What an agent raised, as far as it can be told."""
+    reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "agent_error")
+    return Failure(reason, words(error), _class_name(error))
+
+
+def words(error: BaseException) -> str:
+    """What an exception says. Its class is the agent's, and may fail in this too."""
+    try:
+        return str(error)[:_MAX_WORDS] or _class_name(error)
+    except BaseException:
+        return _class_name(error)
+
+
+def trace(error: BaseException) -> str:
+    """The traceback for the log of the process, without secrets."""
+    try:
+        return masked("".join(traceback.format_exception(error))[-_MAX_WORDS:])[-_MAX_TRACE_LENGTH:]
+    except BaseException:
+        return _class_name(error)
+
+
+def _class_name(error: BaseException) -> str:
+    try:
+        return str(type(error).__name__)[:256].encode(errors="replace").decode()
+    except BaseException:  # of a metaclass
+        return "Exception"
+
+
+class Form(Enum):
+    """How much of an end is written."""
+
+    WHOLE = "whole"
+    REFERENCED = "without samples for scorers, which fetch them"
+    TEXT = "without its output, but a part of its text"
+    LEAST = "with its state and reason alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is known of the end."""
+
+    claim: Claim
+    run: run_pb2.Run
+    view: RunView
+    whole_view: bool
+    """Whether `view` holds all that the log says."""
+    state: run_pb2.RunState
+    output: struct_pb2.Value | None
+    failure: Failure | None
+    time: float
+
+    def finished(self, form: Form) -> tuple[run_pb2.Run, run_event_pb2.RunFinished]:
+        """The Run as it is kept, and the event that says so."""
+        run = self.run if form is not Form.LEAST else self._least()
+        run.state = self.state
+        del run.pending[:]
+        output = self._output(form)
+        run.ClearField("output")
+        if output is not None:
+            run.output.CopyFrom(output)
+        if self.failure is not None:
+            run.error.CopyFrom(
+                self.failure.to_proto() if form is not Form.LEAST else run_pb2.RunError(reason=self.failure.reason)
+            )
+        run.end_time.CopyFrom(record.timestamp(self.time))
+        finished = run_event_pb2.RunFinished(state=self.state, output=output, usage=run.usage)
+        if self.failure is not None:
+            finished.error.CopyFrom(run.error)
+        return run, finished
+
+    def _output(self, form: Form) -> struct_pb2.Value | None:
+        if self.output is None or form in (Form.WHOLE, Form.REFERENCED):
+            return self.output
+        return struct_pb2.Value(string_value=_text_of(self.output)) if form is Form.TEXT else None
+
+    def _least(self) -> run_pb2.Run:
+        """The run as it was accepted; where even that cannot be read, its name."""
+        run = read_run(self.claim) or run_pb2.Run()
+        _, run.run_id = record.split_topic(self.claim.topic)
+        run.attempt = self.claim.head.attempt
+        return run
+
+    def messages(self, form: Form, run: run_pb2.Run, max_sample_bytes: int) -> Iterator[Message]:
+        """What it asks of scorers. A scorer that cannot be asked costs the run nothing, and the others neither."""
+        tenant, _ = record.split_topic(self.claim.topic)
+        traceparent, _, tracestate = self.claim.fields.get(record.TRACE, b"").decode(errors="replace").partition("\n")
+        return scoring.requests(
+            tenant,
+            run,
+            self.view,
+            max_sample_bytes=max_sample_bytes,
+            by_reference=form is not Form.WHOLE or not self.whole_view,
+            traceparent=traceparent,
+            tracestate=tracestate,
+        )
+
+
+def read_run(claim: Claim) -> run_pb2.Run | None:
+    """The run as its owner last wrote it; None if it cannot be read."""
+    try:
+        return run_pb2.Run.FromString(claim.fields[record.RUN])
+    except Exception:
+        return None
+
+
+def _text_of(output: struct_pb2.Value) -> str:
+    try:
+        return str(from_value(output))[:_MAX_OUTPUT_TEXT].encode(errors="replace").decode() + _MARK
+    except Exception:
+        return _MARK.strip()
