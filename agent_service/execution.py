@@ -27,7 +27,7 @@ from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.client.fold import Fold
 from runwire.errors import EventsLost, StoreUnavailable
-from runwire.pubsub import Claim, LeaseState, Message, Schedule, Store
+from runwire.pubsub import Claim, Lease, LeaseState, Message, Schedule, Store
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
@@ -98,8 +98,8 @@ class Execution:
         self._lost_events = ""
 
     @property
-    def attempt(self) -> int:
-        return self._claim.head.attempt
+    def lease(self) -> Lease:
+        return self._claim.lease
 
     def interrupt(self, why: Interrupt) -> None:
         """Stops the attempt, the sooner the more it matters."""
