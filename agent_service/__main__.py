@@ -32,9 +32,7 @@ def main(**given: Any) -> None:
     RUNWIRE_AGENTS, RUNWIRE_AGENT_LISTEN, RUNWIRE_LEASE_SECONDS ... (see agent_service/config.py)."""
     try:
         settings = config.load(**given)
-        logging.basicConfig(
-            level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        configure_log(settings.log_level)
         if settings.store == config.DEFAULT_STORE:
             # Ours, so it may be made; a folder that somebody names must be there, or the name is wrong.
             config.DEFAULT_FOLDER.mkdir(exist_ok=True)
@@ -46,6 +44,11 @@ def main(**given: Any) -> None:
         _fail(str(error), 2)
     except StoreUnavailable as error:
         _fail(f"the store cannot be reached: {error}", 3)
+
+
+def configure_log(level: str) -> None:
+    """Of every process of this service: lines to stderr."""
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _announce(address: str) -> None:

@@ -7,10 +7,12 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 
 from agent_service import registry
 from agent_service.config import Settings
+from agent_service.endurance import endure
 from agent_service.process_end import LAST_SECONDS, BoundedEnd
 from agent_service.registry import Registry
 from agent_service.runs import Runs
@@ -98,8 +100,10 @@ class Service:
         worker = Worker(store, logs, self._agents, settings, _reopen(settings.store))
         async with asyncio.TaskGroup() as group:
             background = [
-                group.create_task(logs.run(), name="idle check"),
-                group.create_task(_watch_store(store, server), name="health"),
+                group.create_task(endure("idle check", logs.run, retry_seconds=_HEALTH_SECONDS), name="idle check"),
+                group.create_task(
+                    endure("health", partial(_watch_store, store, server), retry_seconds=_HEALTH_SECONDS), name="health"
+                ),
             ]
             if settings.role != "serve":
                 group.create_task(worker.run(), name="worker")

@@ -36,7 +36,10 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = 15.0
     """After so long without a sign of life a worker's runs are given to others."""
     max_losses: int = Field(5, ge=1, le=1000)
-    """A run fails with `worker_lost` once so many workers in a row died with it."""
+    """A run fails with `worker_lost` once so many workers in a row died of it while it was executed alone."""
+    suspect_processes: int = Field(2, ge=0, le=16)
+    """Most processes of its own that a worker starts to execute, one by one, runs whose workers died. 0: they are
+    executed in the worker itself when nothing else is."""
     cancel_grace_seconds: Seconds = 5.0
     """Time a cancelled agent has to end by itself."""
     shutdown_grace_seconds: Seconds = 20.0

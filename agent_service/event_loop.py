@@ -46,6 +46,11 @@ def context_of(owner: Owner) -> Context:
     return context
 
 
+def owned_tasks() -> int:
+    """How many tasks of runs there are on this loop."""
+    return sum(isinstance(task, _Task) and task.owned for task in asyncio.all_tasks())
+
+
 def run(main: Coroutine[Any, Any, Result], *, threads: int = 32) -> Result:
     """Runs `main` on a new loop, as asyncio.run does, whatever else on the loop does to it. Returns or raises what
     `main` does. `threads` is the most threads of asyncio.to_thread; those that do not end are left behind."""

@@ -20,12 +20,13 @@ from agent_service.ending import Ending, Failure, Form, OutputTooLarge, failure_
 from agent_service.journal import PREFIX as JOURNAL
 from agent_service.journal import Journal
 from agent_service.log_writer import CommitFailed, EventTooLarge, LogWriter, OwnershipLost, Rider
+from agent_service.registry import Registry
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.client.fold import Fold
 from runwire.errors import EventsLost, StoreUnavailable
-from runwire.pubsub import Claim, LeaseState, Schedule, Store
+from runwire.pubsub import Claim, Lease, LeaseState, Schedule, Store
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
@@ -94,12 +95,25 @@ class Execution:
         self._broke_out: BaseException | None = None
         self._history_problem = ""
 
+    @classmethod
+    def of(cls, claim: Claim, agents: Registry, **given: Any) -> Execution:
+        """An execution by the agent that the run names; told in the log if there is none. `given` is for __init__."""
+        run = ending.read_run(claim)
+        definition = agents.get(run.agent_id) if run is not None and run.agent_id in agents else None
+        if definition is None:
+            log.error("%s cannot be executed: what is stored of it is no run of an agent that is here", claim.topic)
+        return cls(claim, definition, **given)
+
+    @property
+    def agent_id(self) -> str:
+        return self._run.agent_id
+
     def __str__(self) -> str:
         return f"run {self._claim.topic}"
 
     @property
-    def attempt(self) -> int:
-        return self._claim.head.attempt
+    def lease(self) -> Lease:
+        return self._claim.lease
 
     def interrupt(self, why: Interrupt) -> None:
         """Stops the attempt, the sooner the more it matters."""
@@ -182,13 +196,13 @@ class Execution:
             await self._execute()
 
     def _is_given_up(self) -> bool:
-        """Whether too many attempts came to nothing."""
-        return self._claim.losses >= self._settings.max_losses
+        """Whether the run is guilty of what its workers died of: it was executed alone each time."""
+        return is_given_up(self._claim, self._settings)
 
     def _failure_before(self) -> Failure | None:
         """What ends the run before its body is executed again."""
         if self._is_given_up():
-            return Failure("worker_lost", f"{self._claim.losses} workers in a row died while they executed this run")
+            return Failure("worker_lost", self._losses())
         if not self._readable:
             return Failure("run_unreadable", "the run cannot be executed, because what is stored of it cannot be read")
         if self._history_problem:
@@ -206,6 +220,13 @@ class Execution:
                 f"{self._version!r}: its journal may not fit",
             )
         return None
+
+    def _losses(self) -> str:
+        last = self._claim.fields.get(record.DEATH, b"").decode(errors="replace")
+        return (
+            f"the run was executed {self._claim.alone_losses} times in a row with nothing beside it, and each time its "
+            f"worker died or gave it up{f'; the last time: {last}' if last else ''}"
+        )
 
     @property
     def _version(self) -> str:
@@ -486,6 +507,11 @@ class Execution:
             if stored is not None and record.CANCEL in stored.fields:
                 self.interrupt(Interrupt.CANCEL)
                 return
+
+
+def is_given_up(claim: Claim, settings: Settings) -> bool:
+    """Whether so many workers died of this run, or gave it up, that it is not executed again."""
+    return claim.alone_losses >= settings.max_losses
 
 
 def _wait(seconds: float | None, puts: Mapping[str, bytes]) -> Rider:

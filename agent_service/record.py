@@ -20,6 +20,8 @@ CANCEL: Final = "cancel"
 """Cancellation was asked for; holds the reason."""
 ANSWER: Final = "answer/"
 """+ request id: when it was answered, and the Answer."""
+DEATH: Final = "death"
+"""How the process that executed the run alone ended, the last time."""
 TRACE: Final = "trace"
 """W3C trace context: traceparent, newline, tracestate."""
 SUMMARY: Final = (RUN, CANCEL)

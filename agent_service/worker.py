@@ -6,22 +6,28 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Final
 
 from agent_service import record
 from agent_service.config import Settings
-from agent_service.ending import read_run
-from agent_service.execution import Execution, Interrupt
+from agent_service.endurance import endure
+from agent_service.execution import Execution, Interrupt, is_given_up
 from agent_service.leases import Leases, OpenStore
 from agent_service.registry import Registry
+from agent_service.suspects import AloneExecution, Children
 from runwire.caching_pubsub import CachingPubSub
-from runwire.errors import StoreUnavailable
-from runwire.pubsub import Claim, LeaseState, Store
+from runwire.errors import RunwireError
+from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule, Store
 
 _CLAIM_WAIT_SECONDS: Final = 1.0
 _FULL_WAIT_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 1.0
 _SWEEP_SECONDS: Final = 30.0
+_SUSPECT_SECONDS: Final = 1.0
+"""How often it is looked whether there are suspects. There mostly are none, and they are in no hurry."""
 
 log = logging.getLogger("agent_service.worker")
 
@@ -39,22 +45,33 @@ class Worker:
         self._log = log
         self._agents = agents
         self._settings = settings
-        self._executions: dict[str, Execution] = {}
+        self._executions: dict[str, Execution | AloneExecution] = {}
         self._running: Counter[str] = Counter()
+        self._suspects: set[str] = set()
+        """Topics that are executed alone."""
+        # A store in memory is this process's own, and nobody's who executes a run elsewhere.
+        elsewhere = open_store is not None and settings.suspect_processes > 0
+        self._children = Children(settings, self.name) if elsewhere else None
         self._changed = asyncio.Event()
         self._draining = asyncio.Event()
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
 
     async def run(self) -> None:
         """Claims and executes. After `drain`: lets executions finish within the grace, then hands them back."""
-        async with self._leases.keep(), asyncio.TaskGroup() as bodies, asyncio.TaskGroup() as group:
-            sweeping = group.create_task(self._sweep(), name="sweep")
-            while not self._draining.is_set():
-                try:
-                    await self.run_once(group, bodies)
-                except StoreUnavailable as error:
-                    log.warning("nothing could be claimed: %s", error)
-                    await asyncio.sleep(_RETRY_SECONDS)
+        async with (
+            self._leases.keep(),
+            self._children.keep() if self._children else nullcontext(),
+            asyncio.TaskGroup() as bodies,
+            asyncio.TaskGroup() as group,
+        ):
+            sweeping = group.create_task(endure("sweep", self._sweep, retry_seconds=_RETRY_SECONDS), name="sweep")
+            async with asyncio.TaskGroup() as claiming:
+                loops = {"claims": self.run_once, "suspects": self._claim_for_children}
+                for name, turn in loops.items():
+                    turns = endure(
+                        name, partial(turn, group, bodies), retry_seconds=_RETRY_SECONDS, until=self._draining
+                    )
+                    claiming.create_task(turns, name=name)
             sweeping.cancel()
             # Not earlier: a claim under way may still bring runs, and what is handed back must not be claimed again.
             await self._wind_down()
@@ -65,14 +82,51 @@ class Worker:
         if not queues:
             await self._wait_for_change(_CLAIM_WAIT_SECONDS)
             return
-        for claim in await self._store.claim(
-            queues, limit=limit, lease_seconds=self._settings.lease_seconds, wait_seconds=wait_seconds
+        await self._leases.renew_overdue()
+        for claim in await self._claim_suspect(queues) or await self._store.claim(
+            queues,
+            holder=self.name,
+            limit=limit,
+            lease_seconds=self._settings.lease_seconds,
+            wait_seconds=wait_seconds,
         ):
-            try:
-                self._begin(claim, group, bodies)
-            except Exception:
-                # What the store has kept of it is no run. Its lease ends; the runs beside it must not end with it.
-                log.exception("%s cannot be executed", claim.topic)
+            await self._begin_safely(claim, group, bodies)
+
+    async def _begin_safely(self, claim: Claim, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
+        """A run that cannot be begun costs the runs that were claimed with it nothing."""
+        try:
+            self._begin(claim, group, bodies)
+        except Exception:
+            log.exception("%s cannot be executed", claim.topic)
+            self._suspects.discard(claim.topic)
+            await self._give_up(claim)
+
+    async def _claim_for_children(self, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
+        """Claims runs that may be what their workers died of, for processes of their own."""
+        room = self._settings.suspect_processes - len(self._suspects)
+        if self._children is not None and room > 0:
+            for claim in await self._store.claim(
+                [record.queue_of(definition.agent_id) for definition in self._agents],
+                holder=self.name,
+                limit=room,
+                lease_seconds=self._settings.lease_seconds,
+                alone=True,
+            ):
+                self._suspects.add(claim.topic)
+                await self._begin_safely(claim, group, bodies)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(_SUSPECT_SECONDS, self._settings.lease_seconds / 3)):
+                await self._draining.wait()
+
+    async def _claim_suspect(self, queues: Sequence[str]) -> Sequence[Claim]:
+        """The same where there are no such processes: one, and only while nothing else is executed here."""
+        if self._executions or self._children is not None:
+            return ()
+        claims = await self._store.claim(
+            queues, holder=self.name, limit=1, lease_seconds=self._settings.lease_seconds, alone=True
+        )
+        self._suspects.update(claim.topic for claim in claims)
+        return claims
 
     def drain(self) -> None:
         """Claims no more; `run` returns once what is being executed has finished or is handed back."""
@@ -99,7 +153,7 @@ class Worker:
         """The queues of agents that have room, how many of their runs may be claimed at once, and how long to wait for
         one. One claim for all of them: whatever is due longest comes first."""
         limit = self._settings.concurrency - self._running.total()
-        if limit <= 0:
+        if limit <= 0 or (self._suspects and self._children is None):
             return [], 0, 0.0
         queues, wait_seconds = [], _CLAIM_WAIT_SECONDS
         for definition in self._agents:
@@ -115,55 +169,67 @@ class Worker:
         return queues, limit, wait_seconds
 
     def _begin(self, claim: Claim, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
-        run = read_run(claim)
-        agent_id = run.agent_id if run is not None else ""
-        if run is None or agent_id not in self._agents:
-            log.error("%s cannot be executed: what is stored of it is no run of an agent that is here", claim.topic)
-        execution = Execution(
-            claim,
-            self._agents.get(agent_id) if agent_id in self._agents else None,
-            store=self._store,
-            log=self._log,
-            settings=self._settings,
-            worker=self.name,
-            bodies=bodies,
-        )
+        alone = claim.topic in self._suspects and not is_given_up(claim, self._settings)
+        execution: Execution | AloneExecution
+        if alone and self._children is not None:
+            agent_id = ""  # it takes no room of the agent's here
+            execution = AloneExecution(claim, self._store, self._children)
+        else:
+            execution = Execution.of(
+                claim,
+                self._agents,
+                store=self._store,
+                log=self._log,
+                settings=self._settings,
+                worker=self.name,
+                bodies=bodies,
+            )
+            agent_id = execution.agent_id
+            self._running[agent_id] += 1
         if (before := self._executions.get(claim.topic)) is not None:
             # Ours, from before this process was frozen for longer than its lease: the lease of now says nothing of it.
             before.lease_changed(LeaseState.LOST)
         self._executions[claim.topic] = execution
-        self._running[agent_id] += 1
-        self._leases.hold(claim.topic, claim.head.attempt)
+        self._leases.hold(claim.lease)
         group.create_task(self._execute(claim, agent_id, execution), name=f"execution {claim.topic}")
 
-    async def _execute(self, claim: Claim, agent_id: str, execution: Execution) -> None:
+    async def _execute(self, claim: Claim, agent_id: str, execution: Execution | AloneExecution) -> None:
         try:
             await execution.run()
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # the agent's own
+                await self._give_up(claim)
             raise
         except BaseException:
-            # Ours, not the agent's. The lease ends, another worker tries, and losses are bounded.
+            # Ours, not the agent's. Another attempt is made, and losses are bounded.
             log.exception("%s: attempt %d was given up", claim.topic, claim.head.attempt)
+            await self._give_up(claim)
         finally:
-            self._leases.drop(claim.topic, claim.head.attempt)
-            self._running[agent_id] -= 1
+            self._suspects.discard(claim.topic)
+            self._leases.drop(claim.lease)
+            if isinstance(execution, Execution):
+                self._running[agent_id] -= 1
             if self._executions.get(claim.topic) is execution:
                 del self._executions[claim.topic]
             self._changed.set()
 
-    def _lease_changed(self, topic: str, attempt: int, state: LeaseState) -> None:
-        execution = self._executions.get(topic)
-        if execution is not None and execution.attempt == attempt:
+    async def _give_up(self, claim: Claim) -> None:
+        """Hands the run back as lost: a claim by this process again would count as no loss, and never end."""
+        try:
+            await self._store.commit(Commit(claim.topic, claim.head.attempt, token=claim.token, schedule=Schedule.LOST))
+        except RunwireError as error:
+            log.warning("%s: attempt %d could not be handed back: %s", claim.topic, claim.head.attempt, error)
+
+    def _lease_changed(self, lease: Lease, state: LeaseState) -> None:
+        execution = self._executions.get(lease.topic)
+        if execution is not None and execution.lease == lease:
             execution.lease_changed(state)
         elif state is LeaseState.LOST:
-            self._leases.drop(topic, attempt)
+            self._leases.drop(lease)
 
     async def _sweep(self) -> None:
         """Removes what has expired, a little at a time."""
-        while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
-            try:
-                while await self._store.sweep():
-                    pass
-            except StoreUnavailable as error:
-                log.warning("nothing could be swept: %s", error)
+        await asyncio.sleep(_SWEEP_SECONDS)
+        while await self._store.sweep():
+            pass

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from runwire.pubsub import MAX_RECEIVE_BYTES, Claim, Commit, Committed, Delivery, Head, LeaseState, Page, PubSub, Stored
+from runwire.pubsub import (
+    MAX_RECEIVE_BYTES,
+    Claim,
+    Commit,
+    Committed,
+    Delivery,
+    Head,
+    Lease,
+    LeaseState,
+    Page,
+    PubSub,
+    Stored,
+)
 from runwire.redis.channels import Channels
 from runwire.redis.client import Client, Lane
 from runwire.redis.commits import not_found, refusal_of, repeatable, words_of
@@ -16,7 +28,7 @@ from runwire.redis.messages import Messages
 from runwire.redis.records import ENTRY_HEADER_BYTES, fields_of, head_of, microseconds, page_of, seconds
 from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, READ, SCAN, SWEEP, TRIM
 from runwire.redis.shards import Shards, all_at_once
-from runwire.redis.work import Work
+from runwire.redis.work import Wanted, Work
 from runwire.topic import entry_of, validate
 
 
@@ -133,11 +145,18 @@ class RedisStore:
     # Work
 
     async def claim(
-        self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queues: Sequence[str],
+        *,
+        holder: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        alone: bool = False,
     ) -> Sequence[Claim]:
-        return await self._work.claim(queues, limit, lease_seconds, wait_seconds)
+        return await self._work.claim(Wanted(queues, holder, limit, lease_seconds, alone), wait_seconds)
 
-    async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
+    async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return await self._work.extend(leases, lease_seconds)
 
     # Messages

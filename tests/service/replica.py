@@ -29,6 +29,8 @@ LIMIT_SECONDS = 20.0
 TENANT = "default"
 ENDED = (run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED)
 Frame = pb.WatchRunResponse
+HERE = {"suspect_processes": 0}
+"""The agents of these tests are nothing that a process of its own could load."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ async def replica(
 ) -> AsyncIterator[Replica]:
     """Serves and executes `agents` on the store at `url` while the block runs, then drains. `wrap` puts something
     around its store."""
-    given = {"shutdown_grace_seconds": 0.2, "lease_seconds": 5.0} | settings
+    given = {"shutdown_grace_seconds": 0.2, "lease_seconds": 5.0} | HERE | settings
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     address: asyncio.Future[str] = loop.create_future()
     async with open_store(url) as store, asyncio.TaskGroup() as group:
@@ -252,7 +254,7 @@ async def replica(
 @asynccontextmanager
 async def mortal_worker(url: str, *agents: Definition, **settings: Any) -> AsyncIterator[Worker]:
     """Executes runs as a process does that is killed when the block is left: nothing is handed back."""
-    loaded = config.load(store=url, **{"lease_seconds": 0.5} | settings)
+    loaded = config.load(store=url, **{"lease_seconds": 0.5} | HERE | settings)
     async with open_store(url) as store, asyncio.TaskGroup() as group:
         worker = Worker(store, CachingPubSub(store.pubsub, store), Registry(agents), loaded, app._reopen(url))
         running = group.create_task(worker.run())
