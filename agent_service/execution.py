@@ -18,6 +18,7 @@ from agent_service import record, scoring
 from agent_service.config import Settings
 from agent_service.context import BudgetExceeded, ModelFailed, RunContext, Suspended
 from agent_service.definition import Definition
+from agent_service.history import Excerpt, Past
 from agent_service.journal import PREFIX as JOURNAL
 from agent_service.journal import Journal
 from agent_service.log_writer import EventTooLarge, LogWriter, OwnershipLost, Rider
@@ -25,7 +26,6 @@ from agent_service.redaction import masked, redact
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.client.fold import Fold
 from runwire.errors import EventsLost, StoreUnavailable
 from runwire.pubsub import Claim, LeaseState, Message, Schedule, Store
 
@@ -86,8 +86,10 @@ class Execution:
         self._tenant, _ = record.split_topic(claim.topic)
         self._claimed_at = time.monotonic()
         self._run = run_pb2.Run.FromString(claim.fields[record.RUN])
-        self._fold = Fold()
-        self._writer = LogWriter(log, claim, self._now, self._fold.add)
+        self._past = Past()
+        self._excerpt = Excerpt(settings.max_sample_bytes)
+        """Only of a run that has scorers."""
+        self._writer = LogWriter(log, claim, self._now, *([self._excerpt.add] if self._run.scorers else []))
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
         self._woken = asyncio.Event()
         self._journal = Journal(claim.fields, self._writer)
@@ -137,15 +139,19 @@ class Execution:
         return self._claim.time + time.monotonic() - self._claimed_at
 
     async def _read_log(self) -> None:
-        """Folds what earlier attempts wrote."""
-        position = None
-        while self._fold.view.last_sequence < self._claim.head.last:
+        """Goes through what earlier attempts wrote, a page at a time."""
+        position, last = None, 0
+        while last < self._claim.head.last:
             history = await self._log.get_history(self._claim.topic, position, max_events=2048, max_bytes=1024 * 1024)
             if history.batch is None:
                 return
             position = history.batch.position
-            for event in frames.events(history.batch.body):
-                self._fold.add(run_event_pb2.RunEvent.FromString(event))
+            last = position.sequence
+            for data in frames.events(history.batch.body):
+                event = run_event_pb2.RunEvent.FromString(data)
+                self._past.add(event)
+                if self._run.scorers:
+                    self._excerpt.add(event)
 
     async def _attempt(self) -> None:
         if record.CANCEL in self._claim.fields:
@@ -208,7 +214,7 @@ class Execution:
         deletes: Sequence[str] = ()
         payload: dict[str, Any] = {}
         if first or anew:
-            self._restarted = anew
+            self._restarted, self._past = anew, Past()
             self._journal = Journal({}, self._writer)
             deletes = [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
             run.agent_version = self._definition.version
@@ -251,7 +257,7 @@ class Execution:
         return RunContext(
             run=self._run,
             tenant=self._tenant,
-            view=self._fold.view,
+            past=self._past,
             writer=self._writer,
             journal=self._journal,
             answers={} if self._restarted else record.answers(self._claim.fields),
@@ -373,7 +379,7 @@ class Execution:
             scoring.requests(
                 self._tenant,
                 self._run,
-                self._fold.view,
+                self._excerpt,
                 max_sample_bytes=self._settings.max_sample_bytes,
                 traceparent=traceparent,
                 tracestate=tracestate,

@@ -5,20 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import RunView
-from runwire.client.values import to_value
+from agent_service.history import Excerpt
+from runwire.agent.v1 import run_pb2
 from runwire.pubsub import Message
 from runwire.scorer.v1 import scorer_run_requested_pb2
 
 QUEUE = "scorer-requests"
-
-_OUTCOMES = {
-    run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
-    run_event_pb2.TOOL_CALL_OUTCOME_FAILED: "failed",
-    run_event_pb2.TOOL_CALL_OUTCOME_DENIED: "denied",
-    run_event_pb2.TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH: "unknown_after_crash",
-}
 
 
 def is_sampled(run_id: str, rate: float) -> bool:
@@ -40,14 +32,21 @@ def scorer_run_id(tenant: str, run_id: str, scorer: run_pb2.ScorerRef) -> str:
 
 
 def requests(
-    tenant: str, run: run_pb2.Run, view: RunView, *, max_sample_bytes: int, traceparent: str = "", tracestate: str = ""
+    tenant: str,
+    run: run_pb2.Run,
+    excerpt: Excerpt,
+    *,
+    max_sample_bytes: int,
+    traceparent: str = "",
+    tracestate: str = "",
 ) -> Iterator[Message]:
-    """A message for each eligible scorer, sampled or not."""
+    """A message for each eligible scorer, sampled or not. A sample that is larger than `max_sample_bytes`, or whose
+    excerpt is not whole, goes by reference."""
     eligible = [scorer for scorer in run.scorers if is_eligible(scorer, run)]
     if not eligible:
         return
-    sample = _sample(run, view)
-    if sample.ByteSize() > max_sample_bytes:
+    sample = _sample(run, excerpt)
+    if not excerpt.whole or sample.ByteSize() > max_sample_bytes:
         for name in ("input", "output", "tool_calls", "steps"):
             sample.ClearField(name)
         sample.by_reference = True
@@ -69,8 +68,7 @@ def requests(
         yield Message(QUEUE, request.SerializeToString())
 
 
-def _sample(run: run_pb2.Run, view: RunView) -> scorer_run_requested_pb2.Sample:
-    steps = [view.steps[number] for number in sorted(view.steps) if number > 0]
+def _sample(run: run_pb2.Run, excerpt: Excerpt) -> scorer_run_requested_pb2.Sample:
     return scorer_run_requested_pb2.Sample(
         run_id=run.run_id,
         agent_id=run.agent_id,
@@ -80,19 +78,8 @@ def _sample(run: run_pb2.Run, view: RunView) -> scorer_run_requested_pb2.Sample:
         output=run.output if run.HasField("output") else None,
         error_reason=run.error.reason,
         error_message=run.error.message,
-        tool_calls=[
-            scorer_run_requested_pb2.SampleToolCall(
-                tool_call_id=call.tool_call_id,
-                tool_name=call.tool_name,
-                arguments=to_value(call.arguments),
-                result=to_value(call.result),
-                outcome=_OUTCOMES.get(call.outcome, ""),
-                step=step.step,
-            )
-            for step in steps
-            for call in step.tool_calls
-        ],
-        steps=[scorer_run_requested_pb2.SampleStep(step=s.step, name=s.name, text=s.text) for s in steps],
+        tool_calls=excerpt.tool_calls(),
+        steps=excerpt.steps(),
         usage=scorer_run_requested_pb2.SampleUsage(
             requests=run.usage.requests,
             input_tokens=run.usage.input_tokens,
