@@ -15,6 +15,6 @@ for name in string.gmatch(names, '[^%z]+') do
 end
 redis.call('ZREM', prefix .. 'due:' .. head.queue, topic)
 redis.call('ZREM', prefix .. 'ends', end_place(topic, head, names))
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 redis.call('PUBLISH', prefix .. 'live:' .. topic, '')
 return 1

@@ -28,7 +28,7 @@ local function read_head(key)
   }
 end
 
--- Whether the retention of a closed log has passed. Its log and fields end by themselves, a moment later.
+-- Whether the retention of a closed log has passed. Its log and fields are swept away a moment later.
 local function expired(head)
   return head.final ~= '0' and now >= tonumber(head.expire_time)
 end
@@ -40,6 +40,9 @@ local function visible(head)
     expired(head) and 1 or 0,
   }
 end
+
+-- How long after its retention a log ends by itself, where nobody sweeps.
+local SWEPT = 60 * 1000000
 
 -- The time, in milliseconds, at which Redis removes what must not be seen from `time` on.
 local function end_of(time)

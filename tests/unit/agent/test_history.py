@@ -1,4 +1,4 @@
-"""What a worker remembers of a log: as much as the client's fold where it is asked for, and never more than its bound."""
+"""What a worker remembers of a log: as much as the client's fold where it is asked, and never more than its bound."""
 
 from __future__ import annotations
 
