@@ -86,6 +86,8 @@ class Execution:
         self._tenant, _ = record.split_topic(claim.topic)
         self._claimed_at = time.monotonic()
         self._run = run_pb2.Run.FromString(claim.fields[record.RUN])
+        self._states = {self._run.state}
+        """In whose lists the run may stand: as it was claimed, and what this attempt wrote or tried to write."""
         self._past = Past()
         self._excerpt = Excerpt(settings.max_sample_bytes)
         """Only of a run that has scorers."""
@@ -161,7 +163,7 @@ class Execution:
             await self._begin()
             await self._finish(run_pb2.RUN_STATE_FAILED, error=before)
         elif self._still_waits():
-            await self._writer.write(_wait(self._waits(), {}))
+            await self._writer.write(Rider(**_wait(self._waits())))
         else:
             await self._begin(anew=self._changed())
             await self._execute()
@@ -228,7 +230,7 @@ class Execution:
         del run.attempts[:-_MAX_ATTEMPTS_KEPT]
         if not run.HasField("start_time"):
             run.start_time.CopyFrom(attempt.start_time)
-        await self._writer.write(Rider(puts=self._puts(), deletes=deletes), **payload)
+        await self._writer.write(self._record(deletes=deletes), **payload)
 
     def _answered(self) -> list[run_event_pb2.Answer]:
         """The answers to tell of: as far as an event can hold them, those that are too large without their data."""
@@ -327,7 +329,7 @@ class Execution:
             await self._finish(run_pb2.RUN_STATE_FAILED, error=failure)
         elif self._why is Interrupt.RELEASE:
             self._close_attempt("released")
-            await self._writer.write(Rider(puts=self._puts(), schedule=Schedule.DUE))
+            await self._writer.write(self._record(schedule=Schedule.DUE))
         else:
             raise asyncio.CancelledError
 
@@ -343,7 +345,7 @@ class Execution:
         self._close_attempt("suspended")
         waits = [seconds for seconds in (suspended.due_in, self._waits()) if seconds is not None]
         await self._writer.write(
-            _wait(min(waits, default=None), self._puts()),
+            self._record(**_wait(min(waits, default=None))),
             run_suspended=suspension,
         )
 
@@ -362,8 +364,7 @@ class Execution:
         finished = run_event_pb2.RunFinished(state=state, output=output, usage=run.usage)
         if error is not None:
             finished.error.CopyFrom(run.error)
-        rider = Rider(
-            puts=self._puts(),
+        rider = self._record(
             deletes=self._journal.fields(),
             messages=self._scorer_requests(),
             schedule=Schedule.NEVER,
@@ -386,8 +387,17 @@ class Execution:
             )
         )
 
-    def _puts(self) -> dict[str, bytes]:
-        return {record.RUN: self._run.SerializeToString()}
+    def _record(self, **changes: Any) -> Rider:
+        """Writes the run as it is now, and moves it to the list of its state."""
+        state = self._run.state
+        others = self._states - {state}
+        self._states.add(state)
+        return Rider(
+            puts=record.puts(self._run),
+            indexes=[record.state_list(self._tenant, state)] if others else [],
+            leaves=[record.state_list(self._tenant, other) for other in others],
+            **changes,
+        )
 
     def _close_attempt(self, outcome: str) -> None:
         if self._run.attempts and not self._run.attempts[-1].outcome:
@@ -436,8 +446,8 @@ def _words(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _wait(seconds: float | None, puts: Mapping[str, bytes]) -> Rider:
-    """Ends the lease until so many seconds have passed; None: until somebody wakes the run."""
+def _wait(seconds: float | None) -> dict[str, Any]:
+    """What ends the lease until so many seconds have passed; None: until somebody wakes the run."""
     if seconds is None:
-        return Rider(puts=puts, schedule=Schedule.NEVER)
-    return Rider(puts=puts, schedule=Schedule.DUE, due_in=max(0.0, seconds))
+        return {"schedule": Schedule.NEVER}
+    return {"schedule": Schedule.DUE, "due_in": max(0.0, seconds)}

@@ -95,7 +95,7 @@ class Database:
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        # Builds of distributions overwrite what is deleted with zeros, so that forgetting a run writes as much as the run.
+        # Builds of distributions overwrite what is deleted with zeros: to forget a run would write as much as the run.
         connection.execute("PRAGMA secure_delete = OFF")
         connection.execute(f"PRAGMA busy_timeout = {int(busy_seconds * 1000)}")
         return connection

@@ -92,7 +92,7 @@ def found_by(page: Scan) -> list[str]:
 
 
 async def test_a_topic_joins_and_leaves_lists(store: Store) -> None:
-    """Any commit may move a topic from list to list; it keeps its place by the time it was made, and is never doubled."""
+    """Any commit may move a topic from list to list; it keeps its place by the time it was made, and is there once."""
     for name in ("a", "b", "c"):
         await start(store, f"default/{name}", indexes=["all", "new"])
     move = Commit("default/b", leaves=["new", "never", "both"], indexes=["done", "both"])
@@ -131,16 +131,17 @@ async def test_a_search_that_finds_little_goes_on_from_page_to_page(store: Store
             for number in range(first, first + 100):
                 commit = Commit(f"default/{number}", create=True, indexes=["xy"[number % 2]])
                 group.create_task(store.commit(commit))
-    pages, before = [], None
+    found, pages, before = [], 0, None
     while True:
         page = await store.scan("x", also=["y"], fields=[], limit=10, before=before)
-        pages.append(found_by(page))
+        pages += 1
+        found += found_by(page)
         if page.next is None:
             break
         assert before is None or page.next < before
         before = page.next
-    assert len(pages) > 1
-    assert sum(pages, []) == ["both"]
+    assert pages > 1
+    assert found == ["both"]
 
 
 async def test_a_deep_page_of_a_long_list(store: Store) -> None:
