@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -27,7 +27,7 @@ from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import EventsLost, StoreUnavailable
-from runwire.pubsub import Claim, LeaseState, Message, Schedule, Store
+from runwire.pubsub import Claim, Lease, LeaseState, Message, Schedule, Store
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
@@ -102,8 +102,8 @@ class Execution:
         self._lost_events = ""
 
     @property
-    def attempt(self) -> int:
-        return self._claim.head.attempt
+    def lease(self) -> Lease:
+        return self._claim.lease
 
     def interrupt(self, why: Interrupt) -> None:
         """Stops the attempt, the sooner the more it matters."""

@@ -3,6 +3,10 @@
 Renewal must not depend on the loop that runs agents: a tool that blocks it would let every lease end, and other
 workers would execute the runs a second time. A loop that stays blocked for `max_blocked_seconds` is taken for dead all
 the same, so that its runs go on elsewhere.
+
+The thread's store is opened once and stays open: an outage, of all of it or of a part, is a renewal that failed and is
+tried again. What is not known (UNKNOWN, no answer) is told to nobody: the run goes on, and the store decides, when it
+is there again, who owns it.
 """
 
 from __future__ import annotations
@@ -11,21 +15,23 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from runwire.errors import StoreUnavailable
-from runwire.pubsub import LeaseState, Store
+from runwire.pubsub import Lease, LeaseState, Store
 
 _INTERVAL_SECONDS: Final = 1.0
 _BEAT_SECONDS: Final = 1.0
+_WARN_SECONDS: Final = 30.0
+"""An outage is spoken of again after so long."""
 
 log = logging.getLogger("agent_service.leases")
 
 OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
-OnChange = Callable[[str, int, LeaseState], None]
-"""Told, on the loop that runs agents, of a lease (topic, attempt) that is LOST or WOKEN."""
+OnChange = Callable[[Lease, LeaseState], None]
+"""Told, on the loop that runs agents, of a lease that is LOST or WOKEN."""
 
 
 class Leases:
@@ -47,22 +53,33 @@ class Leases:
         self._on_change = on_change
         self._lease_seconds = lease_seconds
         self._max_blocked_seconds = max_blocked_seconds
-        self._held: dict[str, int] = {}
+        self._held: dict[Lease, float] = {}
+        """With the moment at which each was last renewed."""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._beat = time.monotonic()
         self._interval = min(_INTERVAL_SECONDS, lease_seconds / 3)
+        self._warned = -_WARN_SECONDS
+        self._failing = False
 
-    def hold(self, topic: str, attempt: int) -> None:
+    def hold(self, lease: Lease) -> None:
         """Renews this lease from now on."""
         with self._lock:
-            self._held[topic] = attempt
+            self._held[lease] = time.monotonic()
 
-    def drop(self, topic: str, attempt: int) -> None:
+    def drop(self, lease: Lease) -> None:
         """Renews it no more."""
         with self._lock:
-            if self._held.get(topic) == attempt:
-                del self._held[topic]
+            self._held.pop(lease, None)
+
+    async def renew_overdue(self) -> None:
+        """Renews at once what may have run out, as after an outage or a pause of the process. To be called before a
+        claim, so that no worker claims its own runs back. Raises StoreUnavailable where nothing is known of any."""
+        now = time.monotonic()
+        with self._lock:
+            overdue = [lease for lease, renewed in self._held.items() if now - renewed >= self._lease_seconds]
+        if overdue:
+            await self._extend(self._store, overdue, asyncio.get_running_loop())
 
     @asynccontextmanager
     async def keep(self) -> AsyncIterator[None]:
@@ -108,23 +125,53 @@ class Leases:
                 async with open_store() as store:
                     while not await asyncio.to_thread(self._stopping.wait, self._interval):
                         await self._renew_once(store, loop)
-            except StoreUnavailable as error:
-                log.warning("leases could not be renewed: %s", error)
-                await asyncio.sleep(self._interval)
-            except Exception:
-                # A thread that ended would lose every lease of this process in silence.
-                log.exception("leases could not be renewed")
+            except Exception as error:
+                self._complain(error)
                 await asyncio.sleep(self._interval)
 
     async def _renew_once(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+        """Renews all; a failure is the next turn's business, and no reason to close the store."""
         if time.monotonic() - self._beat > self._max_blocked_seconds:
             log.error("the event loop has been blocked for %s s: leases are let go", self._max_blocked_seconds)
             return
         with self._lock:
-            leases = list(self._held.items())
+            leases = list(self._held)
         if not leases:
             return
+        try:
+            await self._extend(store, leases, loop)
+        except Exception as error:
+            self._complain(error)
+
+    async def _extend(self, store: Store, leases: list[Lease], loop: asyncio.AbstractEventLoop) -> None:
         states = await store.extend(leases, lease_seconds=self._lease_seconds)
-        for (topic, attempt), state in zip(leases, states, strict=True):
-            if state is not LeaseState.HELD:
-                loop.call_soon_threadsafe(self._on_change, topic, attempt, state)
+        self._note(leases, states)
+        for lease, state in zip(leases, states, strict=True):
+            if state in (LeaseState.LOST, LeaseState.WOKEN):
+                loop.call_soon_threadsafe(self._on_change, lease, state)
+        if LeaseState.UNKNOWN in states:
+            count = states.count(LeaseState.UNKNOWN)
+            self._complain(StoreUnavailable(f"a part of the store does not answer: {count} of {len(states)} leases"))
+        elif self._failing:
+            self._failing = False
+            self._warned = -_WARN_SECONDS
+            log.warning("leases are renewed again")
+
+    def _note(self, leases: list[Lease], states: Sequence[LeaseState]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            for lease, state in zip(leases, states, strict=True):
+                if lease in self._held and state in (LeaseState.HELD, LeaseState.WOKEN):
+                    self._held[lease] = now
+
+    def _complain(self, error: Exception) -> None:
+        """Says what is wrong, but not each second of an outage."""
+        self._failing = True
+        now = time.monotonic()
+        if now - self._warned < _WARN_SECONDS:
+            return
+        self._warned = now
+        if isinstance(error, StoreUnavailable):
+            log.warning("leases could not be renewed: %s", error)
+        else:
+            log.error("leases could not be renewed", exc_info=error)

@@ -94,6 +94,7 @@ class LogWriter:
         self._log = log
         self._topic = claim.topic
         self._attempt = claim.head.attempt
+        self._token = claim.token
         self._now = now
         self._observe = observe
         self._sequence = claim.head.last
@@ -215,6 +216,7 @@ class LogWriter:
         return Commit(
             self._topic,
             self._attempt,
+            token=self._token,
             first=self._committed + 1 if events else 0,
             last=self._committed + len(events) if events else 0,
             events=b"".join(item.body for item in events),

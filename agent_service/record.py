@@ -61,8 +61,8 @@ def index_of(tenant: str, agent_id: str = "") -> str:
 
 
 def label_list(tenant: str, key: str, value: str) -> str:
-    """The list of a tenant's runs with this label. A digest, as labels may hold anything; who uses the list looks at the
-    labels themselves too."""
+    """The list of a tenant's runs with this label. By a digest, as labels may hold anything: who uses the list looks at
+    the labels themselves too."""
     return f"labels/{tenant}/{hashlib.sha256(f'{len(key)}/{key}{value}'.encode()).hexdigest()[:32]}"
 
 

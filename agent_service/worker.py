@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from agent_service import record
@@ -15,8 +16,8 @@ from agent_service.leases import Leases, OpenStore
 from agent_service.registry import Registry
 from runwire.agent.v1 import run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.errors import StoreUnavailable
-from runwire.pubsub import Claim, LeaseState, Store
+from runwire.errors import RunwireError, StoreUnavailable
+from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule, Store
 
 _CLAIM_WAIT_SECONDS: Final = 1.0
 _FULL_WAIT_SECONDS: Final = 0.1
@@ -41,6 +42,8 @@ class Worker:
         self._settings = settings
         self._executions: dict[str, Execution] = {}
         self._running: Counter[str] = Counter()
+        self._suspects: set[str] = set()
+        """Topics that are executed alone."""
         self._changed = asyncio.Event()
         self._draining = asyncio.Event()
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
@@ -65,14 +68,29 @@ class Worker:
         if not queues:
             await self._wait_for_change(_CLAIM_WAIT_SECONDS)
             return
-        for claim in await self._store.claim(
-            queues, limit=limit, lease_seconds=self._settings.lease_seconds, wait_seconds=wait_seconds
+        await self._leases.renew_overdue()
+        for claim in await self._claim_suspect(queues) or await self._store.claim(
+            queues,
+            holder=self.name,
+            limit=limit,
+            lease_seconds=self._settings.lease_seconds,
+            wait_seconds=wait_seconds,
         ):
             try:
                 self._begin(claim, group, bodies)
             except Exception:
                 # What the store has kept of it is no run. Its lease ends; the runs beside it must not end with it.
                 log.exception("%s cannot be executed", claim.topic)
+
+    async def _claim_suspect(self, queues: Sequence[str]) -> Sequence[Claim]:
+        """One run that may be what its workers died of, where nothing else is executed here."""
+        if self._executions:
+            return ()
+        claims = await self._store.claim(
+            queues, holder=self.name, limit=1, lease_seconds=self._settings.lease_seconds, alone=True
+        )
+        self._suspects.update(claim.topic for claim in claims)
+        return claims
 
     def drain(self) -> None:
         """Claims no more; `run` returns once what is being executed has finished or is handed back."""
@@ -99,7 +117,7 @@ class Worker:
         """The queues of agents that have room, how many of their runs may be claimed at once, and how long to wait for
         one. One claim for all of them: whatever is due longest comes first."""
         limit = self._settings.concurrency - self._running.total()
-        if limit <= 0:
+        if limit <= 0 or self._suspects:
             return [], 0, 0.0
         queues, wait_seconds = [], _CLAIM_WAIT_SECONDS
         for definition in self._agents:
@@ -130,28 +148,42 @@ class Worker:
             before.lease_changed(LeaseState.LOST)
         self._executions[claim.topic] = execution
         self._running[agent_id] += 1
-        self._leases.hold(claim.topic, claim.head.attempt)
+        self._leases.hold(claim.lease)
         group.create_task(self._execute(claim, agent_id, execution), name=f"execution {claim.topic}")
 
     async def _execute(self, claim: Claim, agent_id: str, execution: Execution) -> None:
         try:
             await execution.run()
         except Exception:
-            # Ours, not the agent's. The lease ends, another worker tries, and losses are bounded.
+            # Ours, not the agent's. Another attempt is made, and losses are bounded.
             log.exception("%s: attempt %d was given up", claim.topic, claim.head.attempt)
+            await self._give_up(claim)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # the agent's own
+                await self._give_up(claim)
+            raise
         finally:
-            self._leases.drop(claim.topic, claim.head.attempt)
+            self._suspects.discard(claim.topic)
+            self._leases.drop(claim.lease)
             self._running[agent_id] -= 1
             if self._executions.get(claim.topic) is execution:
                 del self._executions[claim.topic]
             self._changed.set()
 
-    def _lease_changed(self, topic: str, attempt: int, state: LeaseState) -> None:
-        execution = self._executions.get(topic)
-        if execution is not None and execution.attempt == attempt:
+    async def _give_up(self, claim: Claim) -> None:
+        """Hands the run back as lost: a claim by this process again would count as no loss, and never end."""
+        try:
+            await self._store.commit(Commit(claim.topic, claim.head.attempt, token=claim.token, schedule=Schedule.LOST))
+        except RunwireError as error:
+            log.warning("%s: attempt %d could not be handed back: %s", claim.topic, claim.head.attempt, error)
+
+    def _lease_changed(self, lease: Lease, state: LeaseState) -> None:
+        execution = self._executions.get(lease.topic)
+        if execution is not None and execution.lease == lease:
             execution.lease_changed(state)
         elif state is LeaseState.LOST:
-            self._leases.drop(topic, attempt)
+            self._leases.drop(lease)
 
     async def _sweep(self) -> None:
         """Removes what has expired, a little at a time."""

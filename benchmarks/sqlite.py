@@ -54,7 +54,7 @@ class Log:
 
 async def new_log(store: Store, name: str) -> Log:
     await store.commit(Commit(f"bench/{name}", create=True, queue=_QUEUE, schedule=Schedule.DUE))
-    (claim,) = await store.claim([_QUEUE], limit=1, lease_seconds=3600)
+    (claim,) = await store.claim([_QUEUE], holder="somebody", limit=1, lease_seconds=3600)
     return Log(store, claim.topic, claim.head.attempt)
 
 
@@ -180,7 +180,7 @@ async def write(url: str, runs: int, seconds: float) -> None:
     """The other process of `live`."""
     offsets = (number / 1000 for number in itertools.count())
     async with open_store(url) as store, asyncio.TaskGroup() as group:
-        for claim in await store.claim([_QUEUE], limit=runs, lease_seconds=3600):
+        for claim in await store.claim([_QUEUE], holder="somebody", limit=runs, lease_seconds=3600):
             log = Log(store, claim.topic, claim.head.attempt)
             group.create_task(_write_evenly(log, int(seconds * 50), offset=next(offsets)))
 
@@ -211,7 +211,7 @@ async def idle(folder: Path, seconds: float) -> None:
                 await rest()
 
         async def claim() -> None:
-            await store.claim([_QUEUE], limit=1, lease_seconds=1.0, wait_seconds=seconds)
+            await store.claim([_QUEUE], holder="somebody", limit=1, lease_seconds=1.0, wait_seconds=seconds)
 
         for name, work in {"nobody waits": rest, "a subscriber waits": subscribe, "a worker waits": claim}.items():
             used = time.process_time()

@@ -61,7 +61,7 @@ class Log:
 
 async def new_log(store: Store, name: str) -> Log:
     await store.commit(Commit(f"bench/{name}", create=True, queue=_QUEUE, schedule=Schedule.DUE))
-    (claim,) = await store.claim([_QUEUE], limit=1, lease_seconds=3600)
+    (claim,) = await store.claim([_QUEUE], holder="somebody", limit=1, lease_seconds=3600)
     return Log(store, claim.topic, claim.head.attempt)
 
 

@@ -10,9 +10,9 @@ Waited = tuple[str, str]
 """What somebody waits for: its kind, and the name of the queue."""
 
 
-def work_in(queue: str) -> Waited:
-    """What those who claim from `queue` wait for."""
-    return "work", queue
+def work_in(queue: str, suspects: bool = False) -> Waited:
+    """What those who claim from `queue`, from this lane of it, wait for."""
+    return "suspects" if suspects else "work", queue
 
 
 def messages_in(queue: str) -> Waited:

@@ -7,6 +7,7 @@ is plain to see. It serves one event loop and holds everything until it is swept
 from __future__ import annotations
 
 import heapq
+import secrets
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from runwire.bell import Bell, messages_in, wait_for, work_in
+from runwire.bell import Bell, Waited, messages_in, wait_for, work_in
 from runwire.errors import FieldExists, RunNotFound, TopicExists
 from runwire.hub import Hub
 from runwire.pubsub import (
@@ -26,6 +27,7 @@ from runwire.pubsub import (
     Delivery,
     Entry,
     Head,
+    Lease,
     LeaseState,
     Page,
     PubSub,
@@ -114,8 +116,8 @@ class MemoryStore:
         self._bell = Bell()
         self._topics: dict[str, _Kept] = {}
         self._indexes: dict[str, list[tuple[float, str]]] = {}
-        self._due: dict[str, list[tuple[float, str]]] = {}
-        """Heaps by queue. A place counts only if it is still the topic's due time."""
+        self._due: dict[Waited, list[tuple[float, str]]] = {}
+        """Heaps by queue and lane. A place counts only if it is still the topic's due time and lane."""
         self._ends: list[tuple[float, str]] = []
         """Heap of the times at which closed topics are to be purged and their tombstones removed."""
         self._mailboxes: dict[str, _Mailbox] = {}
@@ -154,9 +156,9 @@ class MemoryStore:
             kept.fields.pop(name, None)
         kept.fields.update(commit.puts)
         kept.fields.update(commit.puts_once)
-        due_before = topic.due
+        place_before = (topic.due, topic.suspect)
         topic.apply(commit, now)
-        if topic.due != due_before:
+        if (topic.due, topic.suspect) != place_before:
             self._plan(commit.topic, topic)
         if commit.final:
             heapq.heappush(self._ends, (topic.expire_time, commit.topic))
@@ -166,11 +168,12 @@ class MemoryStore:
             self._bell.ring(messages_in(message.queue))
 
     def _plan(self, name: str, topic: Topic) -> None:
-        """Finds the topic a place among those of its queue, by its due time."""
+        """Finds the topic a place among those of its queue and lane, by its due time."""
         if topic.due is None:
             return
-        heapq.heappush(self._due.setdefault(topic.queue, []), (topic.due, name))
-        self._bell.ring(work_in(topic.queue))
+        lane = work_in(topic.queue, topic.suspect)
+        heapq.heappush(self._due.setdefault(lane, []), (topic.due, name))
+        self._bell.ring(lane)
 
     def _find(self, name: str, now: float) -> _Kept | None:
         kept = self._topics.get(name)
@@ -266,53 +269,70 @@ class MemoryStore:
     # Work
 
     async def claim(
-        self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queues: Sequence[str],
+        *,
+        holder: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        alone: bool = False,
     ) -> Sequence[Claim]:
-        with self._bell.listen(*map(work_in, queues)) as rung:
+        lanes = [work_in(queue, alone) for queue in queues]
+        with self._bell.listen(*lanes) as rung:
             deadline = time.monotonic() + wait_seconds
             while True:
-                claims = self._claim(queues, limit, lease_seconds)
+                claims = self._claim(lanes, holder, limit, lease_seconds, alone)
                 remaining = deadline - time.monotonic()
                 if claims or remaining <= 0:
                     return claims
-                await wait_for(rung, min(remaining, _POLL_SECONDS) if any(map(self._due.get, queues)) else remaining)
+                await wait_for(rung, min(remaining, _POLL_SECONDS) if any(map(self._due.get, lanes)) else remaining)
 
-    def _claim(self, queues: Sequence[str], limit: int, lease_seconds: float) -> list[Claim]:
+    def _claim(
+        self, lanes: Sequence[Waited], holder: str, limit: int, lease_seconds: float, alone: bool
+    ) -> list[Claim]:
         now = self._clock()
         claims: list[Claim] = []
-        for name in self._take_due(queues, limit, now):
+        for name in self._take_due(lanes, limit, now):
             kept = self._topics[name]
-            kept.topic.claim(lease_seconds, now)
-            self._plan(name, kept.topic)
-            claims.append(Claim(name, kept.topic.head(now), kept.topic.losses, dict(kept.fields), now))
+            topic = kept.topic
+            topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, now)
+            self._plan(name, topic)
+            head = topic.head(now)
+            claims.append(Claim(name, head, topic.token, topic.losses, topic.alone_losses, dict(kept.fields), now))
         return claims
 
-    def _take_due(self, queues: Sequence[str], limit: int, now: float) -> Sequence[str]:
-        """Removes and returns the topics that are due longest, each once."""
+    def _take_due(self, lanes: Sequence[Waited], limit: int, now: float) -> Sequence[str]:
+        """Removes and returns the topics that are due longest, each once. Leases that have just been found to have run
+        out stay, for their grace."""
         taken: dict[str, None] = {}
         while len(taken) < limit:
-            heaps = [(heap[0], queue, heap) for queue in queues if (heap := self._due.get(queue))]
+            heaps = [(heap[0], lane, heap) for lane in lanes if (heap := self._due.get(lane))]
             if not heaps:
                 break
-            (due, name), queue, heap = min(heaps)
+            (due, name), lane, heap = min(heaps)
             if due > now:
                 break
             heapq.heappop(heap)
             kept = self._topics.get(name)
-            if kept and kept.topic.due == due and kept.topic.queue == queue:
+            if kept is None or kept.topic.due != due or work_in(kept.topic.queue, kept.topic.suspect) != lane:
+                continue
+            if kept.topic.spare(now):
+                self._plan(name, kept.topic)
+            else:
                 taken[name] = None
         return list(taken)
 
-    async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
-        return [self._extend(name, attempt, lease_seconds) for name, attempt in leases]
+    async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
+        return [self._extend(lease, lease_seconds) for lease in leases]
 
-    def _extend(self, name: str, attempt: int, lease_seconds: float) -> LeaseState:
-        kept = self._topics.get(name)
+    def _extend(self, lease: Lease, lease_seconds: float) -> LeaseState:
+        kept = self._topics.get(lease.topic)
         if kept is None:
             return LeaseState.LOST
-        state = kept.topic.extend(attempt, lease_seconds, self._clock())
+        state = kept.topic.extend(lease, lease_seconds, self._clock())
         if state is not LeaseState.LOST:
-            self._plan(name, kept.topic)
+            self._plan(lease.topic, kept.topic)
         return state
 
     # Messages

@@ -7,8 +7,8 @@ top, in the agent service. Docstrings here are obligations, held by tests/confor
 How a run travels through a store:
 
     commit(create, schedule=Due)          the run is accepted: a topic with fields, due now
-    claim(queues) -> Claim                a worker takes it: attempt + 1, due again when the lease ends
-    commit(attempt, first, events, ...)   the worker appends, as often as it likes; extend() keeps the lease
+    claim(queues, holder) -> Claim        a worker takes it: attempt + 1, a new token, due again after the lease
+    commit(attempt, token, events, ...)   the worker appends, as often as it likes; extend() keeps the lease
     commit(..., final, messages)          the last event, the scorer requests and the end of the schedule: one write
 
 Rules for every engine:
@@ -17,7 +17,29 @@ Rules for every engine:
 - Time is the store's own. Seconds are floats since the Unix epoch; durations are floats in seconds.
 - A store that cannot be reached, or refuses to write for a passing reason, raises StoreUnavailable. The caller may
   repeat the same commit: it takes effect once.
+- What does not answer is "not known", never "lost": a part of the store that is away costs only what lies in it.
+  Calls about many parts (claim, receive, extend, heads, sweep) do what they can in the others, and raise
+  StoreUnavailable only where no part that they need answers.
+- Whatever the engine's server, file or driver reports that this contract does not name is StoreUnavailable, or
+  ConfigurationError while the store is opened; in one place of the engine. That a commit itself is bad is decided by
+  the checks of Commit alone.
 - No call blocks the event loop. Every call is safe to cancel; a cancelled commit may have taken effect.
+
+Who owns a topic. The attempt alone is no proof: a store that fails over to a replica may forget a claim and give out
+its number once more. So every claim mints a *token*, the store keeps it with the attempt, and owners show both: with
+another token they write nothing, extend nothing and end no lease.
+
+Workers that die. Each lease that ran out and is claimed by another process (*holder*) is a *loss* of its topic; losses
+count in a row, until the topic gets further. A lease that ran out is not handed out by the claim that finds it so: it
+is due again after a *grace*, and until somebody has claimed it its owner may still extend it. So an outage of the
+store, however long, and a step of its clock rob no living worker. Grace grows with the losses that there would be:
+
+    grace_seconds(lease, loss) = min(lease / 3 * 2 ** (loss - 1), MOST_GRACE_SECONDS)
+
+A topic that has lost SUSPECT_LOSSES leases in a row is a *suspect*: it may be what its workers die of. Suspects wait in
+a lane of their own, which only `claim(alone=True)` takes from, so that they can be executed where they harm nobody. A
+lease whose end would be that loss waits in the lane of suspects already. What was lost while claimed so is counted
+apart (`Claim.alone_losses`): those losses alone show that it was this topic, and not a neighbour.
 """
 
 from __future__ import annotations
@@ -45,6 +67,18 @@ RECEIVE_CHUNK: Final = 32
 
 MAX_EVENT_BYTES: Final = 2 * 1024 * 1024
 """Most bytes of one event; below gRPC's default receive limit of 4 MiB."""
+
+SUSPECT_LOSSES: Final = 2
+"""Losses in a row that make a suspect. One is what every machine that dies causes to all its topics, and those are to
+come back quickly and together; the second, soon after, points at one of them."""
+
+MOST_GRACE_SECONDS: Final = 60.0
+
+
+def grace_seconds(lease_seconds: float, loss: int) -> float:
+    """How long a lease of this length that has run out, which would be the topic's `loss`-th in a row, still waits for
+    its owner: a third of the lease, doubled with each loss, at most MOST_GRACE_SECONDS."""
+    return min(lease_seconds / 3 * (1 << min(loss - 1, 10)), MOST_GRACE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +160,10 @@ class Schedule(Enum):
     WAKE = "wake"
     """Due now. Under a lease it only leaves a mark, which `extend` reports and the commit that ends the lease
     heeds (DUE and NEVER then mean due now), so that a wake is never lost. `claim` clears the mark."""
+    LOST = "lost"
+    """Ends the lease as one that ran out: a loss is counted, and the topic is due after the grace, in the lane of its
+    losses. For the owner (it needs `attempt` and `token`) that lives but cannot end the attempt: its own process
+    claiming the topic again would count as no loss, and nothing would bound the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +182,9 @@ class Commit:
 
     1. `create`: the topic must not exist, nor its tombstone (TopicExists). Otherwise it must exist (RunNotFound) and
        not be expired (RunExpired).
-    2. `attempt`, if not None, must not be below the topic's (Fenced). Above it is a caller's bug (ValueError).
+    2. `attempt`, if not None, must be the topic's, and `token`, if not empty, the one that its latest claim minted
+       (Fenced). An attempt above the topic's without a token is a caller's bug (ValueError); with one it was claimed,
+       and the store has forgotten it (Fenced).
     3. Events that are there already (same attempt, `last` and `check` equal to the head's): a repeat. It succeeds
        and changes nothing at all.
     4. A closed log takes no commit (LogClosed).
@@ -157,6 +197,8 @@ class Commit:
     attempt: int | None = None
     """The writer's attempt, from its Claim. None: not the owner (start, cancel). Who is not the owner may give the
     attempt that it has read, to be refused (Fenced) if the topic was claimed since (resume)."""
+    token: str = ""
+    """The owner's, from its Claim: every commit of an owner carries it beside `attempt`. Empty: not the owner."""
     create: bool = False
     """Creates the topic: mints an epoch, sets attempt 0."""
     queue: str = ""
@@ -184,7 +226,7 @@ class Commit:
     due_in: float = 0.0
     messages: Sequence[Message] = ()
     progress: bool = False
-    """The attempt got further than those before it: resets `Claim.losses`."""
+    """The attempt got further than those before it: resets the losses, and the topic is no suspect."""
     final: int = 0
     """Not 0: closes the log with this commit's last event, and ends the schedule."""
     retention: float = 0.0
@@ -206,18 +248,37 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """What the owner of a topic shows to keep it."""
+
+    topic: str
+    attempt: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """A topic that this caller now owns, until the lease ends or a commit ends it."""
+    """A topic that this caller now owns, until somebody else claims it or a commit ends the lease."""
 
     topic: str
     head: Head
     """`head.attempt` is the caller's attempt, one above the last."""
+    token: str
+    """Minted at random by this claim; shown with every commit and extension of the owner."""
     losses: int
-    """How often in a row a lease ran out without a commit that ended it or made progress: workers that died."""
+    """Leases in a row that ran out and were claimed by another holder, or were given up as LOST, since the topic last
+    got further: workers that died."""
+    alone_losses: int
+    """Those of `losses` that were lost while claimed with `alone`: nobody else can have been the reason."""
     fields: Mapping[str, bytes]
     """All fields of the topic, read in the same atomic step."""
     time: float
     """The store's clock."""
+
+    @property
+    def lease(self) -> Lease:
+        """To be extended."""
+        return Lease(self.topic, self.head.attempt, self.token)
 
 
 class LeaseState(Enum):
@@ -227,7 +288,9 @@ class LeaseState(Enum):
     WOKEN = "woken"
     """Held, and somebody committed Schedule.WAKE since the claim: read the fields."""
     LOST = "lost"
-    """Another worker owns the topic, or it is closed or gone."""
+    """Somebody else owns the topic, its lease was ended, or it is closed or gone."""
+    UNKNOWN = "unknown"
+    """This part of the store did not answer: neither held nor lost. The owner goes on and asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,18 +419,32 @@ class Store(EventCache, Protocol):
         ...
 
     async def claim(
-        self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queues: Sequence[str],
+        *,
+        holder: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        alone: bool = False,
     ) -> Sequence[Claim]:
-        """Takes up to `limit` topics of these queues that are due, those due longest first: raises the attempt,
-        makes them due again after the lease, clears the wake mark. No topic is given to two callers at once.
+        """Takes up to `limit` topics of these queues that are due, those due longest first: raises the attempt, mints a
+        token, makes them due again after the lease, clears the wake mark. No topic is given to two callers at once.
+
+        `holder` names the calling process, at random per start: where it is that of the lease that ran out, nobody died
+        and no loss is counted. `alone` takes suspects, and only them; otherwise none is taken. A lease that is found to
+        have run out is not taken but waits for its grace (see the module). Neither lane is slower for what lies in the
+        other.
 
         Waits up to `wait_seconds` for one to become due; then returns what there is, perhaps nothing. A topic that a
         commit made due is found within 50 ms, one whose time has come within 250 ms.
         """
         ...
 
-    async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
-        """Renews leases, given as (topic, attempt), to end `lease_seconds` from now, in one round trip."""
+    async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
+        """Renews leases, to end `lease_seconds` from now, in one round trip: also those that have run out, where nobody
+        has claimed the topic since. One answer for each, in order; UNKNOWN for those of a part of the store that does
+        not answer. Raises StoreUnavailable only where nothing is known of any."""
         ...
 
     async def receive(

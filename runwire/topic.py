@@ -10,7 +10,18 @@ import secrets
 from dataclasses import dataclass
 
 from runwire.errors import Fenced, LogClosed, RunExpired, SequenceHole
-from runwire.pubsub import MAX_COMMIT_BYTES, MAX_COMMIT_EVENTS, Commit, Entry, Head, LeaseState, Schedule
+from runwire.pubsub import (
+    MAX_COMMIT_BYTES,
+    MAX_COMMIT_EVENTS,
+    SUSPECT_LOSSES,
+    Commit,
+    Entry,
+    Head,
+    Lease,
+    LeaseState,
+    Schedule,
+    grace_seconds,
+)
 
 _CHECK_BYTES = 8
 
@@ -21,6 +32,10 @@ def validate(commit: Commit) -> None:
         raise ValueError("a commit needs a topic")
     if commit.final and not commit.events:
         raise ValueError("a log is closed by its last event: `final` needs `events`")
+    if commit.token and commit.attempt is None:
+        raise ValueError("an owner shows `token` and `attempt`")
+    if commit.schedule is Schedule.LOST and not commit.token:
+        raise ValueError("only the owner gives a topic up: Schedule.LOST needs `token`")
     if not commit.events:
         return
     count = commit.last - commit.first + 1
@@ -54,6 +69,19 @@ class Topic:
     """Somebody committed Schedule.WAKE since the last claim."""
     expire_time: float = 0.0
     tombstone_time: float = 0.0
+    token: str = ""
+    """Of the latest claim."""
+    holder: str = ""
+    """Who made it."""
+    alone: bool = False
+    """Whether it was made for suspects."""
+    alone_losses: int = 0
+    lease: float = 0.0
+    """The length in seconds that the lease was last given."""
+    suspect: bool = False
+    """`due` is its place in the lane of suspects."""
+    overdue: bool = False
+    """A claim has found that the lease ran out: `due` is the end of its grace."""
 
     @classmethod
     def new(cls, queue: str, now: float) -> Topic:
@@ -87,10 +115,7 @@ class Topic:
         """Checks 1 to 5 of Commit, for a topic that exists. False: a repeat of what is there already."""
         if self.expired(now):
             raise RunExpired("the events of the run are purged", final_state=self.final)
-        if commit.attempt is not None and commit.attempt < self.attempt:
-            raise Fenced(f"attempt {commit.attempt} is superseded by attempt {self.attempt}", attempt=self.attempt)
-        if commit.attempt is not None and commit.attempt > self.attempt:
-            raise ValueError(f"attempt {commit.attempt} was never claimed; the latest is {self.attempt}")
+        self._check_owner(commit)
         if commit.events and commit.last == self.last and commit.check == self.check:
             return False
         if self.final:
@@ -101,13 +126,21 @@ class Topic:
             )
         return True
 
+    def _check_owner(self, commit: Commit) -> None:
+        if commit.attempt is None:
+            return
+        if commit.attempt > self.attempt and not commit.token:
+            raise ValueError(f"attempt {commit.attempt} was never claimed; the latest is {self.attempt}")
+        if commit.attempt != self.attempt or (commit.token and commit.token != self.token):
+            raise fenced(commit, self.attempt)
+
     def apply(self, commit: Commit, now: float) -> None:
         """Becomes what the commit makes of it. Events and fields are the engine's."""
         if commit.events:
             self.last = commit.last
             self.check = commit.check
         if commit.progress:
-            self.losses = 0
+            self._absolve()
         if commit.final:
             self.final = commit.final
             self.expire_time = now + commit.retention
@@ -122,27 +155,69 @@ class Topic:
             self.woken = True
             if not self.leased and (self.due is None or self.due > now):
                 self.due = now
+        elif commit.schedule is Schedule.LOST and self.leased:
+            self._lose()
+            self.leased = self.overdue = False
+            self.suspect = self.losses >= SUSPECT_LOSSES
+            self.due = now if self.woken else now + grace_seconds(self.lease, self.losses)
 
     def _end_lease(self, due: float | None) -> None:
         self.due = due
-        self.leased = False
-        self.losses = 0
+        self.leased = self.overdue = False
+        self._absolve()
 
-    def claim(self, lease_seconds: float, now: float) -> None:
+    def _absolve(self) -> None:
+        self.losses = self.alone_losses = 0
+        self.suspect = False
+
+    def _lose(self) -> None:
+        self.losses += 1
+        if self.alone:
+            self.alone_losses += 1
+
+    def spare(self, now: float) -> bool:
+        """Whether this topic, which is due, is one whose lease has just been found to have run out: then it waits for
+        its grace."""
+        if not self.leased or self.overdue:
+            return False
+        grace = grace_seconds(self.lease, self.losses + 1)
+        if grace <= 0:
+            return False
+        self.overdue = True
+        self.due = now + grace
+        return True
+
+    def claim(self, holder: str, token: str, lease_seconds: float, alone: bool, now: float) -> None:
         """Becomes a new owner's."""
-        if self.leased:
-            self.losses += 1
+        if self.leased and holder != self.holder:
+            self._lose()
         self.attempt += 1
-        self.leased = True
+        self.token = token
+        self.holder = holder
+        self.alone = alone
         self.woken = False
+        self._hold(lease_seconds, now)
+
+    def extend(self, lease: Lease, lease_seconds: float, now: float) -> LeaseState:
+        """Renews the lease, also where it has run out and nobody has claimed the topic since."""
+        if not self.leased or lease.attempt != self.attempt or lease.token != self.token:
+            return LeaseState.LOST
+        self._hold(lease_seconds, now)
+        return LeaseState.WOKEN if self.woken else LeaseState.HELD
+
+    def _hold(self, lease_seconds: float, now: float) -> None:
+        self.leased = True
+        self.overdue = False
+        self.lease = lease_seconds
+        self.suspect = self.losses + 1 >= SUSPECT_LOSSES
         self.due = now + lease_seconds
 
-    def extend(self, attempt: int, lease_seconds: float, now: float) -> LeaseState:
-        """Renews the lease of `attempt`, also where it has run out and nobody has claimed the topic since."""
-        if not self.leased or attempt != self.attempt:
-            return LeaseState.LOST
-        self.due = now + lease_seconds
-        return LeaseState.WOKEN if self.woken else LeaseState.HELD
+
+def fenced(commit: Commit, latest: int) -> Fenced:
+    """The refusal of a writer that does not own the topic, whose latest attempt this is."""
+    if commit.attempt is not None and commit.attempt < latest:
+        return Fenced(f"attempt {commit.attempt} is superseded by attempt {latest}", attempt=latest)
+    return Fenced(f"attempt {commit.attempt}, the latest being {latest}, is another's claim", attempt=latest)
 
 
 def entry_of(commit: Commit, epoch: str) -> Entry | None:

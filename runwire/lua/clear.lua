@@ -14,6 +14,7 @@ for name in string.gmatch(names, '[^%z]+') do
   redis.call('ZREM', prefix .. 'index:' .. name, topic)
 end
 redis.call('ZREM', prefix .. 'due:' .. head.queue, topic)
+redis.call('ZREM', prefix .. 'suspects:' .. head.queue, topic)
 redis.call('ZREM', prefix .. 'ends', end_place(topic, head, names))
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 redis.call('PUBLISH', prefix .. 'live:' .. topic, '')

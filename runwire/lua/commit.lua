@@ -1,21 +1,22 @@
 -- The one atomic write to a topic; the rules are those of runwire.pubsub.Commit and runwire/topic.py.
 --
 -- KEYS  1 head, 2 log, 3 fields
--- ARGV  1 prefix, 2 topic, 3 attempt ('' for others than the owner), 4 schedule, 5 entry ('' without events)
+-- ARGV  1 prefix, 2 topic, 3 attempt ('' for others than the owner), 4 token ('' for them too), 5 schedule,
+--       6 entry ('' without events)
 --       and, unless all of these are at their defaults:
---       6 due_in, 7 progress ('1'), 8 retention, 9 tombstone, 10 new epoch ('' unless create), 11 queue,
---       12..17 how many indexes, puts, puts_once, deletes, messages and leaves follow: name; name, value; name, value;
+--       7 due_in, 8 progress ('1'), 9 retention, 10 tombstone, 11 new epoch ('' unless create), 12 queue,
+--       13..18 how many indexes, puts, puts_once, deletes, messages and leaves follow: name; name, value; name, value;
 --       name; queue, body; name
 -- Returns {'ok', now, head}, or a refusal: {'exists'}, {'not_found'}, {'expired', final}, {'fenced', attempt},
 -- {'unclaimed', attempt}, {'closed', final}, {'hole', last}, {'field', name, value}.
 
-local prefix, topic, attempt, schedule, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local prefix, topic, attempt, token, schedule, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local epoch, progress = '', false
 local none = {}
 local indexes, puts, puts_once, deletes, messages, leaves = none, none, none, none, none, none
-if #ARGV > 5 then
-  epoch, progress = ARGV[10], ARGV[7] == '1'
-  local rest = 18
+if #ARGV > 6 then
+  epoch, progress = ARGV[11], ARGV[8] == '1'
+  local rest = 19
   -- The places in ARGV of the next `count` things, each `width` arguments wide.
   local function places(count, width)
     local found = {}
@@ -25,8 +26,8 @@ if #ARGV > 5 then
     end
     return found
   end
-  indexes, puts, puts_once = places(ARGV[12], 1), places(ARGV[13], 2), places(ARGV[14], 2)
-  deletes, messages, leaves = places(ARGV[15], 1), places(ARGV[16], 2), places(ARGV[17], 1)
+  indexes, puts, puts_once = places(ARGV[13], 1), places(ARGV[14], 2), places(ARGV[15], 2)
+  deletes, messages, leaves = places(ARGV[16], 1), places(ARGV[17], 2), places(ARGV[18], 1)
 end
 
 -- Checks
@@ -39,13 +40,18 @@ elseif epoch == '' and not head then
 end
 head = head or {
   epoch = epoch, attempt = '0', earliest = '1', last = '0', check = '', final = '0', create_time = digits(now),
-  expire_time = '0', queue = ARGV[11], leased = '0', woken = '0', losses = '0',
+  expire_time = '0', queue = ARGV[12], leased = '0', woken = '0', losses = '0', token = '', holder = '', alone = '0',
+  alone_losses = '0', lease = '0', suspect = '0', overdue = '0',
 }
 if expired(head) then
   return { 'expired', head.final }
 end
 if attempt ~= '' and attempt ~= head.attempt then
-  return { tonumber(attempt) < tonumber(head.attempt) and 'fenced' or 'unclaimed', head.attempt }
+  local unclaimed = token == '' and tonumber(attempt) > tonumber(head.attempt)
+  return { unclaimed and 'unclaimed' or 'fenced', head.attempt }
+end
+if token ~= '' and token ~= head.token then
+  return { 'fenced', head.attempt }
 end
 local first, last, previous, check, final = nil, nil, nil, nil, 0
 if entry ~= '' then
@@ -73,7 +79,7 @@ end
 
 -- What the topic becomes
 
-local due_key = prefix .. 'due:' .. head.queue
+local due_key_before = lane_of(prefix, head)
 local changes = {}
 local function set(name, value)
   head[name] = value
@@ -110,37 +116,57 @@ if first then
   set('last', last)
   set('check', check)
 end
+local ends = final ~= 0 or schedule == 'due' or schedule == 'never'
 if final ~= 0 then
   set('final', digits(final))
-  set('expire_time', digits(now + tonumber(ARGV[8])))
+  set('expire_time', digits(now + tonumber(ARGV[9])))
   due = false
 elseif schedule == 'due' then
-  due = head.woken == '1' and now or now + tonumber(ARGV[6] or 0)
+  due = head.woken == '1' and now or now + tonumber(ARGV[7] or 0)
 elseif schedule == 'never' then
   due = head.woken == '1' and now
 elseif schedule == 'wake' then
   -- The mark is set without a lease too: a NEVER that the owner repeats after a time-out must not undo it.
   set('woken', '1')
-  local planned = tonumber(redis.call('ZSCORE', due_key, topic) or nil)
+  local planned = tonumber(redis.call('ZSCORE', due_key_before, topic) or nil)
   if head.leased == '0' and not (planned and planned <= now) then
     due = now
   end
+elseif progress and head.suspect == '1' then
+  due = tonumber(redis.call('ZSCORE', due_key_before, topic) or nil)
 end
-if final ~= 0 or schedule == 'due' or schedule == 'never' then
-  set('leased', '0')
-end
-if progress or final ~= 0 or schedule == 'due' or schedule == 'never' then
+if progress or ends then
   set('losses', '0')
+  if head.alone_losses ~= '0' or head.suspect == '1' then
+    set('alone_losses', '0')
+    set('suspect', '0')
+  end
+end
+if schedule == 'lost' and final == 0 and head.leased == '1' then
+  lose(head)
+  set('losses', head.losses)
+  set('alone_losses', head.alone_losses)
+  set('suspect', tonumber(head.losses) >= SUSPECT_LOSSES and '1' or '0')
+  set('leased', '0')
+  set('overdue', '0')
+  due = head.woken == '1' and now or now + grace_of(tonumber(head.lease), tonumber(head.losses))
+elseif ends then
+  set('leased', '0')
+  if head.overdue == '1' then
+    set('overdue', '0')
+  end
 end
 if #changes == 0 then
   set('last', head.last)
 end
+local due_key = lane_of(prefix, head)
 
 -- While a cluster moves the slot, a key that is elsewhere already ends the script where it is touched first: here, and
 -- not between two writes. (A key that never was looks the same; the caller tries again until the slot has moved.)
 local touched = {}
 if due ~= nil then
   touched[1] = due_key
+  touched[2] = due_key_before
 end
 for _, i in ipairs(indexes) do
   touched[#touched + 1] = prefix .. 'index:' .. ARGV[i]
@@ -183,10 +209,11 @@ end
 for _, i in ipairs(indexes) do
   redis.call('ZADD', prefix .. 'index:' .. ARGV[i], head.create_time, topic)
 end
+if due ~= nil and (not due or due_key ~= due_key_before) then
+  redis.call('ZREM', due_key_before, topic)
+end
 if due then
   redis.call('ZADD', due_key, digits(due), topic)
-elseif due == false then
-  redis.call('ZREM', due_key, topic)
 end
 for _, i in ipairs(messages) do
   redis.call('XADD', prefix .. 'messages:' .. ARGV[i], '*', 'body', ARGV[i + 1])
@@ -196,7 +223,7 @@ if final ~= 0 then
   local expire = tonumber(head.expire_time)
   redis.call('PEXPIREAT', KEYS[2], end_of(expire + SWEPT))
   redis.call('PEXPIREAT', KEYS[3], end_of(expire + SWEPT))
-  redis.call('PEXPIREAT', KEYS[1], end_of(expire + tonumber(ARGV[9])))
+  redis.call('PEXPIREAT', KEYS[1], end_of(expire + tonumber(ARGV[10])))
   local names = redis.call('HGET', KEYS[1], 'indexes') or ''
   redis.call('ZADD', prefix .. 'ends', head.expire_time, end_place(topic, head, names))
 end
@@ -207,7 +234,7 @@ if first then
   redis.call('PUBLISH', prefix .. 'live:' .. topic, head.epoch .. entry)
 end
 if due and due <= now then
-  redis.call('PUBLISH', prefix .. 'bell:due:' .. head.queue, '')
+  redis.call('PUBLISH', prefix .. 'bell:' .. (head.suspect == '1' and 'suspects:' or 'due:') .. head.queue, '')
 end
 for _, i in ipairs(messages) do
   redis.call('PUBLISH', prefix .. 'bell:messages:' .. ARGV[i], '')

@@ -3,6 +3,8 @@
 -- Times are microseconds since the Unix epoch, by the clock of this server; a double holds them exactly. A script works
 -- on one shard: every key below begins with the same prefix, and so lies in the same slot. Keys named after what a
 -- topic's head says (its queue, its indexes) cannot be listed in KEYS and are built from the prefix.
+--
+-- SUSPECT_LOSSES and MOST_GRACE, in microseconds, are set before this by runwire/redis/scripts.py.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -16,7 +18,7 @@ end
 local function read_head(key)
   local values = redis.call(
     'HMGET', key, 'epoch', 'attempt', 'earliest', 'last', 'check', 'final', 'create_time', 'expire_time', 'queue',
-    'leased', 'woken', 'losses'
+    'leased', 'woken', 'losses', 'token', 'holder', 'alone', 'alone_losses', 'lease', 'suspect', 'overdue'
   )
   if not values[1] then
     return nil
@@ -25,7 +27,37 @@ local function read_head(key)
     epoch = values[1], attempt = values[2], earliest = values[3], last = values[4], check = values[5],
     final = values[6], create_time = values[7], expire_time = values[8], queue = values[9], leased = values[10],
     woken = values[11], losses = values[12],
+    -- What came later: a head written by the version before has none of it.
+    token = values[13] or '', holder = values[14] or '', alone = values[15] or '0', alone_losses = values[16] or '0',
+    lease = values[17] or '0', suspect = values[18] or '0', overdue = values[19] or '0',
   }
+end
+
+-- The set in which a topic has its place by due time.
+local function lane_of(prefix, head)
+  return prefix .. (head.suspect == '1' and 'suspects:' or 'due:') .. head.queue
+end
+
+-- Both, so that the script ends here if the slot moves and one of them is elsewhere.
+local function touch_lanes(prefix, queue)
+  redis.call('EXISTS', prefix .. 'due:' .. queue, prefix .. 'suspects:' .. queue)
+end
+
+-- See runwire.pubsub.grace_seconds.
+local function grace_of(lease, loss)
+  return math.min(math.floor(lease / 3 * 2 ^ math.min(loss - 1, 10)), MOST_GRACE)
+end
+
+local function lose(head)
+  head.losses = digits(head.losses + 1)
+  if head.alone == '1' then
+    head.alone_losses = digits(head.alone_losses + 1)
+  end
+end
+
+local function hold(head, lease)
+  head.lease = digits(lease)
+  head.suspect = head.losses + 1 >= SUSPECT_LOSSES and '1' or '0'
 end
 
 -- Whether the retention of a closed log has passed. Its log and fields are swept away a moment later.

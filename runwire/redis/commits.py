@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from runwire.errors import Fenced, FieldExists, LogClosed, RunExpired, RunNotFound, SequenceHole, TopicExists
+from runwire.errors import FieldExists, LogClosed, RunExpired, RunNotFound, SequenceHole, TopicExists
 from runwire.pubsub import Commit
 from runwire.redis.link import Reply, Word
 from runwire.redis.records import microseconds, pack
+from runwire.topic import fenced
 
 
 def repeatable(commit: Commit) -> bool:
@@ -23,7 +24,7 @@ def repeatable(commit: Commit) -> bool:
 def words_of(prefix: str, commit: Commit) -> Sequence[Word]:
     """ARGV of lua/commit.lua. The usual commit is short: events, and nothing else."""
     attempt: Word = "" if commit.attempt is None else commit.attempt
-    words: list[Word] = [prefix, commit.topic, attempt, commit.schedule.value, pack(commit)]
+    words: list[Word] = [prefix, commit.topic, attempt, commit.token, commit.schedule.value, pack(commit)]
     groups = (
         tuple(dict.fromkeys(commit.indexes)),
         tuple(word for pair in commit.puts.items() for word in pair),
@@ -53,9 +54,7 @@ def refusal_of(commit: Commit, reply: Reply) -> Exception:
         case b"expired":
             return RunExpired("the events of the run are purged", final_state=int(details[0]))
         case b"fenced":
-            return Fenced(
-                f"attempt {commit.attempt} is superseded by attempt {int(details[0])}", attempt=int(details[0])
-            )
+            return fenced(commit, int(details[0]))
         case b"unclaimed":
             return ValueError(f"attempt {commit.attempt} was never claimed; the latest is {int(details[0])}")
         case b"closed":

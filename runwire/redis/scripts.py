@@ -7,6 +7,11 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
+from runwire.pubsub import MOST_GRACE_SECONDS, SUSPECT_LOSSES
+from runwire.redis.records import microseconds
+
+_CONSTANTS: Final = f"local SUSPECT_LOSSES, MOST_GRACE = {SUSPECT_LOSSES}, {microseconds(MOST_GRACE_SECONDS)}\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -19,7 +24,7 @@ class Script:
 
 def _load(name: str) -> Script:
     folder = files("runwire") / "lua"
-    text = (folder / "head.lua").read_text() + (folder / f"{name}.lua").read_text()
+    text = _CONSTANTS + (folder / "head.lua").read_text() + (folder / f"{name}.lua").read_text()
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -64,17 +64,22 @@ class Shards:
         """Channel of a topic's live entries."""
         return f"{self.prefix(self.of(topic))}live:{topic}"
 
-    def due(self, shard: int, queues: Iterable[str]) -> Sequence[str]:
-        """Due sets of these queues."""
-        return [f"{self.prefix(shard)}due:{queue}" for queue in dict.fromkeys(queues)]
+    def lane(self, shard: int, queues: Iterable[str], alone: bool) -> Sequence[str]:
+        """Due sets of these queues, or their sets of suspects."""
+        return [f"{self.prefix(shard)}{lane_name(alone)}:{queue}" for queue in dict.fromkeys(queues)]
 
     def messages(self, shard: int, queue: str) -> str:
         """Stream of a message queue."""
         return f"{self.prefix(shard)}messages:{queue}"
 
     def bell(self, shard: int, kind: str, queue: str) -> str:
-        """Channel in which it is said that something came into a queue: topics (`due`) or `messages`."""
+        """Channel in which it is said that something came into a queue: topics (`due`, `suspects`) or `messages`."""
         return f"{self.prefix(shard)}bell:{kind}:{queue}"
+
+
+def lane_name(alone: bool) -> str:
+    """Of those topics of a queue that only `claim(alone=True)` takes, or of the others."""
+    return "suspects" if alone else "due"
 
 
 async def those_that_answer(calls: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T]:

@@ -15,6 +15,7 @@ from runwire.pubsub import (
     Committed,
     Delivery,
     Head,
+    Lease,
     LeaseState,
     Page,
     PubSub,
@@ -31,7 +32,7 @@ from runwire.redis.messages import Messages
 from runwire.redis.records import ENTRY_HEADER_BYTES, fields_of, head_of, microseconds, page_of, seconds
 from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, READ, SCAN, SWEEP, TRIM
 from runwire.redis.shards import Shards, all_at_once
-from runwire.redis.work import Work
+from runwire.redis.work import Wanted, Work
 from runwire.scan import merged
 from runwire.topic import entry_of, validate
 
@@ -179,11 +180,18 @@ class RedisStore:
     # Work
 
     async def claim(
-        self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queues: Sequence[str],
+        *,
+        holder: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        alone: bool = False,
     ) -> Sequence[Claim]:
-        return await self._work.claim(queues, limit, lease_seconds, wait_seconds)
+        return await self._work.claim(Wanted(queues, holder, limit, lease_seconds, alone), wait_seconds)
 
-    async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
+    async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return await self._work.extend(leases, lease_seconds)
 
     # Messages

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from runwire.pubsub import Claim, Commit, LeaseState, Schedule
+from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule
 from runwire.redis.client import Client
 from runwire.redis.commits import words_of
 from runwire.redis.doorbells import POLL_SECONDS, Doorbells
-from runwire.redis.link import Reply
+from runwire.redis.link import Reply, Word
 from runwire.redis.records import fields_of, head_of, microseconds, seconds
 from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND
-from runwire.redis.shards import Shards, all_at_once, those_that_answer
+from runwire.redis.shards import Shards, lane_name, those_that_answer
+
+_MOST_ROUNDS: Final = 3
+"""How often a claim looks over all shards again at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a caller of `claim` asks for."""
+
+    queues: Sequence[str]
+    holder: str
+    limit: int
+    lease_seconds: float
+    alone: bool
 
 
 class Work:
@@ -23,27 +40,41 @@ class Work:
         self._shards = shards
         self._doorbells = doorbells
 
-    async def claim(
-        self, queues: Sequence[str], limit: int, lease_seconds: float, wait_seconds: float
-    ) -> Sequence[Claim]:
+    async def claim(self, wanted: Wanted, wait_seconds: float) -> Sequence[Claim]:
         return await self._doorbells.wait_for(
-            "due", queues, wait_seconds, lambda: self._claim(queues, limit, lease_seconds)
+            lane_name(wanted.alone), wanted.queues, wait_seconds, lambda: self._claim(wanted)
         )
 
-    async def _claim(self, queues: Sequence[str], limit: int, lease_seconds: float) -> tuple[Sequence[Claim], float]:
+    async def _claim(self, wanted: Wanted) -> tuple[Sequence[Claim], float]:
         """Claims, and the seconds until there may be more."""
-        parts = {0: limit} if len(self._shards) == 1 else await self._share_out(queues, limit)
-        if not parts:
-            return [], POLL_SECONDS
+        for _ in range(_MOST_ROUNDS):
+            parts = {0: wanted.limit} if len(self._shards) == 1 else await self._share_out(wanted)
+            if not parts:
+                return [], POLL_SECONDS
+            claims, wait = await self._claim_in(parts, wanted)
+            if claims or len(self._shards) == 1:
+                return claims, wait
+            # What was due are leases that wait for their grace now, or went to others: there may be more behind them.
+        return [], 0.0
+
+    async def _claim_in(self, parts: Mapping[int, int], wanted: Wanted) -> tuple[Sequence[Claim], float]:
         replies: list[Reply] = []
 
         async def claim_in(shard: int, part: int) -> None:
-            words = (self._shards.prefix(shard), part, microseconds(lease_seconds))
+            words: Sequence[Word] = (
+                self._shards.prefix(shard),
+                part,
+                microseconds(wanted.lease_seconds),
+                wanted.holder,
+                secrets.token_hex(8),
+                int(wanted.alone),
+                *wanted.queues,
+            )
             replies.append(
                 await self._client.run(
                     CLAIM,
                     shard,
-                    self._shards.due(shard, queues),
+                    self._shards.lane(shard, wanted.queues, wanted.alone),
                     words,
                     repeatable=False,
                     unclaimed=self._hand_back,
@@ -61,43 +92,45 @@ class Work:
         waits = [seconds(reply[1]) for reply in replies if reply[1]]
         return [claim for _, claim in claims], min(waits, default=POLL_SECONDS)
 
-    async def _share_out(self, queues: Sequence[str], limit: int) -> Mapping[int, int]:
+    async def _share_out(self, wanted: Wanted) -> Mapping[int, int]:
         """How many topics to claim in each shard, so that they are those due longest in all."""
 
         async def due_in(shard: int) -> tuple[int, Reply]:
-            return shard, await self._client.run(DUE, shard, self._shards.due(shard, queues), (limit,))
+            lane = self._shards.lane(shard, wanted.queues, wanted.alone)
+            return shard, await self._client.run(DUE, shard, lane, (wanted.limit,))
 
         found = await those_that_answer(due_in(shard) for shard in self._shards)
         times = sorted((int(time), shard) for shard, reply in found for time in reply)
-        return Counter(shard for _, shard in times[:limit])
+        return Counter(shard for _, shard in times[: wanted.limit])
 
     def _hand_back(self, reply: Reply) -> None:
         """Ends the leases of claims that came too late for a caller that was cancelled."""
         for _, claim in _claims_of(reply):
-            commit = Commit(claim.topic, attempt=claim.head.attempt, schedule=Schedule.DUE)
+            commit = Commit(claim.topic, attempt=claim.head.attempt, token=claim.token, schedule=Schedule.DUE)
             shard = self._shards.of(claim.topic)
             names = self._shards.topic(claim.topic)
             self._client.run_unheard(COMMIT, shard, names, words_of(self._shards.prefix(shard), commit))
 
-    async def extend(self, leases: Sequence[tuple[str, int]], lease_seconds: float) -> Sequence[LeaseState]:
-        states = [LeaseState.LOST] * len(leases)
-        shards = self._shards.by_shard([topic for topic, _ in leases])
-        replies = await all_at_once(
-            self._client.run(
+    async def extend(self, leases: Sequence[Lease], lease_seconds: float) -> Sequence[LeaseState]:
+        states = [LeaseState.UNKNOWN] * len(leases)
+        shards = self._shards.by_shard([lease.topic for lease in leases])
+
+        async def extend_in(shard: int, places: Sequence[int]) -> None:
+            shown = [leases[i] for i in places]
+            reply = await self._client.run(
                 EXTEND,
                 shard,
-                [self._shards.head(leases[i][0]) for i in places],
+                [self._shards.head(lease.topic) for lease in shown],
                 (
                     self._shards.prefix(shard),
                     microseconds(lease_seconds),
-                    *(word for i in places for word in leases[i]),
+                    *(word for lease in shown for word in (lease.topic, lease.attempt, lease.token)),
                 ),
             )
-            for shard, places in shards.items()
-        )
-        for places, reply in zip(shards.values(), replies, strict=True):
             for i, state in zip(places, reply, strict=True):
                 states[i] = LeaseState(state.decode())
+
+        await those_that_answer(extend_in(shard, places) for shard, places in shards.items())
         return states
 
 
@@ -105,6 +138,9 @@ def _claims_of(reply: Reply) -> Sequence[tuple[int, Claim]]:
     """The claims that lua/claim.lua returned, each with the time at which it was due."""
     now = seconds(reply[0])
     return [
-        (int(due), Claim(topic.decode(), head_of(head), int(losses), fields_of(pairs), now))
-        for topic, head, losses, pairs, due in reply[2:]
+        (
+            int(due),
+            Claim(topic.decode(), head_of(head), token.decode(), int(losses), int(alone), fields_of(pairs), now),
+        )
+        for topic, head, token, losses, alone, pairs, due in reply[2:]
     ]

@@ -21,9 +21,17 @@ CREATE TABLE topics (
     expire_time REAL NOT NULL,
     tombstone_time REAL NOT NULL,
     -- When `sweep` has work here: expire_time, and once the events are gone tombstone_time. NULL: never.
-    sweep_time REAL
+    sweep_time REAL,
+    -- What came later has defaults, so that processes of the version before can go on beside this one.
+    token TEXT NOT NULL DEFAULT '',
+    holder TEXT NOT NULL DEFAULT '',
+    alone INTEGER NOT NULL DEFAULT 0,
+    alone_losses INTEGER NOT NULL DEFAULT 0,
+    lease REAL NOT NULL DEFAULT 0,
+    suspect INTEGER NOT NULL DEFAULT 0,
+    overdue INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX topics_by_due ON topics (queue, due) WHERE due IS NOT NULL;
+CREATE INDEX topics_by_lane ON topics (queue, suspect, due) WHERE due IS NOT NULL;
 CREATE INDEX topics_by_sweep ON topics (sweep_time) WHERE sweep_time IS NOT NULL;
 
 -- One row a commit that appended.

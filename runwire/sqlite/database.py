@@ -20,6 +20,17 @@ BUSY_SECONDS: Final = 5.0
 
 _APPLICATION_ID: Final = 0x52754E57  # "RuNW": tells a store from any other SQLite file
 _SCHEMA_VERSION: Final = 1
+_ADDED_COLUMNS: Final = (
+    "token TEXT NOT NULL DEFAULT ''",
+    "holder TEXT NOT NULL DEFAULT ''",
+    "alone INTEGER NOT NULL DEFAULT 0",
+    "alone_losses INTEGER NOT NULL DEFAULT 0",
+    "lease REAL NOT NULL DEFAULT 0",
+    "suspect INTEGER NOT NULL DEFAULT 0",
+    "overdue INTEGER NOT NULL DEFAULT 0",
+)
+"""Of `topics`, since the first files were written. What is only added keeps the version: processes of the version
+before name the columns that they use, and go on beside this one."""
 _SYNCHRONOUS: Final = ("normal", "full")
 _STARTING_SECONDS: Final = 0.02
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -110,6 +121,7 @@ class Database:
                 "use a local disk"
             )
         if ours:
+            _add_columns(connection)
             return
         connection.execute("BEGIN IMMEDIATE")
         if _check_ours(connection, self.path):  # another process was faster
@@ -149,6 +161,24 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> bool:
     if application or version or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise ConfigurationError(f"{str(path)!r} is a database of something else: name another file")
     return False
+
+
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Brings a file of an earlier version up to this one."""
+    if _is_complete(connection):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    if not _is_complete(connection):  # another process may have been faster
+        for column in _ADDED_COLUMNS:
+            connection.execute(f"ALTER TABLE topics ADD COLUMN {column}")
+        connection.execute("CREATE INDEX topics_by_lane ON topics (queue, suspect, due) WHERE due IS NOT NULL")
+        connection.execute("DROP INDEX topics_by_due")
+    connection.execute("COMMIT")
+
+
+def _is_complete(connection: sqlite3.Connection) -> bool:
+    names = {row[1] for row in connection.execute("PRAGMA table_info(topics)")}
+    return all(column.split(" ")[0] in names for column in _ADDED_COLUMNS)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -20,6 +20,7 @@ from runwire.pubsub import (
     Delivery,
     Entry,
     Head,
+    Lease,
     LeaseState,
     Page,
     PubSub,
@@ -163,15 +164,22 @@ class SqliteStore:
     # Work
 
     async def claim(
-        self, queues: Sequence[str], *, limit: int, lease_seconds: float, wait_seconds: float = 0.0
+        self,
+        queues: Sequence[str],
+        *,
+        holder: str,
+        limit: int,
+        lease_seconds: float,
+        wait_seconds: float = 0.0,
+        alone: bool = False,
     ) -> Sequence[Claim]:
         return await self._wait_for(
-            [work_in(queue) for queue in queues],
-            lambda tx: tables.claim(tx, queues, limit, lease_seconds),
+            [work_in(queue, alone) for queue in queues],
+            lambda tx: tables.claim(tx, queues, holder, limit, lease_seconds, alone),
             wait_seconds,
         )
 
-    async def extend(self, leases: Sequence[tuple[str, int]], *, lease_seconds: float) -> Sequence[LeaseState]:
+    async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return await self._writer.write(lambda tx: tables.extend(tx, leases, lease_seconds))
 
     # Messages

@@ -6,6 +6,7 @@ transaction as it was, and what others do in the same transaction is not touched
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from runwire.pubsub import (
     Delivery,
     Entry,
     Head,
+    Lease,
     LeaseState,
     Page,
     Scan,
@@ -46,7 +48,7 @@ _MOST_PARAMETERS: Final = 500
 # The columns of a Topic, in the order of its fields.
 _TOPIC: Final = (
     "epoch, queue, create_time, attempt, losses, earliest, last, event_check, final, due, leased, woken, "
-    "expire_time, tombstone_time"
+    "expire_time, tombstone_time, token, holder, alone, alone_losses, lease, suspect, overdue"
 )
 _ENTRY: Final = "first, last, body, event_check, previous_check, final"
 
@@ -100,14 +102,15 @@ def commit(tx: Transaction, commit: Commit) -> Committed:
     if topic.admits(commit, tx.now):
         if row:
             _check_once(tx, commit, row.id)
+        was_suspect = topic.suspect
         topic.apply(commit, tx.now)
-        topic_id = _update(tx, commit, row) if row else _insert(tx, commit, topic)
+        topic_id = _update(tx, commit, row, was_suspect) if row else _insert(tx, commit, topic)
         _write_places(tx, topic_id, commit, topic)
         _write_entry(tx, topic_id, commit, entry)
         _write_fields(tx, topic_id, commit)
         _send(tx, commit)
         if topic.due is not None and topic.due <= tx.now:
-            tx.bells.add(work_in(topic.queue))
+            tx.bells.add(work_in(topic.queue, topic.suspect))
     if entry:
         tx.live.append((commit.topic, entry))
     return Committed(topic.head(tx.now), entry, tx.now)
@@ -123,7 +126,7 @@ def _check_once(tx: Transaction, commit: Commit, topic_id: int) -> None:
 
 def _insert(tx: Transaction, commit: Commit, topic: Topic) -> int:
     forget(tx, commit.topic)  # a tombstone that has had its time
-    marks = ", ".join("?" * 16)
+    marks = ", ".join("?" * 23)
     topic_id = tx.connection.execute(
         f"INSERT INTO topics (topic, {_TOPIC}, sweep_time) VALUES ({marks})",
         (commit.topic, *_values(topic), topic.expire_time or None),
@@ -148,23 +151,33 @@ def _values(topic: Topic) -> tuple[object, ...]:
         topic.woken,
         topic.expire_time,
         topic.tombstone_time,
+        topic.token,
+        topic.holder,
+        topic.alone,
+        topic.alone_losses,
+        topic.lease,
+        topic.suspect,
+        topic.overdue,
     )
 
 
-def _update(tx: Transaction, commit: Commit, row: Row) -> int:
+def _update(tx: Transaction, commit: Commit, row: Row, was_suspect: bool) -> int:
     topic = row.topic
-    if commit.final or commit.schedule is not Schedule.KEEP:
+    if commit.final or commit.schedule is not Schedule.KEEP or topic.suspect != was_suspect:
         tx.connection.execute(
-            "UPDATE topics SET last = ?, event_check = ?, losses = ?, final = ?, due = ?, leased = ?, woken = ?,"
-            " expire_time = ?, tombstone_time = ?, sweep_time = ? WHERE id = ?",
+            "UPDATE topics SET last = ?, event_check = ?, losses = ?, alone_losses = ?, final = ?, due = ?, leased = ?,"
+            " woken = ?, suspect = ?, overdue = ?, expire_time = ?, tombstone_time = ?, sweep_time = ? WHERE id = ?",
             (
                 topic.last,
                 topic.check,
                 topic.losses,
+                topic.alone_losses,
                 topic.final,
                 topic.due,
                 topic.leased,
                 topic.woken,
+                topic.suspect,
+                topic.overdue,
                 topic.expire_time,
                 topic.tombstone_time,
                 topic.expire_time or None,
@@ -174,8 +187,8 @@ def _update(tx: Transaction, commit: Commit, row: Row) -> int:
     elif commit.events or commit.progress:
         # What every append does touches no index.
         tx.connection.execute(
-            "UPDATE topics SET last = ?, event_check = ?, losses = ? WHERE id = ?",
-            (topic.last, topic.check, topic.losses, row.id),
+            "UPDATE topics SET last = ?, event_check = ?, losses = ?, alone_losses = ? WHERE id = ?",
+            (topic.last, topic.check, topic.losses, topic.alone_losses, row.id),
         )
     return row.id
 
@@ -470,21 +483,39 @@ def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> No
 # Work
 
 
-def claim(tx: Transaction, queues: Sequence[str], limit: int, lease_seconds: float) -> list[Claim]:
-    claims: list[Claim] = []
-    for row in _due(tx, queues, limit):
-        topic = row.topic
-        topic.claim(lease_seconds, tx.now)
-        _update_lease(tx, row)
-        fields = _fields(tx.connection, row.id, None)
-        claims.append(Claim(row.name, topic.head(tx.now), topic.losses, fields, tx.now))
-    return claims
+def claim(
+    tx: Transaction, queues: Sequence[str], holder: str, limit: int, lease_seconds: float, alone: bool
+) -> list[Claim]:
+    claims: dict[int, Claim] = {}
+    spared = True
+    while spared and len(claims) < limit:
+        spared = False
+        for row in _due(tx, queues, alone, limit - len(claims)):
+            if row.id in claims:
+                continue
+            topic = row.topic
+            if topic.spare(tx.now):
+                spared = True  # another one may be due in its place
+            else:
+                topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, tx.now)
+                claims[row.id] = _claim_of(tx, row)
+            _update_lease(tx, row)
+    return list(claims.values())
 
 
-def _due(tx: Transaction, queues: Sequence[str], limit: int) -> list[Row]:
-    """The topics that are due longest."""
-    statement = f"SELECT due, id, topic, {_TOPIC} FROM topics WHERE queue = ? AND due <= ? ORDER BY due LIMIT ?"
-    found = [tx.connection.execute(statement, (queue, tx.now, limit)).fetchall() for queue in dict.fromkeys(queues)]
+def _claim_of(tx: Transaction, row: Row) -> Claim:
+    topic, fields = row.topic, _fields(tx.connection, row.id, None)
+    return Claim(row.name, topic.head(tx.now), topic.token, topic.losses, topic.alone_losses, fields, tx.now)
+
+
+def _due(tx: Transaction, queues: Sequence[str], alone: bool, limit: int) -> list[Row]:
+    """The topics of the lane that are due longest."""
+    statement = (
+        f"SELECT due, id, topic, {_TOPIC} FROM topics WHERE queue = ? AND suspect = ? AND due <= ? ORDER BY due LIMIT ?"
+    )
+    found = [
+        tx.connection.execute(statement, (queue, alone, tx.now, limit)).fetchall() for queue in dict.fromkeys(queues)
+    ]
     longest = islice(merge(*found, key=lambda values: values[0]), limit)
     return [Row(topic_id, name, Topic(*values)) for _, topic_id, name, *values in longest]
 
@@ -492,20 +523,35 @@ def _due(tx: Transaction, queues: Sequence[str], limit: int) -> list[Row]:
 def _update_lease(tx: Transaction, row: Row) -> None:
     topic = row.topic
     tx.connection.execute(
-        "UPDATE topics SET attempt = ?, losses = ?, due = ?, leased = ?, woken = ? WHERE id = ?",
-        (topic.attempt, topic.losses, topic.due, topic.leased, topic.woken, row.id),
+        "UPDATE topics SET attempt = ?, token = ?, holder = ?, alone = ?, losses = ?, alone_losses = ?, lease = ?,"
+        " suspect = ?, overdue = ?, due = ?, leased = ?, woken = ? WHERE id = ?",
+        (
+            topic.attempt,
+            topic.token,
+            topic.holder,
+            topic.alone,
+            topic.losses,
+            topic.alone_losses,
+            topic.lease,
+            topic.suspect,
+            topic.overdue,
+            topic.due,
+            topic.leased,
+            topic.woken,
+            row.id,
+        ),
     )
 
 
-def extend(tx: Transaction, leases: Sequence[tuple[str, int]], lease_seconds: float) -> list[LeaseState]:
-    return [_extend(tx, topic, attempt, lease_seconds) for topic, attempt in leases]
+def extend(tx: Transaction, leases: Sequence[Lease], lease_seconds: float) -> list[LeaseState]:
+    return [_extend(tx, lease, lease_seconds) for lease in leases]
 
 
-def _extend(tx: Transaction, topic: str, attempt: int, lease_seconds: float) -> LeaseState:
-    row = _load(tx.connection, topic, tx.now)
+def _extend(tx: Transaction, lease: Lease, lease_seconds: float) -> LeaseState:
+    row = _load(tx.connection, lease.topic, tx.now)
     if row is None:
         return LeaseState.LOST
-    state = row.topic.extend(attempt, lease_seconds, tx.now)
+    state = row.topic.extend(lease, lease_seconds, tx.now)
     if state is not LeaseState.LOST:
         _update_lease(tx, row)
     return state
@@ -557,11 +603,10 @@ def backlog(connection: sqlite3.Connection, queue: str) -> int:
 
 def due_time(connection: sqlite3.Connection, waited: Waited) -> float | None:
     """When there is something of what is waited for; 0 for already. None: not by the passing of time."""
-    kind, queue = waited
-    if kind == "work":
-        # Said in the index's own words, or SQLite would look at every topic that the queue ever had.
-        statement = "SELECT due FROM topics WHERE queue = ? AND due IS NOT NULL ORDER BY due LIMIT 1"
-        found = connection.execute(statement, (queue,)).fetchone()
+    _, queue = waited
+    if waited in (work_in(queue), work_in(queue, suspects=True)):
+        statement = "SELECT min(due) FROM topics WHERE queue = ? AND suspect = ? AND due IS NOT NULL"
+        found = connection.execute(statement, (queue, waited == work_in(queue, suspects=True))).fetchone()
     else:  # NULL, a message that nobody has had, comes first
         statement = "SELECT ifnull(lease_end, 0) FROM messages WHERE queue = ? ORDER BY lease_end LIMIT 1"
         found = connection.execute(statement, (queue,)).fetchone()

@@ -84,7 +84,7 @@ class Stage:
         """Executes what is due, once; dies with the commit of that number. Returns whether it got so far."""
         self.clock.seconds += self.settings.lease_seconds + 1
         queue = record.queue_of(self.definition.agent_id)
-        claims = await self.store.claim([queue], limit=1, lease_seconds=self.settings.lease_seconds)
+        claims = await self.store.claim([queue], holder="somebody", limit=1, lease_seconds=self.settings.lease_seconds)
         assert claims, "the run is not due"
         self.store.commits_left, self.store.died = die_after, asyncio.Event()
         async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as bodies:

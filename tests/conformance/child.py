@@ -38,7 +38,9 @@ async def _append_to(store: Store, topic: str, queue: str) -> None:
 
 async def work(store: Store, name: str) -> None:
     """Claims and finishes topics until there are no more."""
-    while claims := await store.claim([QUEUE], limit=2, lease_seconds=LONG_SECONDS, wait_seconds=1.0):
+    while claims := await store.claim(
+        [QUEUE], holder="somebody", limit=2, lease_seconds=LONG_SECONDS, wait_seconds=1.0
+    ):
         for claim in claims:
             topic, attempt = claim.topic, claim.head.attempt
             await store.commit(appending(topic, attempt, 1, 3, puts={"worker": name.encode()}))

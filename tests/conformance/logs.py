@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from runwire import frames
-from runwire.pubsub import Claim, Commit, Committed, Entry, Head, Schedule, Store
+from runwire.pubsub import Claim, Commit, Committed, Entry, Head, LeaseState, Schedule, Store
 
 QUEUE = "runs"
 LIMIT_SECONDS = 10.0
@@ -50,11 +51,26 @@ async def start(store: Store, topic: str = "default/run", **changes: Any) -> Hea
     return committed.head
 
 
-async def claim_one(store: Store, queue: str = QUEUE, lease_seconds: float = LONG_SECONDS) -> Claim:
-    """Claims the one topic that is due, or becomes due soon."""
-    claims = await store.claim([queue], limit=1, lease_seconds=lease_seconds, wait_seconds=LIMIT_SECONDS)
+async def claim_one(
+    store: Store, queue: str = QUEUE, lease_seconds: float = LONG_SECONDS, *, holder: str = "", alone: bool = False
+) -> Claim:
+    """Claims the one topic that is due, or becomes due soon; for a worker that just started, unless `holder` is one."""
+    claims = await store.claim(
+        [queue],
+        holder=holder or uuid4().hex,
+        limit=1,
+        lease_seconds=lease_seconds,
+        wait_seconds=LIMIT_SECONDS,
+        alone=alone,
+    )
     assert len(claims) == 1
     return claims[0]
+
+
+async def extend(store: Store, claim: Claim, lease_seconds: float = LONG_SECONDS) -> LeaseState:
+    """Extends one lease."""
+    [state] = await store.extend([claim.lease], lease_seconds=lease_seconds)
+    return state
 
 
 async def started(store: Store, topic: str = "default/run", **changes: Any) -> Claim:

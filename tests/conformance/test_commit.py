@@ -143,7 +143,7 @@ async def test_a_repeat_succeeds_and_changes_nothing(store: Store) -> None:
     assert len((await store.read(TOPIC, 0)).entries) == 1
     assert await fields(store, TOPIC) == {"a": b"2", "b": b"1", "gone": b"2"}
     assert await store.backlog("m") == 1
-    assert await store.claim(["runs"], limit=1, lease_seconds=1.0) == []
+    assert await store.claim(["runs"], holder="somebody", limit=1, lease_seconds=1.0) == []
 
 
 async def test_the_repeat_of_a_closing_commit_succeeds(store: Store) -> None:
@@ -207,7 +207,7 @@ async def test_a_closed_log_is_never_due(store: Store) -> None:
     await started(store)
     await store.commit(Commit(TOPIC, schedule=Schedule.WAKE))
     await finish(store, TOPIC, 1, 1, schedule=Schedule.DUE)
-    assert await store.claim(["runs"], limit=1, lease_seconds=1.0) == []
+    assert await store.claim(["runs"], holder="somebody", limit=1, lease_seconds=1.0) == []
 
 
 async def test_the_end_is_in_head_and_entry(store: Store) -> None:
@@ -289,7 +289,7 @@ async def test_concurrent_commits_stand_by_themselves(store: Store) -> None:
     topics = [f"default/run-{number}" for number in range(20)]
     for topic in topics:
         await start(store, topic)
-    claims = await store.claim(["runs"], limit=20, lease_seconds=LONG_SECONDS)
+    claims = await store.claim(["runs"], holder="somebody", limit=20, lease_seconds=LONG_SECONDS)
     assert len(claims) == 20
     commits = [appending(topic, 1, 1 + number % 2, 3) for number, topic in enumerate(topics)]
     results = await asyncio.gather(*map(store.commit, commits), return_exceptions=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from itertools import count
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from runwire.connect import open_store
 from runwire.errors import FieldExists, RunwireError
 from runwire.memory import MemoryStore
-from runwire.pubsub import Commit, Head, Message, Schedule, Store
+from runwire.pubsub import Commit, Head, Lease, Message, Schedule, Store
 from tests.conformance.backends import Backend
 from tests.conformance.logs import appending
 
@@ -31,6 +32,8 @@ FIELDS = ["a", "b", "c"]
 
 topics = st.sampled_from(TOPICS)
 bodies = st.binary(max_size=3)
+tokens = st.sampled_from(["own", "own", "own", "", "another"])
+"""Which token somebody shows."""
 fields = st.dictionaries(st.sampled_from(FIELDS), bodies, max_size=2)
 changes = st.fixed_dictionaries(
     {},
@@ -60,6 +63,10 @@ class Model(RuleBasedStateMachine):
         self.epochs: dict[str, str] = {}
         self.ids: dict[str, str] = {}
         """Message ids of the engine by those of the model."""
+        self.tokens: dict[str, str] = {"": "", "another": "another"}
+        """Tokens of the engine by those of the model."""
+        self.claims: dict[tuple[str, int], str] = {}
+        """Tokens of the model."""
 
     def topic(self, name: str) -> str:
         return f"{self.own}/{name}"
@@ -71,7 +78,16 @@ class Model(RuleBasedStateMachine):
 
     def ask(self, question: Callable[[Store], Awaitable[Any]], shown: Callable[[Any], Any]) -> tuple[Any, Any]:
         """The answers, which must look the same."""
-        expected, found = (self.runner.run(answer(question, store)) for store in (self.model, self.store))
+        return self.ask_each(question, question, shown)
+
+    def ask_each(
+        self,
+        model: Callable[[Store], Awaitable[Any]],
+        store: Callable[[Store], Awaitable[Any]],
+        shown: Callable[[Any], Any],
+    ) -> tuple[Any, Any]:
+        """The same, with a question that holds what each mints by itself."""
+        expected, found = self.runner.run(answer(model, self.model)), self.runner.run(answer(store, self.store))
         assert self.shown(found, shown) == self.shown(expected, shown)
         return expected, found
 
@@ -91,8 +107,10 @@ class Model(RuleBasedStateMachine):
         return (head.attempt, head.earliest, head.last, head.check, head.final, head.expired, head.expire_time > 0)
 
     def commit(self, commit: Commit) -> None:
-        expected, found = self.ask(
+        theirs = replace(commit, token=self.tokens[commit.token])
+        expected, found = self.ask_each(
             lambda store: store.commit(commit),
+            lambda store: store.commit(theirs),
             lambda done: (
                 self.head(done.head),
                 done.entry and (done.entry.first, done.entry.last, done.entry.body, done.entry.final),
@@ -127,10 +145,19 @@ class Model(RuleBasedStateMachine):
         events=st.integers(1, 4),
         text=st.sampled_from(["", "", "", "other"]),
         ending=st.none() | st.none() | DURATIONS,
+        shown=tokens,
         changes=changes,
     )
     def append(
-        self, name: str, stale: int, skip: int, events: int, text: str, ending: float | None, changes: dict[str, Any]
+        self,
+        name: str,
+        stale: int,
+        skip: int,
+        events: int,
+        text: str,
+        ending: float | None,
+        shown: str,
+        changes: dict[str, Any],
     ) -> None:
         """What the owner appends, or one who thinks so: in place, again, with a hole, with other events."""
         topic = self.topic(name)
@@ -138,25 +165,65 @@ class Model(RuleBasedStateMachine):
         attempt, last = (head.attempt, head.last) if head else (1, 0)
         first = max(1, last + 1 + skip)
         closing = {} if ending is None else {"final": 3, "retention": ending, "tombstone": LONG_SECONDS}
+        attempt = max(0, attempt + stale)
+        token = self.token(topic, attempt, shown)
         self.commit(
-            appending(
-                topic, max(0, attempt + stale), first, first + events - 1, text, **self.changed(changes), **closing
-            )
+            appending(topic, attempt, first, first + events - 1, text, token=token, **self.changed(changes), **closing)
         )
 
-    @rule(queues=st.lists(st.sampled_from(QUEUES), min_size=1, max_size=2), limit=st.integers(1, 3), lease=DURATIONS)
-    def claim(self, queues: list[str], limit: int, lease: float) -> None:
+    def token(self, topic: str, attempt: int, shown: str) -> str:
+        """The token that somebody shows who has this attempt: its own, none, or another's."""
+        return self.claims.get((topic, attempt), "another") if shown == "own" else shown
+
+    @rule(
+        name=topics,
+        shown=tokens,
+        schedule=st.sampled_from([Schedule.LOST, Schedule.DUE, Schedule.NEVER, Schedule.KEEP]),
+        progress=st.booleans(),
+        due_in=DURATIONS,
+    )
+    def end_lease(self, name: str, shown: str, schedule: Schedule, progress: bool, due_in: float) -> None:
+        """What an owner commits to be rid of a topic, or one who thinks that it owns it."""
+        topic = self.topic(name)
+        (head,) = self.runner.run(self.model.heads([topic]))
+        attempt = head.attempt if head else 1
+        token = self.token(topic, attempt, shown)
+        self.commit(Commit(topic, attempt=attempt, token=token, schedule=schedule, progress=progress, due_in=due_in))
+
+    @rule(
+        queues=st.lists(st.sampled_from(QUEUES), min_size=1, max_size=2),
+        holder=st.sampled_from(["one", "two"]),
+        limit=st.integers(1, 3),
+        lease=DURATIONS,
+        alone=st.booleans(),
+    )
+    def claim(self, queues: list[str], holder: str, limit: int, lease: float, alone: bool) -> None:
         names = [self.queue(queue) for queue in queues]
         limit = limit if lease else 1  # a lease that ends at once could be claimed again in the same call
-        self.ask(
-            lambda store: store.claim(names, limit=limit, lease_seconds=lease),
-            lambda claims: [(claim.topic, self.head(claim.head), claim.losses, dict(claim.fields)) for claim in claims],
+        expected, found = self.ask(
+            lambda store: store.claim(names, holder=holder, limit=limit, lease_seconds=lease, alone=alone),
+            lambda claims: [
+                (claim.topic, self.head(claim.head), claim.losses, claim.alone_losses, dict(claim.fields))
+                for claim in claims
+            ],
         )
+        for mine, theirs in zip(expected, found, strict=True):
+            assert theirs.token not in self.tokens.values(), "a token was minted twice"
+            self.tokens[mine.token] = theirs.token
+            self.claims[mine.topic, mine.head.attempt] = mine.token
 
-    @rule(leases=st.lists(st.tuples(topics, st.integers(0, 3)), max_size=3), lease=DURATIONS)
-    def extend(self, leases: list[tuple[str, int]], lease: float) -> None:
-        named = [(self.topic(name), attempt) for name, attempt in leases]
-        self.ask(lambda store: store.extend(named, lease_seconds=lease), list)
+    @rule(leases=st.lists(st.tuples(topics, st.integers(0, 3), tokens), max_size=3), lease=DURATIONS)
+    def extend(self, leases: list[tuple[str, int, str]], lease: float) -> None:
+        mine = [
+            Lease(self.topic(name), attempt, self.token(self.topic(name), attempt, token))
+            for name, attempt, token in leases
+        ]
+        theirs = [replace(each, token=self.tokens[each.token]) for each in mine]
+        self.ask_each(
+            lambda store: store.extend(mine, lease_seconds=lease),
+            lambda store: store.extend(theirs, lease_seconds=lease),
+            list,
+        )
 
     @rule(name=topics, after=st.integers(0, 20), events=st.integers(1, 20), size=st.integers(1, 400))
     def read(self, name: str, after: int, events: int, size: int) -> None:

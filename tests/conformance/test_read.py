@@ -190,7 +190,7 @@ async def test_clear_leaves_nothing(store: Store) -> None:
     await store.clear(TOPIC)
     assert await store.get(TOPIC) is None
     assert (await store.scan("all", fields=["a"])).found == []
-    assert await store.claim(["runs"], limit=1, lease_seconds=1.0) == []
+    assert await store.claim(["runs"], holder="somebody", limit=1, lease_seconds=1.0) == []
     with pytest.raises(RunNotFound):
         await store.read(TOPIC, 0)
 

@@ -56,7 +56,7 @@ class OneLog:
     async def create(self, *sizes: int) -> None:
         """A new log, with entries of so many events."""
         await self.store.commit(Commit(self.topic, create=True, queue=self.topic, schedule=Schedule.DUE))
-        await self.store.claim([self.topic], limit=1, lease_seconds=1e6)
+        await self.store.claim([self.topic], holder="somebody", limit=1, lease_seconds=1e6)
         for size in sizes:
             await self.append(size)
 

@@ -1033,7 +1033,7 @@ async def test_nobody_sees_an_event_that_is_not_stored(one: OneLog) -> None:
     await one.create(1)
     async with one.reader() as reader:
         await reader.until(CaughtUp)
-        await one.store.claim([one.topic], limit=1, lease_seconds=1)
+        await one.store.claim([one.topic], holder="somebody", limit=1, lease_seconds=1)
         head = await one.head()
         assert head.attempt == 1
         one.store._topics[one.topic].topic.attempt = 2

@@ -13,28 +13,30 @@ import sys
 
 from runwire.connect import open_store
 from runwire.errors import Fenced, LogClosed, SequenceHole
-from runwire.pubsub import Store
+from runwire.pubsub import Claim, Store
 from tests.conformance.logs import QUEUE, appending
 
 
-async def write_until_refused(store: Store, topic: str, attempt: int, lease_seconds: float) -> int:
-    sequence = 1
+async def write_until_refused(store: Store, claim: Claim, lease_seconds: float) -> int:
+    topic, attempt, sequence = claim.topic, claim.head.attempt, 1
     while True:
         try:
-            await store.commit(appending(topic, attempt, sequence, sequence, f"attempt {attempt}"))
+            await store.commit(appending(topic, attempt, sequence, sequence, f"attempt {attempt}", token=claim.token))
         except (Fenced, LogClosed, SequenceHole) as refusal:
             print("fenced" if isinstance(refusal, Fenced) else type(refusal).__name__, topic, sequence, flush=True)
             return sequence
-        await store.extend([(topic, attempt)], lease_seconds=lease_seconds)
+        await store.extend([claim.lease], lease_seconds=lease_seconds)
         sequence += 1
 
 
 async def main(url: str, lease_seconds: float) -> None:
     async with open_store(url) as store:
         while True:
-            for claim in await store.claim([QUEUE], limit=1, lease_seconds=lease_seconds, wait_seconds=5.0):
+            for claim in await store.claim(
+                [QUEUE], holder="somebody", limit=1, lease_seconds=lease_seconds, wait_seconds=5.0
+            ):
                 print("claimed", claim.topic, claim.head.attempt, flush=True)
-                await write_until_refused(store, claim.topic, claim.head.attempt, lease_seconds)
+                await write_until_refused(store, claim, lease_seconds)
 
 
 if __name__ == "__main__":

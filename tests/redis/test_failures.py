@@ -544,11 +544,15 @@ async def test_a_cancelled_claim_is_handed_back(proxy: Proxy) -> None:
     """A worker that is stopped while it claims keeps nobody waiting for its lease to end."""
     async with open_store(proxy.url) as store, asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
         await start(store, queue="first")
-        assert await store.claim(["none"], limit=1, lease_seconds=LONG_SECONDS) == []  # the script is known now
-        claiming = group.create_task(store.claim(["first"], limit=1, lease_seconds=LONG_SECONDS))
+        assert (
+            await store.claim(["none"], holder="somebody", limit=1, lease_seconds=LONG_SECONDS) == []
+        )  # the script is known now
+        claiming = group.create_task(store.claim(["first"], holder="somebody", limit=1, lease_seconds=LONG_SECONDS))
         await asyncio.sleep(0)  # the command is on its way, and nobody waits for its reply
         claiming.cancel()
-        claims = await store.claim(["first"], limit=1, lease_seconds=LONG_SECONDS, wait_seconds=LIMIT_SECONDS)
+        claims = await store.claim(
+            ["first"], holder="somebody", limit=1, lease_seconds=LONG_SECONDS, wait_seconds=LIMIT_SECONDS
+        )
         assert [claim.head.attempt for claim in claims] == [2]
         assert claims[0].losses == 0
 
@@ -571,11 +575,15 @@ async def test_a_claim_cancelled_between_shards_is_handed_back(redis_url: str, m
         with monkeypatch.context() as patch:
             patch.setattr(Client, "run", hold)
             async with asyncio.TaskGroup() as group:
-                claiming = group.create_task(store.claim([QUEUE], limit=10, lease_seconds=LONG_SECONDS))
+                claiming = group.create_task(
+                    store.claim([QUEUE], holder="somebody", limit=10, lease_seconds=LONG_SECONDS)
+                )
                 await given.wait()
                 claiming.cancel()
         claims: list[Claim] = []
         while len(claims) < 10:
-            claims += await store.claim([QUEUE], limit=10, lease_seconds=LONG_SECONDS, wait_seconds=LIMIT_SECONDS)
+            claims += await store.claim(
+                [QUEUE], holder="somebody", limit=10, lease_seconds=LONG_SECONDS, wait_seconds=LIMIT_SECONDS
+            )
         assert {claim.losses for claim in claims} == {0}
         assert {claim.head.attempt for claim in claims} == {1, 2}

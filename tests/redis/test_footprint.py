@@ -89,7 +89,7 @@ async def work_on(store: Store, topic: str) -> None:
     await start(store, topic, indexes=["all", "agent/demo"], puts={"input": b"x" * 100})
     claim = await claim_one(store)
     await append(store, claim.topic, 1, 1, 20)
-    await store.extend([(claim.topic, 1)], lease_seconds=LONG_SECONDS)
+    await store.extend([claim.lease], lease_seconds=LONG_SECONDS)
     await store.commit(appending(claim.topic, 1, 21, 40, puts={"journal": b"x" * 500}))
 
 

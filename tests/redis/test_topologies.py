@@ -299,7 +299,7 @@ async def test_a_node_of_a_cluster_dies() -> None:
             others = {topic_of(node, "other") for node in alive}
             for topic in others:
                 await start(store, topic, messages=[Message("m", topic.encode())])
-            claims = await store.claim([QUEUE], limit=9, lease_seconds=LONG_SECONDS)
+            claims = await store.claim([QUEUE], holder="somebody", limit=9, lease_seconds=LONG_SECONDS)
             assert {claim.topic for claim in claims} == others
             received: set[str] = set()
             while received != others:

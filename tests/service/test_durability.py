@@ -384,7 +384,9 @@ async def test_a_run_that_cannot_even_be_begun(url: str, caplog: pytest.LogCaptu
 async def steal(it: Replica, run_id: str, definition: Definition) -> int:
     """Takes a run from its worker, as happens to one that was frozen for too long; returns the new attempt."""
     await it.store.commit(Commit(topic_of(run_id), schedule=Schedule.DUE))
-    [claim] = await it.store.claim([f"agent/{definition.agent_id}"], limit=1, lease_seconds=60, wait_seconds=5)
+    [claim] = await it.store.claim(
+        [f"agent/{definition.agent_id}"], holder="somebody", limit=1, lease_seconds=60, wait_seconds=5
+    )
     return claim.head.attempt
 
 

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from runwire.bell import work_in
 from runwire.errors import RunExpired, RunNotFound
 from runwire.memory import MemoryStore
 from runwire.pubsub import Commit, LeaseState, Message, Schedule
-from tests.conformance.logs import LONG_SECONDS, QUEUE, Inbox, append, finish, start, started
+from tests.conformance.logs import LONG_SECONDS, QUEUE, Inbox, append, extend, finish, start, started
 
 TOPIC = "default/run"
 
@@ -35,7 +36,7 @@ def store(clock: Clock) -> MemoryStore:
 
 
 async def claimed(store: MemoryStore, limit: int = 10) -> list[tuple[str, int]]:
-    claims = await store.claim([QUEUE], limit=limit, lease_seconds=10.0)
+    claims = await store.claim([QUEUE], holder="another", limit=limit, lease_seconds=10.0)
     return [(claim.topic, claim.losses) for claim in claims]
 
 
@@ -49,13 +50,17 @@ async def test_due_at_the_very_moment(store: MemoryStore, clock: Clock) -> None:
 
 
 async def test_a_lease_ends_at_the_very_moment(store: MemoryStore, clock: Clock) -> None:
-    """Extended, it ends later; after its end the topic is due and a loss is counted."""
-    await started(store)
-    assert await store.extend([(TOPIC, 1)], lease_seconds=10.0) == [LeaseState.HELD]
-    clock.time += 9.999
+    """Extended, it ends later; after its end and a grace from when that was seen it is due and a loss is counted."""
+    claim = await started(store)
+    assert await extend(store, claim, 12.0) is LeaseState.HELD
+    clock.time += 11.999
     assert await claimed(store) == []
-    await store.extend([(TOPIC, 1)], lease_seconds=10.0)
-    clock.time += 9.999
+    await extend(store, claim, 12.0)
+    clock.time += 11.999
+    assert await claimed(store) == []
+    clock.time += 100.001
+    assert await claimed(store) == []
+    clock.time += 3.999
     assert await claimed(store) == []
     clock.time += 0.001
     assert await claimed(store) == [(TOPIC, 1)]
@@ -63,9 +68,9 @@ async def test_a_lease_ends_at_the_very_moment(store: MemoryStore, clock: Clock)
 
 async def test_an_expired_lease_is_renewed_while_nobody_claims(store: MemoryStore, clock: Clock) -> None:
     """A worker that was slow but not replaced keeps its topic."""
-    await started(store)
+    claim = await started(store)
     clock.time += 1_000.0
-    assert await store.extend([(TOPIC, 1)], lease_seconds=10.0) == [LeaseState.HELD]
+    assert await extend(store, claim) is LeaseState.HELD
     assert await claimed(store) == []
 
 
@@ -74,7 +79,9 @@ async def test_an_append_wakes_no_worker(store: MemoryStore, clock: Clock) -> No
     that does not."""
     await started(store)
     async with asyncio.timeout(LONG_SECONDS), asyncio.TaskGroup() as group:
-        waiting = group.create_task(store.claim([QUEUE], limit=1, lease_seconds=10.0, wait_seconds=LONG_SECONDS))
+        waiting = group.create_task(
+            store.claim([QUEUE], holder="somebody", limit=1, lease_seconds=10.0, wait_seconds=LONG_SECONDS)
+        )
         await asyncio.sleep(0)
         looks = clock.looks
         await append(store, TOPIC, 1, 1, 1)
@@ -119,7 +126,7 @@ async def test_nothing_is_left_after_the_last_sweep(store: MemoryStore, clock: C
     await store.acknowledge("m", [delivery.message_id for delivery in deliveries])
     assert await claimed(store) == []
     kept = {name: value for name, value in vars(store).items() if isinstance(value, (dict, list)) and value}
-    assert kept == {"_due": {QUEUE: []}}
+    assert kept == {"_due": {work_in(QUEUE): []}}
 
 
 async def test_purge_and_trim_are_told(store: MemoryStore, clock: Clock) -> None:
@@ -140,7 +147,9 @@ async def test_who_waits_sees_the_clock_jump(store: MemoryStore, clock: Clock) -
     """A waiting claim notices that a time has come though nothing rings."""
     await start(store, due_in=1_000.0)
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        waiting = group.create_task(store.claim([QUEUE], limit=1, lease_seconds=1.0, wait_seconds=9.0))
+        waiting = group.create_task(
+            store.claim([QUEUE], holder="somebody", limit=1, lease_seconds=1.0, wait_seconds=9.0)
+        )
         await asyncio.sleep(0)
         clock.time += 1_000.0
     assert [claim.topic for claim in waiting.result()] == [TOPIC]
@@ -174,5 +183,5 @@ async def test_one_claim_has_each_topic_once(store: MemoryStore) -> None:
     """Made due twice at the same moment, or claimed for no time, a topic is still given once."""
     await start(store, schedule=Schedule.DUE)
     await store.commit(Commit(TOPIC, schedule=Schedule.DUE))
-    claims = await store.claim([QUEUE, QUEUE], limit=10, lease_seconds=0.0)
+    claims = await store.claim([QUEUE, QUEUE], holder="somebody", limit=10, lease_seconds=0.0)
     assert [(claim.topic, claim.head.attempt) for claim in claims] == [(TOPIC, 1)]

@@ -232,7 +232,7 @@ async def test_a_folder_that_is_gone_is_unavailable(store: SqliteStore, path: Pa
         store.ping,
         lambda: store.read(TOPIC, 0),
         lambda: append(store, TOPIC, 1, 1, 1),
-        lambda: store.claim(["runs"], limit=1, lease_seconds=1.0, wait_seconds=1.0),
+        lambda: store.claim(["runs"], holder="somebody", limit=1, lease_seconds=1.0, wait_seconds=1.0),
     ]
     for call in calls:
         with pytest.raises(StoreUnavailable, match="gone"):

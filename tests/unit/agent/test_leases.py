@@ -12,7 +12,7 @@ import pytest
 from agent_service.leases import Leases
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
-from runwire.pubsub import Commit, LeaseState, Schedule, Store
+from runwire.pubsub import Commit, Lease, LeaseState, Schedule, Store
 
 LIMIT_SECONDS = 20.0
 TOPIC = "default/run"
@@ -22,16 +22,16 @@ class Told:
     """What the leases said."""
 
     def __init__(self) -> None:
-        self.states: list[tuple[str, int, LeaseState]] = []
+        self.states: list[tuple[Lease, LeaseState]] = []
         self._changed = asyncio.Event()
 
-    def __call__(self, topic: str, attempt: int, state: LeaseState) -> None:
-        self.states.append((topic, attempt, state))
+    def __call__(self, lease: Lease, state: LeaseState) -> None:
+        self.states.append((lease, state))
         self._changed.set()
 
     async def wait_for(self, state: LeaseState) -> None:
         async with asyncio.timeout(LIMIT_SECONDS):
-            while not any(each[2] is state for each in self.states):
+            while not any(each[1] is state for each in self.states):
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -40,18 +40,18 @@ class Told:
 async def claimed(url: str, lease_seconds: float) -> Any:
     async with open_store(url) as store:
         await store.commit(Commit(TOPIC, create=True, queue="q", schedule=Schedule.DUE))
-        [claim] = await store.claim(["q"], limit=1, lease_seconds=lease_seconds)
+        [claim] = await store.claim(["q"], holder="somebody", limit=1, lease_seconds=lease_seconds)
         yield store, claim
 
 
 async def claimed_by_another(store: Store) -> bool:
-    return bool(await store.claim(["q"], limit=1, lease_seconds=60))
+    return bool(await store.claim(["q"], holder="somebody", limit=1, lease_seconds=60))
 
 
 async def claimed_in_time(url: str) -> bool:
     """Whether another process could have the run, if it waited for it."""
     async with open_store(url) as store:
-        return bool(await store.claim(["q"], limit=1, lease_seconds=60, wait_seconds=LIMIT_SECONDS))
+        return bool(await store.claim(["q"], holder="somebody", limit=1, lease_seconds=60, wait_seconds=LIMIT_SECONDS))
 
 
 @pytest.mark.parametrize("threaded", [True, False])
@@ -62,13 +62,13 @@ async def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, threaded: boo
         reopen = (lambda: open_store(url)) if threaded else None
         leases = Leases(store, reopen, Told(), lease_seconds=1.0)
         async with leases.keep():
-            leases.hold(TOPIC, claim.head.attempt)
+            leases.hold(claim.lease)
             ends = time.monotonic() + 2.2
             while time.monotonic() < ends:
                 assert not await claimed_by_another(store)
                 await asyncio.sleep(0.02)
-            leases.drop(TOPIC, claim.head.attempt)
-            assert await store.claim(["q"], limit=1, lease_seconds=60, wait_seconds=LIMIT_SECONDS)
+            leases.drop(claim.lease)
+            assert await store.claim(["q"], holder="somebody", limit=1, lease_seconds=60, wait_seconds=LIMIT_SECONDS)
 
 
 async def test_a_blocked_loop_does_not_lose_its_leases(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ async def test_a_blocked_loop_does_not_lose_its_leases(tmp_path: Path) -> None:
     async with claimed(url, 1.0) as (store, claim):
         leases = Leases(store, lambda: open_store(url), Told(), lease_seconds=1.0)
         async with leases.keep():
-            leases.hold(TOPIC, claim.head.attempt)
+            leases.hold(claim.lease)
             await asyncio.sleep(0.3)  # so that the thread is up
             time.sleep(2.2)  # noqa: ASYNC251 - the point
             assert not await claimed_by_another(store)
@@ -89,14 +89,14 @@ async def test_a_loop_that_is_blocked_for_too_long_lets_go(tmp_path: Path) -> No
     async with claimed(url, 0.2) as (store, claim):
         leases = Leases(store, lambda: open_store(url), Told(), lease_seconds=0.2, max_blocked_seconds=0.1)
         async with leases.keep():
-            leases.hold(TOPIC, claim.head.attempt)
+            leases.hold(claim.lease)
             with ThreadPoolExecutor(1) as elsewhere:
                 claimed_there = elsewhere.submit(asyncio.run, claimed_in_time(url))
                 assert claimed_there.result(LIMIT_SECONDS + 10)  # blocks this loop: the point
 
 
 async def test_a_lost_lease_is_told(tmp_path: Path) -> None:
-    """When another worker has the run, the old owner is told on its loop, with topic and attempt."""
+    """When another worker has the run, the old owner is told on its loop, with the lease."""
     url = f"sqlite:///{tmp_path}/runs.db"
     async with claimed(url, 0.3) as (store, claim):
         told = Told()
@@ -104,9 +104,9 @@ async def test_a_lost_lease_is_told(tmp_path: Path) -> None:
         await store.commit(Commit(TOPIC, schedule=Schedule.DUE))
         assert await claimed_by_another(store)
         async with leases.keep():
-            leases.hold(TOPIC, claim.head.attempt)
+            leases.hold(claim.lease)
             await told.wait_for(LeaseState.LOST)
-    assert (TOPIC, claim.head.attempt, LeaseState.LOST) in told.states
+    assert (claim.lease, LeaseState.LOST) in told.states
 
 
 async def test_a_wake_is_told(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_a_wake_is_told(tmp_path: Path) -> None:
         told = Told()
         leases = Leases(store, lambda: open_store(url), told, lease_seconds=5.0)
         async with leases.keep():
-            leases.hold(TOPIC, claim.head.attempt)
+            leases.hold(claim.lease)
             await store.commit(Commit(TOPIC, schedule=Schedule.WAKE))
             await told.wait_for(LeaseState.WOKEN)
 
@@ -138,7 +138,7 @@ async def test_a_store_that_fails_for_a_while(tmp_path: Path) -> None:
         told = Told()
         leases = Leases(store, reopen, told, lease_seconds=0.3)
         async with leases.keep():
-            leases.hold(TOPIC, claim.head.attempt)
+            leases.hold(claim.lease)
             await store.commit(Commit(TOPIC, schedule=Schedule.WAKE))
             await told.wait_for(LeaseState.WOKEN)
     assert len(tries) == 3
@@ -161,7 +161,7 @@ async def test_an_unexpected_error_does_not_end_the_renewals(tmp_path: Path) -> 
         told = Told()
         leases = Leases(store, reopen, told, lease_seconds=0.3)
         async with leases.keep():
-            leases.hold(TOPIC, claim.head.attempt)
+            leases.hold(claim.lease)
             await store.commit(Commit(TOPIC, schedule=Schedule.WAKE))
             await told.wait_for(LeaseState.WOKEN)
 

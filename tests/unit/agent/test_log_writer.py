@@ -54,7 +54,7 @@ class Desk:
 
     async def __aenter__(self) -> "Desk":
         await self.store.commit(Commit(TOPIC, create=True, queue="q", schedule=Schedule.DUE))
-        [self.claim] = await self.store.claim(["q"], limit=1, lease_seconds=60)
+        [self.claim] = await self.store.claim(["q"], holder="somebody", limit=1, lease_seconds=60)
         self.log = CachingPubSub(self.store.pubsub, self.store)
         self.writer = LogWriter(self.log, self.claim, lambda: 1.0)
         self._group = asyncio.TaskGroup()
@@ -84,7 +84,7 @@ class Desk:
     async def steal(self) -> None:
         """Gives the run to another worker."""
         await self.store.commit(Commit(TOPIC, schedule=Schedule.DUE))
-        [claim] = await self.store.claim(["q"], limit=1, lease_seconds=60)
+        [claim] = await self.store.claim(["q"], holder="somebody", limit=1, lease_seconds=60)
         assert claim.head.attempt == self.claim.head.attempt + 1
 
 
