@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Final
 
 from runwire.pubsub import (
     MAX_RECEIVE_BYTES,
+    MAX_SCAN_LOOKS,
     Claim,
     Commit,
     Committed,
@@ -16,20 +19,28 @@ from runwire.pubsub import (
     LeaseState,
     Page,
     PubSub,
+    Scan,
     Stored,
 )
 from runwire.redis.channels import Channels
 from runwire.redis.client import Client, Lane
 from runwire.redis.commits import not_found, refusal_of, repeatable, words_of
 from runwire.redis.doorbells import Doorbells
-from runwire.redis.link import Word
+from runwire.redis.link import Reply, Word
 from runwire.redis.live import RedisPubSub
 from runwire.redis.messages import Messages
 from runwire.redis.records import ENTRY_HEADER_BYTES, fields_of, head_of, microseconds, page_of, seconds
 from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, READ, SCAN, SWEEP, TRIM
 from runwire.redis.shards import Shards, all_at_once
 from runwire.redis.work import Wanted, Work
+from runwire.scan import merged
 from runwire.topic import entry_of, validate
+
+_SCAN_ROUNDS: Final = 4
+"""How often the shards are asked for a page, where their shares of it differ much or little is found."""
+_SWEEP_TOPICS: Final = 100
+_TRIM_ENTRIES: Final = 32
+"""Of one script, while the server does nothing else."""
 
 
 class RedisStore:
@@ -40,6 +51,8 @@ class RedisStore:
     def __init__(self, client: Client, channels: Channels, shards: Shards, listening: AsyncExitStack) -> None:
         self._client = client
         self._shards = shards
+        self._rounds = _SCAN_ROUNDS if len(shards) > 1 else 1
+        """Of one shard the first answer is a whole page, or all that may be looked at."""
         self.pubsub: PubSub = RedisPubSub(client, channels, shards)
         doorbells = Doorbells(channels, shards, listening)
         self._work = Work(client, shards, doorbells)
@@ -85,7 +98,9 @@ class RedisStore:
 
     async def trim(self, topic: str, before: int) -> None:
         names = (self._shards.head(topic), self._shards.log(topic))
-        await self._client.run(TRIM, self._shards.of(topic), names, (before, self._shards.live(topic)))
+        words = (before, self._shards.live(topic), _TRIM_ENTRIES)
+        while await self._client.run(TRIM, self._shards.of(topic), names, words) >= _TRIM_ENTRIES:
+            pass
 
     async def clear(self, topic: str) -> None:
         shards = self._shards
@@ -109,26 +124,45 @@ class RedisStore:
         self,
         index: str,
         *,
+        also: Sequence[str] = (),
         fields: Sequence[str],
         before: tuple[float, str] | None = None,
         since: float = 0.0,
         limit: int = 100,
-    ) -> Sequence[Stored]:
+    ) -> Scan:
+        found: list[Stored] = []
+        lists = tuple(dict.fromkeys((index, *also)))
+        for _ in range(self._rounds):
+            page = await self._scan(lists, fields, before, since, limit - len(found))
+            found += page.found
+            before = page.next
+            if before is None or len(found) == limit:
+                break
+        return Scan(found, before)
+
+    async def _scan(
+        self,
+        lists: Sequence[str],
+        fields: Sequence[str],
+        before: tuple[float, str] | None,
+        since: float,
+        limit: int,
+    ) -> Scan:
+        """Asks every shard, at once, for its share of a page and a little more."""
+        share = limit / len(self._shards)
+        part = min(limit, math.ceil(share + 2 * math.sqrt(share)))
+        looks = max(part, MAX_SCAN_LOOKS // (self._rounds * len(self._shards)))
         bound: tuple[Word, Word] = (microseconds(before[0]), before[1]) if before else ("", "")
         replies = await all_at_once(
             self._client.run(
                 SCAN,
                 shard,
-                (f"{self._shards.prefix(shard)}index:{index}",),
-                (self._shards.prefix(shard), microseconds(since), *bound, limit, *fields),
+                [f"{self._shards.prefix(shard)}index:{name}" for name in lists],
+                (self._shards.prefix(shard), microseconds(since), *bound, part, looks, *fields),
             )
             for shard in self._shards
         )
-        found = [
-            Stored(topic.decode(), head_of(head), fields_of(pairs)) for reply in replies for topic, head, pairs in reply
-        ]
-        found.sort(key=lambda stored: (stored.head.create_time, stored.topic), reverse=True)
-        return found[:limit]
+        return merged([_scan_of(reply) for reply in replies], limit)
 
     async def sweep(self, limit: int = 1000) -> int:
         removed = 0
@@ -136,7 +170,8 @@ class RedisStore:
             if removed >= limit:
                 break
             prefix = self._shards.prefix(shard)
-            removed += await self._client.run(SWEEP, shard, (f"{prefix}ends",), (prefix, limit - removed))
+            part = min(limit - removed, _SWEEP_TOPICS)
+            removed += await self._client.run(SWEEP, shard, (f"{prefix}ends",), (prefix, part))
         return removed
 
     async def ping(self) -> None:
@@ -178,3 +213,12 @@ class RedisStore:
 
     async def backlog(self, queue: str) -> int:
         return await self._messages.backlog(queue)
+
+
+def _scan_of(reply: Reply) -> Scan:
+    """What lua/scan.lua returned."""
+    place, *found = reply
+    return Scan(
+        [Stored(topic.decode(), head_of(head), fields_of(pairs)) for topic, head, pairs in found],
+        (seconds(place[0]), place[1].decode()) if place else None,
+    )

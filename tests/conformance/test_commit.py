@@ -281,7 +281,7 @@ async def test_bytes_of_every_kind_come_back(store: Store) -> None:
     await start(store, topic, puts=values, queue="wärteschlange {1}", indexes=["ïndex:*"])
     assert await fields(store, topic) == values
     assert (await claim_one(store, "wärteschlange {1}")).fields == values
-    assert [stored.topic for stored in await store.scan("ïndex:*", fields=[])] == [topic]
+    assert [stored.topic for stored in (await store.scan("ïndex:*", fields=[])).found] == [topic]
 
 
 async def test_concurrent_commits_stand_by_themselves(store: Store) -> None:

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from agent_service import Retry, RunContext, ScorerRef, workflow
 from agent_service.definition import Definition
+from agent_service.history import Past
 from agent_service.journal import MAX_ENTRY_BYTES, Journal, JournalEntryTooLarge
 from runwire.agent.v1 import run_pb2
-from runwire.client.fold import RunView
 from runwire.client.values import to_value
 from runwire.errors import ConfigurationError, InvalidRequest
 
@@ -38,7 +38,7 @@ def context(run_id: str = "run", tenant: str = "default", fields: dict[str, byte
     return RunContext(
         run=run_pb2.Run(run_id=run_id, agent_id="agent", attempt=1),
         tenant=tenant,
-        view=RunView(),
+        past=Past(),
         writer=notebook,
         journal=Journal(fields or {}, notebook),
         answers={},
