@@ -54,13 +54,14 @@ def durable_agent(
     suspended until somebody says (`suspend`: to approve runs it again, to deny tells the model). Tools that need
     approval or are executed elsewhere suspend the run until ResumeRun.
 
-    `limits` holds for the whole run, over all of its attempts (without it: pydantic-ai's 50 requests), and for the agents
-    that its tools run with `usage=ctx.usage`. `deps` makes the agent's dependencies in each attempt, async or not.
+    `limits` holds for the whole run, over all of its attempts (without it: pydantic-ai's 50 requests), and counts what
+    other agents use that its tools run with `usage=ctx.usage`. `deps` makes the agent's dependencies in each attempt,
+    async or not.
 
     A tool that raises is called again by `tool_retry` (3 tries, by default), with the same idempotency key, unless it
-    must not be repeated; what its last try raised ends the run. What pydantic-ai itself takes for an answer (ModelRetry,
-    ApprovalRequired and the like) is none of that. `retry` and `stall_seconds` (the longest time without a word from the
-    provider) guard each request to the model.
+    must not be repeated; what its last try raised ends the run. What pydantic-ai takes for an answer (ModelRetry,
+    ApprovalRequired and the like) is none of that. `retry` and `stall_seconds` (the longest time without a word from
+    the provider) guard each request to the model.
 
     Raises ConfigurationError for an agent without a name or a model, for toolsets without an id, and for kinds of
     toolsets that cannot be made durable.

@@ -294,8 +294,8 @@ class Steps:
         return payload
 
     def _take_delegated(self, usage: RunUsage) -> tuple[int, int, int, int]:
-        """What other agents have used that stands in no entry yet: of tools that run at once it is told with the one that
-        ends first, and the sum is right."""
+        """What other agents have used that stands in no entry yet. Of tools that run at once it is told with the one
+        that ends first: the sum is right."""
         known = self._delegated
         more = (
             usage.requests - self._own.requests - known.requests,
