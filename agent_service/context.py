@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeVar, get_type_hints
 
 from google.protobuf import struct_pb2
 from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
 
 from agent_service.history import Past
 from agent_service.journal import Journal
@@ -25,6 +27,8 @@ Result = TypeVar("Result")
 
 BODY_STEP: Final = 1
 """Step of what a workflow emits outside of `RunContext.step`."""
+MAX_NAME_LENGTH: Final = 256
+"""Of steps, sleeps and requests."""
 _INLINE_SLEEP_SECONDS: Final = 2.0
 """A shorter sleep keeps its worker: handing the run back costs more."""
 
@@ -212,6 +216,7 @@ class RunContext:
         one: JSON types), at most 1 MiB. `retry` and `timeout_seconds` (of one try) guard it. Raises what the last
         try raised, TimeoutError, ValueError for a name used twice, JournalEntryTooLarge.
         """
+        _check_step(name, function)
         key = f"step/{name}"
         self._begin(key)
         adapter: TypeAdapter[Any] = TypeAdapter(_return_type(function))
@@ -235,18 +240,27 @@ class RunContext:
         async def once() -> Any:
             # Each try begins the step anew: readers discard what a try that failed had said.
             await self._writer.emit(number, step_started=run_event_pb2.StepStarted(name=name))
-            return await function(*args)
+            made = function(*args)
+            if not inspect.isawaitable(made):
+                raise TypeError(f"step {name!r}: {_name(function)} is not async: it returned {type(made).__name__}")
+            return await made
 
         with within_step(number):
             result = await _try(once, retry, timeout_seconds)
-        data = adapter.dump_json(result)
+        try:
+            data = adapter.dump_json(result)
+        except (PydanticSerializationError, ValueError, TypeError) as error:
+            raise TypeError(f"step {name!r}: what {_name(function)} returned cannot be remembered: {error}") from None
         await self.journal.record(key, data, step=number, step_finished=run_event_pb2.StepFinished(name=name))
         return data
 
     def _begin(self, key: str) -> None:
-        """Raises ValueError for what was begun before in this attempt: two things would share what is remembered."""
+        """Raises ValueError for a name that cannot be, and for what was begun before in this attempt: two things would
+        share what is remembered."""
+        kind, _, name = key.partition("/")
+        if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+            raise ValueError(f"{kind}: a name has 1 to {MAX_NAME_LENGTH} printable characters, got {name[:200]!r}")
         if key in self._started:
-            kind, _, name = key.partition("/")
             raise ValueError(f"{kind} {name!r} was begun before in this run: each {kind} needs its own name")
         self._started.add(key)
 
@@ -256,9 +270,11 @@ class RunContext:
             self._next_number += 1
         return self._numbers[name]
 
-    async def gather(self, **steps: Awaitable[Any]) -> dict[str, Any]:
+    async def gather(self, *unnamed: Any, **steps: Awaitable[Any]) -> dict[str, Any]:
         """Awaits several at once, by name: `await ctx.gather(a=ctx.step("a", f), b=ctx.step("b", g))`. If one fails
-        the others are cancelled, and its error is raised."""
+        the others are cancelled, and its error is raised. Raises TypeError for one without a name, and for one that
+        cannot be awaited."""
+        _check_gather(unnamed, steps)
         tasks: dict[str, asyncio.Task[Any]] = {}
         try:
             async with asyncio.TaskGroup() as group:
@@ -348,6 +364,41 @@ async def _try(function: Callable[[], Awaitable[Any]], retry: Retry, timeout_sec
             if tries >= retry.attempts:
                 raise
         await asyncio.sleep(retry.delay(tries))
+
+
+def _check_step(name: Any, function: Any) -> None:
+    """Raises TypeError or ValueError, with what to write, for what `step` cannot do."""
+    if callable(name) or inspect.isawaitable(name):
+        _close(name)
+        raise TypeError('step: its name is missing: ctx.step("name", function, *arguments)')
+    if not isinstance(name, str):
+        raise TypeError(f"step: its name must be str, got {type(name).__name__}")
+    if inspect.isawaitable(function):
+        _close(function)
+        raise TypeError(f"step {name!r}: do not call it: ctx.step({name!r}, function, argument)")
+    if not callable(function):
+        raise TypeError(f"step {name!r}: expected an async function, got {type(function).__name__}")
+
+
+def _check_gather(unnamed: Sequence[Any], steps: Mapping[str, Any]) -> None:
+    wrong = [name for name, step in steps.items() if not inspect.isawaitable(step)]
+    if not unnamed and not wrong:
+        return
+    for step in (*unnamed, *steps.values()):
+        _close(step)
+    if unnamed:
+        raise TypeError('gather: give each a name: ctx.gather(a=ctx.step("a", f), b=ctx.step("b", g))')
+    raise TypeError(f"gather: {', '.join(wrong)} cannot be awaited: call the function, as ctx.step(...)")
+
+
+def _close(step: Any) -> None:
+    """So that Python does not complain, too, of something that was never awaited."""
+    if inspect.iscoroutine(step):
+        step.close()
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__name__
 
 
 async def _awaited(awaitable: Awaitable[Result]) -> Result:

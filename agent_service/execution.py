@@ -26,7 +26,7 @@ from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import EventsLost, StoreUnavailable
-from runwire.pubsub import Claim, Lease, LeaseState, Schedule, Store
+from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
@@ -85,6 +85,8 @@ class Execution:
         self._run = run or run_pb2.Run(run_id=run_id)
         self._states = {self._run.state}
         """In whose lists the run may stand: as it was claimed, and what this attempt wrote or tried to write."""
+        self._gone_through: Position | None = None
+        """How much of the log of earlier attempts is in `_past` and `_excerpt`."""
         self._past = Past()
         self._excerpt = Excerpt(settings.max_sample_bytes)
         """Only of a run that has scorers."""
@@ -177,14 +179,14 @@ class Execution:
         return self._claim.time + time.monotonic() - self._claimed_at
 
     async def _read_log(self) -> None:
-        """Goes through what earlier attempts wrote, a page at a time."""
-        position, last = None, 0
-        while last < self._claim.head.last:
-            history = await self._log.get_history(self._claim.topic, position, max_events=2048, max_bytes=1024 * 1024)
+        """Goes through what earlier attempts wrote, a page at a time; after an error from where it was."""
+        while self._gone_through is None or self._gone_through.sequence < self._claim.head.last:
+            history = await self._log.get_history(
+                self._claim.topic, self._gone_through, max_events=2048, max_bytes=1024 * 1024
+            )
             if history.batch is None:
                 return
-            position = history.batch.position
-            last = position.sequence
+            self._gone_through = history.batch.position
             for data in frames.events(history.batch.body):
                 event = run_event_pb2.RunEvent.FromString(data)
                 self._past.add(event)

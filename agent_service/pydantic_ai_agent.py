@@ -25,6 +25,7 @@ from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError
 
 MODEL_RETRY: Final = Retry(attempts=3, delay_seconds=1.0, max_delay_seconds=30.0)
+TOOL_RETRY: Final = Retry(attempts=3, delay_seconds=1.0, max_delay_seconds=30.0)
 
 Prompt = Annotated[str, StringConstraints(min_length=1)]
 
@@ -39,6 +40,7 @@ def durable_agent(
     description: str = "",
     concurrency: int | None = None,
     deps: Callable[[RunContext], Any] | None = None,
+    tool_retry: Retry = TOOL_RETRY,
     not_repeatable: Mapping[str, AfterCrash] | None = None,
     retry: Retry = MODEL_RETRY,
     stall_seconds: float = 120.0,
@@ -52,9 +54,14 @@ def durable_agent(
     suspended until somebody says (`suspend`: to approve runs it again, to deny tells the model). Tools that need
     approval or are executed elsewhere suspend the run until ResumeRun.
 
-    `limits` holds for the whole run, over all of its attempts (without it: pydantic-ai's 50 requests). `deps` makes the
-    agent's dependencies, in each attempt. `retry` and `stall_seconds` (the longest time without a word from the
-    provider) guard each request to the model.
+    `limits` holds for the whole run, over all of its attempts (without it: pydantic-ai's 50 requests), and counts what
+    other agents use that its tools run with `usage=ctx.usage`. `deps` makes the agent's dependencies in each attempt,
+    async or not.
+
+    A tool that raises is called again by `tool_retry` (3 tries, by default), with the same idempotency key, unless it
+    must not be repeated; what its last try raised ends the run. What pydantic-ai takes for an answer (ModelRetry,
+    ApprovalRequired and the like) is none of that. `retry` and `stall_seconds` (the longest time without a word from
+    the provider) guard each request to the model.
 
     Raises ConfigurationError for an agent without a name or a model, for toolsets without an id, and for kinds of
     toolsets that cannot be made durable.
@@ -68,13 +75,13 @@ def durable_agent(
             raise ConfigurationError(f"durable_agent: not_repeatable[{tool!r}] is 'tell_model' or 'suspend'")
 
     async def body(run: RunContext, prompt: str) -> Any:
-        steps = Steps(run, retry, stall_seconds)
+        steps = Steps(run, retry, tool_retry, stall_seconds)
         capability = Durability(steps, run.run_id, policies)
         try:
             with within_run(run), replay_scope():
                 result = await agent.run(
                     prompt,
-                    deps=deps(run) if deps is not None else None,
+                    deps=await _made(deps, run) if deps is not None else None,
                     usage_limits=limits,
                     capabilities=[capability],
                 )
@@ -97,6 +104,11 @@ def durable_agent(
         scorers=tuple(scorers),
         concurrency=concurrency,
     )
+
+
+async def _made(deps: Callable[[RunContext], Any], run: RunContext) -> Any:
+    made = deps(run)
+    return await made if inspect.isawaitable(made) else made
 
 
 def _check(agent: Agent[Any, Any]) -> None:

@@ -6,9 +6,12 @@ JSON payload; `Steps` does each once.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar
 
+from pydantic_ai import CallToolsNode
+from pydantic_ai.capabilities import AgentNode, NodeResult
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
     BaseDurabilityCapability,
@@ -22,7 +25,10 @@ from pydantic_ai.durable_exec import (
     conversation_id_from_run_id,
 )
 from pydantic_ai.exceptions import ApprovalRequired, ToolFailed
-from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.messages import ModelMessage, ToolCallPart
+from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import (
     DeferredToolRequests,
     DeferredToolResults,
@@ -31,12 +37,36 @@ from pydantic_ai.tools import (
     ToolDefinition,
     ToolDenied,
 )
+from pydantic_core import from_json, to_json
 
 from agent_service.context import Suspended
 from agent_service.pydantic_ai_events import arguments
 from agent_service.pydantic_ai_steps import AfterCrash, Body, Steps
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_struct, from_value, to_struct, to_value
+
+
+class _Streaming(WrapperModel):
+    """A model that is asked to stream also where it cannot: its whole answer is then one piece."""
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncIterator[StreamedResponse]:
+        async with AsyncExitStack() as stack:
+            arguments = (messages, model_settings, model_request_parameters)
+            try:
+                stream = await stack.enter_async_context(self.wrapped.request_stream(*arguments, run_context))
+            except (NotImplementedError, AssertionError):  # what pydantic-ai's models without streaming raise
+                response = await self.wrapped.request(*arguments)
+                stream = CompletedStreamedResponse(
+                    response, model_request_parameters=model_request_parameters, replay_events=True
+                )
+            yield stream
 
 
 class _Backend(JournalCallableOperationBackend[None]):
@@ -119,8 +149,19 @@ class Durability(BaseDurabilityCapability[Any]):
             if answer is None or not answer.HasField("approve"):
                 # Collected with whatever else waits, once the other tools of the step are done.
                 raise ApprovalRequired()
-        with self._steps.calling(call, after_crash):
+        with self._steps.calling(call, ctx.usage, after_crash):
             return await handler(args)
+
+    async def after_node_run(
+        self, ctx: RunContext[Any], *, node: AgentNode[Any], result: NodeResult[Any]
+    ) -> NodeResult[Any]:
+        """Tells an answer that is not what the provider said: one of a cache, or one that a guard has changed."""
+        if isinstance(result, CallToolsNode) and self._steps is not None:
+            await self._steps.answered(result.model_response)
+        return result
+
+    def get_wrapper_model(self, model: Model) -> Model:
+        return _Streaming(model)
 
     async def handle_deferred_tool_calls(
         self, ctx: RunContext[Any], *, requests: DeferredToolRequests
@@ -131,27 +172,38 @@ class Durability(BaseDurabilityCapability[Any]):
         for call in requests.approvals:
             answer = self._steps.answer(call)
             if answer is None:
-                pending.append(self._pending(ctx, call, run_pb2.PENDING_KIND_APPROVAL))
+                pending.append(self._pending(ctx, call, run_pb2.PENDING_KIND_APPROVAL, requests.metadata))
             else:
                 results.approvals[call.tool_call_id] = _approval(answer)
+                _say(results, call, answer)
         for call in requests.calls:
             answer = self._steps.answer(call)
             if answer is None:
-                pending.append(self._pending(ctx, call, run_pb2.PENDING_KIND_EXTERNAL_TOOL))
+                pending.append(self._pending(ctx, call, run_pb2.PENDING_KIND_EXTERNAL_TOOL, requests.metadata))
             else:
                 results.calls[call.tool_call_id] = _external(answer)
+                _say(results, call, answer)
         if pending:
             raise Suspended(pending)
         return results
 
-    def _pending(self, ctx: RunContext[Any], call: ToolCallPart, kind: run_pb2.PendingKind) -> run_pb2.PendingRequest:
+    def _pending(
+        self,
+        ctx: RunContext[Any],
+        call: ToolCallPart,
+        kind: run_pb2.PendingKind,
+        metadata: Mapping[str, Mapping[str, Any]],
+    ) -> run_pb2.PendingRequest:
         assert self._steps is not None
         pending = run_pb2.PendingRequest(
             request_id=self._steps.request_id(call),
             kind=kind,
             name=call.tool_name,
             arguments=to_value(arguments(call)),
+            tool_call_id=call.tool_call_id,
         )
+        if said := metadata.get(call.tool_call_id):
+            pending.metadata.CopyFrom(to_struct(from_json(to_json(said))))
         definition = ctx.tool_manager.get_tool_def(call.tool_name) if ctx.tool_manager is not None else None
         if definition is not None:
             external = kind == run_pb2.PENDING_KIND_EXTERNAL_TOOL
@@ -164,6 +216,12 @@ class Durability(BaseDurabilityCapability[Any]):
         if tool.name in self._not_repeatable:
             return self._not_repeatable[tool.name]
         return "tell_model" if (tool.metadata or {}).get("repeatable") is False else None
+
+
+def _say(results: DeferredToolResults, call: ToolCallPart, answer: run_event_pb2.Answer) -> None:
+    """Gives the tool what whoever decided says to it."""
+    if answer.HasField("metadata"):
+        results.metadata[call.tool_call_id] = from_struct(answer.metadata)
 
 
 def _approval(answer: run_event_pb2.Answer) -> ToolApproved | ToolDenied:

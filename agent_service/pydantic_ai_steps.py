@@ -7,6 +7,7 @@ again from its beginning, and what the journal holds is returned instead of bein
     tool/<step>/<call>               result of a tool: what it returned, or that it asked the model to try again
     began/<step>/<call>/<n>          a tool that must not be repeated was begun for the n-th time
     unknown/<step>/<call>            it died inside, and the model was told so
+    answer/<step>                    the answer was not the model's own (a cache, a guard), and was told
     unit/<step>/<call>/<name>/<n>    anything else that pydantic-ai wants done once
 
 A tool that waits for an approval, or for somebody else to execute it, has no result yet and leaves no entry. Calls are
@@ -16,12 +17,13 @@ told apart by their step and id, never by the order in which parallel ones arriv
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from pydantic_ai.durable_exec import JSON_CODEC, record_durable_unit
 from pydantic_ai.exceptions import (
@@ -30,6 +32,8 @@ from pydantic_ai.exceptions import (
     ModelServerError,
     ModelTimeoutError,
     ModelUnavailableError,
+    UsageLimitExceeded,
+    UserError,
 )
 from pydantic_ai.messages import (
     AgentStreamEvent,
@@ -45,12 +49,15 @@ from pydantic_ai.messages import (
     ToolCallPart,
     ToolReturnPart,
 )
+from pydantic_ai.usage import RunUsage
 from pydantic_core import from_json, to_json
 
-from agent_service.context import Retry, RunContext, within_step
+from agent_service.context import NonRetriable, Retry, RunContext, within_step
 from agent_service.current import within_call
 from agent_service.pydantic_ai_events import finished, is_deferred, outcome_of, result_of, started
 from runwire.agent.v1 import run_event_pb2, run_pb2
+
+log = logging.getLogger("agent_service")
 
 AfterCrash = Literal["tell_model", "suspend"]
 """What is done about a tool that must not be repeated and was cut by a crash."""
@@ -62,6 +69,12 @@ UNKNOWN_AFTER_CRASH: Final = (
 )
 """What the model is told of a tool that must not be repeated and was cut by a crash."""
 
+_PIECE: Final = 16_384
+"""Characters of one event, where a text comes at once."""
+_DELEGATED: Final = "runwire_delegated"
+"""In the entry of a tool call: requests, input tokens, output tokens and tool calls of the agents that it ran."""
+_FINAL: Final = (UserError, UsageLimitExceeded, NonRetriable)
+"""What no other try of a tool would change."""
 _PASSING: Final = (ModelRateLimitError, ModelUnavailableError, ModelServerError, ModelConnectionError)
 """Errors of a provider after which the same request may succeed."""
 
@@ -71,6 +84,8 @@ class _Call:
     """The tool call that a task is about."""
 
     part: ToolCallPart
+    usage: RunUsage
+    """What pydantic-ai counts for the whole run. Agents that the tool runs add to it, if they are given it."""
     after_crash: AfterCrash | None
     """None: the tool may be repeated."""
 
@@ -81,10 +96,11 @@ _call: Final[ContextVar[_Call | None]] = ContextVar("runwire_tool_call", default
 class Steps:
     """Tells and remembers the steps of one attempt. `run.usage` is kept at what the whole run has used."""
 
-    def __init__(self, run: RunContext, retry: Retry, stall_seconds: float) -> None:
+    def __init__(self, run: RunContext, retry: Retry, tool_retry: Retry, stall_seconds: float) -> None:
         self._run = run
         self._journal = run.journal
         self._retry = retry
+        self._tool_retry = tool_retry
         self._stall_seconds = stall_seconds
         self.number = 0
         """Of the latest request to the model."""
@@ -96,6 +112,14 @@ class Steps:
         self._parts: dict[str, ToolCallPart] = {}
         self._answered: set[str] = set()
         self._units: Counter[str] = Counter()
+        self._own = run_pb2.Usage()
+        """Of this agent's own requests and tool calls, in this attempt, remembered ones included."""
+        self._delegated = run_pb2.Usage()
+        """Of other agents, as far as it stands in the journal."""
+        self._answer: tuple[str, str] | None = None
+        """What was told of the latest request, until `answered` has seen it: thoughts, and text."""
+        self._said: list[str] = []
+        """Text that was told since the present step began."""
         self._silence: asyncio.Timeout | None = None
         self._count_remembered()
 
@@ -114,17 +138,52 @@ class Steps:
                 # Another model may be asked instead: that is the same step, so that a replay finds its response.
                 self.number -= 1
                 raise
+            await self._tell_unsaid(payload)
             await self._journal.record(key, to_json(payload))
             _add(self._run.usage, _usage(payload))
         self._usage = _usage(payload)
+        _add(self._own, self._usage)
+        self._answer = _spoken(_response(payload))
         self._parts.clear()
         return payload
+
+    async def _tell_unsaid(self, payload: Any) -> None:
+        """Tells the text of a response that came without being streamed."""
+        if not self._said:
+            await self._tell_text(_spoken(_response(payload))[1])
+
+    async def answered(self, response: ModelResponse) -> None:
+        """Takes the response that the agent goes on with. If it is not what was told, because a cache answered, or
+        because a guard has changed it, the step is told anew with this text."""
+        told, self._answer = self._answer, None
+        thoughts, text = _spoken(response)
+        if told is not None and told[1] == text:
+            return
+        if told is None:
+            await self.finish()
+            self.number += 1
+            self._usage = run_pb2.Usage()
+            self._parts.clear()
+        key = f"answer/{self.number}"
+        if self._journal.get(key) is not None:
+            return
+        self._finished.discard(self.number)
+        await self._tell(run_event_pb2.StepStarted(name="model"))
+        for start in range(0, len(thoughts), _PIECE):
+            await self._tell(run_event_pb2.ReasoningDelta(text=thoughts[start : start + _PIECE]))
+        await self._tell_text(text)
+        await self._journal.record(key, b"1")
+
+    async def _tell_text(self, text: str) -> None:
+        for start in range(0, len(text), _PIECE):
+            await self._tell(run_event_pb2.TextDelta(text=text[start : start + _PIECE]))
 
     async def _ask(self, body: Body) -> Any:
         tries = 0
         while True:
             self._finished.discard(self.number)
             self._told = {(number, call) for number, call in self._told if number != self.number}
+            self._said.clear()
             await self._tell(run_event_pb2.StepStarted(name="model"))
             try:
                 return await self._unless_silent(body)
@@ -166,6 +225,7 @@ class Steps:
                     | PartDeltaEvent(delta=TextPartDelta(content_delta=text))
                 ):
                     if text:
+                        self._said = [text]
                         await self._tell(run_event_pb2.TextDelta(text=text))
                 case (
                     PartStartEvent(part=ThinkingPart(content=thought))
@@ -201,9 +261,9 @@ class Steps:
     # Tools
 
     @contextmanager
-    def calling(self, part: ToolCallPart, after_crash: AfterCrash | None = None) -> Iterator[None]:
+    def calling(self, part: ToolCallPart, usage: RunUsage, after_crash: AfterCrash | None = None) -> Iterator[None]:
         """What is done in it is done for this tool call."""
-        token = _call.set(_Call(part, after_crash))
+        token = _call.set(_Call(part, usage, after_crash))
         try:
             with within_call(f"{self.number}/{part.tool_call_id}"), within_step(self.number):
                 yield
@@ -218,15 +278,50 @@ class Steps:
         payload = self._recall(key)
         if payload is None:
             await self._begin(call)
-            payload = await self._execute(call.part, body)
+            payload = await self._execute(call, body)
             if is_deferred(payload):
                 return payload
             self._told.add((self.number, call.part.tool_call_id))
             end = finished(call.part, *result_of(payload))
-            await self._journal.record(key, to_json(payload), step=self.number, tool_call_finished=end)
+            delegated = self._take_delegated(call.usage)
+            data = to_json({**payload, _DELEGATED: delegated} if any(delegated) else payload)
+            await self._journal.record(key, data, step=self.number, tool_call_finished=end)
             self._run.usage.tool_calls += 1
+        elif delegated := payload.pop(_DELEGATED, None):
+            self._count_delegated(delegated, call.usage)
         self._usage.tool_calls += 1
+        self._own.tool_calls += 1
         return payload
+
+    def _take_delegated(self, usage: RunUsage) -> tuple[int, int, int, int]:
+        """What other agents have used that stands in no entry yet. Of tools that run at once it is told with the one
+        that ends first: the sum is right."""
+        known = self._delegated
+        more = (
+            usage.requests - self._own.requests - known.requests,
+            usage.input_tokens - self._own.input_tokens - known.input_tokens,
+            usage.output_tokens - self._own.output_tokens - known.output_tokens,
+            usage.tool_calls - self._own.tool_calls - known.tool_calls,
+        )
+        taken = tuple(max(0, count) for count in more)
+        _add(known, _of_counts(taken))
+        _add(self._run.usage, _of_counts(taken))
+        _add(self._usage, _of_counts(taken))
+        return taken  # type: ignore[return-value]
+
+    def _count_delegated(self, delegated: Sequence[int], usage: RunUsage) -> None:
+        """Lets pydantic-ai count what a remembered call had used, so that limits hold over attempts."""
+        used = _of_counts(delegated)
+        usage.incr(
+            RunUsage(
+                requests=used.requests,
+                input_tokens=used.input_tokens,
+                output_tokens=used.output_tokens,
+                tool_calls=used.tool_calls,
+            )
+        )
+        _add(self._delegated, used)
+        _add(self._usage, used)
 
     async def _begin(self, call: _Call) -> None:
         beginning = started(call.part)
@@ -236,14 +331,21 @@ class Steps:
             key = f"began/{self._id(call.part)}/{self._times_begun(call.part) + 1}"
             await self._journal.record(key, b"1", step=self.number, tool_call_started=beginning)
 
-    async def _execute(self, part: ToolCallPart, body: Body) -> Any:
-        try:
-            return await body()
-        except Exception:
-            # It ends the run, whose error says more.
-            self._told.add((self.number, part.tool_call_id))
-            await self._tell(finished(part, None, run_event_pb2.TOOL_CALL_OUTCOME_FAILED))
-            raise
+    async def _execute(self, call: _Call, body: Body) -> Any:
+        tries = 0
+        while True:
+            try:
+                return await body()
+            except Exception as error:
+                tries += 1
+                if call.after_crash is not None or isinstance(error, _FINAL) or tries >= self._tool_retry.attempts:
+                    # It ends the run, whose error says more.
+                    self._told.add((self.number, call.part.tool_call_id))
+                    await self._tell(finished(call.part, None, run_event_pb2.TOOL_CALL_OUTCOME_FAILED))
+                    raise
+                problem = f"{type(error).__name__} in try {tries} of {self._tool_retry.attempts}"
+                log.warning("%s: tool %s: %s", self._run.run_id, call.part.tool_name, problem)
+            await asyncio.sleep(self._tool_retry.delay(tries))
 
     def died_inside(self, part: ToolCallPart) -> bool:
         """Whether a tool that must not be repeated was begun for this call and never ended."""
@@ -309,10 +411,29 @@ class Steps:
                 _add(self._run.usage, _usage(from_json(self._journal.get(key) or b"")))
             elif key.startswith("tool/"):
                 self._run.usage.tool_calls += 1
+                payload = from_json(self._journal.get(key) or b"{}")
+                _add(self._run.usage, _of_counts(payload.get(_DELEGATED, (0, 0, 0, 0))))
+
+
+def _response(payload: Any) -> ModelResponse:
+    return cast(ModelResponse, JSON_CODEC.load(ModelResponse, payload))
+
+
+def _spoken(response: ModelResponse) -> tuple[str, str]:
+    """The thoughts and the text of a response."""
+    thoughts = "".join(part.content for part in response.parts if isinstance(part, ThinkingPart))
+    return thoughts, "".join(part.content for part in response.parts if isinstance(part, TextPart))
+
+
+def _of_counts(counts: Sequence[int]) -> run_pb2.Usage:
+    requests, input_tokens, output_tokens, tool_calls = counts
+    return run_pb2.Usage(
+        requests=requests, input_tokens=input_tokens, output_tokens=output_tokens, tool_calls=tool_calls
+    )
 
 
 def _usage(payload: Any) -> run_pb2.Usage:
-    usage = JSON_CODEC.load(ModelResponse, payload).usage
+    usage = _response(payload).usage
     return run_pb2.Usage(requests=1, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
 
@@ -320,3 +441,4 @@ def _add(total: run_pb2.Usage, more: run_pb2.Usage) -> None:
     total.requests += more.requests
     total.input_tokens += more.input_tokens
     total.output_tokens += more.output_tokens
+    total.tool_calls += more.tool_calls

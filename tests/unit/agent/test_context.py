@@ -1,6 +1,7 @@
 """RunContext's small parts: retry delays, idempotency keys, types of results."""
 
 import asyncio
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,3 +217,38 @@ def test_a_definition_that_is_wrong(wrong: dict[str, Any]) -> None:
 
     with pytest.raises(ConfigurationError):
         assert Definition(body=body, **wrong).proto
+
+
+async def twice(number: int) -> int:
+    return 2 * number
+
+
+@pytest.mark.parametrize(
+    "misuse, hint",
+    [
+        (lambda ctx: ctx.step("a", twice(1)), "do not call it"),
+        (lambda ctx: ctx.step(twice, 1), "its name is missing"),
+        (lambda ctx: ctx.step(twice(1), 1), "its name is missing"),
+        (lambda ctx: ctx.step(7, twice), "must be str"),
+        (lambda ctx: ctx.step("", twice, 1), "1 to 256 printable"),
+        (lambda ctx: ctx.step("a\n", twice, 1), "1 to 256 printable"),
+        (lambda ctx: ctx.step("x" * 257, twice, 1), "1 to 256 printable"),
+        (lambda ctx: ctx.step("a", "twice"), "expected an async function, got str"),
+        (lambda ctx: ctx.step("a", len, "x"), "len is not async: it returned int"),
+        (lambda ctx: ctx.step("a", unkept), "unkept returned cannot be remembered"),
+        (lambda ctx: ctx.gather(twice(1), twice(2)), "give each a name"),
+        (lambda ctx: ctx.gather(a=twice(1), b=twice), "b cannot be awaited"),
+        (lambda ctx: ctx.sleep(0.0, name="x" * 300), "1 to 256 printable"),
+        (lambda ctx: ctx.suspend(""), "1 to 256 printable"),
+    ],
+)
+async def test_misuse_says_what_to_write(misuse: Any, hint: str, recwarn: pytest.WarningsRecorder) -> None:
+    """A mistake with steps is told as the mistake it is, with what to write, and leaves no coroutine behind."""
+    with pytest.raises((TypeError, ValueError), match=hint):
+        await misuse(context())
+    gc.collect()
+    assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
+
+
+async def unkept() -> Any:
+    return object()
