@@ -29,6 +29,7 @@ from scorer_service.registry import Registry
 from scorer_service.retention import Ages, Retention
 from scorer_service.scoring import Judge, RetryPolicy
 from scorer_service.servicer import SERVICE, ScorerServicer, register
+from scorer_service.statistics import Statistics
 from scorer_service.watch import Watch
 from scorer_service.worker import Worker
 
@@ -81,8 +82,10 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
         )
         queries = Queries(database)
         watch = Watch(queries)
+        statistics = Statistics(database)
         servicer = ScorerServicer(
             queries,
+            statistics,
             Controls(database, jobs, scorers, wake=worker.wake),
             watch,
             scorers,
@@ -111,9 +114,8 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
             settings.scorer_failed_retention_seconds,
             settings.scorer_sample_retention_seconds,
         )
-        parts = _Parts(
-            database, store, server, worker, jobs, scorers, intake, watch, Retention(database, ages), exporter
-        )
+        retention = Retention(database, ages)
+        parts = _Parts(database, store, server, worker, jobs, scorers, intake, watch, statistics, retention, exporter)
         gc.freeze()  # what is there now stays: not to look through it again and again saves 8 % of a scorer run
         await parts.run(stopping, announce)
     if stuck.is_set():
@@ -133,6 +135,7 @@ class _Parts:
         scorers: Registry,
         intake: Intake,
         watch: Watch,
+        statistics: Statistics,
         retention: Retention,
         exporter: Exporter | None,
     ) -> None:
@@ -144,6 +147,7 @@ class _Parts:
         self._scorers = scorers
         self._intake = intake
         self._watch = watch
+        self._statistics = statistics
         self._retention = retention
         self._exporter = exporter
         self._serving = True
@@ -155,6 +159,7 @@ class _Parts:
             loops: list[tuple[str, Any, Bell]] = [
                 ("intake", self._intake.run_once, intake),
                 ("watch", self._watch.poll_once, background),
+                ("statistics", self._statistics.run_once, background),
                 ("retention", self._retention.run_once, background),
                 ("health", self._check_health, background),
                 ("registration", self._register, background),
@@ -212,7 +217,7 @@ async def _prepare(database: Database, settings: Settings) -> None:
         await migrate.migrate(database)
     else:
         await migrate.check(database)
-    if await database.write(revisions.mend):
+    if await database.write(revisions.settle_in):
         log.warning("the results database comes from another server: watches begin anew")
 
 
