@@ -150,7 +150,7 @@ class _Parts:
         self._statistics = statistics
         self._retention = retention
         self._exporter = exporter
-        self._serving = True
+        self._problem = ""
         self._stopping = False
 
     async def run(self, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
@@ -185,17 +185,21 @@ class _Parts:
                 self._exporter.stop()  # a collector that does not answer must not keep the process
 
     async def _check_health(self) -> float:
-        """Health is NOT_SERVING while the database does not answer."""
+        """Health is NOT_SERVING while the database would take no write, and says why."""
+        problem = ""
         try:
-            async with asyncio.timeout(_HEALTH_SECONDS):
-                await self._database.now()
-            healthy = True
-        except (StoreUnavailable, TimeoutError):
-            healthy = False
-        if healthy != self._serving and not self._stopping:
-            self._serving = healthy
-            log.log(logging.INFO if healthy else logging.ERROR, "the results database answers: %s", healthy)
-            await self._server.set_serving(healthy)
+            await self._database.check()
+        except StoreUnavailable as error:
+            problem = str(error)
+        if self._stopping:
+            return _HEALTH_SECONDS
+        if problem and problem != self._problem:
+            log.error("not serving: %s", problem)
+        elif self._problem and not problem:
+            log.info("serving: the results database takes writes again")
+        if bool(problem) != bool(self._problem):
+            await self._server.set_serving(not problem)
+        self._problem = problem
         return _HEALTH_SECONDS
 
     async def _register(self) -> float:
