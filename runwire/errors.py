@@ -32,6 +32,7 @@
         +-- StreamMaxAge            STREAM_MAX_AGE
         +-- SlowConsumer            SLOW_CONSUMER
         +-- TooManyStreams          TOO_MANY_STREAMS
+        +-- TooManyRequests         TOO_MANY_REQUESTS
 
 `reason` is the ErrorInfo.reason on the wire and `metadata` its metadata; `runwire.rpc` maps a class to a status
 and `runwire.client` maps a status back to the same class.
@@ -261,3 +262,9 @@ class TooManyStreams(Unavailable):
     """This server has as many streams as it allows."""
 
     reason = "TOO_MANY_STREAMS"
+
+
+class TooManyRequests(Unavailable):
+    """This server works on as many calls of this kind as it allows, and as many wait."""
+
+    reason = "TOO_MANY_REQUESTS"

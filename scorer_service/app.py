@@ -29,6 +29,7 @@ from scorer_service.registry import Registry
 from scorer_service.retention import Ages, Retention
 from scorer_service.scoring import Judge, RetryPolicy
 from scorer_service.servicer import SERVICE, ScorerServicer, register
+from scorer_service.statistics import Statistics
 from scorer_service.watch import Watch
 from scorer_service.worker import Worker
 
@@ -81,8 +82,10 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
         )
         queries = Queries(database)
         watch = Watch(queries)
+        statistics = Statistics(database)
         servicer = ScorerServicer(
             queries,
+            statistics,
             Controls(database, jobs, scorers, wake=worker.wake),
             watch,
             scorers,
@@ -111,9 +114,8 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
             settings.scorer_failed_retention_seconds,
             settings.scorer_sample_retention_seconds,
         )
-        parts = _Parts(
-            database, store, server, worker, jobs, scorers, intake, watch, Retention(database, ages), exporter
-        )
+        retention = Retention(database, ages)
+        parts = _Parts(database, store, server, worker, jobs, scorers, intake, watch, statistics, retention, exporter)
         gc.freeze()  # what is there now stays: not to look through it again and again saves 8 % of a scorer run
         await parts.run(stopping, announce)
     if stuck.is_set():
@@ -133,6 +135,7 @@ class _Parts:
         scorers: Registry,
         intake: Intake,
         watch: Watch,
+        statistics: Statistics,
         retention: Retention,
         exporter: Exporter | None,
     ) -> None:
@@ -144,9 +147,10 @@ class _Parts:
         self._scorers = scorers
         self._intake = intake
         self._watch = watch
+        self._statistics = statistics
         self._retention = retention
         self._exporter = exporter
-        self._serving = True
+        self._problem = ""
         self._stopping = False
 
     async def run(self, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
@@ -155,6 +159,7 @@ class _Parts:
             loops: list[tuple[str, Any, Bell]] = [
                 ("intake", self._intake.run_once, intake),
                 ("watch", self._watch.poll_once, background),
+                ("statistics", self._statistics.run_once, background),
                 ("retention", self._retention.run_once, background),
                 ("health", self._check_health, background),
                 ("registration", self._register, background),
@@ -180,17 +185,21 @@ class _Parts:
                 self._exporter.stop()  # a collector that does not answer must not keep the process
 
     async def _check_health(self) -> float:
-        """Health is NOT_SERVING while the database does not answer."""
+        """Health is NOT_SERVING while the database would take no write, and says why."""
+        problem = ""
         try:
-            async with asyncio.timeout(_HEALTH_SECONDS):
-                await self._database.now()
-            healthy = True
-        except (StoreUnavailable, TimeoutError):
-            healthy = False
-        if healthy != self._serving and not self._stopping:
-            self._serving = healthy
-            log.log(logging.INFO if healthy else logging.ERROR, "the results database answers: %s", healthy)
-            await self._server.set_serving(healthy)
+            await self._database.check()
+        except StoreUnavailable as error:
+            problem = str(error)
+        if self._stopping:
+            return _HEALTH_SECONDS
+        if problem and problem != self._problem:
+            log.error("not serving: %s", problem)
+        elif self._problem and not problem:
+            log.info("serving: the results database takes writes again")
+        if bool(problem) != bool(self._problem):
+            await self._server.set_serving(not problem)
+        self._problem = problem
         return _HEALTH_SECONDS
 
     async def _register(self) -> float:
@@ -212,7 +221,7 @@ async def _prepare(database: Database, settings: Settings) -> None:
         await migrate.migrate(database)
     else:
         await migrate.check(database)
-    if await database.write(revisions.mend):
+    if await database.write(revisions.settle_in):
         log.warning("the results database comes from another server: watches begin anew")
 
 

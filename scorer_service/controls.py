@@ -1,39 +1,69 @@
 """What people do to scorer runs: ask for one, redrive, score again, cancel, pause.
 
-What touches many rows goes through them in batches, newest first, one transaction each; rows that change meanwhile
-are touched at most once.
+What touches many rows goes through them in batches, newest first, one transaction each, and for a bounded time: then it
+says where to go on. What a filter selects is fixed when the walk begins, by the number of the newest write: a redrive
+leaves alone what was written later, by itself too, so that it touches nothing twice, however often one of its steps is
+repeated. A cancellation takes what it finds open at each place, whatever has happened to it since, so that no claim can
+escape it: a row is in one place for ever.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import case, exists, select, tuple_, update
+from sqlalchemy import ColumnElement, case, exists, select, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
 from scorer_service.database import Database
+from scorer_service.gate import Gate
 from scorer_service.jobs import Jobs, record_ends
-from scorer_service.queries import Filter
+from scorer_service.queries import Filter, scan
 from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State, scorer_run_id
 from scorer_service.registry import Registry
-from scorer_service.revisions import next_revision
+from scorer_service.revisions import newest_revision, next_revision
 from scorer_service.schema import Lane, samples, scorer_runs, scorers
 
 row = scorer_runs.c
 _BATCH: Final = 500
+_SCANNED: Final = 2000
+"""Most rows that one statement looks at to find those to touch."""
 MAX_IDS: Final = 1000
 """Most ids that are told of what was touched."""
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """How far a walk is."""
+
+    revision: int
+    """The newest number of a write when it began."""
+    segment: int = 0
+    after: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """One call's part of a walk: from a place, or from the beginning, up to so many scorer runs, for about so long."""
+
+    begin: Place | None = None
+    most: int | None = None
+    seconds: float = 20.0
+
+
+_ALL: Final = Walk()
+
+
+@dataclass(frozen=True, slots=True)
 class Touched:
-    """How many scorer runs were touched, or would be, and the first of them."""
+    """How many scorer runs were touched, or would be, the first of them, and where to go on, if that is not all."""
 
     count: int
     ids: Sequence[str]
+    rest: Place | None = None
 
 
 Touch = Callable[[Connection, Sequence[str]], list[str]]
@@ -50,6 +80,7 @@ class Controls:
         self._jobs = jobs
         self._registry = registry
         self._wake = wake
+        self._gate = Gate("redrives and cancellations of many", at_once=2, waiting=62)
 
     async def request(self, new: NewRun) -> None:
         """Puts an ad hoc scorer run into the queue. A repeat changes nothing; raises AlreadyExists for another
@@ -64,22 +95,32 @@ class Controls:
             raise AlreadyExists("request_id was used before with another request", scorer_run_id=new.scorer_run_id)
         self._wake()
 
-    async def redrive(self, tenant: str, selection: Selection, *, dry_run: bool = False) -> Touched:
+    async def begin(self) -> Place:
+        """The beginning of a walk: it fixes what is selected."""
+        return Place(await self._database.read(newest_revision))
+
+    async def redrive(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
         """Makes scorer runs that ended without a score due again, to begin anew. Those whose scorer is not here, or
-        whose sample is not kept any more, are left alone."""
+        whose sample is not kept any more, are left alone. Raises TooManyRequests."""
         known = row.scorer_id.in_(self._registry.ids)
         kept = exists(select(1).where(samples.c.sample_id == row.sample_id))
-        touched = await self._walk(tenant, selection, REDRIVABLE, [known, kept], None if dry_run else _redrive)
+        what = _Wanted(tenant, selection, REDRIVABLE, [known, kept])
+        touched = await self._walk(what, walk, _nothing if dry_run else _redrive)
         self._wake()
         return touched
 
-    async def cancel(self, tenant: str, selection: Selection, *, dry_run: bool = False) -> Touched:
-        """Ends scorer runs that are not terminal. A worker that holds one is refused when it finishes."""
-        return await self._walk(tenant, selection, OPEN, [], None if dry_run else _cancel)
+    async def cancel(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
+        """Ends scorer runs that are not terminal. A worker that holds one is refused when it finishes. Raises
+        TooManyRequests."""
+        what = _Wanted(tenant, selection, OPEN, [], moving=True)
+        return await self._walk(what, walk, _nothing if dry_run else _cancel)
 
-    async def rescore(self, tenant: str, selection: Selection, version: str, *, dry_run: bool = False) -> Touched:
+    async def rescore(
+        self, tenant: str, selection: Selection, version: str, *, dry_run: bool = False, walk: Walk = _ALL
+    ) -> Touched:
         """Scores terminal scorer runs again with another version, as new scorer runs; those that were scored with it,
-        or asked for it, before are left alone, and so are those whose sample is not kept any more."""
+        or asked for it, before are left alone, and so are those whose sample is not kept any more. Raises
+        TooManyRequests."""
         having = [name for name in self._registry.ids if self._registry.find(name, version)]
         conditions = [row.scorer_id.in_(having), row.scorer_version != version, row.wanted_version != version]
 
@@ -92,7 +133,7 @@ class Controls:
                 counted.update(new)
             return new
 
-        touched = await self._walk(tenant, selection, TERMINAL, conditions, again)
+        touched = await self._walk(_Wanted(tenant, selection, TERMINAL, conditions), walk, again)
         self._wake()
         return touched
 
@@ -110,43 +151,53 @@ class Controls:
             self._jobs.add_on(connection, list(new.values()))
         return list(new)
 
-    async def _walk(
-        self,
-        tenant: str,
-        selection: Selection,
-        states: Sequence[State],
-        conditions: Sequence[Any],
-        touch: Touch | None,
-    ) -> Touched:
-        """Touches the rows of a selection that are in one of these states; without `touch` it counts them."""
-        wanted = selection if isinstance(selection, Filter) else Filter(tenant)
-        there = [*wanted.conditions(), *conditions, row.state.in_([int(state) for state in states])]
-        if not isinstance(selection, Filter):
-            there.append(row.scorer_run_id.in_(list(selection)))
-        query = select(row.create_time, row.scorer_run_id).where(*there)
-        query = query.order_by(row.create_time.desc(), row.scorer_run_id.desc()).limit(_BATCH)
-        count, first, place = 0, list[str](), None
-        while True:
-            page_query = query if place is None else query.where(tuple_(row.create_time, row.scorer_run_id) < place)
-            page = await self._database.read(lambda connection, q=page_query: list(connection.execute(q).all()))  # type: ignore[misc]
-            ids = [line.scorer_run_id for line in page]
-            if ids and touch is not None:
-                ids = await self._touch(ids, there, touch)
-            count += len(ids)
-            first += ids[: MAX_IDS - len(first)]
-            if len(page) < _BATCH:
-                return Touched(count, first)
-            place = (page[-1].create_time, page[-1].scorer_run_id)
+    async def _walk(self, what: _Wanted, walk: Walk, touch: Touch) -> Touched:
+        """Touches what is wanted, from a place on, until that is all, or enough, or takes too long."""
+        async with self._gate:
+            place = walk.begin or await self.begin()
+            if not isinstance(what.selection, Filter):
+                ids = [*what.selection]
+                done = [
+                    key
+                    for start in range(0, len(ids), _BATCH)
+                    for key in await self._touch(what, place, ids[start : start + _BATCH], touch)
+                ]
+                return Touched(len(done), done[:MAX_IDS])
+            return await self._walk_on(what, place, walk, touch)
 
-    async def _touch(self, ids: Sequence[str], there: Sequence[Any], touch: Touch) -> list[str]:
+    async def _walk_on(self, what: _Wanted, place: Place, walk: Walk, touch: Touch) -> Touched:
+        ends, count, first = time.monotonic() + walk.seconds, 0, list[str]()
+        segments = what.segments()
+        while place.segment < len(segments):
+            query = scan(segments[place.segment], place.after, _SCANNED)
+            lines = await self._database.read(lambda connection, q=query: connection.execute(q).all())  # type: ignore[misc]
+            fitting = [(line.create_time, line.scorer_run_id) for line in lines if line.fits]
+            while fitting:
+                room = _BATCH if walk.most is None else min(_BATCH, walk.most - count)
+                if room <= 0 or (count and time.monotonic() > ends):
+                    return Touched(count, first, place)
+                batch, fitting = fitting[:room], fitting[room:]
+                ids = await self._touch(what, place, [key for _, key in batch], touch)
+                count += len(ids)
+                first += ids[: MAX_IDS - len(first)]
+                place = replace(place, after=batch[-1])
+            if len(lines) == _SCANNED:
+                place = replace(place, after=(lines[-1].create_time, lines[-1].scorer_run_id))
+            else:
+                place = Place(place.revision, place.segment + 1)
+            if time.monotonic() > ends and place.segment < len(segments):
+                return Touched(count, first, place)
+        return Touched(count, first)
+
+    async def _touch(self, what: _Wanted, place: Place, ids: Sequence[str], touch: Touch) -> list[str]:
         """Touches those of `ids` that are still as they were selected."""
         # Locked in the order in which workers lock them, so that neither waits for the other.
-        lock = select(row.scorer_run_id).where(row.scorer_run_id.in_(ids), *there)
-        lock = lock.order_by(row.scorer_run_id).with_for_update()
+        wanted = select(row.scorer_run_id).where(row.scorer_run_id.in_(ids), *what.conditions(place.revision))
+        wanted = wanted.order_by(row.scorer_run_id)
 
         def work(connection: Connection) -> list[str]:
-            locked = connection.execute(lock).scalars().all()
-            return touch(connection, locked) if locked else []
+            found = connection.execute(wanted.with_for_update()).scalars().all()
+            return touch(connection, found) if found else []
 
         return await self._database.write(work)
 
@@ -157,6 +208,41 @@ class Controls:
         await self._database.write(lambda connection: connection.execute(query))
         self._jobs.look_again()
         self._wake()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a walk touches."""
+
+    tenant: str
+    selection: Selection
+    states: Sequence[State]
+    others: Sequence[ColumnElement[bool]]
+    moving: bool = False
+    """Also what has changed since the walk began. Its states change while it is looked for, so that there is no going
+    through them one by one."""
+
+    def segments(self) -> list[Filter]:
+        """Filters that together select it, each of which walks one index, newest first."""
+        assert isinstance(self.selection, Filter)
+        asked = self.selection.states
+        states = [int(state) for state in self.states if not asked or state in asked]
+        if self.moving or self.selection.run_id:
+            return [replace(self.selection, states=states)] if states else []
+        return [replace(self.selection, states=[state]) for state in states]
+
+    def conditions(self, revision: int) -> list[ColumnElement[bool]]:
+        """What holds for a row that is to be touched, in a walk that began at a revision."""
+        wanted = self.selection if isinstance(self.selection, Filter) else Filter(self.tenant)
+        found = [*wanted.conditions(), *self.others, row.state.in_([int(state) for state in self.states])]
+        if not self.moving:
+            found.append(row.revision <= revision)
+        return found
+
+
+def _nothing(connection: Connection, ids: Sequence[str]) -> list[str]:
+    """A dry run."""
+    return list(ids)
 
 
 def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:

@@ -153,7 +153,7 @@ class Jobs:
         found is believed for a moment, as long as there was enough of it."""
         if time.monotonic() >= self._due_until:
             values = {"scorer_ids": sorted(offers)}
-            lines = await self._database.read(lambda connection: connection.execute(_DUE, values).all())
+            lines = await self._database.look(lambda connection: connection.execute(_DUE, values).all())
             self._known_due = [
                 (line[0], lane) for line in lines for lane, there in zip(_LANES, line[1:], strict=True) if there
             ]

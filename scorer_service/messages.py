@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.scorer.v1 import scorer_run_pb2 as pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
-from scorer_service.queries import Found, Stats
+from scorer_service.queries import Found
 from scorer_service.records import OPEN, State, kept_steps
 from scorer_service.scoring import Scorer
+from scorer_service.statistics import Stats
 
+Message = TypeVar("Message", bound=ProtobufMessage)
+
+_MAX_RESULTS_BYTES = 2 * 1024 * 1024
 _WITH_ERROR = (State.FAILED, State.NOT_SCORABLE, State.CANCELLED, State.RETRYING)
 _DIRECTIONS = {
     "higher": pb.SCORE_DIRECTION_HIGHER_IS_BETTER,
@@ -40,6 +46,24 @@ def duration(seconds: float | None) -> Duration | None:
     return span
 
 
+def shared(found: Found) -> pb.ScorerRun:
+    """`scorer_run`, made once for all readers of a watch. Not to be changed."""
+    if found.message is None:
+        found.message = scorer_run(found)
+    message: pb.ScorerRun = found.message
+    return message
+
+
+def within(messages: Iterable[Message], most_bytes: int) -> Iterator[Message]:
+    """The first of them that make up to so many bytes on the wire: at least one, where there is one."""
+    total = 0
+    for index, message in enumerate(messages):
+        total += message.ByteSize()
+        if index and total > most_bytes:
+            return
+        yield message
+
+
 def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
     """A scorer run with its attempts, and its sample if that was asked for."""
     line = found.run
@@ -51,7 +75,8 @@ def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
         scorer_version=line.scorer_version,
         state=line.state,
         error=_error(line) if line.state in _WITH_ERROR else None,
-        attempts=[_attempt(number, one, partial_results) for number, one in enumerate(found.attempts, 1)],
+        attempts=[_attempt(number, one) for number, one in enumerate(found.attempts, found.omitted + 1)],
+        attempts_omitted=found.omitted,
         deliveries=line.deliveries,
         create_time=timestamp(line.create_time),
         due_time=timestamp(line.due_time),
@@ -65,6 +90,8 @@ def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
     ParseDict(json.loads(line.options), message.options)
     if line.state == State.SUCCEEDED:
         message.score.CopyFrom(_score(line))
+    if partial_results:
+        _add_results(message, found)
     if found.sample is not None and line.error_reason != "malformed_request":
         message.sample.CopyFrom(requested.Sample.FromString(found.sample))
     return message
@@ -87,17 +114,29 @@ def _error(line: Any) -> pb.ScorerRunError:
     )
 
 
-def _attempt(number: int, line: Any, partial_results: bool) -> pb.ScorerRunAttempt:
-    attempt = pb.ScorerRunAttempt(
+def _attempt(number: int, line: Any) -> pb.ScorerRunAttempt:
+    return pb.ScorerRunAttempt(
         attempt=number,
         worker=line.worker,
         start_time=timestamp(line.start_time),
         end_time=timestamp(line.end_time),
         error=_error(line) if line.error_reason else None,
     )
-    if partial_results and (steps := kept_steps(line.partial_results)):
-        ParseDict(steps, attempt.partial_results)
-    return attempt
+
+
+def _add_results(message: pb.ScorerRun, found: Found) -> None:
+    """The results of the steps of its attempts, of the newest first, as far as they fit; the others are marked. As a
+    message they take several times the bytes that they take as JSON."""
+    room = _MAX_RESULTS_BYTES
+    for attempt, line in zip(reversed(message.attempts), reversed(found.attempts), strict=True):
+        if line.partial_results is None:
+            attempt.partial_results_omitted = True
+        elif steps := kept_steps(line.partial_results):
+            ParseDict(steps, attempt.partial_results)
+            room -= attempt.partial_results.ByteSize()
+            if room < 0:
+                attempt.ClearField("partial_results")
+                attempt.partial_results_omitted = True
 
 
 def scorer(scorer: Scorer, *, paused: bool, judge_model: str) -> pb.Scorer:
@@ -133,6 +172,7 @@ def stats(found: Stats) -> pb.ScorerStats:
         waiting=sum(counts.get(state, 0) for state in OPEN),
         coverage=scored / eligible if eligible else 0.0,
         oldest_age=duration(found.oldest_age),
+        oldest_due_age=duration(found.oldest_due_age),
         latency_p50=duration(p50),
         latency_p95=duration(p95),
         latency_p99=duration(p99),

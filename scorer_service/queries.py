@@ -1,19 +1,20 @@
-"""What can be asked about scorer runs. Every query walks an index."""
+"""What can be asked about scorer runs. Every query walks an index, and loads no more than is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, select, true, tuple_
 from sqlalchemy.engine import Connection
 
 from scorer_service import schema
 from scorer_service.database import Database
-from scorer_service.records import OPEN, Priority, State
-from scorer_service.revisions import settled_revision
-from scorer_service.schema import NOW, attempts, counters, samples, scorer_runs, scorers
+from scorer_service.gate import Gate
+from scorer_service.records import OPEN, State
+from scorer_service.revisions import Holdup, holdup, settled_revision
+from scorer_service.schema import attempts, counters, samples, scorer_runs, scorers
 
 row = scorer_runs.c
 
@@ -30,16 +31,28 @@ class Filter:
     created_after: float | None = None
     created_before: float | None = None
 
+    def narrowed(self) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
+        """The conditions, in those that one index serves, and the rest."""
+        one_state = [row.state == self.states[0]] if len(self.states) == 1 else []
+        chosen = [
+            [row.run_id == self.run_id] if self.run_id else [],
+            one_state,
+            [row.scorer_id == self.scorer_id] if self.scorer_id else [],
+            [row.agent_id == self.agent_id] if self.agent_id else [],
+        ]
+        narrow, *rest = [conditions for conditions in chosen if conditions] or [[]]
+        others = [condition for conditions in rest for condition in conditions]
+        if len(self.states) > 1:
+            others.append(row.state.in_(self.states))
+        return [*self._window(), *narrow], others
+
     def conditions(self) -> list[ColumnElement[bool]]:
+        """All of them."""
+        narrow, rest = self.narrowed()
+        return [*narrow, *rest]
+
+    def _window(self) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = [row.tenant == self.tenant]
-        if self.run_id:
-            found.append(row.run_id == self.run_id)
-        if self.agent_id:
-            found.append(row.agent_id == self.agent_id)
-        if self.scorer_id:
-            found.append(row.scorer_id == self.scorer_id)
-        if self.states:
-            found.append(row.state.in_(self.states))
         if self.created_after is not None:
             found.append(row.create_time > self.created_after)
         if self.created_before is not None:
@@ -49,53 +62,67 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The attempt that brought the score, in the form of a row of `attempts`."""
+    """An attempt in the form of a row of `attempts`; the one that brought the score is none."""
 
     scorer_run_id: str
     attempt: int
     worker: str
     start_time: float
     end_time: float
-    partial_results: str
-    error_reason: None = None
-    error_class: None = None
-    error_message: None = None
+    partial_results: str | None = None
+    """None where it was not asked for, or is too large."""
+    error_reason: str | None = None
+    error_class: str | None = None
+    error_message: str | None = None
 
     @classmethod
     def of(cls, line: Any) -> Attempt:
         """Of a scorer run that SUCCEEDED."""
-        return cls(line.scorer_run_id, line.claims, line.worker, line.start_time, line.end_time, line.steps)
+        steps = getattr(line, "steps", None)
+        return cls(line.scorer_run_id, line.claims, line.worker, line.start_time, line.end_time, steps)
+
+    @classmethod
+    def copied(cls, line: Any, steps: str | None) -> Attempt:
+        """Of a row of `attempts`, or another Attempt, with these results of steps."""
+        error = (line.error_reason, line.error_class, line.error_message)
+        return cls(line.scorer_run_id, line.attempt, line.worker, line.start_time, line.end_time, steps, *error)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
     """A scorer run with its history."""
 
     run: Any
-    """A row of `scorer_runs`."""
+    """A row of `scorer_runs`, without `steps` unless they were asked for."""
     attempts: Sequence[Any]
-    """Rows of `attempts`, or Attempt, oldest first."""
+    """The newest rows of `attempts`, or Attempt, oldest first."""
+    omitted: int = 0
+    """How many attempts there were before these."""
     sample: bytes | None = None
+    message: Any = None
+    """What is made of it for the wire, kept for the next reader."""
 
     @property
     def weight(self) -> int:
-        """About how many bytes it is on the wire."""
+        """About how many bytes it takes here."""
         texts = (self.run.options, self.run.labels, self.run.score_reason, self.run.score_metadata)
         return 1000 + sum(len(text or "") for text in texts) + 1000 * len(self.attempts)
 
 
 MAX_ANSWER_WEIGHT: Final = 2 * 1024 * 1024
 """Most weight of one answer: clients take messages of up to 4 MiB unless they say otherwise."""
+_CHUNK: Final = 50
+"""How many rows are loaded before their weight is looked at."""
+_SCANNED: Final = 5000
+"""Most rows that one statement looks at to find those that fit a filter."""
+_STEPS: Final = 10
+"""Most such statements of one page."""
+_LISTED_ATTEMPTS: Final = 20
+_SHOWN_ATTEMPTS: Final = 100
+_STEPS_BYTES: Final = 1024 * 1024
+"""Most bytes of kept steps that are read for one answer."""
 
-
-def within_weight(found: Sequence[Found]) -> int:
-    """How many of them make one answer: at least one, where there is one."""
-    total = 0
-    for count, one in enumerate(found):
-        total += one.weight
-        if total > MAX_ANSWER_WEIGHT and count:
-            return count
-    return len(found)
+_COLUMNS: Final = [column for column in row if column.name not in ("steps", "fingerprint")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,168 +140,228 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """Counts of one scorer."""
+class Settled:
+    """How far changes can be read: see `revisions`."""
 
-    scorer_id: str
-    counts: dict[int, int]
-    cancelled_ad_hoc: int
-    oldest_age: float | None
-    latencies: tuple[float, float, float] | None
-    """50th, 95th and 99th percentile of the seconds from creation to score."""
-    mean_score: float | None
-    paused: bool
+    epoch: str
+    """Of the database."""
+    revision: int
+    behind: int
+    """How many numbers were given out since: their writes, or some of them, are not over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of what fits a filter, and the place after which there may be more; None where there is none."""
+
+    found: Sequence[Found]
+    after: tuple[float, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Some changes, and the place up to which there are no others."""
+
+    found: Sequence[Found]
+    upto: Place
+    whole: bool
+    """Whether that is as far as was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the scorer runs of a run are."""
+
+    still_open: bool
+    complete: bool
+    """Whether all that the run asked for are known to be there."""
+    revision: int
+    """The newest of its scorer runs'."""
 
 
 class Queries:
-    """Reads."""
+    """Reads, each of them bounded in rows looked at and in bytes. Calls of `get` and `page` by more than a few wait for
+    each other, and by too many raise TooManyRequests."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._gate = Gate("lookups of scorer runs", at_once=2, waiting=254)
 
     async def get(self, tenant: str, scorer_run_id: str, *, with_sample: bool = False) -> Found | None:
-        """One scorer run."""
+        """One scorer run, with the results of steps of its newest attempts as far as they are not too many bytes: those
+        that are left out are None."""
 
         def work(connection: Connection) -> Found | None:
-            found = _with_attempts(
-                connection,
-                connection.execute(
-                    select(scorer_runs).where(row.tenant == tenant, row.scorer_run_id == scorer_run_id)
-                ).all(),
+            query = select(*_COLUMNS, _bounded(row.steps).label("steps")).where(
+                row.tenant == tenant, row.scorer_run_id == scorer_run_id
             )
-            if not found or not with_sample:
-                return found[0] if found else None
-            body = connection.execute(select(samples.c.body).where(samples.c.sample_id == found[0].run.sample_id))
-            return Found(found[0].run, found[0].attempts, body.scalar_one_or_none())
+            lines = connection.execute(query).all()
+            if not lines:
+                return None
+            found = _with_attempts(connection, lines, _SHOWN_ATTEMPTS)[0]
+            found.attempts = _with_results(connection, found.attempts)
+            if with_sample:
+                body = select(samples.c.body).where(samples.c.sample_id == found.run.sample_id)
+                found.sample = connection.execute(body).scalar_one_or_none()
+            return found
 
-        return await self._database.read(work)
+        async with self._gate:
+            return await self._database.read(work)
 
-    async def page(self, wanted: Filter, *, limit: int, after: tuple[float, str] | None = None) -> list[Found]:
-        """Scorer runs, newest first by (create_time, id), beginning below `after`."""
-        query = select(scorer_runs).where(*wanted.conditions())
-        if after is not None:
-            query = query.where(tuple_(row.create_time, row.scorer_run_id) < after)
-        query = query.order_by(row.create_time.desc(), row.scorer_run_id.desc()).limit(limit)
-        return await self._database.read(lambda c: _with_attempts(c, c.execute(query).all()))
+    async def page(self, wanted: Filter, *, limit: int, after: tuple[float, str] | None = None) -> Page:
+        """Scorer runs, newest first by (create_time, id), beginning below `after`: up to `limit`, fewer where they
+        weigh too much, or where so many others had to be looked at that a caller should not wait for more."""
 
-    async def settled(self) -> tuple[str, int]:
-        """Epoch of the database, and the revision up to which all can be read: see `revisions`."""
+        def work(connection: Connection) -> Page:
+            place, ids = after, list[tuple[float, str]]()
+            for step in range(_STEPS):
+                count = _SCANNED if step else limit + 1
+                lines = connection.execute(scan(wanted, place, count)).all()
+                ids += [(line.create_time, line.scorer_run_id) for line in lines if line.fits]
+                place = (lines[-1].create_time, lines[-1].scorer_run_id) if len(lines) == count else None
+                if place is None or len(ids) > limit:
+                    break
+            if len(ids) > limit:
+                place = ids[limit - 1]
+            found, looked_at = _load(connection, [key for _, key in ids[:limit]])
+            return Page(found, place if looked_at == len(ids[:limit]) else ids[looked_at - 1])
+
+        async with self._gate:
+            return await self._database.read(work)
+
+    async def settled(self) -> Settled:
+        """Epoch of the database, and the revision up to which all can be read by a later call."""
         query = select(counters.c.value).where(counters.c.name == schema.EPOCH)
 
-        def work(connection: Connection) -> tuple[str, int]:
-            return f"{connection.execute(query).scalar_one():016x}", settled_revision(connection)
+        def work(connection: Connection) -> Settled:
+            return Settled(f"{connection.execute(query).scalar_one():016x}", *settled_revision(connection))
 
         return await self._database.read(work)
 
+    async def holdup(self) -> Holdup | None:
+        """The write that keeps what is settled back, if any."""
+        return await self._database.read(holdup)
+
     async def changes(
-        self, tenant: str, run_id: str, after: Place, upto: int | None = None, *, limit: int
-    ) -> list[Found]:
-        """Scorer runs (of a run, or all) whose newest change is after a place and up to a revision, in their order."""
-        query = select(scorer_runs).where(row.tenant == tenant, after.before())
-        if upto is not None:
-            query = query.where(row.revision <= upto)
+        self,
+        after: Place,
+        upto: int,
+        *,
+        tenant: str = "",
+        run_id: str = "",
+        limit: int = 100,
+        most_weight: int = MAX_ANSWER_WEIGHT,
+    ) -> Changes:
+        """Scorer runs (of a tenant, of a run, or all) whose newest change is after a place and up to a revision that is
+        settled, in their order: up to `limit`, fewer where they weigh too much."""
+        query = select(row.revision, row.scorer_run_id).where(after.before(), row.revision <= upto)
+        if tenant:
+            query = query.where(row.tenant == tenant)
+        # With a run: not in the order of the index by revision, or it might be walked for all of a few.
+        first: Any = row.revision + 0 if run_id else row.revision
         if run_id:
             query = query.where(row.run_id == run_id)
-        query = query.order_by(row.revision, row.scorer_run_id).limit(limit)
-        return await self._database.read(lambda c: _with_attempts(c, c.execute(query).all()))
+        query = query.order_by(first, row.scorer_run_id).limit(limit)
 
-    async def progress(self, tenant: str, run_id: str) -> tuple[bool, bool]:
-        """Whether any scorer run of a run is open, and whether all that the run asked for are known to be there."""
+        def work(connection: Connection) -> Changes:
+            keys = connection.execute(query).all()
+            found, looked_at = _load(connection, [key.scorer_run_id for key in keys], most_weight)
+            # What changed again between the two statements comes later, with its new number.
+            found = [one for one in found if one.run.revision <= upto]
+            if looked_at == len(keys) < limit:
+                return Changes(found, Place(upto), True)
+            last = keys[looked_at - 1]
+            return Changes(found, Place(last.revision, last.scorer_run_id), False)
+
+        return await self._database.read(work)
+
+    async def progress(self, tenant: str, run_ids: Sequence[str]) -> dict[str, Progress]:
+        """How far some runs are: of those that have scorer runs."""
         # Those that people asked for, now or of another version, have no siblings.
         asked, is_open = func.count().filter(row.siblings > 0), row.state.in_([int(state) for state in OPEN])
-        columns = (func.count(), asked, func.max(row.siblings), func.count().filter(is_open))
-        query = select(*columns).where(row.tenant == tenant, row.run_id == run_id)
-        total, asked_for, siblings, still_open = await self._database.read(lambda c: c.execute(query).one())
-        return still_open > 0, total > 0 and asked_for >= siblings
+        columns = (row.run_id, asked, func.max(row.siblings), func.count().filter(is_open), func.max(row.revision))
+        query = select(*columns).where(row.tenant == tenant, row.run_id.in_(run_ids)).group_by(row.run_id)
+        lines = await self._database.read(lambda c: c.execute(query).all())
+        return {line[0]: Progress(line[3] > 0, line[1] >= line[2], line[4]) for line in lines}
 
     async def paused(self) -> set[str]:
         """Ids of the scorers that are paused."""
         query = select(scorers.c.scorer_id).where(scorers.c.paused.is_(True))
         return set(await self._database.read(lambda c: c.execute(query).scalars().all()))
 
-    async def stats(
-        self, tenant: str, *, scorer_id: str = "", after: float | None = None, before: float | None = None
-    ) -> list[Stats]:
-        """Counts by scorer over those created in a window."""
-        wanted = Filter(tenant, scorer_id=scorer_id, created_after=after, created_before=before).conditions()
-        wanted.append(row.scorer_id != "")  # requests that could not be understood are nobody's
 
-        def work(connection: Connection) -> list[Stats]:
-            counts: dict[str, dict[int, int]] = {}
-            for name, state, count in connection.execute(
-                select(row.scorer_id, row.state, func.count()).where(*wanted).group_by(row.scorer_id, row.state)
-            ):
-                counts.setdefault(name, {})[state] = count
-            ad_hoc = _by_scorer(
-                connection,
-                select(row.scorer_id, func.count())
-                .where(*wanted, row.state == int(State.CANCELLED), row.priority == int(Priority.HIGH))
-                .group_by(row.scorer_id),
-            )
-            ages = _by_scorer(
-                connection,
-                select(row.scorer_id, NOW - func.min(row.create_time))
-                .where(*wanted, row.state.in_([int(state) for state in OPEN]))
-                .group_by(row.scorer_id),
-            )
-            means = _by_scorer(
-                connection,
-                select(row.scorer_id, func.avg(row.score_value))
-                .where(*wanted, row.state == int(State.SUCCEEDED))
-                .group_by(row.scorer_id),
-            )
-            latencies = _latencies(connection, wanted)
-            paused = set(connection.execute(select(scorers.c.scorer_id).where(scorers.c.paused.is_(True))).scalars())
-            return [
-                Stats(
-                    name,
-                    counts[name],
-                    ad_hoc.get(name, 0),
-                    ages.get(name),
-                    latencies.get(name),
-                    means.get(name),
-                    name in paused,
-                )
-                for name in sorted(counts)
-            ]
-
-        return await self._database.read(work)
+def scan(wanted: Filter, after: tuple[float, str] | None, count: int) -> Select[Any]:
+    """The next `count` scorer runs of the narrowest index that a filter has, newest first, and whether each of them
+    fits the rest of it: however few do, the statement's work is bounded."""
+    narrow, rest = wanted.narrowed()
+    query = select(row.create_time, row.scorer_run_id, row.state, and_(true(), *rest).label("fits")).where(*narrow)
+    if after is not None:
+        # The first condition is what an index can be entered with.
+        query = query.where(row.create_time <= after[0], tuple_(row.create_time, row.scorer_run_id) < after)
+    return query.order_by(row.create_time.desc(), row.scorer_run_id.desc()).limit(count)
 
 
-def _by_scorer(connection: Connection, query: Any) -> dict[str, Any]:
-    return {line[0]: line[1] for line in connection.execute(query)}
+def _bounded(text: Any) -> Any:
+    """A text column, or NULL where it is larger than one answer may have."""
+    return case((func.length(text) <= _STEPS_BYTES, text))
 
 
-def _latencies(connection: Connection, wanted: Iterable[ColumnElement[bool]]) -> dict[str, tuple[float, float, float]]:
-    """Percentiles by nearest rank."""
-    latency = (row.end_time - row.create_time).label("latency")
-    ranked = (
-        select(
-            row.scorer_id,
-            latency,
-            func.row_number().over(partition_by=row.scorer_id, order_by=row.end_time - row.create_time).label("place"),
-            func.count().over(partition_by=row.scorer_id).label("total"),
-        )
-        .where(*wanted, row.state == int(State.SUCCEEDED))
-        .subquery()
-    )
-    # Nearest rank without a ceiling function, which SQLite may lack: the first place at or above p * total.
-    columns = [
-        func.min(ranked.c.latency).filter(ranked.c.place * 100 >= ranked.c.total * percent) for percent in (50, 95, 99)
-    ]
-    query = select(ranked.c.scorer_id, *columns).group_by(ranked.c.scorer_id)
-    return {line[0]: (line[1], line[2], line[3]) for line in connection.execute(query)}
+def _load(connection: Connection, ids: Sequence[str], most_weight: int = MAX_ANSWER_WEIGHT) -> tuple[list[Found], int]:
+    """Scorer runs by id, in the order of `ids`, as many as make one answer: at least one, where there is one. And how
+    many of the ids were looked at for that."""
+    found, total = list[Found](), 0
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        lines = connection.execute(select(*_COLUMNS).where(row.scorer_run_id.in_(chunk))).all()
+        by_id = {line.scorer_run_id: line for line in lines}
+        here = [by_id[key] for key in chunk if key in by_id]
+        for one in _with_attempts(connection, here, _LISTED_ATTEMPTS):
+            total += one.weight
+            if total > most_weight and found:
+                return found, start + chunk.index(one.run.scorer_run_id)
+            found.append(one)
+    return found, len(ids)
 
 
-def _with_attempts(connection: Connection, found: Sequence[Any]) -> list[Found]:
+_BRIEF: Final = [column for column in attempts.c if column.name != "partial_results"]
+
+
+def _with_attempts(connection: Connection, found: Sequence[Any], most: int) -> list[Found]:
+    """With the newest attempts of each, without the results of their steps."""
     if not found:
         return []
-    history: dict[str, list[Any]] = {}
     ids = [line.scorer_run_id for line in found]
-    query = select(attempts).where(attempts.c.scorer_run_id.in_(ids)).order_by(attempts.c.attempt)
+    history: dict[str, list[Any]] = {}
+    place = func.row_number().over(partition_by=attempts.c.scorer_run_id, order_by=attempts.c.attempt.desc())
+    total = func.count().over(partition_by=attempts.c.scorer_run_id)
+    ranked = (
+        select(*_BRIEF, place.label("place"), total.label("total")).where(attempts.c.scorer_run_id.in_(ids)).subquery()
+    )
+    query = select(ranked).where(ranked.c.place <= most).order_by(ranked.c.attempt)
     for attempt in connection.execute(query):
         history.setdefault(attempt.scorer_run_id, []).append(attempt)
+    result = []
     for line in found:
+        of_it = history.get(line.scorer_run_id, [])
+        omitted = of_it[0].total - len(of_it) if of_it else 0
         if line.state == State.SUCCEEDED:
-            history.setdefault(line.scorer_run_id, []).append(Attempt.of(line))
-    return [Found(line, history.get(line.scorer_run_id, ())) for line in found]
+            of_it = [*of_it, Attempt.of(line)]
+        result.append(Found(line, of_it, omitted))
+    return result
+
+
+def _with_results(connection: Connection, found: Sequence[Any]) -> list[Attempt]:
+    """The attempts with the results of their steps, of the newest first, as far as these are not too many bytes."""
+    room, complete = _STEPS_BYTES, list[Attempt]()
+    for line in reversed(found):
+        if isinstance(line, Attempt):
+            steps = line.partial_results
+        else:
+            key = (attempts.c.scorer_run_id == line.scorer_run_id, attempts.c.attempt == line.attempt)
+            kept = case((func.length(attempts.c.partial_results) <= room, attempts.c.partial_results))
+            steps = connection.execute(select(kept).where(*key)).scalar_one_or_none()
+        if steps is not None and len(steps) > room:
+            steps = None
+        room -= len(steps or "")
+        complete.append(Attempt.copied(line, steps))
+    return complete[::-1]

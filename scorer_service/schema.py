@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0001"
+HEAD: Final = "0005"
 """The newest migration; a test holds it to migrations/."""
 
 metadata = MetaData()
@@ -112,7 +112,18 @@ Index("ix_scorer_runs_created", runs.tenant, runs.create_time, runs.scorer_run_i
 Index("ix_scorer_runs_run", runs.tenant, runs.run_id, runs.create_time)
 Index("ix_scorer_runs_agent", runs.tenant, runs.agent_id, runs.create_time)
 Index("ix_scorer_runs_scorer", runs.tenant, runs.scorer_id, runs.create_time)
-Index("ix_scorer_runs_state", runs.state, runs.tenant, runs.create_time)
+Index(
+    "ix_scorer_runs_state",
+    runs.state,
+    runs.tenant,
+    runs.create_time,
+    runs.scorer_id,
+    runs.priority,
+    runs.end_time,
+    runs.score_value,
+)
+"""With all that statistics are made of, so that they read nothing else. What follows `create_time` changes together
+with the state, so that it costs no more writes."""
 
 attempts = Table(
     "attempts",
@@ -168,6 +179,8 @@ ZOMBIES: Final = "zombie_finishes_refused"
 EXPORTS_DROPPED: Final = "exports_dropped"
 EPOCH: Final = "epoch"
 """A random number that tells this database from one that replaces it: see WatchScorerRuns."""
+HOME: Final = "home"
+"""Which PostgreSQL server, database and sequence the numbers of writes belong to: see `revisions.settle_in`."""
 
 rate_limits = Table(
     "rate_limits",

@@ -16,17 +16,21 @@ from runwire.paging import decode_token, encode_token, page_size
 from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from scorer_service import messages
-from scorer_service.controls import Controls, Selection, Touched
+from scorer_service.controls import Controls, Place, Selection, Walk
 from scorer_service.intake import DEFAULT_TENANT, MAX_ID_LENGTH
-from scorer_service.queries import Filter, Queries, within_weight
+from scorer_service.queries import MAX_ANSWER_WEIGHT, Filter, Queries
 from scorer_service.records import NewRun, Priority, json_text, scorer_run_id
 from scorer_service.registry import Registry
 from scorer_service.samples import struct_of
+from scorer_service.statistics import Statistics, Window
 from scorer_service.watch import Frame, Watch
 
 _MAX_REQUEST_ID: Final = 128
 _MAX_IDS: Final = 1000
 _MAX_OPTIONS_BYTES: Final = 65_536
+_NO_TOKEN: Final = "not a token of this service"
+_ALL_SECONDS: Final = 20.0
+_PAGE_SECONDS: Final = 5.0
 _DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
 
 Context = Any
@@ -38,6 +42,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     def __init__(
         self,
         queries: Queries,
+        statistics: Statistics,
         controls: Controls,
         watch: Watch,
         registry: Registry,
@@ -46,6 +51,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         max_sample_bytes: int,
     ) -> None:
         self._queries = queries
+        self._statistics = statistics
         self._controls = controls
         self._watch = watch
         self._registry = registry
@@ -71,13 +77,16 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     async def ListScorerRuns(self, request: pb.ListScorerRunsRequest, context: Context) -> pb.ListScorerRunsResponse:
         size, wanted = page_size(request), _filter(request.filter)
         place = decode_token(request)
-        after = (float(place[0]), str(place[1])) if place else None
-        found = await self._queries.page(wanted, limit=size + 1, after=after)
-        page, token = found[: min(size, within_weight(found))], ""
-        if len(found) > len(page):
-            last = page[-1].run
-            token = encode_token(request, [last.create_time, last.scorer_run_id])
-        return pb.ListScorerRunsResponse(scorer_runs=[messages.scorer_run(one) for one in page], next_page_token=token)
+        after = None if place is None else _after(place)
+        page = await self._queries.page(wanted, limit=size, after=after)
+        made = (messages.scorer_run(one) for one in page.found)
+        runs = list(messages.within(made, MAX_ANSWER_WEIGHT))
+        last = page.after
+        if len(runs) < len(page.found):
+            cut = page.found[len(runs) - 1].run
+            last = (cut.create_time, cut.scorer_run_id)
+        token = encode_token(request, list(last)) if last else ""
+        return pb.ListScorerRunsResponse(scorer_runs=runs, next_page_token=token)
 
     async def WatchScorerRuns(
         self, request: pb.WatchScorerRunsRequest, context: Context
@@ -135,21 +144,33 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         )
 
     async def RetryScorerRuns(self, request: pb.RetryScorerRunsRequest, context: Context) -> pb.RetryScorerRunsResponse:
-        selection = _selection(request)
-        if request.scorer_version:
+        selection, version = _selection(request), request.scorer_version
+        if version:
             self._check_version(request)
+        if _only_begins(request, selection):
+            place = await self._controls.begin()
+            return pb.RetryScorerRunsResponse(next_page_token=_walk_token(request, place))
+        walk = _walk(request, context)
+        if version:
             touched = await self._controls.rescore(
-                DEFAULT_TENANT, selection, request.scorer_version, dry_run=request.dry_run
+                DEFAULT_TENANT, selection, version, dry_run=request.dry_run, walk=walk
             )
         else:
-            touched = await self._controls.redrive(DEFAULT_TENANT, selection, dry_run=request.dry_run)
-        return pb.RetryScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids)
+            touched = await self._controls.redrive(DEFAULT_TENANT, selection, dry_run=request.dry_run, walk=walk)
+        token = _walk_token(request, touched.rest)
+        return pb.RetryScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
     async def CancelScorerRuns(
         self, request: pb.CancelScorerRunsRequest, context: Context
     ) -> pb.CancelScorerRunsResponse:
-        touched: Touched = await self._controls.cancel(DEFAULT_TENANT, _selection(request), dry_run=request.dry_run)
-        return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids)
+        selection = _selection(request)
+        if _only_begins(request, selection):
+            place = await self._controls.begin()
+            return pb.CancelScorerRunsResponse(next_page_token=_walk_token(request, place))
+        walk = _walk(request, context)
+        touched = await self._controls.cancel(DEFAULT_TENANT, selection, dry_run=request.dry_run, walk=walk)
+        token = _walk_token(request, touched.rest)
+        return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
     async def PauseScorer(self, request: pb.PauseScorerRequest, context: Context) -> pb.PauseScorerResponse:
         self._check_scorer(request.scorer_id)
@@ -162,12 +183,13 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         return pb.ResumeScorerResponse(scorer=self._scorer(request.scorer_id, False))
 
     async def GetScorerStats(self, request: pb.GetScorerStatsRequest, context: Context) -> pb.GetScorerStatsResponse:
-        found = await self._queries.stats(
+        window = Window(
             DEFAULT_TENANT,
-            scorer_id=_text(request.scorer_id, "scorer_id", required=False),
-            after=_seconds(request, "created_after", ""),
-            before=_seconds(request, "created_before", ""),
+            _text(request.scorer_id, "scorer_id", required=False),
+            _seconds(request, "created_after", ""),
+            _seconds(request, "created_before", ""),
         )
+        found = await self._statistics.ask(window)
         return pb.GetScorerStatsResponse(stats=[messages.stats(one) for one in found])
 
     def _scorer(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
@@ -194,6 +216,41 @@ def _selection(request: pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest) 
     if not ids and not request.HasField("filter"):
         raise InvalidRequest({"scorer_run_ids": "give ids, or a filter"})
     return [_text(key, "scorer_run_ids") for key in ids] or _filter(request.filter)
+
+
+_Walked = pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest
+
+
+def _only_begins(request: _Walked, selection: Selection) -> bool:
+    """Whether the call only fixes what is selected."""
+    size = page_size(request, default=0)
+    return size > 0 and not request.page_token and isinstance(selection, Filter)
+
+
+def _walk(request: _Walked, context: Context) -> Walk:
+    """The part of a walk that a call is: well before its caller gives up."""
+    most = page_size(request, default=0) or None
+    left = context.time_remaining()
+    seconds = min(_ALL_SECONDS if most is None else _PAGE_SECONDS, _ALL_SECONDS if left is None else left * 0.5)
+    token = decode_token(request)
+    if token is None:
+        return Walk(None, most, seconds)
+    match token:
+        case [int(revision), int(segment), after] if 0 <= revision < 2**62 and 0 <= segment < 100:
+            return Walk(Place(revision, segment, None if after is None else _after(after)), most, seconds)
+    raise InvalidRequest({"page_token": _NO_TOKEN})
+
+
+def _after(place: Any) -> tuple[float, str]:
+    """The place in a list that a token names."""
+    match place:
+        case [int() | float() as created, str(key)] if abs(created) < 2**62:
+            return float(created), _text(key, "page_token")
+    raise InvalidRequest({"page_token": _NO_TOKEN})
+
+
+def _walk_token(request: _Walked, place: Place | None) -> str:
+    return "" if place is None else encode_token(request, [place.revision, place.segment, place.after])
 
 
 def _filter(wanted: pb.ScorerRunFilter) -> Filter:
@@ -247,7 +304,7 @@ def _frame(frame: Frame) -> pb.WatchScorerRunsResponse:
     if frame.ended:
         response.ended.SetInParent()
     elif frame.found:
-        response.batch.scorer_runs.extend(messages.scorer_run(one) for one in frame.found)
+        response.batch.scorer_runs.extend(messages.shared(one) for one in frame.found)
     else:
         response.heartbeat.send_time.GetCurrentTime()
     return response

@@ -1,25 +1,42 @@
-"""scores, scorers, score, redrive, pause, unpause, stats."""
+"""scores, scorers, score, redrive, cancel-scores, pause, unpause, stats."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from runwire.cli.inputs import Since, State, parse_json
 from runwire.cli.output import new_table, print_json, print_table, seconds_of, span, state_name, styled
 from runwire.cli.session import Interrupted, Session, on_terminal, pass_session, service_options
 from runwire.client import fold, sample_of, scorer_run_filter, to_value
+from runwire.client.walk import OnProgress
 from runwire.errors import Unavailable
 from runwire.scorer.v1 import scorer_run_pb2
+from runwire.scorer.v1 import scorer_service_pb2 as pb
 
 _STATE = State(scorer_run_pb2.ScorerRunState)
+_STATISTICS = (
+    "SCORER",
+    "ELIGIBLE",
+    "SCORED",
+    "COVERAGE",
+    "WAITING",
+    "FAILED",
+    "DECLINED",
+    "MEAN",
+    "P50",
+    "P99",
+    "OLDEST",
+    "DUE",
+)
 _COLUMNS = ("SCORER", "VERSION", "STATE", "SCORE", "LABEL", "ATTEMPTS", "REASON")
 
 
@@ -102,46 +119,127 @@ def score(
         print(requested.scorer_run_id)
 
 
+def _selection(function: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of a command that goes through many scorer runs: ids, or a filter."""
+    for decorate in reversed(
+        (
+            click.argument("scorer_run_ids", nargs=-1, metavar="[SCORER_RUN]..."),
+            click.option("--run", "run_id", default="", help="Those of this run."),
+            click.option("--agent", "agent_id", default="", help="Those of this agent's runs."),
+            click.option("--scorer", "scorer_id", default="", help="Those of this scorer."),
+            click.option("--state", "states", multiple=True, type=_STATE, help="Those in this state; repeatable."),
+            click.option("--since", type=Since(), help="Those created since: 2h, or 2026-01-31T12:00."),
+            click.option("--dry-run", is_flag=True, help="Only count."),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def _chosen(ids: Sequence[str], since: datetime | None, **conditions: Any) -> pb.ScorerRunFilter | None:
+    """The filter, or None where ids are given."""
+    chosen = scorer_run_filter(created_after=since, **conditions)
+    filtered = chosen.ByteSize() > 0
+    if bool(ids) == filtered:
+        raise click.UsageError("name scorer runs, or select them with --run, --agent, --scorer, --state or --since")
+    return chosen if filtered else None
+
+
 @click.command()
-@click.argument("scorer_run_ids", nargs=-1, metavar="[SCORER_RUN]...")
-@click.option("--run", "run_id", default="", help="Those of this run.")
-@click.option("--agent", "agent_id", default="", help="Those of this agent's runs.")
-@click.option("--scorer", "scorer_id", default="", help="Those of this scorer.")
-@click.option("--state", "states", multiple=True, type=_STATE, help="Those in this state; repeatable.")
-@click.option("--since", type=Since(), help="Those created since: 2h, or 2026-01-31T12:00.")
+@_selection
 @click.option("--scorer-version", default="", help="Score again with this version, beside the old result.")
-@click.option("--dry-run", is_flag=True, help="Only count.")
 @service_options()
 @pass_session
 def redrive(
     session: Session,
+    /,
     scorer_run_ids: Sequence[str],
-    run_id: str,
-    agent_id: str,
-    scorer_id: str,
-    states: Sequence[Any],
     since: datetime | None,
     scorer_version: str,
     dry_run: bool,
+    **conditions: Any,
 ) -> None:
     """Try failed scorer runs again: those named, or those that fit all options."""
-    conditions = scorer_run_filter(
-        run_id=run_id, agent_id=agent_id, scorer_id=scorer_id, states=states, created_after=since
-    )
-    filtered = conditions.ByteSize() > 0
-    if bool(scorer_run_ids) == filtered:
-        raise click.UsageError("name scorer runs, or select them with --run, --agent, --scorer, --state or --since")
+    chosen = _chosen(scorer_run_ids, since, **conditions)
     with session.asking_scorers() as client:
-        response = client.retry_scorer_runs(
-            scorer_run_ids,
-            filter=conditions if filtered else None,
-            scorer_version=scorer_version,
-            dry_run=dry_run,
-        )
+
+        def work(dry: bool, on_progress: OnProgress) -> pb.RetryScorerRunsResponse:
+            return client.retry_scorer_runs(
+                scorer_run_ids, filter=chosen, scorer_version=scorer_version, dry_run=dry, on_progress=on_progress
+            )
+
+        _go_through(session, work, "redriven", dry_run=dry_run, many=chosen is not None)
+
+
+@click.command("cancel-scores")
+@_selection
+@service_options()
+@pass_session
+def cancel_scores(
+    session: Session, /, scorer_run_ids: Sequence[str], since: datetime | None, dry_run: bool, **conditions: Any
+) -> None:
+    """Cancel scorer runs that wait or run: those named, or those that fit all options."""
+    chosen = _chosen(scorer_run_ids, since, **conditions)
+    with session.asking_scorers() as client:
+
+        def work(dry: bool, on_progress: OnProgress) -> pb.CancelScorerRunsResponse:
+            return client.cancel_scorer_runs(scorer_run_ids, filter=chosen, dry_run=dry, on_progress=on_progress)
+
+        _go_through(session, work, "cancelled", dry_run=dry_run, many=chosen is not None)
+
+
+def _go_through(
+    session: Session, work: Callable[[bool, OnProgress], Any], done: str, *, dry_run: bool, many: bool
+) -> None:
+    """Does what a command does to many scorer runs, with a bar on a terminal, and says how many it were."""
+    so_far = 0
+    with _bar(session) if many and not dry_run else nullcontext() as bar:
+
+        def on_progress(count: int) -> None:
+            nonlocal so_far
+            so_far = count
+            if bar is not None:
+                bar.update(count)
+
+        try:
+            if bar is not None:
+                bar.count(work(True, lambda count: None).count)
+            response = work(dry_run, on_progress)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted: {so_far} scorer runs are {done}, the others are as they were") from None
+        except Unavailable as error:
+            if so_far:
+                error.message = f"{error.message}; {so_far} scorer runs are {done}, the same command does the others"
+            raise
     if session.json:
         print_json(response)
     else:
-        print(f"{response.count} scorer runs {'would be' if dry_run else 'are'} redriven")
+        print(f"{response.count} scorer runs {'would be' if dry_run else 'are'} {done}")
+
+
+class _Bar:
+    """A bar for the person at a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("counting", total=None)
+
+    def count(self, total: int) -> None:
+        """Says how many it will be."""
+        self._progress.update(self._task, description="", total=total)
+
+    def update(self, done: int) -> None:
+        self._progress.update(self._task, completed=done)
+
+
+@contextmanager
+def _bar(session: Session) -> Iterator[_Bar | None]:
+    if not _is_live(session):
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(), transient=True) as progress:
+        yield _Bar(progress)
 
 
 @click.command()
@@ -178,7 +276,20 @@ def stats(session: Session, scorer_id: str, since: datetime | None) -> None:
             print_json(each)
         return
     print_table(
-        ("SCORER", "ELIGIBLE", "SCORED", "COVERAGE", "WAITING", "FAILED", "DECLINED", "MEAN", "P50", "P99", "OLDEST"),
+        (
+            "SCORER",
+            "ELIGIBLE",
+            "SCORED",
+            "COVERAGE",
+            "WAITING",
+            "FAILED",
+            "DECLINED",
+            "MEAN",
+            "P50",
+            "P99",
+            "OLDEST",
+            "DUE",
+        ),
         (
             (
                 f"{each.scorer_id}{' (paused)' if each.paused else ''}",
@@ -192,6 +303,7 @@ def stats(session: Session, scorer_id: str, since: datetime | None) -> None:
                 span(seconds_of(each.latency_p50)) if each.scored else "",
                 span(seconds_of(each.latency_p99)) if each.scored else "",
                 span(seconds_of(each.oldest_age)) if each.waiting else "",
+                span(seconds_of(each.oldest_due_age)) if each.HasField("oldest_due_age") else "",
             )
             for each in found
         ),
@@ -199,7 +311,7 @@ def stats(session: Session, scorer_id: str, since: datetime | None) -> None:
     )
 
 
-COMMANDS = (scores, list_scorers, score, redrive, pause, unpause, stats)
+COMMANDS = (scores, list_scorers, score, redrive, cancel_scores, pause, unpause, stats)
 
 
 def _follow(session: Session, run_id: str) -> None:

@@ -13,6 +13,7 @@ from runwire.client import requests
 from runwire.client.calls import Client, Stream
 from runwire.client.resume import OnDiscontinuity, ScorerRunReader
 from runwire.client.values import Json
+from runwire.client.walk import OnProgress, Walk
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 
@@ -96,24 +97,37 @@ class ScorerClient(Client):
         filter: pb.ScorerRunFilter | None = None,
         scorer_version: str = "",
         dry_run: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> pb.RetryScorerRunsResponse:
         """Redrives scorer runs, by ids or by filter; with `scorer_version` scores again with that version.
 
-        Not repeated by itself when the service is unavailable.
+        By filter any number of them, page by page: what the filter selects is fixed at the beginning, and nothing is
+        redriven twice. `on_progress` is told how many it are so far. `timeout` bounds each page, which is repeated when
+        its answer is lost; what it had redriven by then is not counted. The first call, and one by ids, is not
+        repeated.
         """
         request = pb.RetryScorerRunsRequest(
             scorer_run_ids=scorer_run_ids, filter=filter, scorer_version=scorer_version, dry_run=dry_run
         )
-        response: pb.RetryScorerRunsResponse = await self._call("RetryScorerRuns", request, repeat=False)
-        return response
+        walk = Walk(request, pb.RetryScorerRunsResponse(), on_progress)
+        while walk.take(await self._call("RetryScorerRuns", walk.request, repeat=walk.repeatable)):
+            pass
+        return walk.total
 
     async def cancel_scorer_runs(
-        self, scorer_run_ids: Sequence[str] = (), *, filter: pb.ScorerRunFilter | None = None, dry_run: bool = False
+        self,
+        scorer_run_ids: Sequence[str] = (),
+        *,
+        filter: pb.ScorerRunFilter | None = None,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> pb.CancelScorerRunsResponse:
-        """Cancels scorer runs that are not terminal, by ids or by filter."""
+        """Cancels scorer runs that are not terminal, by ids or by filter: as retry_scorer_runs, page by page."""
         request = pb.CancelScorerRunsRequest(scorer_run_ids=scorer_run_ids, filter=filter, dry_run=dry_run)
-        response: pb.CancelScorerRunsResponse = await self._call("CancelScorerRuns", request)
-        return response
+        walk = Walk(request, pb.CancelScorerRunsResponse(), on_progress)
+        while walk.take(await self._call("CancelScorerRuns", walk.request)):
+            pass
+        return walk.total
 
     async def pause_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
         """Holds a scorer's work; requests are taken in and wait. Raises ScorerNotFound."""

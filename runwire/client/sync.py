@@ -23,6 +23,7 @@ from runwire.client.fold import Fold, RunView
 from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
 from runwire.client.sync_calls import Client, Stream
 from runwire.client.values import Json
+from runwire.client.walk import OnProgress, Walk
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 
@@ -268,12 +269,15 @@ class ScorerClient(Client):
         filter: scorer_pb.ScorerRunFilter | None = None,
         scorer_version: str = "",
         dry_run: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> scorer_pb.RetryScorerRunsResponse:
         request = scorer_pb.RetryScorerRunsRequest(
             scorer_run_ids=scorer_run_ids, filter=filter, scorer_version=scorer_version, dry_run=dry_run
         )
-        response: scorer_pb.RetryScorerRunsResponse = self._call("RetryScorerRuns", request, repeat=False)
-        return response
+        walk = Walk(request, scorer_pb.RetryScorerRunsResponse(), on_progress)
+        while walk.take(self._call("RetryScorerRuns", walk.request, repeat=walk.repeatable)):
+            pass
+        return walk.total
 
     def cancel_scorer_runs(
         self,
@@ -281,10 +285,13 @@ class ScorerClient(Client):
         *,
         filter: scorer_pb.ScorerRunFilter | None = None,
         dry_run: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> scorer_pb.CancelScorerRunsResponse:
         request = scorer_pb.CancelScorerRunsRequest(scorer_run_ids=scorer_run_ids, filter=filter, dry_run=dry_run)
-        response: scorer_pb.CancelScorerRunsResponse = self._call("CancelScorerRuns", request)
-        return response
+        walk = Walk(request, scorer_pb.CancelScorerRunsResponse(), on_progress)
+        while walk.take(self._call("CancelScorerRuns", walk.request)):
+            pass
+        return walk.total
 
     def pause_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
         response: scorer_pb.PauseScorerResponse = self._call(

@@ -93,6 +93,27 @@ def test_redrive(runwire: Runwire, run_id: str) -> None:
     assert len(again["attempts"]) == 2
 
 
+def test_redrive_on_a_terminal(run_id: str) -> None:
+    """There is a bar while it goes on, and then one line."""
+    code, shown = on_terminal("redrive", "--run", run_id, "--state", "failed")
+    assert code == 0
+    assert "1/1" in shown
+    assert "1 scorer runs are redriven" in shown
+
+
+def test_cancel_scores(runwire: Runwire, run_id: str) -> None:
+    """What waits is counted, and then cancelled; what has ended is left alone."""
+    runwire("pause", "grumpy")
+    try:
+        runwire("redrive", "--run", run_id, "--state", "failed")
+        wanted = ("cancel-scores", "--run", run_id, "--scorer", "grumpy")
+        assert runwire(*wanted, "--dry-run").out == "1 scorer runs would be cancelled\n"
+        assert runwire(*wanted).out == "1 scorer runs are cancelled\n"
+        assert runwire(*wanted, "--json").lines == [{}]
+    finally:
+        runwire("unpause", "grumpy")
+
+
 def test_pause_and_stats(runwire: Runwire, run_id: str) -> None:
     """A paused scorer is shown as such, and works again after unpause."""
     assert runwire("pause", "grumpy").out == "grumpy is paused\n"
@@ -115,6 +136,7 @@ def test_pause_and_stats(runwire: Runwire, run_id: str) -> None:
         (["scores", "nothing", "--follow"], "nothing"),
         (["redrive"], "name scorer runs, or select them"),
         (["redrive", "a", "--run", "b"], "name scorer runs, or select them"),
+        (["cancel-scores"], "name scorer runs, or select them"),
         (["redrive", "--state", "asleep"], "'asleep' is no state"),
         (["pause", "nobody"], "nobody"),
     ],

@@ -91,6 +91,10 @@ class Service:
         )
         return response.scorer_run  # type: ignore[no-any-return]
 
+    def watch(self, run_id: str = "", **fields: Any) -> Any:
+        """A stream of WatchScorerRuns."""
+        return self.stub.WatchScorerRuns(pb.WatchScorerRunsRequest(run_id=run_id, **fields))
+
     async def until(self, scorer_run_id: str, *names: str, limit: float = LIMIT_SECONDS) -> scorer_run_pb2.ScorerRun:
         """The scorer run once it is in one of these states; by default in a terminal one."""
         wanted = {State.Value(f"SCORER_RUN_STATE_{name}") for name in names} or TERMINAL

@@ -271,9 +271,10 @@ async def test_a_reader_of_changes_misses_none(database: Database) -> None:
         nonlocal place
         while True:
             last = not writing
-            _, settled = await queries.settled()
-            for one in await queries.changes("default", "", Place(place), settled, limit=1000):
-                seen.add(one.run.scorer_run_id)
+            settled = (await queries.settled()).revision
+            changes = await queries.changes(Place(place), settled, limit=1000)
+            assert changes.whole
+            seen.update(one.run.scorer_run_id for one in changes.found)
             place = settled
             if last:
                 return
@@ -307,13 +308,13 @@ async def test_a_reader_does_not_pass_a_writer_that_is_late(filled_postgres_url:
         writing = group.create_task(database.write(late))
         await inserted.wait()
         await jobs.add([NewRun("early", "default", "a", sample=b"2")])
-        _, settled = await queries.settled()
-        early = await queries.changes("default", "", Place(-1), settled, limit=10)
+        settled = (await queries.settled()).revision
+        early = await queries.changes(Place(-1), settled)
         gate.set()
         await writing
-        _, later = await queries.settled()
-        rest = await queries.changes("default", "", Place(settled), later, limit=10)
-    seen = [one.run.scorer_run_id for one in [*early, *rest]]
+        later = (await queries.settled()).revision
+        rest = await queries.changes(Place(settled), later)
+    seen = [one.run.scorer_run_id for one in [*early.found, *rest.found]]
     assert sorted(seen) == ["early", "late"]
 
 
@@ -371,9 +372,11 @@ async def test_what_people_ask_for_does_not_stand_in_for_what_a_run_asks_for(dat
     ad_hoc = replace(new(2), run_id="run", priority=Priority.HIGH)
     await jobs.add([first, ad_hoc])
     await jobs.finish([done(job) for job in (await jobs.claim(OFFERS, 10)).jobs])
-    assert await Queries(database).progress("default", "run") == (False, False)
+    progress = (await Queries(database).progress("default", ["run"]))["run"]
+    assert (progress.still_open, progress.complete) == (False, False)
     await jobs.add([replace(new(3), run_id="run", siblings=2)])
-    assert await Queries(database).progress("default", "run") == (True, True)
+    progress = (await Queries(database).progress("default", ["run"]))["run"]
+    assert (progress.still_open, progress.complete) == (True, True)
 
 
 async def test_a_full_disk_passes(sqlite_url: str) -> None:

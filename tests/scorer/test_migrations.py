@@ -101,21 +101,32 @@ async def test_a_mistake_of_ours_is_not_hidden(empty_url: str) -> None:
         assert not isinstance(caught.value, StoreUnavailable)
 
 
-async def test_numbers_of_another_server_are_mended(empty_url: str) -> None:
-    """A database restored on a PostgreSQL that has seen fewer transactions: watches see all, and old cursors know."""
+async def test_numbers_of_another_server_are_gone_on_from(empty_url: str) -> None:
+    """A database restored on another PostgreSQL, also without its sequence: watches see all, what is written next comes
+    after it, old cursors know, and no row was touched."""
     async with databases.open_database(empty_url) as database:
         await migrate.migrate(database)
         queries = Queries(database)
-        await Jobs(database, worker="w").add([NewRun(f"{number}", "default", "a") for number in range(250)])
-        epoch, _ = await queries.settled()
-        assert not await database.write(revisions.mend)
+        jobs = Jobs(database, worker="w")
+        await jobs.add([NewRun(f"{number}", "default", "a") for number in range(250)])
+        epoch = (await queries.settled()).epoch
+        assert not await database.write(revisions.settle_in)
+        assert not await database.write(revisions.settle_in)
         if not database.embedded:
-            await database.write(lambda c: c.execute(text("UPDATE scorer_runs SET revision = revision + 1000000000")))
-            assert await database.write(revisions.mend)
-            assert (await queries.settled())[0] != epoch
-        seen = set()
+            ahead = text("UPDATE scorer_runs SET revision = revision + 1000000000")
+            await database.write(lambda c: c.execute(ahead))
+            before = await database.read(lambda c: c.execute(text("SELECT max(xmin::text) FROM scorer_runs")).scalar())
+            await database.write(lambda c: c.execute(text("UPDATE counters SET value = 5 WHERE name = 'home'")))
+            assert await database.write(revisions.settle_in)
+            assert not await database.write(revisions.settle_in)
+            assert (await queries.settled()).epoch != epoch
+            after = await database.read(lambda c: c.execute(text("SELECT max(xmin::text) FROM scorer_runs")).scalar())
+            assert before == after
+        await jobs.add([NewRun("later", "default", "a")])
+        seen = []
         async for frame in Watch(queries).read("default", "", "", 0.0):
-            seen |= {one.run.scorer_run_id for one in frame.found}
+            seen += [one.run.scorer_run_id for one in frame.found]
             if not frame.found:
                 break
-        assert len(seen) == 250
+        assert len(set(seen)) == 251
+        assert seen[-1] == "later"

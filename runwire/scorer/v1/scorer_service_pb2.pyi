@@ -136,42 +136,54 @@ class RequestScorerRunResponse(_message.Message):
     def __init__(self, scorer_run: _Optional[_Union[_scorer_run_pb2.ScorerRun, _Mapping]] = ...) -> None: ...
 
 class RetryScorerRunsRequest(_message.Message):
-    __slots__ = ("scorer_run_ids", "filter", "scorer_version", "dry_run")
+    __slots__ = ("scorer_run_ids", "filter", "scorer_version", "dry_run", "page_size", "page_token")
     SCORER_RUN_IDS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     SCORER_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     scorer_run_ids: _containers.RepeatedScalarFieldContainer[str]
     filter: ScorerRunFilter
     scorer_version: str
     dry_run: bool
-    def __init__(self, scorer_run_ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[ScorerRunFilter, _Mapping]] = ..., scorer_version: _Optional[str] = ..., dry_run: bool = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, scorer_run_ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[ScorerRunFilter, _Mapping]] = ..., scorer_version: _Optional[str] = ..., dry_run: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class RetryScorerRunsResponse(_message.Message):
-    __slots__ = ("count", "scorer_run_ids")
+    __slots__ = ("count", "scorer_run_ids", "next_page_token")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     SCORER_RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     count: int
     scorer_run_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, count: _Optional[int] = ..., scorer_run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, count: _Optional[int] = ..., scorer_run_ids: _Optional[_Iterable[str]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CancelScorerRunsRequest(_message.Message):
-    __slots__ = ("scorer_run_ids", "filter", "dry_run")
+    __slots__ = ("scorer_run_ids", "filter", "dry_run", "page_size", "page_token")
     SCORER_RUN_IDS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     scorer_run_ids: _containers.RepeatedScalarFieldContainer[str]
     filter: ScorerRunFilter
     dry_run: bool
-    def __init__(self, scorer_run_ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[ScorerRunFilter, _Mapping]] = ..., dry_run: bool = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, scorer_run_ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[ScorerRunFilter, _Mapping]] = ..., dry_run: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class CancelScorerRunsResponse(_message.Message):
-    __slots__ = ("count", "scorer_run_ids")
+    __slots__ = ("count", "scorer_run_ids", "next_page_token")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     SCORER_RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     count: int
     scorer_run_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, count: _Optional[int] = ..., scorer_run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, count: _Optional[int] = ..., scorer_run_ids: _Optional[_Iterable[str]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class PauseScorerRequest(_message.Message):
     __slots__ = ("scorer_id",)

@@ -112,7 +112,8 @@ class ScorerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListScorerRuns(self, request, context):
-        """Lists scorer runs, newest first.
+        """Lists scorer runs, newest first. One call looks through a bounded number of them: where few fit the filter, a page
+        may hold fewer than were asked for, or none, and a token all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,13 +139,15 @@ class ScorerServiceServicer(object):
         """Redrives scorer runs: those that are FAILED, NOT_SCORABLE, DECLINED or CANCELLED are due again, with attempts and
         deliveries counted anew. A result is never overwritten: with a scorer_version, terminal ones of any kind are
         scored again with that version, as scorer runs of their own beside the old ones.
+
+        Of any number of scorer runs, page by page: see RetryScorerRunsRequest.page_size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelScorerRuns(self, request, context):
-        """Cancels scorer runs that are not terminal.
+        """Cancels scorer runs that are not terminal. Of any number of them, page by page: see RetryScorerRunsRequest.page_size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +168,9 @@ class ScorerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetScorerStats(self, request, context):
-        """Counts, coverage, ages and latencies by scorer.
+        """Counts, coverage, ages and latencies by scorer. All who ask at once are answered from one look at the database;
+        counts may be up to 10 seconds old where they are many, ages are not. RESOURCE_EXHAUSTED / TOO_MANY_REQUESTS with
+        RetryInfo where too many different statistics are asked for at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
