@@ -180,7 +180,7 @@ class Execution:
 
     async def _read_log(self) -> None:
         """Goes through what earlier attempts wrote, a page at a time; after an error from where it was."""
-        while self._gone_through is None or self._gone_through.sequence < self._claim.head.last:
+        while (self._gone_through.sequence if self._gone_through else 0) < self._claim.head.last:
             history = await self._log.get_history(
                 self._claim.topic, self._gone_through, max_events=2048, max_bytes=1024 * 1024
             )
