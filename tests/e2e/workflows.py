@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -228,3 +229,22 @@ async def stuck(ctx: RunContext, input: str) -> None:
         await asyncio.to_thread(time.sleep, 300)
     note(f"{input} is stuck")
     time.sleep(300)  # noqa: ASYNC251 - the point
+
+
+@workflow(id="reforms", scorers=[ScorerRef("s")])
+async def reforms(ctx: RunContext, input: dict[str, Any]) -> Any:
+    """Takes its process with it twice, so that it is a suspect, and then does as it is told."""
+    name, then = input["name"], input["then"]
+    if note(f"{name} begins") < 2:
+        os._exit(9)
+    note(f"{name} in {os.getpid()} of {os.getppid()}")
+    await ctx.emit_text("reformed ")
+    logging.getLogger("tests").warning("%s says so", name)
+    print(f"{name} prints so", flush=True)
+    if then == "ask":
+        return await ctx.suspend("question", answer_type=str)
+    if then == "hang":
+        await asyncio.Event().wait()
+    if then == "block":
+        time.sleep(300)  # noqa: ASYNC251 - the point
+    return os.getpid()
