@@ -157,7 +157,7 @@ async def test_a_suspect_that_waits(sqlite_url: str, ledger: Ledger) -> None:
 async def test_a_deadline_of_a_suspect(sqlite_url: str, ledger: Ledger) -> None:
     """It is kept there too."""
     with processes(sqlite_url, **ledger.environment) as start:
-        async with reformed(start, ledger, "a", "hang", run_timeout=25.0) as (server, _, run):
+        async with reformed(start, ledger, "a", "hang", run_timeout=12.0) as (server, _, run):
             [ended] = await ends(server, [run])
             assert (ended.state, ended.error.reason) == (run_pb2.RUN_STATE_FAILED, "deadline_exceeded")
 
@@ -204,7 +204,7 @@ async def begun_alone(ledger: Ledger, times: int) -> bool:
 async def test_a_child_that_dies_is_told_of(sqlite_url: str, ledger: Ledger) -> None:
     """How the process of a suspect ended is in the worker's log, in the record of the attempt and in the run's error;
     the loss is counted at once, and not when its lease ends."""
-    with processes(sqlite_url, **ledger.environment, RUNWIRE_MAX_LOSSES=2, RUNWIRE_LEASE_SECONDS=3) as start:
+    with processes(sqlite_url, **ledger.environment, RUNWIRE_MAX_LOSSES=2) as start:
         async with reformed(start, ledger, "a", "hang") as (server, worker, run):
             for number in (1, 2):
                 await ledger.wait_for("a begins", 2 + number)
