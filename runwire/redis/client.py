@@ -97,10 +97,10 @@ class Client:
 
     async def _run(self, script: Script, shard: int, words: Sequence[Word], options: _Options) -> Reply:
         reply = await self._call(shard, ("EVALSHA", script.sha, *words), options)
-        if reply is not _NO_SCRIPT:
-            return reply
-        # The server has not seen it yet, or has forgotten it; EVAL also makes it remember.
-        return await self._call(shard, ("EVAL", script.text, *words), options)
+        if reply is _NO_SCRIPT:
+            # The server has not seen it yet, or has forgotten it; EVAL also makes it remember.
+            reply = await self._call(shard, ("EVAL", script.text, *words), options)
+        return _said(reply)
 
     async def poll(
         self,
@@ -211,10 +211,7 @@ class Client:
         caller was cancelled before it came.
         """
         options: _Options = {"lane": lane, "repeatable": repeatable, "unclaimed": unclaimed, "tries": None}
-        reply = await self._call(shard, words, options)
-        if reply is _NO_SCRIPT:
-            raise StoreUnavailable("Redis refuses a command as a script that it does not have")
-        return reply
+        return _said(await self._call(shard, words, options))
 
     async def _call(self, shard: int, words: Sequence[Word], options: _Options) -> Reply:
         """See `call`. _NO_SCRIPT where the server has not got the script."""
@@ -413,3 +410,10 @@ class Client:
         for link in self._links.values():
             link.close()
         self._links.clear()
+
+
+def _said(reply: Reply) -> Reply:
+    """The reply, unless it is the refusal of a script where none was named."""
+    if reply is _NO_SCRIPT:
+        raise StoreUnavailable("Redis refuses a command as a script that it does not have")
+    return reply

@@ -60,7 +60,7 @@ class Messages:
             if len(deliveries) >= limit or max_bytes <= 0 or (deliveries and problems):
                 break
             try:
-                next_end, *found = await self._client.poll(
+                reply = await self._client.poll(
                     RECEIVE,
                     shard,
                     (self._shards.messages(shard, queue),),
@@ -68,13 +68,14 @@ class Messages:
                     repeatable=False,
                     unclaimed=partial(self._keep_late, queue, shard, time.monotonic() + lease_seconds),
                 )
+                with understood():
+                    wait = min(wait, int(reply[0]) / 1000) if reply[0] else wait
+                    found = _deliveries_of(shard, reply[1:])
             except StoreUnavailable as error:
                 problems.append(error)  # what others gave is in this consumer's hands, and must not be forgotten
                 continue
-            with understood():
-                deliveries += _deliveries_of(shard, found)
-            max_bytes -= sum(len(body) for _, body, _ in found)
-            wait = min(wait, int(next_end) / 1000) if next_end else wait
+            deliveries += found
+            max_bytes -= sum(len(delivery.body) for delivery in found)
         if len(problems) == len(self._shards):
             raise problems[0]
         return deliveries, wait
@@ -108,7 +109,8 @@ class Messages:
         lengths = await all_at_once(
             self._client.ask_for(shard, "XLEN", self._shards.messages(shard, queue)) for shard in self._shards
         )
-        return sum(lengths)
+        with understood():
+            return sum(int(length) for length in lengths)
 
     def _consumer(self, queue: str, consumer: str, lease_seconds: float) -> str:
         """The consumer's name in the group, which says its lease to those who look for ended ones."""

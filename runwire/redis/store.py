@@ -149,7 +149,9 @@ class RedisStore:
                 break
             prefix = self._shards.prefix(shard)
             try:
-                removed += await self._client.ask(SWEEP, shard, (f"{prefix}ends",), (prefix, limit - removed))
+                reply = await self._client.ask(SWEEP, shard, (f"{prefix}ends",), (prefix, limit - removed))
+                with understood():
+                    removed += int(reply)
             except StoreUnavailable as error:
                 problems.append(error)
         if len(problems) == len(self._shards):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from runwire.errors import StoreUnavailable
 from runwire.pubsub import Claim, Commit, Lease, LeaseState
 from runwire.redis.client import Client
 from runwire.redis.commits import HAND_BACK, words_of
@@ -51,7 +52,12 @@ class Work:
             parts = {0: wanted.limit} if len(self._shards) == 1 else await self._share_out(wanted)
             if not parts:
                 return [], POLL_SECONDS
-            claims, wait = await self._claim_in(parts, wanted)
+            try:
+                claims, wait = await self._claim_in(parts, wanted)
+            except StoreUnavailable:
+                if len(self._shards) == 1:
+                    raise
+                continue  # they went away in this moment; others have answered
             if claims or len(self._shards) == 1:
                 return claims, wait
             # What was due are leases that wait for their grace now, or went to others: there may be more behind them.
