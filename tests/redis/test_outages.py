@@ -16,7 +16,7 @@ from agent_service.leases import Leases
 from runwire.caching_pubsub import CachingPubSub
 from runwire.connect import open_store
 from runwire.errors import RunwireError, StoreUnavailable
-from runwire.pubsub import SUSPECT_LOSSES, Claim, Commit, Lease, LeaseState, Message, Store
+from runwire.pubsub import SUSPECT_LOSSES, Claim, Commit, Lease, LeaseState, Message, Schedule, Store
 from runwire.redis import client as client_module
 from runwire.redis.link import Access, Address, connect
 from runwire.redis.shards import Shards
