@@ -148,8 +148,15 @@ class Ending:
         run.attempt = self.claim.head.attempt
         return run
 
-    def messages(self, form: Form, run: run_pb2.Run, max_sample_bytes: int) -> Iterator[Message]:
-        """What it asks of scorers. A scorer that cannot be asked costs the run nothing, and the others neither."""
+    def messages(self, form: Form, run: run_pb2.Run, max_sample_bytes: int) -> list[Message]:
+        """What it asks of scorers; an end that can ask none is an end all the same."""
+        try:
+            return list(self._requests(form, run, max_sample_bytes))
+        except Exception:
+            log.exception("%s: no scorer can be asked", self.claim.topic)
+            return []
+
+    def _requests(self, form: Form, run: run_pb2.Run, max_sample_bytes: int) -> Iterator[Message]:
         tenant, _ = record.split_topic(self.claim.topic)
         traceparent, _, tracestate = self.claim.fields.get(record.TRACE, b"").decode(errors="replace").partition("\n")
         return scoring.requests(

@@ -48,7 +48,7 @@ def context_of(owner: Owner) -> Context:
 
 def owned_tasks() -> int:
     """How many tasks of runs there are on this loop."""
-    return sum(isinstance(task, _Task) and task.owned for task in asyncio.all_tasks())
+    return sum(isinstance(task, _Task) and task.owner is not None for task in asyncio.all_tasks())
 
 
 def run(main: Coroutine[Any, Any, Result], *, threads: int = 32) -> Result:
@@ -103,13 +103,18 @@ def _owner_of(traceback: TracebackType | None) -> Owner | None:
 
 
 class _Task(asyncio.Task[Any]):
-    """A task that the code of a run cannot cancel, unless it is a run's itself."""
+    """A task that the code of a run cannot cancel where it is the service's, or the body of another run.
 
-    owned = False
+    Other tasks of other runs it can: what a library keeps for all of its users began in the context of one of them.
+    """
+
+    owner: Owner | None = None
+    body = False
 
     def cancel(self, msg: Any | None = None) -> bool:
-        if not self.owned and (owner := _owner.get()) is not None:
-            log.error("%s tried to cancel the task %r of the service; it goes on", owner, self.get_name())
+        caller = _owner.get()
+        if caller is not None and caller is not self.owner and (self.owner is None or self.body):
+            log.error("%s tried to cancel the task %r, which is not its own; it goes on", caller, self.get_name())
             return False
         return super().cancel(msg)
 
@@ -117,7 +122,8 @@ class _Task(asyncio.Task[Any]):
 def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **given: Any) -> asyncio.Task[Any]:
     task = _Task(coroutine, loop=loop, **given)
     context: Context | None = given.get("context")
-    task.owned = (_owner.get() if context is None else context.get(_owner)) is not None
+    task.owner = _owner.get() if context is None else context.get(_owner)
+    task.body = _owner.get() is None
     return task
 
 

@@ -483,7 +483,7 @@ class Execution:
         return self._record(
             run,
             deletes=self._journal.fields(),
-            messages=list(end.messages(form, run, self._settings.max_sample_bytes)),
+            messages=end.messages(form, run, self._settings.max_sample_bytes),
             schedule=Schedule.NEVER,
             final=end.state,
             retention=self._settings.retention_seconds,

@@ -49,7 +49,7 @@ def requests(
     A sample that is larger than `max_sample_bytes`, or cannot be made whole, goes by reference. A scorer for which no
     message can be made is logged, and the others are asked: a run ends whatever is in it.
     """
-    eligible = [scorer for scorer in run.scorers if is_eligible(scorer, run)]
+    eligible = [scorer for scorer in run.scorers if _is_asked(scorer, run)]
     if not eligible:
         return
     sample = _bounded_sample(run, excerpt, max_sample_bytes, by_reference or not excerpt.whole)
@@ -63,6 +63,14 @@ def requests(
             log.exception("%s/%s: scorer %r cannot be asked", tenant, run.run_id, scorer.scorer_id)
         else:
             yield message
+
+
+def _is_asked(scorer: run_pb2.ScorerRef, run: run_pb2.Run) -> bool:
+    try:
+        return is_eligible(scorer, run)
+    except Exception:
+        log.exception("run %s: whether scorer %r wants it cannot be told, and it is not asked", run.run_id, scorer)
+        return False
 
 
 def _request(
@@ -92,7 +100,11 @@ def _bounded_sample(
                 return sample
         except Exception:
             log.exception("the sample of run %s cannot be made: scorers fetch it", run.run_id)
-    sample = _facts(run)
+    try:
+        sample = _facts(run)
+    except Exception:
+        log.exception("run %s cannot be described to scorers: they are given its name", run.run_id)
+        sample = scorer_run_requested_pb2.Sample(run_id=run.run_id)
     sample.by_reference = True
     return sample
 

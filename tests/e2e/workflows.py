@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import logging
 import os
+import signal
+import sys
+import threading
 import time
 from typing import Any
 
@@ -147,3 +152,99 @@ async def stubborn(ctx: RunContext, input: str) -> None:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             note(f"{input} is asked to end")
+
+
+@workflow(id="dies")
+async def dies(ctx: RunContext, input: dict[str, str]) -> None:
+    """Takes its process with it, in one way or another."""
+    note(f"{input['name']} dies")
+    await ctx.step("dying", _die, input["how"])
+
+
+async def _die(how: str) -> None:
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "segfault":
+        ctypes.string_at(0)
+    os._exit(9)
+
+
+@workflow(id="innocent")
+async def innocent(ctx: RunContext, input: dict[str, Any]) -> str:
+    """One long step."""
+    await ctx.step("long", _long, input["name"], input["seconds"])
+    return "done"
+
+
+async def _long(name: str, seconds: float) -> None:
+    note(f"{name} begins")
+    await asyncio.sleep(seconds)
+
+
+@workflow(id="leaves")
+async def leaves(ctx: RunContext, input: str) -> str:
+    """Does what ends a process, or its loop, in the way that is asked for."""
+    note(f"{input} leaves")
+    loop = asyncio.get_running_loop()
+    if input == "body":
+        sys.exit(3)
+    elif input == "step":
+        await ctx.gather(a=ctx.step("a", _leave), b=ctx.step("b", asyncio.sleep, 5))
+    elif input == "callback":
+        loop.call_soon(sys.exit, 3)
+    elif input == "background":
+        kept.append(asyncio.create_task(_leave()))
+    elif input == "thread":
+        await asyncio.to_thread(sys.exit, 3)
+    elif input == "interrupt":
+        raise KeyboardInterrupt
+    elif input == "stop":
+        loop.stop()
+    elif input == "close":
+        loop.close()
+    elif input == "cancel":
+        for task in asyncio.all_tasks():
+            task.cancel()
+    await asyncio.sleep(1.0)
+    return "stayed"
+
+
+kept: list[asyncio.Task[Any]] = []
+LEAVING = ("body", "step", "callback", "background", "thread", "interrupt", "close", "cancel")
+
+
+async def _leave() -> None:
+    sys.exit(3)
+
+
+@workflow(id="stuck")
+async def stuck(ctx: RunContext, input: str) -> None:
+    """Blocks a thread, or the event loop, for longer than anybody waits."""
+    if input == "own thread":
+        threading.Thread(target=time.sleep, args=(300,)).start()
+        note(f"{input} is stuck")
+        await asyncio.Event().wait()
+    elif input == "thread":
+        note(f"{input} is stuck")
+        await asyncio.to_thread(time.sleep, 300)
+    note(f"{input} is stuck")
+    time.sleep(300)  # noqa: ASYNC251 - the point
+
+
+@workflow(id="reforms", scorers=[ScorerRef("s")])
+async def reforms(ctx: RunContext, input: dict[str, Any]) -> Any:
+    """Takes its process with it twice, so that it is a suspect, and then does as it is told."""
+    name, then = input["name"], input["then"]
+    if note(f"{name} begins") < 2:
+        os._exit(9)
+    note(f"{name} in {os.getpid()} of {os.getppid()}")
+    await ctx.emit_text("reformed ")
+    logging.getLogger("tests").warning("%s says so", name)
+    print(f"{name} prints so", flush=True)
+    if then == "ask":
+        return await ctx.suspend("question", answer_type=str)
+    if then == "hang":
+        await asyncio.Event().wait()
+    if then == "block":
+        time.sleep(300)  # noqa: ASYNC251 - the point
+    return os.getpid()

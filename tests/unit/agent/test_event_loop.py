@@ -147,8 +147,8 @@ def test_the_loop_goes_on_when_something_stops_it(caplog: pytest.LogCaptureFixtu
     assert "is nobody's" in caplog.text
 
 
-def test_a_run_cancels_no_task_of_the_service() -> None:
-    """Code of a run that cancels every task it can see reaches its own ones alone."""
+def test_a_run_cancels_neither_the_service_nor_another_run() -> None:
+    """Code of a run that cancels every task it can see stops itself, and no task of the service or body of a run."""
 
     async def cancel_all() -> None:
         child = asyncio.create_task(asyncio.Event().wait())
@@ -157,14 +157,15 @@ def test_a_run_cancels_no_task_of_the_service() -> None:
             task.cancel()
         await asyncio.wait({child})
 
-    async def service() -> tuple[bool, str]:
+    async def service() -> tuple[bool, str, str]:
         async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
             waiting = group.create_task(asyncio.sleep(0.05, "done"))
+            other = group.create_task(asyncio.sleep(0.05, "done"), context=event_loop.context_of(Recorder()))
             body = group.create_task(cancel_all(), context=event_loop.context_of(Recorder()))
             await asyncio.wait({body})
-            return body.cancelled(), await waiting
+            return body.cancelled(), await waiting, await other
 
-    assert in_main(service) == (True, "done")
+    assert in_main(service) == (True, "done", "done")
 
 
 def test_the_service_itself_may_exit() -> None:
