@@ -108,8 +108,8 @@ class Runs:
         for _ in range(_SCAN_ROUNDS + size // _SCAN_LIMIT):
             page = await self._scan(tenant, request, place, since, min(size - len(runs), _SCAN_LIMIT))
             for stored in page.found:
-                run = record.to_listed(stored)
-                if _matches(run, request):
+                run = await self._listed(stored)
+                if run is not None and _matches(run, request):
                     room -= run.ByteSize()
                     if runs and room < 0:
                         return runs, encode_token(request, place)
@@ -121,6 +121,14 @@ class Runs:
             if len(runs) == size:
                 break
         return runs, encode_token(request, place)
+
+    async def _listed(self, stored: Stored) -> run_pb2.Run | None:
+        """What a list shows of a run; None where it is purged just now."""
+        if record.BRIEF in stored.fields:
+            return record.to_listed(stored)
+        # A process of an earlier version has written it, and in no list but its tenant's and its agent's.
+        whole = await self._store.get(stored.topic, record.SUMMARY)
+        return record.to_run(whole) if whole is not None and record.RUN in whole.fields else None
 
     async def _scan(
         self,
