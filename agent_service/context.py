@@ -240,7 +240,9 @@ class RunContext:
         with within_step(number):
             result = await _try(once, retry, timeout_seconds)
         data = adapter.dump_json(result)
-        await self.journal.record(key, data, step=number, step_finished=run_event_pb2.StepFinished(name=name))
+        # Each step is asked for once in an attempt.
+        finished = run_event_pb2.StepFinished(name=name)
+        await self.journal.record(key, data, step=number, keep=False, step_finished=finished)
         return data
 
     def _begin(self, key: str) -> None:

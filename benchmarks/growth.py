@@ -128,7 +128,7 @@ async def fill(store: Store, runs: Runs, begin: int, until: int) -> None:
 
 
 def asking(number: int, **labels: str) -> pb.StartRunRequest:
-    labels = {"customer": f"c{number % 500}", "rare": str(number == 5)} | labels
+    labels = {"customer": f"c{number % 10}", "rare": str(number == 5)} | labels
     return pb.StartRunRequest(agent_id="emitter", input=to_value({"count": number}), labels=labels)
 
 
