@@ -30,14 +30,15 @@ from runwire.redis.link import Reply, Word
 from runwire.redis.live import RedisPubSub
 from runwire.redis.messages import Messages
 from runwire.redis.records import ENTRY_HEADER_BYTES, fields_of, head_of, microseconds, page_of, seconds
-from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, READ, SCAN, SWEEP, TRIM
+from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, LISTED, READ, SCAN, SWEEP, TRIM
 from runwire.redis.shards import Shards, all_at_once
 from runwire.redis.work import Wanted, Work
-from runwire.scan import merged
+from runwire.scan import Place, newest
 from runwire.topic import entry_of, validate
 
 _SCAN_ROUNDS: Final = 4
-"""How often the shards are asked for a page, where their shares of it differ much or little is found."""
+"""How often the shards are asked for a page, where their shares of it differ much, little is found, or some of it is
+expired and not swept yet."""
 _SWEEP_TOPICS: Final = 100
 _TRIM_ENTRIES: Final = 32
 """Of one script, while the server does nothing else."""
@@ -51,8 +52,6 @@ class RedisStore:
     def __init__(self, client: Client, channels: Channels, shards: Shards, listening: AsyncExitStack) -> None:
         self._client = client
         self._shards = shards
-        self._rounds = _SCAN_ROUNDS if len(shards) > 1 else 1
-        """Of one shard the first answer is a whole page, or all that may be looked at."""
         self.pubsub: PubSub = RedisPubSub(client, channels, shards)
         doorbells = Doorbells(channels, shards, listening)
         self._work = Work(client, shards, doorbells)
@@ -132,37 +131,50 @@ class RedisStore:
     ) -> Scan:
         found: list[Stored] = []
         lists = tuple(dict.fromkeys((index, *also)))
-        for _ in range(self._rounds):
-            page = await self._scan(lists, fields, before, since, limit - len(found))
-            found += page.found
-            before = page.next
+        for _ in range(_SCAN_ROUNDS):
+            places, before = await self._places(lists, before, since, limit - len(found))
+            found += await self._listed([topic for _, topic in places], fields)
             if before is None or len(found) == limit:
                 break
         return Scan(found, before)
 
-    async def _scan(
-        self,
-        lists: Sequence[str],
-        fields: Sequence[str],
-        before: tuple[float, str] | None,
-        since: float,
-        limit: int,
-    ) -> Scan:
+    async def _places(
+        self, lists: Sequence[str], before: Place | None, since: float, limit: int
+    ) -> tuple[Sequence[Place], Place | None]:
         """Asks every shard, at once, for its share of a page and a little more."""
         share = limit / len(self._shards)
-        part = min(limit, math.ceil(share + 2 * math.sqrt(share)))
-        looks = max(part, MAX_SCAN_LOOKS // (self._rounds * len(self._shards)))
+        part = min(limit, math.ceil(share + 3 * math.sqrt(share)))
+        looks = max(part, MAX_SCAN_LOOKS // (_SCAN_ROUNDS * len(self._shards)))
         bound: tuple[Word, Word] = (microseconds(before[0]), before[1]) if before else ("", "")
         replies = await all_at_once(
             self._client.run(
                 SCAN,
                 shard,
                 [f"{self._shards.prefix(shard)}index:{name}" for name in lists],
-                (self._shards.prefix(shard), microseconds(since), *bound, part, looks, *fields),
+                (microseconds(since), *bound, part, looks),
             )
             for shard in self._shards
         )
-        return merged([_scan_of(reply) for reply in replies], limit)
+        return newest([_places_of(reply) for reply in replies], limit)
+
+    async def _listed(self, topics: Sequence[str], fields: Sequence[str]) -> Sequence[Stored]:
+        """Heads and fields, in this order, of the topics that are there and not expired."""
+        shards = self._shards.by_shard(topics)
+        replies = await all_at_once(
+            self._client.run(
+                LISTED,
+                shard,
+                [key(topics[i]) for key in (self._shards.head, self._shards.fields) for i in places],
+                fields,
+            )
+            for shard, places in shards.items()
+        )
+        found: dict[int, Stored] = {}
+        for places, reply in zip(shards.values(), replies, strict=True):
+            for i, values in zip(places, reply, strict=True):
+                if values:
+                    found[i] = Stored(topics[i], head_of(values[0]), fields_of(values[1]))
+        return [found[i] for i in sorted(found)]
 
     async def sweep(self, limit: int = 1000) -> int:
         removed = 0
@@ -215,10 +227,8 @@ class RedisStore:
         return await self._messages.backlog(queue)
 
 
-def _scan_of(reply: Reply) -> Scan:
+def _places_of(reply: Reply) -> tuple[Sequence[Place], Place | None]:
     """What lua/scan.lua returned."""
-    place, *found = reply
-    return Scan(
-        [Stored(topic.decode(), head_of(head), fields_of(pairs)) for topic, head, pairs in found],
-        (seconds(place[0]), place[1].decode()) if place else None,
-    )
+    end, *flat = reply
+    places = [(seconds(flat[i]), flat[i + 1].decode()) for i in range(0, len(flat), 2)]
+    return places, (seconds(end[0]), end[1].decode()) if end else None
