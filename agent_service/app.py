@@ -143,23 +143,31 @@ class Service:
 
 
 async def _watch_store(store: Store, server: Server) -> None:
-    """Health is NOT_SERVING while the store does not answer."""
+    """Health is NOT_SERVING while no part of the store answers. Where a part is away, the rest is served, and calls for
+    what lies there are UNAVAILABLE: all replicas would be taken out for it at once, and none would serve anything."""
     serving = True
     while True:
         await asyncio.sleep(_HEALTH_SECONDS)
-        try:
-            async with asyncio.timeout(_HEALTH_SECONDS):
-                await store.ping()
-            healthy = True
-            if not serving:
-                log.info("the store answers again")
-        except (StoreUnavailable, TimeoutError) as error:
-            healthy = False
-            if serving:
-                log.error("the store does not answer: %s", str(error) or f"not within {_HEALTH_SECONDS:g} s")
-        if healthy != serving:
-            await server.set_serving(healthy)
-        serving = healthy
+        problem = await _store_problem(store)
+        if problem and serving:
+            log.error("the store does not answer: %s", problem)
+        elif not problem and not serving:
+            log.info("the store answers again")
+        if bool(problem) == serving:
+            await server.set_serving(not problem)
+        serving = not problem
+
+
+async def _store_problem(store: Store) -> str:
+    """Why no part of the store answers; empty: some does."""
+    try:
+        async with asyncio.timeout(_HEALTH_SECONDS):
+            await store.ping()
+    except TimeoutError:
+        return f"not within {_HEALTH_SECONDS:g} s"
+    except Exception as error:  # whatever it is: a watch that has died would leave the health as it was for ever
+        return str(error) or repr(error)
+    return ""
 
 
 def _reopen(url: str) -> Callable[[], AbstractAsyncContextManager[Store]] | None:

@@ -221,6 +221,8 @@ class CachingPubSub:
                 await self.run_once()
             except StoreUnavailable as error:
                 log.warning("idle check: %s", error)
+            except Exception:  # whatever it is: without the check readers would wait in silence for what they missed
+                log.exception("idle check failed")
 
     async def run_once(self) -> None:
         """Compares what the readers of each topic know with the heads of the logs. Raises StoreUnavailable."""

@@ -18,8 +18,9 @@ Rules for every engine:
 - A store that cannot be reached, or refuses to write for a passing reason, raises StoreUnavailable. The caller may
   repeat the same commit: it takes effect once.
 - What does not answer is "not known", never "lost": a part of the store that is away costs only what lies in it.
-  Calls about many parts (claim, receive, extend, heads, sweep) do what they can in the others, and raise
-  StoreUnavailable only where no part that they need answers.
+  Calls that take what there is (claim, receive, extend, sweep, ping) do so in the others, without waiting for it, and
+  raise StoreUnavailable only where no part that they need answers. Calls whose answer would be wrong with a part
+  missing (heads, scan, backlog) raise it at once where one is known to be away.
 - Whatever the engine's server, file or driver reports that this contract does not name is StoreUnavailable, or
   ConfigurationError while the store is opened; in one place of the engine. That a commit itself is bad is decided by
   the checks of Commit alone.
@@ -464,7 +465,8 @@ class Store(EventCache, Protocol):
         ...
 
     async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:
-        """Deletes messages for good. Unknown ids are no error."""
+        """Deletes messages for good. Unknown ids are no error. Raises StoreUnavailable if a part of the store that
+        holds some does not answer; all others are deleted then too."""
         ...
 
     async def backlog(self, queue: str) -> int:
@@ -478,5 +480,5 @@ class Store(EventCache, Protocol):
         ...
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable if the store does not answer."""
+        """Raises StoreUnavailable if no part of the store answers."""
         ...

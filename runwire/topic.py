@@ -30,6 +30,7 @@ def validate(commit: Commit) -> None:
     """Refuses, as ValueError, what only a fault in the caller can bring about."""
     if not commit.topic:
         raise ValueError("a commit needs a topic")
+    _check_names(commit)
     if commit.final and not commit.events:
         raise ValueError("a log is closed by its last event: `final` needs `events`")
     if commit.token and commit.attempt is None:
@@ -47,6 +48,14 @@ def validate(commit: Commit) -> None:
         raise ValueError(f"{count} events of {len(commit.events)} bytes are too many for one commit")
     if len(commit.check) != _CHECK_BYTES:
         raise ValueError(f"`check` has {len(commit.check)} bytes and not {_CHECK_BYTES}")
+
+
+def _check_names(commit: Commit) -> None:
+    """Each is stored as UTF-8: lone surrogates have none."""
+    names = [commit.topic, commit.queue, *commit.indexes, *commit.puts, *commit.puts_once, *commit.deletes]
+    for name in (*names, *(message.queue for message in commit.messages)):
+        if not name.isascii():
+            name.encode()
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 -- The one atomic write to a topic; the rules are those of runwire.pubsub.Commit and runwire/topic.py.
 --
 -- KEYS  1 head, 2 log, 3 fields
--- ARGV  1 prefix, 2 topic, 3 attempt ('' for others than the owner), 4 token ('' for them too), 5 schedule,
+-- ARGV  1 prefix, 2 topic, 3 attempt ('' for others than the owner), 4 token ('' for them too),
+--       5 schedule, or 'back' for a claim that nobody got,
 --       6 entry ('' without events)
 --       and, unless all of these are at their defaults:
 --       7 due_in, 8 progress ('1'), 9 retention, 10 tombstone, 11 new epoch ('' unless create), 12 queue,
@@ -150,6 +151,10 @@ if schedule == 'lost' and final == 0 and head.leased == '1' then
   set('leased', '0')
   set('overdue', '0')
   due = head.woken == '1' and now or now + grace_of(tonumber(head.lease), tonumber(head.losses))
+elseif schedule == 'back' and head.leased == '1' then
+  set('suspect', tonumber(head.losses) >= SUSPECT_LOSSES and '1' or '0')
+  set('leased', '0')
+  due = now
 elseif ends then
   set('leased', '0')
   if head.overdue == '1' then

@@ -52,11 +52,15 @@ async def _running_channels(client: Client, settings: Settings) -> AsyncIterator
     channels = Channels(client, settings.access.timeout_seconds)
     failure: BaseException | None = None
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(channels.run(), name="runwire-redis-channels")
+        running = [
+            tasks.create_task(channels.run(), name="runwire-redis-channels"),
+            tasks.create_task(client.run_probes(), name="runwire-redis-probes"),
+        ]
         try:
             yield channels
         except BaseException as error:
             failure = error  # raised below: the group would wrap it
-        running.cancel()
+        for task in running:
+            task.cancel()
     if failure is not None:
         raise failure

@@ -47,13 +47,14 @@ class Channels:
         self._unanswered: Counter[bytes] = Counter()
         """SUBSCRIBEs on their way. Only the answer to the last one counts: an UNSUBSCRIBE may lie between."""
         self._renewed: set[bytes] = set()
-        """Channels of a lost connection that are subscribed anew."""
+        """Channels whose listeners are to look when they are subscribed: of a lost connection, or not waited for."""
 
     @asynccontextmanager
-    async def listen(self, name: str, listener: Listener) -> AsyncIterator[None]:
+    async def listen(self, name: str, listener: Listener, *, confirmed: bool = True) -> AsyncIterator[None]:
         """Calls `listener` with all that is published in the channel, from entering to leaving.
 
-        Raises StoreUnavailable if the server does not confirm it in time.
+        Raises StoreUnavailable if the server does not confirm it in time. Not `confirmed`: it is not waited for, and
+        `listener` is called with None when it comes.
         """
         key = name.encode()
         channel = self._channels.get(key)
@@ -63,8 +64,11 @@ class Channels:
                 self._subscribe(self._link, key)
         channel.listeners.append(listener)
         self._wanted.set()
+        if not confirmed and not channel.subscribed.is_set():
+            self._renewed.add(key)
         try:
-            await self._confirmed(channel)
+            if confirmed:
+                await self._confirmed(channel)
             yield
         finally:
             channel.listeners.remove(listener)

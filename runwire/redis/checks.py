@@ -10,6 +10,7 @@ from typing import Final
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.redis.client import Client
 from runwire.redis.link import LinkLost, ReplyError
+from runwire.redis.shards import all_at_once
 from runwire.redis.topology import Cluster, tag
 from runwire.redis.url import Settings
 
@@ -24,45 +25,90 @@ _SHUT_OUT: Final = {"NOAUTH", "WRONGPASS", "NOPERM", "ERR"}
 
 
 async def wait_for_server(client: Client, settings: Settings) -> None:
-    """Returns when every server answers.
+    """Returns when every server answers, or when the time is over and some do: a part that is away must not keep a
+    process from serving the rest.
 
-    Raises StoreUnavailable if that takes longer than the settings allow, ConfigurationError if one does not let
-    this client in.
+    Raises StoreUnavailable if none does for as long as the settings allow, ConfigurationError if one does not let this
+    client in.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + settings.start_seconds
     delay = _FIRST_DELAY_SECONDS
     while True:
-        try:
-            for shard in (await client.servers()).values():
-                await client.attempt(shard, "PING")
+        answered, problems = await _ask_each(client)
+        if not problems:
             return
-        except ReplyError as error:
-            if error.code in _SHUT_OUT:
-                raise ConfigurationError(f"Redis does not let this client in: {error}") from None
-            problem: Exception = error
-        except (LinkLost, StoreUnavailable) as error:
-            problem = error
         if loop.time() + delay > deadline:
-            raise StoreUnavailable(f"no Redis within {settings.start_seconds:g} s: {problem}") from None
+            break
         await asyncio.sleep(delay)
         delay = min(delay * 1.6, _MOST_DELAY_SECONDS)
+    if not answered:
+        problem = next(iter(problems.values()))
+        raise StoreUnavailable(f"no Redis within {settings.start_seconds:g} s: {problem}") from None
+    for shard, problem in problems.items():
+        logger.warning("Redis: a part is away, and the rest is served: %s", client.leave_out(shard, str(problem)))
+
+
+async def _ask_each(client: Client) -> tuple[int, Mapping[int, Exception]]:
+    """How many servers answer, and why others do not, by one of their shards. Raises ConfigurationError."""
+    problems: dict[int, Exception] = {}
+    answered = 0
+    try:
+        for shard in (await client.servers()).values():
+            try:
+                await client.attempt(shard, "PING")
+                answered += 1
+            except LinkLost as error:
+                problems[shard] = error
+    except ReplyError as error:
+        if error.code in _SHUT_OUT:
+            raise ConfigurationError(f"Redis does not let this client in: {error}") from None
+        problems[0] = error
+    except StoreUnavailable as error:
+        problems[0] = error
+    return answered, problems
 
 
 async def check_layout(client: Client, settings: Settings) -> None:
     """Raises ConfigurationError if the data was written with another number of shards or another layout.
 
-    What the first store to come says is kept, for as long as the database is.
+    What the first store to come says is kept, for as long as the database is: in shard 0, and beside every other one,
+    so that it can be read where shard 0 is away. Raises StoreUnavailable where nobody can say.
     """
-    key = f"{settings.prefix}{tag(0)}:store"
+    there = [shard for shard in range(settings.shards) if not client.is_away(shard)]
+    known = there[:1] == [0] and await _check_layout_of(client, settings, 0, write=True)
+    others = [shard for shard in there if shard]
+    found = await all_at_once(_check_layout_of(client, settings, shard, write=known) for shard in others)
+    if not known and not any(found):
+        raise StoreUnavailable("the part of Redis that knows with how many shards its data was written is away")
+
+
+async def _check_layout_of(client: Client, settings: Settings, shard: int, *, write: bool) -> bool:
+    """Whether it is said there. `write`: it is said from now on."""
+    try:
+        return await _compare_layout(client, settings, shard, write=write)
+    except StoreUnavailable as error:
+        if settings.shards == 1:
+            raise
+        logger.warning("Redis: the layout of shard %d could not be read: %s", shard, error)
+        return False
+
+
+async def _compare_layout(client: Client, settings: Settings, shard: int, *, write: bool) -> bool:
+    key = f"{settings.prefix}{tag(shard)}:store"
     for name, mine in (("layout", LAYOUT), ("shards", str(settings.shards))):
-        await client.call(0, "HSETNX", key, name, mine)
-        kept = (await client.call(0, "HGET", key, name)).decode()
-        if kept != mine:
+        if write:
+            await client.call(shard, "HSETNX", key, name, mine)
+        kept = await client.call(shard, "HGET", key, name)
+        if kept is None:
+            return False
+        if kept != mine.encode():
+            said = kept.decode(errors="replace")
             raise ConfigurationError(
-                f"the data in this Redis was written with {name}={kept}, and this store is opened with {name}={mine}"
-                f"{'; put ?shards=' + kept + ' into the store URL' if name == 'shards' else ''}"
+                f"the data in this Redis was written with {name}={said}, and this store is opened with {name}={mine}"
+                f"{'; put ?shards=' + said + ' into the store URL' if name == 'shards' else ''}"
             )
+    return True
 
 
 async def check_servers(client: Client, settings: Settings) -> None:
@@ -71,6 +117,8 @@ async def check_servers(client: Client, settings: Settings) -> None:
     Raises ConfigurationError then, and if a server is too old; StoreUnavailable.
     """
     for address, shard in (await client.servers()).items():
+        if client.is_away(shard):
+            continue
         risks = await _risks(client, shard, settings)
         if risks and settings.strict:
             raise ConfigurationError(f"?strict=true, and Redis at {address} is not safe: {'; '.join(risks)}")
@@ -82,7 +130,7 @@ async def _risks(client: Client, shard: int, settings: Settings) -> Sequence[str
     try:
         # One INFO for several sections came with 7.0.
         sections = [await client.call(shard, "INFO", name) for name in ("server", "memory", "persistence")]
-    except (StoreUnavailable, ReplyError) as error:
+    except StoreUnavailable as error:
         return [f"whether it may lose or evict data could not be checked ({error})"]
     info = _parse(b"\n".join(sections))
     _check_kind(info, settings)

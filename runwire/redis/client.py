@@ -2,6 +2,10 @@
 
 Two connections to each server: one for writes and all that is short, one for reads of logs, so that the many bytes
 of a replay hold nobody up.
+
+This is the edge where what a server says becomes what the contract knows: whatever it refuses, for a known reason or
+one that nobody has heard of, is StoreUnavailable to those who call (`call`, `run`, `poll`, `ask`). Only what opens a
+store looks at refusals itself (`attempt`), to tell a wrong setting.
 """
 
 from __future__ import annotations
@@ -16,14 +20,23 @@ from typing import Any, Final, TypedDict
 from runwire.errors import StoreUnavailable
 from runwire.redis.link import Address, Link, LinkLost, Reply, ReplyError, Word, connect
 from runwire.redis.scripts import Script
+from runwire.redis.shards import those_that_answer
 from runwire.redis.topology import Cluster
 from runwire.redis.url import Settings
 
 logger = logging.getLogger("runwire.redis")
 
 _FIRST_DELAY_SECONDS: Final = 0.02
-_MOST_DELAY_SECONDS: Final = 1.0
+_MOST_DELAY_SECONDS: Final = 0.5
 _WARN_SECONDS: Final = 5.0
+POLL_PATIENCE_SECONDS: Final = 0.5
+"""How long a poll of several shards waits for one; twice as long each time that this was too short for a slow one."""
+_POLL_TRIES: Final = 2
+"""How often a poll tries what fails at once: a server that has moved is found by the second."""
+_PING_SECONDS: Final = 1.0
+PROBE_SECONDS: Final = 1.0
+"""How often a shard that is away is looked for."""
+_NO_SCRIPT: Final = object()
 
 _PASSING: Final = {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK"}
 """Refusals that end by themselves: the command was not carried out, and is tried again."""
@@ -38,6 +51,8 @@ class _Options(TypedDict):
     lane: Lane
     repeatable: bool
     unclaimed: Unclaimed | None
+    tries: int | None
+    """None: as many as there is time for."""
 
 
 class Lane(Enum):
@@ -60,6 +75,10 @@ class Client:
         self._unreached: set[Address] = set()
         self._silent_until: dict[str, float] = {}
         self._listen_at = 0
+        self._away: dict[int, StoreUnavailable] = {}
+        """Shards that did not answer, and have not been seen to answer since: `run_probes` looks for them."""
+        self._patience: dict[int, float] = {}
+        """Seconds that a poll waits for a shard that has been slow."""
 
     async def run(
         self,
@@ -73,15 +92,108 @@ class Client:
         unclaimed: Unclaimed | None = None,
     ) -> Reply:
         """Runs a script on the server of a shard, in one round trip. Parameters and errors are those of `call`."""
-        words = (len(keys), *keys, *args)
-        options: _Options = {"lane": lane, "repeatable": repeatable, "unclaimed": unclaimed}
+        options: _Options = {"lane": lane, "repeatable": repeatable, "unclaimed": unclaimed, "tries": None}
+        return await self._run(script, shard, (len(keys), *keys, *args), options)
+
+    async def _run(self, script: Script, shard: int, words: Sequence[Word], options: _Options) -> Reply:
+        reply = await self._call(shard, ("EVALSHA", script.sha, *words), options)
+        if reply is _NO_SCRIPT:
+            # The server has not seen it yet, or has forgotten it; EVAL also makes it remember.
+            reply = await self._call(shard, ("EVAL", script.text, *words), options)
+        return _said(reply)
+
+    async def poll(
+        self,
+        script: Script,
+        shard: int,
+        keys: Sequence[str],
+        args: Sequence[Word],
+        *,
+        repeatable: bool = True,
+        unclaimed: Unclaimed | None = None,
+    ) -> Reply:
+        """`run` for what is asked of every shard again and again: one that is away must not hold up the others.
+
+        Where there are several shards, one that does not answer soon is left out until `run_probes` has heard of it;
+        `unclaimed` gets its reply if it comes after all.
+        """
+        if self._settings.shards == 1:
+            return await self.run(script, shard, keys, args, repeatable=repeatable, unclaimed=unclaimed)
+        self._check_there(shard)
+        patience = self._patience.get(shard, POLL_PATIENCE_SECONDS)
+        options: _Options = {
+            "lane": Lane.WRITES,
+            "repeatable": repeatable,
+            "unclaimed": unclaimed,
+            "tries": _POLL_TRIES,
+        }
+        began = asyncio.get_running_loop().time()
         try:
-            return await self.call(shard, "EVALSHA", script.sha, *words, **options)
-        except ReplyError as error:
-            if error.code != "NOSCRIPT":
-                raise
-        # The server has not seen it yet, or has forgotten it; EVAL also makes it remember.
-        return await self.call(shard, "EVAL", script.text, *words, **options)
+            async with asyncio.timeout(patience):
+                reply = await self._run(script, shard, (len(keys), *keys, *args), options)
+        except TimeoutError:
+            # It may only be slow: then it is given more time, or nothing of it would ever get through.
+            self._patience[shard] = min(2 * patience, self._settings.access.timeout_seconds)
+            raise self.leave_out(shard, f"no answer within {patience:g} s") from None
+        except StoreUnavailable as error:
+            raise self.leave_out(shard, str(error)) from None
+        if patience > POLL_PATIENCE_SECONDS and asyncio.get_running_loop().time() - began < POLL_PATIENCE_SECONDS / 2:
+            del self._patience[shard]
+        return reply
+
+    async def ask(self, script: Script, shard: int, keys: Sequence[str], args: Sequence[Word]) -> Reply:
+        """`run` for what needs the answer of every shard: it is refused at once where one is known to be away."""
+        self._check_there(shard)
+        return await self.run(script, shard, keys, args)
+
+    async def ask_for(self, shard: int, *words: Word) -> Reply:
+        """The same for a command."""
+        self._check_there(shard)
+        return await self.call(shard, *words)
+
+    def is_away(self, shard: int) -> bool:
+        """Whether the shard did not answer, and has not been seen to answer since."""
+        return shard in self._away
+
+    def _check_there(self, shard: int) -> None:
+        error = self._away.get(shard)
+        if error is not None:
+            raise StoreUnavailable(*error.args)
+
+    def leave_out(self, shard: int, problem: str) -> StoreUnavailable:
+        """From now on the shard is away, until it has been seen to answer. Returns what to raise."""
+        error = StoreUnavailable(f"shard {shard} is away: {problem}")
+        if shard not in self._away:
+            self._away[shard] = error
+            self._warn_of_shards(shard, problem)
+        return error
+
+    def _warn_of_shards(self, shard: int, problem: str) -> None:
+        """Says what is away, but not for each of hundreds of shards."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until.get("shards", now):
+            self._silent_until["shards"] = now + _WARN_SECONDS
+            logger.warning("Redis: shard %d is left out until it answers: %s", shard, problem)
+
+    async def run_probes(self) -> None:
+        """Looks for the shards that are away, until cancelled. To be run beside everything else."""
+        probed: set[int] = set()
+
+        async def probe(shard: int) -> None:
+            try:
+                await self.attempt(shard, "PING")
+                logger.warning("Redis: shard %d answers again", shard)
+            except Exception as error:  # whatever it is: it is away as long as it cannot be asked
+                logger.debug("Redis: shard %d is still away: %s", shard, error)
+            finally:
+                probed.discard(shard)
+
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(PROBE_SECONDS)
+                for shard in self._away.keys() - probed:
+                    probed.add(shard)
+                    group.create_task(probe(shard), name=f"probe of shard {shard}")
 
     async def call(
         self,
@@ -95,27 +207,39 @@ class Client:
 
         Repeated for as long as a server may take to answer, if the server could not be reached or refused it for a
         passing reason, and, if `repeatable`, also where the connection was lost meanwhile and it may have been
-        carried out. Then raises StoreUnavailable. Other refusals: ReplyError. `unclaimed` gets the reply if the
+        carried out. Then, and for every other refusal, raises StoreUnavailable. `unclaimed` gets the reply if the
         caller was cancelled before it came.
         """
+        options: _Options = {"lane": lane, "repeatable": repeatable, "unclaimed": unclaimed, "tries": None}
+        return _said(await self._call(shard, words, options))
+
+    async def _call(self, shard: int, words: Sequence[Word], options: _Options) -> Reply:
+        """See `call`. _NO_SCRIPT where the server has not got the script."""
+        lane = options["lane"]
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.access.timeout_seconds
         delay = _FIRST_DELAY_SECONDS
+        tries = 0
         while True:
             link = None
+            tries += 1
             try:
                 link = await self._link(shard, lane)
-                return await self._send(link, words, unclaimed)
+                reply = await self._send(link, words, options["unclaimed"])
+                self._away.pop(shard, None)
+                return reply
             except LinkLost as error:
-                if link is not None and not repeatable:
+                if link is not None and not options["repeatable"]:
                     raise StoreUnavailable("the connection to Redis was lost; whether it wrote is not known") from None
-                self._stale()
+                self._stale(shard)
                 problem: Exception = error
             except ReplyError as error:
+                if error.code == "NOSCRIPT":
+                    return _NO_SCRIPT
                 self._judge(error, shard, lane)
                 problem = error
             self._warn(problem)
-            if loop.time() + delay > deadline:
+            if loop.time() + delay > deadline or tries == options["tries"]:
                 raise StoreUnavailable(f"Redis does not answer as it should: {problem}") from None
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 1.6, _MOST_DELAY_SECONDS)
@@ -131,9 +255,11 @@ class Client:
     async def attempt(self, shard: int, *words: Word) -> Reply:
         """A command, once. Raises LinkLost or ReplyError."""
         try:
-            return await (await self._link(shard, Lane.WRITES)).call(*words)
+            reply = await (await self._link(shard, Lane.WRITES)).call(*words)
+            self._away.pop(shard, None)
+            return reply
         except (LinkLost, ReplyError):
-            self._stale()
+            self._stale(shard)
             raise
 
     async def _send(self, link: Link, words: Sequence[Word], unclaimed: Unclaimed | None) -> Reply:
@@ -159,16 +285,19 @@ class Client:
         if code in _PASSING:
             if code in ("READONLY", "MASTERDOWN"):
                 self._drop(shard, lane)  # the primary is another one now, or will be
-            self._stale()
+            self._stale(shard)
             return
         if code in _REFUSING:
             raise StoreUnavailable(f"Redis refuses to write: {error}", retry_delay_seconds=5.0) from None
         if code in _SHUT_OUT:
             raise StoreUnavailable(f"Redis does not let this client do it: {error}") from None
-        raise error
+        self._warn(error)
+        raise StoreUnavailable(f"Redis refuses: {error}", retry_delay_seconds=1.0) from None
 
-    def _stale(self) -> None:
-        self._addresses.clear()
+    def _stale(self, shard: int) -> None:
+        """The shard may have moved. Others stay where they are until they say so: who names the servers may be away
+        too, and they must not wait for it."""
+        self._addresses.pop(shard, None)
         self._topology.forget()
 
     def _drop(self, shard: int, lane: Lane) -> None:
@@ -208,11 +337,14 @@ class Client:
     async def connect_for_messages(self, on_message: Callable[[list[Any]], None]) -> Link:
         """A connection of its own for pub/sub. Raises LinkLost or ReplyError."""
         # A cluster passes on to all nodes what is published at one, so any will do: each time the next, if one is dead.
-        shard, self._listen_at = self._listen_at, (self._listen_at + 1) % self._settings.shards
+        for _ in range(self._settings.shards):
+            shard, self._listen_at = self._listen_at, (self._listen_at + 1) % self._settings.shards
+            if not self.is_away(shard):
+                break
         try:
             return await self.connect(await self._topology.locate(shard), on_message)
         except (LinkLost, ReplyError):
-            self._stale()
+            self._topology.forget()
             raise
 
     async def connect(self, address: Address, on_message: Callable[[list[Any]], None] | None = None) -> Link:
@@ -256,16 +388,32 @@ class Client:
         return shards
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable unless every server answers."""
+        """Raises StoreUnavailable unless some server answers."""
+        if self._settings.shards == 1:
+            await self.call(0, "PING")
+            return
+        there = [shard for shard in range(self._settings.shards) if shard not in self._away] or [0]
+        # One shard of each server that is known; one that is not is asked for itself.
+        servers = {self._addresses.get(shard, shard): shard for shard in there}
+        await those_that_answer(self._ping(shard) for shard in servers.values())
+
+    async def _ping(self, shard: int) -> None:
+        self._check_there(shard)
         try:
-            servers = await self.servers()
-        except ReplyError as error:
-            raise StoreUnavailable(f"Redis does not let this client do it: {error}") from None
-        for shard in servers.values():
-            await self.call(shard, "PING")
+            async with asyncio.timeout(_PING_SECONDS):
+                await self.call(shard, "PING")
+        except TimeoutError:
+            raise self.leave_out(shard, f"no answer within {_PING_SECONDS:g} s") from None
 
     def close(self) -> None:
         """Ends all connections."""
         for link in self._links.values():
             link.close()
         self._links.clear()
+
+
+def _said(reply: Reply) -> Reply:
+    """The reply, unless it is the refusal of a script where none was named."""
+    if reply is _NO_SCRIPT:
+        raise StoreUnavailable("Redis refuses a command as a script that it does not have")
+    return reply

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Final
 
 from runwire.errors import FieldExists, LogClosed, RunExpired, RunNotFound, SequenceHole, TopicExists
 from runwire.pubsub import Commit
@@ -21,10 +22,14 @@ def repeatable(commit: Commit) -> bool:
     return bool(commit.events) or not (commit.create or commit.puts_once or commit.messages)
 
 
-def words_of(prefix: str, commit: Commit) -> Sequence[Word]:
-    """ARGV of lua/commit.lua. The usual commit is short: events, and nothing else."""
+HAND_BACK: Final = "back"
+"""Schedule of a topic whose claim nobody got: due as it was before, in its lane, and its losses stay."""
+
+
+def words_of(prefix: str, commit: Commit, schedule: str = "") -> Sequence[Word]:
+    """ARGV of lua/commit.lua. The usual commit is short: events, and nothing else. `schedule`: not the commit's."""
     attempt: Word = "" if commit.attempt is None else commit.attempt
-    words: list[Word] = [prefix, commit.topic, attempt, commit.token, commit.schedule.value, pack(commit)]
+    words: list[Word] = [prefix, commit.topic, attempt, commit.token, schedule or commit.schedule.value, pack(commit)]
     groups = (
         tuple(dict.fromkeys(commit.indexes)),
         tuple(word for pair in commit.puts.items() for word in pair),

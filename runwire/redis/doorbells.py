@@ -56,7 +56,8 @@ class Doorbells:
             for queue in queues:
                 name = self._shards.bell(shard, kind, queue)
                 await self._keep_listening(name)
-                await stack.enter_async_context(self._channels.listen(name, lambda _: rung.set()))
+                # Not waited for: where nobody confirms it, who waits looks now and then, as long as a shard answers.
+                await stack.enter_async_context(self._channels.listen(name, lambda _: rung.set(), confirmed=False))
         return rung
 
     async def _keep_listening(self, name: str) -> None:
@@ -65,7 +66,7 @@ class Doorbells:
             return
         self._kept.add(name)
         try:
-            await self._listening.enter_async_context(self._channels.listen(name, lambda _: None))
+            await self._listening.enter_async_context(self._channels.listen(name, lambda _: None, confirmed=False))
         except BaseException:
             self._kept.discard(name)
             raise

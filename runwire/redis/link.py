@@ -9,13 +9,16 @@ cancelled call leaves the connection as it was.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import socket
 import ssl
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from hiredis import ProtocolError, Reader, pack_command
 
@@ -81,10 +84,15 @@ class Link(asyncio.Protocol):
         self._on_message = on_message
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[bytes] = []
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Reply], int]] = deque()
+        """Replies that are owed, each with where in all that was written its command ends."""
         self._writable: asyncio.Event = asyncio.Event()
         self._writable.set()
         self._heard = self._loop.time()
+        """When the server last gave a sign of life."""
+        self._written = 0
+        self._sent = 0
+        self._socket: Any = None
         self._watch: asyncio.TimerHandle | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the connection is gone."""
@@ -115,17 +123,23 @@ class Link(asyncio.Protocol):
         if self.lost.done():
             reply.set_exception(LinkLost("the connection is closed"))
             return reply
+        packed = pack_command(words)  # type: ignore[arg-type]  # its stub says a tuple of one
+        # Not before: a word that cannot be sent must leave no place for a reply, or all later ones would be shifted.
         if not self._waiting:
             self._heard = self._loop.time()
-        self._waiting.append(reply)
-        self.write(*words)
+        self._waiting.append((reply, self._written + len(packed)))
+        self._write(packed)
         return reply
 
     def write(self, *words: Word) -> None:
         """Sends a command that is answered by messages, and not by a reply."""
+        self._write(pack_command(words))  # type: ignore[arg-type]  # its stub says a tuple of one
+
+    def _write(self, packed: bytes) -> None:
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.append(pack_command(words))  # type: ignore[arg-type]  # its stub says a tuple of one
+        self._outgoing.append(packed)
+        self._written += len(packed)
 
     def close(self) -> None:
         """Ends the connection; calls under way raise LinkLost."""
@@ -140,9 +154,9 @@ class Link(asyncio.Protocol):
             self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        peer = transport.get_extra_info("socket")
+        # Not every loop's transports are of asyncio's class: uvloop's are not.
+        self._transport = cast(asyncio.Transport, transport)
+        peer = self._socket = transport.get_extra_info("socket")
         if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -166,7 +180,7 @@ class Link(asyncio.Protocol):
             if isinstance(reply, ReplyError):
                 logger.warning("Redis refuses a subscription: %s", reply)
             return
-        future = self._waiting.popleft()
+        future, _ = self._waiting.popleft()
         if future.done():  # its caller was cancelled
             return
         if isinstance(reply, ReplyError):
@@ -187,7 +201,7 @@ class Link(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
         waiting, self._waiting = self._waiting, deque()
-        for future in waiting:
+        for future, _ in waiting:
             if not future.done():
                 future.set_exception(LinkLost(f"the connection was lost: {error or 'closed by the server'}"))
 
@@ -196,6 +210,7 @@ class Link(asyncio.Protocol):
 
     def _check(self) -> None:
         """Gives up on a server that owes a reply and is silent. A connection for messages is asked for a sign."""
+        self._note_sent()
         silent = self._loop.time() - self._heard
         if self._waiting and silent > self._timeout:
             logger.warning("a Redis server did not answer for %.1f s: connection closed", silent)
@@ -205,6 +220,25 @@ class Link(asyncio.Protocol):
             # Nobody waits for the answer: what counts is that something comes.
             self.send("PING").add_done_callback(lambda done: done.exception())
         self._check_later()
+
+    def _note_sent(self) -> None:
+        """A server is not silent while the command that it owes the next reply to is still on its way out. Others that
+        leave behind it are no sign of life: a server that hangs takes them too."""
+        sent = self._written - self._unsent()
+        if self._waiting and self._sent < self._waiting[0][1] and sent > self._sent:
+            self._heard = self._loop.time()
+        self._sent = sent
+
+    def _unsent(self) -> int:
+        """Bytes that wait here or in the kernel until the other end has taken them."""
+        if self._transport is None or self._transport.is_closing():
+            return 0
+        here = self._transport.get_write_buffer_size() + sum(map(len, self._outgoing))
+        try:
+            queued = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        except (OSError, ValueError, AttributeError):  # not known on this system
+            return here
+        return here + int.from_bytes(queued, sys.byteorder)
 
 
 def _is_message(reply: Reply) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import RECEIVE_CHUNK, Delivery
 from runwire.redis.client import Client
 from runwire.redis.doorbells import POLL_SECONDS, Doorbells
+from runwire.redis.link import Reply
+from runwire.redis.records import understood
 from runwire.redis.scripts import ACKNOWLEDGE, RECEIVE
-from runwire.redis.shards import Shards, all_at_once
+from runwire.redis.shards import Shards, all_at_once, each_of_them
 
 GROUP: Final = "workers"
 """The consumer group of every message queue."""
@@ -31,18 +35,24 @@ class Messages:
         self._doorbells = doorbells
         self._consumers: dict[str, dict[str, None]] = {}
         """Names that this process has had, by queue, oldest first: it may acknowledge what is in their hands."""
+        self._late: dict[str, list[tuple[float, Delivery]]] = {}
+        """Messages that came when their caller was not waiting any more, with the end of their lease: they are in this
+        consumer's hands, and the next caller's."""
 
     async def receive(
         self, queue: str, consumer: str, limit: int, lease_seconds: float, wait_seconds: float, max_bytes: int
     ) -> Sequence[Delivery]:
         name = self._consumer(queue, consumer, lease_seconds)
         return await self._doorbells.wait_for(
-            "messages", [queue], wait_seconds, lambda: self._receive(queue, name, limit, max_bytes)
+            "messages", [queue], wait_seconds, lambda: self._receive(queue, name, limit, lease_seconds, max_bytes)
         )
 
-    async def _receive(self, queue: str, name: str, limit: int, max_bytes: int) -> tuple[Sequence[Delivery], float]:
+    async def _receive(
+        self, queue: str, name: str, limit: int, lease_seconds: float, max_bytes: int
+    ) -> tuple[Sequence[Delivery], float]:
         """Messages, and the seconds until there may be more."""
-        deliveries: list[Delivery] = []
+        deliveries = self._take_late(queue, limit)
+        max_bytes -= sum(len(delivery.body) for delivery in deliveries)
         wait = POLL_SECONDS
         times = _milliseconds(DEFAULT_LEASE_SECONDS), _milliseconds(_FORGET_SECONDS)
         problems: list[StoreUnavailable] = []
@@ -50,22 +60,36 @@ class Messages:
             if len(deliveries) >= limit or max_bytes <= 0 or (deliveries and problems):
                 break
             try:
-                next_end, *found = await self._client.run(
+                reply = await self._client.poll(
                     RECEIVE,
                     shard,
                     (self._shards.messages(shard, queue),),
                     (GROUP, name, limit - len(deliveries), *times, RECEIVE_CHUNK, max_bytes),
                     repeatable=False,
+                    unclaimed=partial(self._keep_late, queue, shard, time.monotonic() + lease_seconds),
                 )
+                with understood():
+                    wait = min(wait, int(reply[0]) / 1000) if reply[0] else wait
+                    found = _deliveries_of(shard, reply[1:])
             except StoreUnavailable as error:
                 problems.append(error)  # what others gave is in this consumer's hands, and must not be forgotten
                 continue
-            deliveries += (Delivery(f"{shard}/{place.decode()}", body, count) for place, body, count in found)
-            max_bytes -= sum(len(body) for _, body, _ in found)
-            wait = min(wait, int(next_end) / 1000) if next_end else wait
+            deliveries += found
+            max_bytes -= sum(len(delivery.body) for delivery in found)
         if len(problems) == len(self._shards):
             raise problems[0]
         return deliveries, wait
+
+    def _keep_late(self, queue: str, shard: int, lease_end: float, reply: Reply) -> None:
+        late = self._late.setdefault(queue, [])
+        late += ((lease_end, delivery) for delivery in _deliveries_of(shard, reply[1:]))
+
+    def _take_late(self, queue: str, limit: int) -> list[Delivery]:
+        now = time.monotonic()
+        late = [(lease_end, delivery) for lease_end, delivery in self._late.pop(queue, ()) if lease_end > now]
+        if late[limit:]:
+            self._late[queue] = late[limit:]
+        return [delivery for _, delivery in late[:limit]]
 
     async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:
         ids: dict[int, list[str]] = {}
@@ -74,7 +98,7 @@ class Messages:
             if slash and shard.isdecimal() and int(shard) < len(self._shards):
                 ids.setdefault(int(shard), []).append(place)
         names = tuple(self._consumers.get(queue, ()))
-        await all_at_once(
+        await each_of_them(
             self._client.run(
                 ACKNOWLEDGE, shard, (self._shards.messages(shard, queue),), (GROUP, len(names), *names, *places)
             )
@@ -83,9 +107,10 @@ class Messages:
 
     async def backlog(self, queue: str) -> int:
         lengths = await all_at_once(
-            self._client.call(shard, "XLEN", self._shards.messages(shard, queue)) for shard in self._shards
+            self._client.ask_for(shard, "XLEN", self._shards.messages(shard, queue)) for shard in self._shards
         )
-        return sum(lengths)
+        with understood():
+            return sum(int(length) for length in lengths)
 
     def _consumer(self, queue: str, consumer: str, lease_seconds: float) -> str:
         """The consumer's name in the group, which says its lease to those who look for ended ones."""
@@ -96,6 +121,10 @@ class Messages:
         if len(names) > _MOST_CONSUMER_NAMES:
             del names[next(iter(names))]
         return name
+
+
+def _deliveries_of(shard: int, found: Reply) -> list[Delivery]:
+    return [Delivery(f"{shard}/{place.decode()}", body, count) for place, body, count in found]
 
 
 def _milliseconds(seconds: float) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
-from runwire.errors import EventsLost
+from runwire.errors import EventsLost, StoreUnavailable
 from runwire.pubsub import Commit, Entry, Head, Page
 
 _ENTRY: Final = struct.Struct(">QQ8s8sI")
@@ -14,6 +15,15 @@ _ENTRY: Final = struct.Struct(">QQ8s8sI")
 ENTRY_HEADER_BYTES: Final = _ENTRY.size
 _EPOCH_CHARACTERS: Final = 16
 _MICROSECONDS: Final = 1_000_000
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """For reading a reply. What cannot be read is no fault of who asked: StoreUnavailable."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, struct.error) as error:
+        raise StoreUnavailable(f"Redis answered what is not understood: {error!r}") from error
 
 
 def microseconds(seconds: float) -> int:

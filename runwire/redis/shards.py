@@ -100,8 +100,16 @@ async def _answer(call: Coroutine[Any, Any, T]) -> T | StoreUnavailable:
         return error
 
 
+async def each_of_them(calls: Iterable[Coroutine[Any, Any, T]]) -> None:
+    """Makes calls to several shards, which go out together, to their end. Then raises StoreUnavailable if any was not
+    answered."""
+    for result in await all_at_once(_answer(call) for call in calls):
+        if isinstance(result, StoreUnavailable):
+            raise result
+
+
 async def all_at_once(calls: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T]:
-    """The results of calls to several shards, which go out together."""
+    """The results of calls to several shards, which go out together. The first that fails ends the others."""
     coroutines = tuple(calls)
     if len(coroutines) < 2:
         return [await coroutine for coroutine in coroutines]

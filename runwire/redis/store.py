@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
+from runwire.errors import StoreUnavailable
 from runwire.pubsub import (
     MAX_RECEIVE_BYTES,
     MAX_SCAN_LOOKS,
@@ -29,7 +30,7 @@ from runwire.redis.doorbells import Doorbells
 from runwire.redis.link import Reply, Word
 from runwire.redis.live import RedisPubSub
 from runwire.redis.messages import Messages
-from runwire.redis.records import ENTRY_HEADER_BYTES, fields_of, head_of, microseconds, page_of, seconds
+from runwire.redis.records import ENTRY_HEADER_BYTES, fields_of, head_of, microseconds, page_of, seconds, understood
 from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, LISTED, READ, SCAN, SWEEP, TRIM
 from runwire.redis.shards import Shards, all_at_once
 from runwire.redis.work import Wanted, Work
@@ -66,10 +67,12 @@ class RedisStore:
         names = shards.topic(commit.topic)
         words = words_of(shards.prefix(shard), commit)
         reply = await self._client.run(COMMIT, shard, names, words, repeatable=repeatable(commit))
-        if reply[0] != b"ok":
-            raise refusal_of(commit, reply)
-        head = head_of(reply[2])
-        return Committed(head, entry_of(commit, head.epoch), seconds(reply[1]))
+        with understood():
+            if reply[0] == b"ok":
+                head = head_of(reply[2])
+                return Committed(head, entry_of(commit, head.epoch), seconds(reply[1]))
+            refusal = refusal_of(commit, reply)
+        raise refusal
 
     async def read(self, topic: str, after: int, *, max_events: int = 2048, max_bytes: int = 1024 * 1024) -> Page:
         reply = await self._client.run(
@@ -79,27 +82,32 @@ class RedisStore:
             (after, max_events, max_bytes, ENTRY_HEADER_BYTES),
             lane=Lane.READS,
         )
-        if len(reply) == 1:
-            raise not_found(topic)
-        return page_of(reply[1], reply[2], after)
+        with understood():
+            if len(reply) == 1:
+                raise not_found(topic)
+            return page_of(reply[1], reply[2], after)
 
     async def heads(self, topics: Sequence[str]) -> Sequence[Head | None]:
         found: list[Head | None] = [None] * len(topics)
         shards = self._shards.by_shard(topics)
         replies = await all_at_once(
-            self._client.run(HEADS, shard, [self._shards.head(topics[i]) for i in places], ())
+            self._client.ask(HEADS, shard, [self._shards.head(topics[i]) for i in places], ())
             for shard, places in shards.items()
         )
-        for places, reply in zip(shards.values(), replies, strict=True):
-            for i, values in zip(places, reply, strict=True):
-                found[i] = head_of(values) if values else None
+        with understood():
+            for places, reply in zip(shards.values(), replies, strict=True):
+                for i, values in zip(places, reply, strict=True):
+                    found[i] = head_of(values) if values else None
         return found
 
     async def trim(self, topic: str, before: int) -> None:
         names = (self._shards.head(topic), self._shards.log(topic))
         words = (before, self._shards.live(topic), _TRIM_ENTRIES)
-        while await self._client.run(TRIM, self._shards.of(topic), names, words) >= _TRIM_ENTRIES:
-            pass
+        trimmed = _TRIM_ENTRIES
+        while trimmed >= _TRIM_ENTRIES:
+            reply = await self._client.run(TRIM, self._shards.of(topic), names, words)
+            with understood():
+                trimmed = int(reply)
 
     async def clear(self, topic: str) -> None:
         shards = self._shards
@@ -110,14 +118,17 @@ class RedisStore:
     # Topics
 
     async def now(self) -> float:
-        whole, micro = await self._client.call(0, "TIME")
-        return int(whole) + int(micro) / 1_000_000
+        there = (shard for shard in self._shards if not self._client.is_away(shard))
+        reply = await self._client.call(next(there, 0), "TIME")
+        with understood():
+            return int(reply[0]) + int(reply[1]) / 1_000_000
 
     async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
         names = (self._shards.head(topic), self._shards.fields(topic))
         args = ("all",) if fields is None else ("named", *fields)
         reply = await self._client.run(GET, self._shards.of(topic), names, args)
-        return Stored(topic, head_of(reply[0]), fields_of(reply[1])) if reply else None
+        with understood():
+            return Stored(topic, head_of(reply[0]), fields_of(reply[1])) if reply else None
 
     async def scan(
         self,
@@ -147,7 +158,7 @@ class RedisStore:
         looks = max(part, MAX_SCAN_LOOKS // (_SCAN_ROUNDS * len(self._shards)))
         bound: tuple[Word, Word] = (microseconds(before[0]), before[1]) if before else ("", "")
         replies = await all_at_once(
-            self._client.run(
+            self._client.ask(
                 SCAN,
                 shard,
                 [f"{self._shards.prefix(shard)}index:{name}" for name in lists],
@@ -155,13 +166,14 @@ class RedisStore:
             )
             for shard in self._shards
         )
-        return newest([_places_of(reply) for reply in replies], limit)
+        with understood():
+            return newest([_places_of(reply) for reply in replies], limit)
 
     async def _listed(self, topics: Sequence[str], fields: Sequence[str]) -> Sequence[Stored]:
         """Heads and fields, in this order, of the topics that are there and not expired."""
         shards = self._shards.by_shard(topics)
         replies = await all_at_once(
-            self._client.run(
+            self._client.ask(
                 LISTED,
                 shard,
                 [key(topics[i]) for key in (self._shards.head, self._shards.fields) for i in places],
@@ -170,20 +182,29 @@ class RedisStore:
             for shard, places in shards.items()
         )
         found: dict[int, Stored] = {}
-        for places, reply in zip(shards.values(), replies, strict=True):
-            for i, values in zip(places, reply, strict=True):
-                if values:
-                    found[i] = Stored(topics[i], head_of(values[0]), fields_of(values[1]))
+        with understood():
+            for places, reply in zip(shards.values(), replies, strict=True):
+                for i, values in zip(places, reply, strict=True):
+                    if values:
+                        found[i] = Stored(topics[i], head_of(values[0]), fields_of(values[1]))
         return [found[i] for i in sorted(found)]
 
     async def sweep(self, limit: int = 1000) -> int:
         removed = 0
+        problems: list[StoreUnavailable] = []
         for shard in self._shards.in_turn():
             if removed >= limit:
                 break
             prefix = self._shards.prefix(shard)
             part = min(limit - removed, _SWEEP_TOPICS)
-            removed += await self._client.run(SWEEP, shard, (f"{prefix}ends",), (prefix, part))
+            try:
+                reply = await self._client.ask(SWEEP, shard, (f"{prefix}ends",), (prefix, part))
+                with understood():
+                    removed += int(reply)
+            except StoreUnavailable as error:
+                problems.append(error)
+        if len(problems) == len(self._shards):
+            raise problems[0]
         return removed
 
     async def ping(self) -> None:

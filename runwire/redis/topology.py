@@ -21,6 +21,8 @@ from typing import Final, Generic, Protocol, TypeVar
 from runwire.redis.link import Access, Address, Link, LinkLost, Reply, ReplyError, connect
 
 SLOTS: Final = 16384
+_ASKED_A_TIMEOUT: Final = 4
+"""How many silent servers are asked within a timeout."""
 
 T = TypeVar("T")
 
@@ -199,8 +201,13 @@ def _failure(what: str, problems: Sequence[str | ReplyError]) -> LinkLost | Repl
 
 
 async def _ask(address: Address, access: Access, *words: str) -> Reply:
-    link = await connect(address, access)
+    """Asks one of several for what others know too, so that none may be silent for long."""
     try:
-        return await link.call(*words)
-    finally:
-        link.close()
+        async with asyncio.timeout(access.timeout_seconds / _ASKED_A_TIMEOUT):
+            link = await connect(address, access)
+            try:
+                return await link.call(*words)
+            finally:
+                link.close()
+    except TimeoutError:
+        raise LinkLost(f"{address} does not answer in time") from None

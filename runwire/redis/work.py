@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule
+from runwire.errors import StoreUnavailable
+from runwire.pubsub import Claim, Commit, Lease, LeaseState
 from runwire.redis.client import Client
-from runwire.redis.commits import words_of
+from runwire.redis.commits import HAND_BACK, words_of
 from runwire.redis.doorbells import POLL_SECONDS, Doorbells
 from runwire.redis.link import Reply, Word
-from runwire.redis.records import fields_of, head_of, microseconds, seconds
+from runwire.redis.records import fields_of, head_of, microseconds, seconds, understood
 from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND
 from runwire.redis.shards import Shards, lane_name, those_that_answer
 
@@ -51,7 +52,12 @@ class Work:
             parts = {0: wanted.limit} if len(self._shards) == 1 else await self._share_out(wanted)
             if not parts:
                 return [], POLL_SECONDS
-            claims, wait = await self._claim_in(parts, wanted)
+            try:
+                claims, wait = await self._claim_in(parts, wanted)
+            except StoreUnavailable:
+                if len(self._shards) == 1:
+                    raise
+                continue  # they went away in this moment; others have answered
             if claims or len(self._shards) == 1:
                 return claims, wait
             # What was due are leases that wait for their grace now, or went to others: there may be more behind them.
@@ -71,7 +77,7 @@ class Work:
                 *wanted.queues,
             )
             replies.append(
-                await self._client.run(
+                await self._client.poll(
                     CLAIM,
                     shard,
                     self._shards.lane(shard, wanted.queues, wanted.alone),
@@ -87,9 +93,10 @@ class Work:
             for reply in replies:
                 self._hand_back(reply)
             raise
-        claims = [claim for reply in replies for claim in _claims_of(reply)]
-        claims.sort(key=lambda claim: claim[0])
-        waits = [seconds(reply[1]) for reply in replies if reply[1]]
+        with understood():
+            claims = [claim for reply in replies for claim in _claims_of(reply)]
+            claims.sort(key=lambda claim: claim[0])
+            waits = [seconds(reply[1]) for reply in replies if reply[1]]
         return [claim for _, claim in claims], min(waits, default=POLL_SECONDS)
 
     async def _share_out(self, wanted: Wanted) -> Mapping[int, int]:
@@ -97,19 +104,20 @@ class Work:
 
         async def due_in(shard: int) -> tuple[int, Reply]:
             lane = self._shards.lane(shard, wanted.queues, wanted.alone)
-            return shard, await self._client.run(DUE, shard, lane, (wanted.limit,))
+            return shard, await self._client.poll(DUE, shard, lane, (wanted.limit,))
 
         found = await those_that_answer(due_in(shard) for shard in self._shards)
-        times = sorted((int(time), shard) for shard, reply in found for time in reply)
+        with understood():
+            times = sorted((int(time), shard) for shard, reply in found for time in reply)
         return Counter(shard for _, shard in times[: wanted.limit])
 
     def _hand_back(self, reply: Reply) -> None:
-        """Ends the leases of claims that came too late for a caller that was cancelled."""
+        """Ends the leases of claims that came too late for a caller that was cancelled, or had no more time."""
         for _, claim in _claims_of(reply):
-            commit = Commit(claim.topic, attempt=claim.head.attempt, token=claim.token, schedule=Schedule.DUE)
+            commit = Commit(claim.topic, attempt=claim.head.attempt, token=claim.token)
             shard = self._shards.of(claim.topic)
-            names = self._shards.topic(claim.topic)
-            self._client.run_unheard(COMMIT, shard, names, words_of(self._shards.prefix(shard), commit))
+            words = words_of(self._shards.prefix(shard), commit, HAND_BACK)
+            self._client.run_unheard(COMMIT, shard, self._shards.topic(claim.topic), words)
 
     async def extend(self, leases: Sequence[Lease], lease_seconds: float) -> Sequence[LeaseState]:
         states = [LeaseState.UNKNOWN] * len(leases)
@@ -117,7 +125,7 @@ class Work:
 
         async def extend_in(shard: int, places: Sequence[int]) -> None:
             shown = [leases[i] for i in places]
-            reply = await self._client.run(
+            reply = await self._client.poll(
                 EXTEND,
                 shard,
                 [self._shards.head(lease.topic) for lease in shown],
@@ -127,8 +135,9 @@ class Work:
                     *(word for lease in shown for word in (lease.topic, lease.attempt, lease.token)),
                 ),
             )
-            for i, state in zip(places, reply, strict=True):
-                states[i] = LeaseState(state.decode())
+            with understood():
+                for i, state in zip(places, reply, strict=True):
+                    states[i] = LeaseState(state.decode())
 
         await those_that_answer(extend_in(shard, places) for shard, places in shards.items())
         return states

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from runwire.errors import ConfigurationError, StoreUnavailable
+from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 
 BUSY_SECONDS: Final = 5.0
 """How long one process waits for another's transaction."""
@@ -93,7 +93,7 @@ class Database:
                 self._set_up(connection)
         except sqlite3.Error as error:
             if _passing(error):
-                raise unavailable(error) from error
+                raise ours(error) from error
             raise ConfigurationError(
                 f"{str(self.path)!r} cannot be used as a store: {error}{_advice(error)}"
             ) from error
@@ -252,15 +252,21 @@ class Link:
             connection.close()
 
 
-def is_unavailable(error: Exception) -> bool:
-    """Whether it is the file or the disk that fails, and not a fault in what it was asked."""
+def harms_all(error: Exception) -> bool:
+    """Whether it is the file or the disk that fails, and so everything that is asked of it: no use in trying each piece
+    of work by itself."""
     faults = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
     return isinstance(error, StoreUnavailable) or (isinstance(error, sqlite3.Error) and not isinstance(error, faults))
 
 
-def unavailable(error: Exception) -> StoreUnavailable:
-    """What the caller gets for an error of a store that was opened well."""
-    return error if isinstance(error, StoreUnavailable) else StoreUnavailable(f"the SQLite store fails: {error}")
+def ours(error: Exception) -> Exception:
+    """What the caller gets for an error of a store that was opened well: the one place where SQLite's become ours.
+
+    Refusals of our own checks stay what they are. Whatever else there is says nothing of what was asked.
+    """
+    if isinstance(error, (RunwireError, ValueError)) and not isinstance(error, sqlite3.Error):
+        return error
+    return StoreUnavailable(f"the SQLite store fails: {error}")
 
 
 def is_busy(error: sqlite3.Error) -> bool:

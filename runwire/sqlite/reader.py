@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from runwire.errors import StoreUnavailable
-from runwire.sqlite.database import Database, Link, is_unavailable, unavailable
+from runwire.errors import RunwireError, StoreUnavailable
+from runwire.sqlite.database import Database, Link, ours
 
 T = TypeVar("T")
 
@@ -48,11 +48,11 @@ class Reader:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            link.close()
-            if is_unavailable(error):
-                raise unavailable(error) from error
+        except (RunwireError, ValueError):
             raise
+        except Exception as error:
+            link.close()
+            raise ours(error) from error
 
     def _link(self) -> Link:
         link: Link | None = getattr(self._local, "link", None)

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from runwire.errors import RunwireError, StoreUnavailable
-from runwire.sqlite.database import BUSY_SECONDS, Database, Link, is_busy, is_unavailable, unavailable
+from runwire.sqlite.database import BUSY_SECONDS, Database, Link, harms_all, is_busy, ours
 from runwire.sqlite.tables import Transaction
 
 T = TypeVar("T")
@@ -120,9 +120,9 @@ class Writer:
             return self._transact(works)
         except Exception as error:
             self._link.close()  # which rolls back
-            if len(works) == 1 or is_unavailable(error):
+            if len(works) == 1 or harms_all(error):
                 for work in works:
-                    work.error = unavailable(error) if is_unavailable(error) else error
+                    work.error = ours(error)
                 return None
         for work in works:
             transaction = self._attempt([work])

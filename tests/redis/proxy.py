@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
@@ -28,6 +29,14 @@ class Proxy:
     def __init__(self, target_port: int) -> None:
         self.judge: Callable[[Command], Fate | bytes] = lambda command: Fate.PASS
         self.commands: list[Command] = []
+        self.hold: Callable[[Command], bool] = lambda command: False
+        """Whether replies from this command on wait for `release`; `holding` is set then."""
+        self.holding = asyncio.Event()
+        self.release = asyncio.Event()
+        self.delay_seconds = 0.0
+        """Of every reply."""
+        self.bytes_a_second = 0
+        """How fast the way to the server is; 0: as fast as it can."""
         self.connections = 0
         self.port = 0
         self._target_port = target_port
@@ -39,7 +48,10 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        listening = socket.create_server(("127.0.0.1", self.port))
+        # Small, so that a slow way holds up the client, and not a buffer of megabytes between.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        self._server = await asyncio.start_server(self._serve, sock=listening)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -60,9 +72,9 @@ class Proxy:
         self._open |= {writer, server_writer}
         with suppress(OSError):
             async with asyncio.TaskGroup() as tasks:
-                lose = asyncio.Event()
-                tasks.create_task(self._forward(reader, writer, server_writer, lose))
-                tasks.create_task(self._return(server_reader, writer, server_writer, lose))
+                lose, held = asyncio.Event(), asyncio.Event()
+                tasks.create_task(self._forward(reader, writer, server_writer, lose, held))
+                tasks.create_task(self._return(server_reader, writer, server_writer, lose, held))
         self._open -= {writer, server_writer}
         writer.transport.abort()
         server_writer.transport.abort()
@@ -73,13 +85,19 @@ class Proxy:
         writer: asyncio.StreamWriter,
         server: asyncio.StreamWriter,
         lose: asyncio.Event,
+        held: asyncio.Event,
     ) -> None:
         parser = Reader()
         while data := await reader.read(65536):
+            if self.bytes_a_second:
+                await asyncio.sleep(len(data) / self.bytes_a_second)
             parser.feed(data)
             command: Any
             while (command := parser.gets()) is not False:
                 self.commands.append(command)
+                if self.hold(command):
+                    held.set()
+                    self.holding.set()
                 fate = self.judge(command)
                 if isinstance(fate, bytes):
                     writer.write(fate)
@@ -98,12 +116,17 @@ class Proxy:
         writer: asyncio.StreamWriter,
         server_writer: asyncio.StreamWriter,
         lose: asyncio.Event,
+        held: asyncio.Event,
     ) -> None:
         while data := await server.read(65536):
             if lose.is_set():
                 writer.transport.abort()
                 server_writer.transport.abort()
                 return
+            await asyncio.sleep(self.delay_seconds)
+            if held.is_set():
+                await self.release.wait()
+                held.clear()
             writer.write(data)
         writer.transport.abort()
 

@@ -559,12 +559,12 @@ async def test_a_cancelled_claim_is_handed_back(proxy: Proxy) -> None:
 
 async def test_a_claim_cancelled_between_shards_is_handed_back(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one shard has given already, while another has not answered yet, goes back too."""
-    run, given = Client.run, asyncio.Event()
+    poll, given = Client.poll, asyncio.Event()
 
     async def hold(self: Client, script: Script, shard: int, *args: Any, **options: Any) -> object:
         if script is CLAIM and shard == 1:
             await asyncio.Event().wait()
-        reply = await run(self, script, shard, *args, **options)
+        reply = await poll(self, script, shard, *args, **options)
         if script is CLAIM:
             given.set()
         return reply
@@ -573,7 +573,7 @@ async def test_a_claim_cancelled_between_shards_is_handed_back(redis_url: str, m
         for number in range(10):
             await start(store, f"default/{number}")
         with monkeypatch.context() as patch:
-            patch.setattr(Client, "run", hold)
+            patch.setattr(Client, "poll", hold)
             async with asyncio.TaskGroup() as group:
                 claiming = group.create_task(
                     store.claim([QUEUE], holder="somebody", limit=10, lease_seconds=LONG_SECONDS)

@@ -15,7 +15,8 @@ LIMIT_SECONDS = 60.0
 TOPIC = "default/run"
 
 
-OF_THE_TEST = ("config", "info", "hello", "client")
+OF_THE_TEST = ("config", "info", "hello", "client", "subscribe", "unsubscribe")
+"""And what is listened to, which nobody waits for."""
 
 
 def calls(server: RedisServer) -> dict[str, int]:

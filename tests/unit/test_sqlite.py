@@ -111,7 +111,7 @@ async def test_a_fault_in_one_commit_spoils_no_other(store: SqliteStore) -> None
     commits[3] = appending(topics[3], 1, 1, 2, puts=wrong_type)
     results = await asyncio.gather(*map(store.commit, commits), return_exceptions=True)
     assert isinstance(results[2], UnicodeEncodeError)
-    assert isinstance(results[3], sqlite3.Error)
+    assert isinstance(results[3], StoreUnavailable)
     for number in (0, 1, 4, 5):
         assert len(await read_all(store, topics[number])) == 2
         assert await fields(store, topics[number]) == {"a": b"1"}
