@@ -41,7 +41,7 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 MAX_PAGE_BYTES: Final = 1024 * 1024
 """Of the runs of one page, after the first: a run is at most about 2.5 MiB, and a client takes 4 MiB by default."""
 MAX_TRACE_LENGTH: Final = 512
-_SCAN_ROUNDS: Final = 10
+_SCAN_ROUNDS: Final = 4
 """A page that is still short after so many looks more than a full one takes is returned as it is, with a token to go
 on: a search that finds little costs its caller more pages, and the service no more than another call."""
 _SCAN_LIMIT: Final = 64

@@ -106,7 +106,7 @@ def ending(claim: Claim, run: run_pb2.Run) -> Commit:
 
 
 async def claim(store: Store, limit: int, wait_seconds: float = 0.0) -> Sequence[Claim]:
-    return await store.claim([QUEUE], holder="bench", limit=limit, lease_seconds=60.0, wait_seconds=wait_seconds)
+    return await store.claim([QUEUE], holder="bench", limit=limit, lease_seconds=3600.0, wait_seconds=wait_seconds)
 
 
 async def end(store: Store, limit: int) -> int:
