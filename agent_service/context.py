@@ -251,7 +251,9 @@ class RunContext:
             data = adapter.dump_json(result)
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise TypeError(f"step {name!r}: what {_name(function)} returned cannot be remembered: {error}") from None
-        await self.journal.record(key, data, step=number, step_finished=run_event_pb2.StepFinished(name=name))
+        # Each step is asked for once in an attempt.
+        finished = run_event_pb2.StepFinished(name=name)
+        await self.journal.record(key, data, step=number, keep=False, step_finished=finished)
         return data
 
     def _begin(self, key: str) -> None:

@@ -41,7 +41,7 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 MAX_PAGE_BYTES: Final = 1024 * 1024
 """Of the runs of one page, after the first: a run is at most about 2.5 MiB, and a client takes 4 MiB by default."""
 MAX_TRACE_LENGTH: Final = 512
-_SCAN_ROUNDS: Final = 10
+_SCAN_ROUNDS: Final = 4
 """A page that is still short after so many looks more than a full one takes is returned as it is, with a token to go
 on: a search that finds little costs its caller more pages, and the service no more than another call."""
 _SCAN_LIMIT: Final = 64
@@ -108,8 +108,8 @@ class Runs:
         for _ in range(_SCAN_ROUNDS + size // _SCAN_LIMIT):
             page = await self._scan(tenant, request, place, since, min(size - len(runs), _SCAN_LIMIT))
             for stored in page.found:
-                run = record.to_listed(stored)
-                if _matches(run, request):
+                run = await self._listed(stored)
+                if run is not None and _matches(run, request):
                     room -= run.ByteSize()
                     if runs and room < 0:
                         return runs, encode_token(request, place)
@@ -121,6 +121,14 @@ class Runs:
             if len(runs) == size:
                 break
         return runs, encode_token(request, place)
+
+    async def _listed(self, stored: Stored) -> run_pb2.Run | None:
+        """What a list shows of a run; None where it is purged just now."""
+        if record.BRIEF in stored.fields:
+            return record.to_listed(stored)
+        # A process of an earlier version has written it, and in no list but its tenant's and its agent's.
+        whole = await self._store.get(stored.topic, record.SUMMARY)
+        return record.to_run(whole) if whole is not None and record.RUN in whole.fields else None
 
     async def _scan(
         self,

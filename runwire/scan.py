@@ -6,23 +6,28 @@ from collections.abc import Sequence
 
 from runwire.pubsub import Scan, Stored
 
+Place = tuple[float, str]
+"""Where a topic stands in every list, by its time and its name: what `scan` takes as `before`."""
+
 
 def merged(pages: Sequence[Scan], limit: int) -> Scan:
-    """The page of at most `limit` topics that these make together, each of them from the same place on.
-
-    Below the place where one of them broke off nothing is known, so that is where it ends.
-    """
-    ends = [page.next for page in pages if page.next is not None]
-    floor = max(ends, default=None)
+    """The page of at most `limit` topics that these make together, each of them from the same place on."""
     # A topic that went from one list to another meanwhile is in both.
-    everything = {stored.topic: stored for page in pages for stored in page.found}
-    found = sorted(everything.values(), key=place_of, reverse=True)
-    found = [stored for stored in found if floor is None or place_of(stored) >= floor]
-    if len(found) > limit:
-        return Scan(found[:limit], place_of(found[limit - 1]))
-    return Scan(found, floor)
+    known = {place_of(stored): stored for page in pages for stored in page.found}
+    places, following = newest([([place_of(stored) for stored in page.found], page.next) for page in pages], limit)
+    return Scan([known[place] for place in places], following)
 
 
-def place_of(stored: Stored) -> tuple[float, str]:
-    """Where it stands in every list: what `scan` takes as `before`."""
+def newest(parts: Sequence[tuple[Sequence[Place], Place | None]], limit: int) -> tuple[list[Place], Place | None]:
+    """The newest places of all parts, at most `limit`, and below which there may be more. Each part goes down to its
+    second, or to the end.
+
+    Below the place where one of them broke off nothing is known, so that is where all of them end.
+    """
+    floor = max((end for _, end in parts if end is not None), default=None)
+    found = sorted({place for places, _ in parts for place in places if floor is None or place >= floor}, reverse=True)
+    return (found[:limit], found[limit - 1]) if len(found) > limit else (found, floor)
+
+
+def place_of(stored: Stored) -> Place:
     return stored.head.create_time, stored.topic

@@ -1,14 +1,11 @@
--- Topics that are in all of several indexes, newest first by (create time, topic).
+-- Places of topics that are in all of several indexes, newest first by (create time, topic).
 --
 -- KEYS  indexes
--- ARGV  1 prefix, 2 since, 3 before: time ('' for no bound), 4 before: topic, 5 limit, 6 most places to look at, then names
---       of fields
--- Returns {time, topic} of the place below which there may be more ({} where that was all), then {topic, head, {name,
--- value, ...}} for each.
+-- ARGV  1 since, 2 before: time ('' for no bound), 3 before: topic, 4 limit, 5 most places to look at
+-- Returns {time, topic} of the place below which there may be more ({} where that was all), then time and topic of each.
 
-local prefix, since, before, before_topic = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local limit, looks = tonumber(ARGV[5]), tonumber(ARGV[6])
-local names = { unpack(ARGV, 7) }
+local since, before, before_topic = ARGV[1], ARGV[2], ARGV[3]
+local limit, looks = tonumber(ARGV[4]), tonumber(ARGV[5])
 
 -- The shortest index sets the pace; in the others a topic is only asked for.
 local shortest, size = 1, math.huge
@@ -34,17 +31,15 @@ while true do
     'ZREVRANGEBYSCORE', KEYS[shortest], before == '' and '+inf' or before, since, 'WITHSCORES', 'LIMIT', offset, chunk
   )
   for i = 1, #places, 2 do
-    local topic, time = places[i], places[i + 1]
+    local topic, time = places[i], digits(tonumber(places[i + 1]))
     if before == '' or tonumber(time) < tonumber(before) or topic < before_topic then
       looks = looks - 1
       if in_all(topic) then
-        local head = read_head(prefix .. 'head:' .. topic)
-        if head and not expired(head) then
-          found[#found + 1] = { topic, visible(head), named_fields(prefix .. 'fields:' .. topic, names) }
-        end
+        found[#found + 1] = time
+        found[#found + 1] = topic
       end
-      if #found > limit or looks <= 0 then
-        found[1] = { digits(tonumber(time)), topic }
+      if #found > 2 * limit or looks <= 0 then
+        found[1] = { time, topic }
         return found
       end
     end

@@ -156,7 +156,7 @@ class SqliteStore:
         since: float = 0.0,
         limit: int = 100,
     ) -> Scan:
-        lists = (index, *also)
+        lists = tuple(dict.fromkeys((index, *also)))
         return await self._reader.read(
             lambda connection, now: tables.scan(connection, now, lists, fields, before, since, limit)
         )

@@ -334,6 +334,9 @@ def _common(
     never looked at, and the list with the fewest sets the pace.
     """
     at, below = before or (_NEVER, ""), "<"
+    if len(lists) == 1:
+        yield from _places(connection, lists[0], below, at, since)
+        return
     while place := _place(connection, lists[0], below, at, since):
         for other in lists[1:]:
             there = _place(connection, other, "<=", place[:2], since)
@@ -351,14 +354,20 @@ def _common(
 def _place(
     connection: sqlite3.Connection, name: str, below: str, at: tuple[float, str], since: float
 ) -> tuple[float, str, int] | None:
-    """The newest place of a list, from `at` on down."""
-    found: tuple[float, str, int] | None = connection.execute(
+    """The newest of `_places`."""
+    return next(_places(connection, name, below, at, since), None)
+
+
+def _places(
+    connection: sqlite3.Connection, name: str, below: str, at: tuple[float, str], since: float
+) -> Iterator[tuple[float, str, int]]:
+    """The places of a list, from `at` on down. They are looked up as they are asked for."""
+    return connection.execute(
         "SELECT create_time, topic, topic_id FROM places"
         f" WHERE list = ? AND create_time >= ? AND (create_time, topic) {below} (?, ?)"
-        " ORDER BY create_time DESC, topic DESC LIMIT 1",
+        " ORDER BY create_time DESC, topic DESC",
         (name, since, *at),
-    ).fetchone()
-    return found
+    )
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

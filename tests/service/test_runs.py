@@ -15,6 +15,7 @@ from runwire import frames
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_struct, from_value, to_value
+from runwire.pubsub import Commit
 from tests.service.replica import ENDED, Refusal, dense, eventually, mortal_worker, refused, replica, topic_of
 from tests.service.test_errors import is_refusal
 from tests.service.test_frames import Held, bulk, speak, steps
@@ -470,6 +471,49 @@ async def test_a_page_of_runs_is_bounded_in_bytes(url: str) -> None:
     async with replica(url, echo) as it:
         runs = [await it.do("echo", text) for _ in range(6)]
         assert await listed(it) == [run.run_id for run in reversed(runs)]
+
+
+async def test_a_token_outlives_the_runs_around_it(url: str) -> None:
+    """A page goes on where the one before it ended, although that run is purged by then and newer ones were started."""
+    async with replica(url, echo) as it, replica(url, speak, retention_seconds=0.1) as short:
+        last = [(await it.do("echo", number, labels={"k": "v"})).run_id for number in range(3)]
+        gone = await short.start("speak", ["x"], labels={"k": "v"})
+        await it.ended(gone.run_id)
+        requests = [pb.ListRunsRequest(page_size=1), pb.ListRunsRequest(page_size=1, labels={"k": "v"})]
+        for request in requests:
+            request.page_token = (await it.stub.ListRuns(request)).next_page_token
+        await eventually(lambda: is_purged(it, gone.run_id))
+        await it.store.sweep()
+        await it.do("echo", "new", labels={"k": "v"})
+        for request in requests:
+            found = []
+            while True:
+                page = await it.stub.ListRuns(request)
+                found += [run.run_id for run in page.runs]
+                if not page.next_page_token:
+                    break
+                request.page_token = page.next_page_token
+            assert found[-1] == last[0]
+            assert set(found) <= set(last)
+
+
+async def test_runs_of_an_earlier_version_are_listed(url: str) -> None:
+    """A run that was written without its brief is listed as it is, in the lists that it stands in."""
+    async with replica(url, echo) as it:
+        run = await it.do("echo", "x")
+        old = Commit(
+            topic_of("old"),
+            create=True,
+            indexes=[record.index_of("default"), record.index_of("default", "echo")],
+            puts={
+                record.RUN: run_pb2.Run(
+                    run_id="old", agent_id="echo", state=run_pb2.RUN_STATE_QUEUED
+                ).SerializeToString()
+            },
+        )
+        await it.store.commit(old)
+        assert await listed(it) == ["old", run.run_id]
+        assert await listed(it, agent_id="echo", page_size=1) == ["old", run.run_id]
 
 
 async def test_a_large_run_is_listed_without_its_large_fields(url: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import tracemalloc
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,3 +253,20 @@ async def test_misuse_says_what_to_write(misuse: Any, hint: str, recwarn: pytest
 
 async def unkept() -> Any:
     return object()
+
+
+async def test_results_of_steps_do_not_stay_in_memory() -> None:
+    """What a step returned is stored for later attempts; the attempt that did it keeps none of it."""
+    ctx = context()
+
+    async def large() -> str:
+        return "x" * 100_000
+
+    tracemalloc.start()
+    for number in range(50):
+        await ctx.step(f"step-{number}", large)
+        ctx._writer.puts.clear()  # type: ignore[attr-defined]
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000
+    assert len(ctx.journal.fields()) == 50
