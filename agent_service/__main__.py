@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from typing import Any
@@ -14,7 +13,9 @@ import click
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from agent_service import app, config
+from runwire import logs
 from runwire.errors import ConfigurationError, StoreUnavailable
+from runwire.redaction import masked, one_line
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,9 +31,7 @@ def main(**given: Any) -> None:
     RUNWIRE_AGENTS, RUNWIRE_AGENT_LISTEN, RUNWIRE_LEASE_SECONDS ... (see agent_service/config.py)."""
     try:
         settings = config.load(**given)
-        logging.basicConfig(
-            level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        logs.configure(settings.log_level)
         if settings.store == config.DEFAULT_STORE:
             # Ours, so it may be made; a folder that somebody names must be there, or the name is wrong.
             config.DEFAULT_FOLDER.mkdir(exist_ok=True)
@@ -51,7 +50,7 @@ def _announce(address: str) -> None:
 
 def _fail(message: str, code: int) -> None:
     # One line, also where what an author's module raised has several.
-    print(f"agent service: {' '.join(message.split())}", file=sys.stderr)
+    print(f"agent service: {one_line(masked(' '.join(message.split())))}", file=sys.stderr)
     sys.exit(code)
 
 

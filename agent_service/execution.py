@@ -21,13 +21,13 @@ from agent_service.definition import Definition
 from agent_service.journal import PREFIX as JOURNAL
 from agent_service.journal import Journal
 from agent_service.log_writer import EventTooLarge, LogWriter, OwnershipLost, Rider
-from agent_service.redaction import masked, redact
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.client.fold import Fold
 from runwire.errors import EventsLost, StoreUnavailable
 from runwire.pubsub import Claim, LeaseState, Message, Schedule, Store
+from runwire.redaction import masked, redact
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""

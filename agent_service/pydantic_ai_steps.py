@@ -45,12 +45,13 @@ from pydantic_ai.messages import (
     ToolCallPart,
     ToolReturnPart,
 )
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from agent_service.context import Retry, RunContext, within_step
+from agent_service.context import Retry, RunContext, pieces, within_step
 from agent_service.current import within_call
 from agent_service.pydantic_ai_events import finished, is_deferred, outcome_of, result_of, started
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.values import carry_text, cleaned
 
 AfterCrash = Literal["tell_model", "suspend"]
 """What is done about a tool that must not be repeated and was cut by a crash."""
@@ -119,7 +120,7 @@ class Steps:
                 # Another model may be asked instead: that is the same step, so that a replay finds its response.
                 self.number -= 1
                 raise
-            await self._journal.record(key, to_json(payload))
+            await self._journal.record(key, _json(payload))
             _add(self._run.usage, _usage(payload))
         self._usage = _usage(payload)
         self._parts.clear()
@@ -170,14 +171,14 @@ class Steps:
                     PartStartEvent(part=TextPart(content=text))
                     | PartDeltaEvent(delta=TextPartDelta(content_delta=text))
                 ):
-                    if text:
-                        await self._tell(run_event_pb2.TextDelta(text=text))
+                    for piece in pieces(text):
+                        await self._tell(run_event_pb2.TextDelta(text=piece))
                 case (
                     PartStartEvent(part=ThinkingPart(content=thought))
                     | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought))
                 ):
-                    if thought:
-                        await self._tell(run_event_pb2.ReasoningDelta(text=thought))
+                    for piece in pieces(thought or ""):
+                        await self._tell(run_event_pb2.ReasoningDelta(text=piece))
                 case FunctionToolCallEvent(part=part):
                     self._parts[part.tool_call_id] = part
                 case FunctionToolResultEvent(part=part):
@@ -228,7 +229,7 @@ class Steps:
                 return payload
             self._told.add((self.number, call.part.tool_call_id))
             end = finished(call.part, *result_of(payload))
-            await self._journal.record(key, to_json(payload), step=self.number, tool_call_finished=end)
+            await self._journal.record(key, _json(payload), step=self.number, tool_call_finished=end)
             self._run.usage.tool_calls += 1
         self._usage.tool_calls += 1
         return payload
@@ -283,21 +284,21 @@ class Steps:
         return times
 
     def _id(self, part: ToolCallPart) -> str:
-        return f"{self.number}/{part.tool_call_id}"
+        return f"{self.number}/{carry_text(part.tool_call_id)}"
 
     # Anything else
 
     async def unit(self, name: str, body: Body) -> Any:
         """The payload of something else that is done once, named by its place in the run."""
         call = _call.get()
-        place = f"unit/{self.number}/{call.part.tool_call_id if call else ''}/{name}"
+        place = carry_text(f"unit/{self.number}/{call.part.tool_call_id if call else ''}/{name}")
         self._units[place] += 1
         key = f"{place}/{self._units[place]}"
         payload = self._recall(key)
         if payload is None:
             payload = await body()
             # Alone in a list, because None is a result too.
-            await self._journal.record(key, to_json([payload]))
+            await self._journal.record(key, _json([payload]))
             return payload
         return payload[0]
 
@@ -314,6 +315,14 @@ class Steps:
                 _add(self._run.usage, _usage(from_json(self._journal.get(key) or b"")))
             elif key.startswith("tool/"):
                 self._run.usage.tool_calls += 1
+
+
+def _json(payload: Any) -> bytes:
+    """A payload as it is remembered. Lone surrogates, which a model may send as half an emoji, are replaced."""
+    try:
+        return to_json(payload)
+    except (PydanticSerializationError, UnicodeEncodeError):
+        return to_json(cleaned(payload))
 
 
 def _usage(payload: Any) -> run_pb2.Usage:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.fold import RunView
-from runwire.client.values import to_value
 from runwire.pubsub import Message
 from runwire.scorer.v1 import scorer_run_requested_pb2
+from runwire.values import carry_value
 
 QUEUE = "scorer-requests"
 
@@ -84,8 +84,8 @@ def _sample(run: run_pb2.Run, view: RunView) -> scorer_run_requested_pb2.Sample:
             scorer_run_requested_pb2.SampleToolCall(
                 tool_call_id=call.tool_call_id,
                 tool_name=call.tool_name,
-                arguments=to_value(call.arguments),
-                result=to_value(call.result),
+                arguments=carry_value(call.arguments),
+                result=carry_value(call.result),
                 outcome=_OUTCOMES.get(call.outcome, ""),
                 step=step.step,
             )

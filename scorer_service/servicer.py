@@ -1,4 +1,5 @@
-"""ScorerService over gRPC: requests are checked here, and answered by Queries, Controls and Watch."""
+"""ScorerService over gRPC: answered by Queries, Controls and Watch. That requests keep their bounds is seen to by
+`runwire.rpc`; here is checked what depends on more than one field."""
 
 from __future__ import annotations
 
@@ -15,18 +16,15 @@ from runwire.errors import InvalidRequest, ScorerNotFound, ScorerRunNotFound
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from runwire.values import from_struct
 from scorer_service import messages
 from scorer_service.controls import Controls, Selection, Touched
-from scorer_service.intake import DEFAULT_TENANT, MAX_ID_LENGTH
+from scorer_service.intake import DEFAULT_TENANT
 from scorer_service.queries import Filter, Queries, within_weight
 from scorer_service.records import NewRun, Priority, json_text, scorer_run_id
 from scorer_service.registry import Registry
-from scorer_service.samples import struct_of
 from scorer_service.watch import Frame, Watch
 
-_MAX_REQUEST_ID: Final = 128
-_MAX_IDS: Final = 1000
-_MAX_OPTIONS_BYTES: Final = 65_536
 _DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
 
 Context = Any
@@ -53,8 +51,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         self._max_sample_bytes = max_sample_bytes
 
     async def ListScorers(self, request: pb.ListScorersRequest, context: Context) -> pb.ListScorersResponse:
-        size, after = page_size(request), decode_token(request)
-        names = [name for name in self._registry.ids if after is None or name > after]
+        size, place = page_size(request), decode_token(request, str)
+        names = [name for name in self._registry.ids if place is None or name > place[0]]
         paused = await self._queries.paused()
         scorers = [self._scorer(name, name in paused) for name in names[:size]]
         token = encode_token(request, names[size - 1]) if len(names) > size else ""
@@ -70,8 +68,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
 
     async def ListScorerRuns(self, request: pb.ListScorerRunsRequest, context: Context) -> pb.ListScorerRunsResponse:
         size, wanted = page_size(request), _filter(request.filter)
-        place = decode_token(request)
-        after = (float(place[0]), str(place[1])) if place else None
+        place = decode_token(request, float, str)
+        after = (place[0], place[1]) if place else None
         found = await self._queries.page(wanted, limit=size + 1, after=after)
         page, token = found[: min(size, within_weight(found))], ""
         if len(found) > len(page):
@@ -82,7 +80,9 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     async def WatchScorerRuns(
         self, request: pb.WatchScorerRunsRequest, context: Context
     ) -> AsyncIterator[pb.WatchScorerRunsResponse]:
-        run_id = _text(request.run_id, "run_id", required=False)
+        run_id = _text(request.run_id, "run_id", required=not request.all_runs)
+        if run_id and request.all_runs:
+            raise InvalidRequest({"all_runs": "must not be set beside run_id"})
         seconds = _heartbeat_seconds(request)
         async for frame in self._watch.read(DEFAULT_TENANT, run_id, request.cursor, seconds):
             yield _frame(frame)
@@ -102,19 +102,12 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         sample, problems = request.sample, dict[str, str]()
         if not request.HasField("sample"):
             problems["sample"] = "must be set"
-        for path, text in (("sample.run_id", sample.run_id), ("sample.agent_id", sample.agent_id)):
-            if len(text) > MAX_ID_LENGTH or "\0" in text:
-                problems[path] = f"must have at most {MAX_ID_LENGTH} characters and no NUL"
         if sample.ByteSize() > self._max_sample_bytes and not sample.by_reference:
             problems["sample"] = f"has {sample.ByteSize()} bytes; at most {self._max_sample_bytes} are taken"
         if sample.by_reference and not sample.run_id:
             problems["sample.run_id"] = "must be set for a sample by reference"
-        if len(request.request_id) > _MAX_REQUEST_ID or "\0" in request.request_id:
-            problems["request_id"] = f"must have at most {_MAX_REQUEST_ID} characters and no NUL"
-        if request.options.ByteSize() > _MAX_OPTIONS_BYTES:
-            problems["options"] = f"must have at most {_MAX_OPTIONS_BYTES} bytes"
         try:
-            options = json_text(struct_of(request.options))
+            options = json_text(from_struct(request.options))
         except ValueError as error:
             problems["options"] = f"cannot be kept: {error}"
         if problems:
@@ -164,9 +157,9 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     async def GetScorerStats(self, request: pb.GetScorerStatsRequest, context: Context) -> pb.GetScorerStatsResponse:
         found = await self._queries.stats(
             DEFAULT_TENANT,
-            scorer_id=_text(request.scorer_id, "scorer_id", required=False),
-            after=_seconds(request, "created_after", ""),
-            before=_seconds(request, "created_before", ""),
+            scorer_id=request.scorer_id,
+            after=_seconds(request, "created_after"),
+            before=_seconds(request, "created_before"),
         )
         return pb.GetScorerStatsResponse(stats=[messages.stats(one) for one in found])
 
@@ -189,57 +182,40 @@ def _selection(request: pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest) 
     ids = list(request.scorer_run_ids)
     if ids and request.HasField("filter"):
         raise InvalidRequest({"filter": "must not be set beside scorer_run_ids"})
-    if len(ids) > _MAX_IDS:
-        raise InvalidRequest({"scorer_run_ids": f"at most {_MAX_IDS} at once, got {len(ids)}"})
     if not ids and not request.HasField("filter"):
         raise InvalidRequest({"scorer_run_ids": "give ids, or a filter"})
-    return [_text(key, "scorer_run_ids") for key in ids] or _filter(request.filter)
+    return ids or _filter(request.filter)
 
 
 def _filter(wanted: pb.ScorerRunFilter) -> Filter:
     return Filter(
         tenant=DEFAULT_TENANT,
-        run_id=_text(wanted.run_id, "filter.run_id", required=False),
-        agent_id=_text(wanted.agent_id, "filter.agent_id", required=False),
-        scorer_id=_text(wanted.scorer_id, "filter.scorer_id", required=False),
-        states=_states(wanted),
-        created_after=_seconds(wanted, "created_after", "filter."),
-        created_before=_seconds(wanted, "created_before", "filter."),
+        run_id=wanted.run_id,
+        agent_id=wanted.agent_id,
+        scorer_id=wanted.scorer_id,
+        states=[int(state) for state in wanted.states],
+        created_after=_seconds(wanted, "created_after"),
+        created_before=_seconds(wanted, "created_before"),
     )
-
-
-def _states(wanted: pb.ScorerRunFilter) -> list[int]:
-    for index, state in enumerate(wanted.states):
-        if state not in scorer_run_pb2.ScorerRunState.values() or state == 0:
-            raise InvalidRequest({f"filter.states[{index}]": f"no such state: {state}"})
-    return [int(state) for state in wanted.states]
 
 
 def _text(text: str, path: str, *, required: bool = True) -> str:
     if required and not text:
         raise InvalidRequest({path: "must not be empty"})
-    if len(text) > MAX_ID_LENGTH or "\0" in text:
-        raise InvalidRequest({path: f"must have at most {MAX_ID_LENGTH} characters and no NUL"})
     return text
 
 
-def _seconds(message: Any, name: str, prefix: str) -> float | None:
+def _seconds(message: Any, name: str) -> float | None:
     if not message.HasField(name):
         return None
     stamp: Timestamp = getattr(message, name)
-    if not (-62135596800 <= stamp.seconds <= 253402300799 and 0 <= stamp.nanos < 1_000_000_000):
-        raise InvalidRequest({f"{prefix}{name}": "not a time between the years 1 and 9999"})
     return (stamp.seconds * 1_000_000 + stamp.nanos // 1000) / 1e6
 
 
 def _heartbeat_seconds(request: pb.WatchScorerRunsRequest) -> float:
     if not request.HasField("heartbeat_interval"):
         return _DEFAULT_HEARTBEAT_SECONDS
-    interval = request.heartbeat_interval
-    seconds = float(interval.seconds + interval.nanos / 1e9)
-    if not 1.0 <= seconds <= 60.0:
-        raise InvalidRequest({"heartbeat_interval": f"must be 1 to 60 seconds, got {seconds:g}"})
-    return seconds
+    return request.heartbeat_interval.ToNanoseconds() / 1e9
 
 
 def _frame(frame: Frame) -> pb.WatchScorerRunsResponse:

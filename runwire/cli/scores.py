@@ -104,9 +104,9 @@ def score(
 
 @click.command()
 @click.argument("scorer_run_ids", nargs=-1, metavar="[SCORER_RUN]...")
-@click.option("--run", "run_id", default="", help="Those of this run.")
-@click.option("--agent", "agent_id", default="", help="Those of this agent's runs.")
-@click.option("--scorer", "scorer_id", default="", help="Those of this scorer.")
+@click.option("--run", "run_id", help="Those of this run.")
+@click.option("--agent", "agent_id", help="Those of this agent's runs.")
+@click.option("--scorer", "scorer_id", help="Those of this scorer.")
 @click.option("--state", "states", multiple=True, type=_STATE, help="Those in this state; repeatable.")
 @click.option("--since", type=Since(), help="Those created since: 2h, or 2026-01-31T12:00.")
 @click.option("--scorer-version", default="", help="Score again with this version, beside the old result.")
@@ -116,9 +116,9 @@ def score(
 def redrive(
     session: Session,
     scorer_run_ids: Sequence[str],
-    run_id: str,
-    agent_id: str,
-    scorer_id: str,
+    run_id: str | None,
+    agent_id: str | None,
+    scorer_id: str | None,
     states: Sequence[Any],
     since: datetime | None,
     scorer_version: str,
