@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from typing import Any, Final
@@ -13,7 +12,9 @@ import click
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from agent_service import app, config, event_loop, process_end
+from runwire import logs
 from runwire.errors import ConfigurationError, StoreUnavailable
+from runwire.redaction import masked, one_line
 
 _MORE_THREADS: Final = 32
 """Beside one for each run: no run may take the threads of another, or of the service, by blocking its own."""
@@ -32,7 +33,7 @@ def main(**given: Any) -> None:
     RUNWIRE_AGENTS, RUNWIRE_AGENT_LISTEN, RUNWIRE_LEASE_SECONDS ... (see agent_service/config.py)."""
     try:
         settings = config.load(**given)
-        configure_log(settings.log_level)
+        logs.configure(settings.log_level)
         if settings.store == config.DEFAULT_STORE:
             # Ours, so it may be made; a folder that somebody names must be there, or the name is wrong.
             config.DEFAULT_FOLDER.mkdir(exist_ok=True)
@@ -46,18 +47,13 @@ def main(**given: Any) -> None:
         _fail(f"the store cannot be reached: {error}", 3)
 
 
-def configure_log(level: str) -> None:
-    """Of every process of this service: lines to stderr."""
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
 def _announce(address: str) -> None:
     print(f"agent service listening on {address}", flush=True)
 
 
 def _fail(message: str, code: int) -> None:
     # One line, also where what an author's module raised has several.
-    print(f"agent service: {' '.join(message.split())}", file=sys.stderr)
+    print(f"agent service: {one_line(masked(' '.join(message.split())))}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -17,10 +17,10 @@ import threading
 from typing import Any, Final
 
 from agent_service import event_loop, registry
-from agent_service.__main__ import configure_log
 from agent_service.config import Settings
 from agent_service.execution import Execution, Interrupt
 from agent_service.registry import Registry
+from runwire import logs
 from runwire.caching_pubsub import CachingPubSub
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, StoreUnavailable
@@ -157,7 +157,7 @@ def main(descriptor: int) -> None:
     parent = Parent(socket.socket(fileno=descriptor))
     hello = parent.hear()
     settings = Settings(**hello["settings"])
-    configure_log(settings.log_level)
+    logs.configure(settings.log_level)
     try:
         agents = registry.load(settings.agents)
         event_loop.run(Alone(parent, hello["worker"], agents, settings).run())

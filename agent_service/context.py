@@ -15,13 +15,14 @@ from typing import Any, Final, TypeVar, get_type_hints
 
 from google.protobuf import struct_pb2
 from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from agent_service.history import Past
 from agent_service.journal import Journal
 from agent_service.log_writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import from_value, to_struct, to_value
+from runwire.bounds import LONGEST_TIMEOUT_SECONDS
+from runwire.values import carry_struct, carry_text, carry_value, cleaned, from_value
 
 Result = TypeVar("Result")
 
@@ -31,6 +32,12 @@ MAX_NAME_LENGTH: Final = 256
 """Of steps, sleeps and requests."""
 _INLINE_SLEEP_SECONDS: Final = 2.0
 """A shorter sleep keeps its worker: handing the run back costs more."""
+
+MAX_PENDING_VALUE_BYTES: Final = 256 * 1024
+"""Of what a request shows to whoever answers it, and of the form that it asks for: several may wait at once."""
+_MAX_NAME_BYTES: Final = 1024
+_PIECE_LENGTH: Final = 65_536
+"""Characters of a piece of text: far below what an event may have."""
 
 _current_step: ContextVar[int] = ContextVar("runwire_step", default=0)
 
@@ -160,13 +167,14 @@ class RunContext:
     # Events
 
     async def emit_text(self, text: str) -> None:
-        """Appends a TextDelta. Nothing is appended for an empty text."""
-        if text:
-            await self.emit(run_event_pb2.TextDelta(text=text))
+        """Appends a TextDelta, or several where the text is long. Nothing is appended for an empty text. Lone
+        surrogates are replaced."""
+        for piece in pieces(text):
+            await self.emit(run_event_pb2.TextDelta(text=piece))
 
     async def emit_custom(self, type: str, data: Mapping[str, Any]) -> None:
-        """Appends an event of your own kind."""
-        await self.emit(run_event_pb2.CustomEvent(type=type, data=to_struct(data)))
+        """Appends an event of your own kind. What JSON cannot hold is carried as `runwire.values` says."""
+        await self.emit(run_event_pb2.CustomEvent(type=carry_text(type, _MAX_NAME_BYTES), data=carry_struct(data)))
 
     async def emit(self, event: Any) -> None:
         """Appends an event: TextDelta, ReasoningDelta, CustomEvent, or another payload of RunEvent.
@@ -217,6 +225,7 @@ class RunContext:
         try raised, TimeoutError, ValueError for a name used twice, JournalEntryTooLarge.
         """
         _check_step(name, function)
+        name = carry_text(name)
         key = f"step/{name}"
         self._begin(key)
         adapter: TypeAdapter[Any] = TypeAdapter(_return_type(function))
@@ -248,7 +257,7 @@ class RunContext:
         with within_step(number):
             result = await _try(once, retry, timeout_seconds)
         try:
-            data = adapter.dump_json(result)
+            data = _dump(adapter, result)
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise TypeError(f"step {name!r}: what {_name(function)} returned cannot be remembered: {error}") from None
         # Each step is asked for once in an attempt.
@@ -291,8 +300,9 @@ class RunContext:
     async def sleep(self, duration: float | timedelta, *, name: str = "") -> None:
         """Waits, in seconds or as a timedelta, across crashes: the moment is remembered. A sleep longer than a few
         seconds holds no worker. `name` tells sleeps apart; without one they are told apart by their order."""
-        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+        seconds = _seconds(duration, "duration")
         self._sleeps += 1
+        name = carry_text(name)
         key = f"sleep/{name or self._sleeps}"
         self._begin(key)
         moment = self.journal.get(key)
@@ -318,6 +328,7 @@ class RunContext:
 
         `data` tells whoever answers what it is about. Raises TimeoutError if nobody answered within `timeout`.
         """
+        name = carry_text(name)
         request_id = f"suspend/{name}"
         self._begin(request_id)
         answer = self.answers.get(request_id)
@@ -327,7 +338,7 @@ class RunContext:
             request_id=request_id, kind=run_pb2.PENDING_KIND_DATA, name=name, arguments=_to_value(data)
         )
         if answer_type is not Any:
-            pending.schema.CopyFrom(to_struct(TypeAdapter(answer_type).json_schema()))
+            pending.schema.CopyFrom(carry_struct(TypeAdapter(answer_type).json_schema(), MAX_PENDING_VALUE_BYTES))
         due_in = await self._deadline(request_id, pending, timeout)
         raise Suspended([pending], due_in=due_in)
 
@@ -336,7 +347,7 @@ class RunContext:
     ) -> float | None:
         if timeout is None:
             return None
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+        seconds = _seconds(timeout, "timeout")
         moment = self.journal.get(request_id)
         if moment is None:
             moment = repr(self.now() + seconds).encode()
@@ -422,8 +433,38 @@ def _return_type(function: Callable[..., Any]) -> Any:
         return Any
 
 
+def pieces(text: str) -> Iterator[str]:
+    """A text as events carry it: in pieces, none of them empty."""
+    clean = carry_text(text, len(text) * 4)
+    for start in range(0, len(clean), _PIECE_LENGTH):
+        yield clean[start : start + _PIECE_LENGTH]
+
+
 def _to_value(data: Any) -> struct_pb2.Value:
-    return to_value(TypeAdapter(Any).dump_python(data, mode="json"))
+    try:
+        plain = TypeAdapter(Any).dump_python(data, mode="json")
+    except Exception:
+        plain = data
+    return carry_value(plain, MAX_PENDING_VALUE_BYTES)
+
+
+def _dump(adapter: TypeAdapter[Any], result: Any) -> bytes:
+    """A step's result as it is remembered, such that it can be read back: numbers that are not finite by their names,
+    as pydantic reads them, and no lone surrogates. Raises what pydantic raises where it has no JSON for a type."""
+    try:
+        data = adapter.dump_json(result)
+        if b"null" not in data:
+            return data
+    except PydanticSerializationError:
+        pass
+    return to_json(cleaned(adapter.dump_python(result, mode="json")), inf_nan_mode="constants")
+
+
+def _seconds(duration: float | timedelta, name: str) -> float:
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    if not abs(seconds) <= LONGEST_TIMEOUT_SECONDS:
+        raise ValueError(f"{name} is {seconds!r} s; it must be a number of at most {LONGEST_TIMEOUT_SECONDS} s")
+    return seconds
 
 
 _PAYLOADS: Final[Mapping[type, str]] = {

@@ -13,13 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent_service.context import RunContext
 from runwire.agent.v1 import run_pb2
-from runwire.client.values import from_value, to_struct, to_value
 from runwire.errors import ConfigurationError, InvalidRequest
+from runwire.redaction import redact
+from runwire.values import carry_struct, carry_value, from_value, to_struct
 
 Body = Callable[[RunContext, Any], Awaitable[Any]]
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
-
+MAX_OUTPUT_BYTES: Final = 1024 * 1024
 _ENDS: Final[Mapping[str, run_pb2.RunState]] = {
     "succeeded": run_pb2.RUN_STATE_SUCCEEDED,
     "failed": run_pb2.RUN_STATE_FAILED,
@@ -53,8 +54,14 @@ class ScorerRef:
             scorer_version=self.version,
             match_labels=self.match_labels,
             match_states=[_ENDS[state] for state in self.match_states],
-            options=to_struct(self.options),
+            options=self._options(),
         )
+
+    def _options(self) -> struct_pb2.Struct:
+        try:
+            return to_struct(self.options)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"scorer {self.scorer_id!r}: options: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -105,10 +112,18 @@ class Definition:
             return self._input.validate_python(from_value(value))
         except ValidationError as error:
             raise InvalidRequest(_violations(error)) from None
+        except Exception as error:
+            # A validator of the agent's that does not say so in pydantic's way.
+            raise InvalidRequest({"input": redact(f"does not fit: {type(error).__name__}: {error}")}) from error
 
     def dump_output(self, output: Any) -> struct_pb2.Value:
-        """What the body returned, as stored. Raises TypeError or ValueError if JSON cannot hold it."""
-        return to_value(self._output.dump_python(output, mode="json", warnings=False))
+        """What the body returned, as stored: at most 1 MiB, in the forms of `runwire.values`. Raises nothing: the work
+        is done and paid for."""
+        try:
+            plain = self._output.dump_python(output, mode="json", warnings=False)
+        except Exception:
+            plain = output
+        return carry_value(plain, MAX_OUTPUT_BYTES)
 
     @cached_property
     def proto(self) -> run_pb2.Agent:
@@ -118,8 +133,8 @@ class Definition:
             description=self.description,
             kind=self.kind,
             version=self.version,
-            input_schema=to_struct(self._input.json_schema()),
-            output_schema=to_struct(self._output.json_schema(mode="serialization")),
+            input_schema=carry_struct(self._input.json_schema()),
+            output_schema=carry_struct(self._output.json_schema(mode="serialization")),
             scorers=self.scorer_protos,
         )
 

@@ -20,10 +20,10 @@ from google.protobuf import struct_pb2
 from agent_service import record, scoring
 from agent_service.context import BudgetExceeded, ModelFailed
 from agent_service.history import Excerpt
-from agent_service.redaction import masked, redact
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_value
 from runwire.pubsub import Claim, Message
+from runwire.redaction import masked, redact
 
 _MAX_TRACE_LENGTH: Final = 10_000
 """Of the traceback of a failed run in the log of the process."""

@@ -27,6 +27,7 @@ from runwire.pubsub import (
     Message,
     Schedule,
 )
+from runwire.values import mend
 
 _MAX_PENDING_EVENTS: Final = 4 * MAX_COMMIT_EVENTS
 _MAX_PENDING_BYTES: Final = 4 * MAX_COMMIT_BYTES
@@ -197,6 +198,9 @@ class LogWriter:
             self.unobserved = True
 
     def _serialise(self, step: int, payload: Mapping[str, Any]) -> tuple[run_event_pb2.RunEvent, bytes]:
+        for part in payload.values():
+            # Whoever made it: a log that some clients cannot read is lost for them from here on.
+            mend(part)
         event = run_event_pb2.RunEvent(sequence=self._sequence + 1, attempt=self._attempt, step=step, **payload)
         event.create_time.FromNanoseconds(int(self._now() * 1e9))
         data = event.SerializeToString()

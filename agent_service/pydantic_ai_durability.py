@@ -37,13 +37,12 @@ from pydantic_ai.tools import (
     ToolDefinition,
     ToolDenied,
 )
-from pydantic_core import from_json, to_json
 
-from agent_service.context import Suspended
+from agent_service.context import MAX_PENDING_VALUE_BYTES, Suspended
 from agent_service.pydantic_ai_events import arguments
 from agent_service.pydantic_ai_steps import AfterCrash, Body, Steps
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import from_struct, from_value, to_struct, to_value
+from runwire.values import carry_struct, carry_text, carry_value, from_struct, from_value
 
 
 class _Streaming(WrapperModel):
@@ -198,18 +197,18 @@ class Durability(BaseDurabilityCapability[Any]):
         pending = run_pb2.PendingRequest(
             request_id=self._steps.request_id(call),
             kind=kind,
-            name=call.tool_name,
-            arguments=to_value(arguments(call)),
-            tool_call_id=call.tool_call_id,
+            name=carry_text(call.tool_name),
+            arguments=carry_value(arguments(call), MAX_PENDING_VALUE_BYTES),
+            tool_call_id=carry_text(call.tool_call_id),
         )
         if said := metadata.get(call.tool_call_id):
-            pending.metadata.CopyFrom(to_struct(from_json(to_json(said))))
+            pending.metadata.CopyFrom(carry_struct(said, MAX_PENDING_VALUE_BYTES))
         definition = ctx.tool_manager.get_tool_def(call.tool_name) if ctx.tool_manager is not None else None
         if definition is not None:
             external = kind == run_pb2.PENDING_KIND_EXTERNAL_TOOL
             schema = definition.return_schema if external else definition.parameters_json_schema
             if schema:
-                pending.schema.CopyFrom(to_struct(schema))
+                pending.schema.CopyFrom(carry_struct(schema, MAX_PENDING_VALUE_BYTES))
         return pending
 
     def _after_crash(self, tool: ToolDefinition) -> AfterCrash | None:

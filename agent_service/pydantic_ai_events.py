@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from google.protobuf import struct_pb2
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
-from pydantic_core import to_json
 
 from runwire.agent.v1 import run_event_pb2
-from runwire.client.values import to_value
+from runwire.values import carry_text, carry_value
 
 _DEFERRED: Final = frozenset({"approval_required", "call_deferred"})
 _RETURNED: Final = frozenset({"tool_return", "tool_content_result"})
@@ -22,13 +20,18 @@ _OUTCOMES: Final[Mapping[str, run_event_pb2.ToolCallOutcome]] = {
 
 def started(part: ToolCallPart) -> run_event_pb2.ToolCallStarted:
     return run_event_pb2.ToolCallStarted(
-        tool_call_id=part.tool_call_id, tool_name=part.tool_name, arguments=_value(arguments(part))
+        tool_call_id=carry_text(part.tool_call_id),
+        tool_name=carry_text(part.tool_name),
+        arguments=carry_value(arguments(part)),
     )
 
 
 def finished(part: ToolCallPart, result: Any, outcome: run_event_pb2.ToolCallOutcome) -> Any:
     return run_event_pb2.ToolCallFinished(
-        tool_call_id=part.tool_call_id, tool_name=part.tool_name, result=_value(result), outcome=outcome
+        tool_call_id=carry_text(part.tool_call_id),
+        tool_name=carry_text(part.tool_name),
+        result=carry_value(result),
+        outcome=outcome,
     )
 
 
@@ -61,11 +64,3 @@ def result_of(payload: Mapping[str, Any]) -> tuple[Any, run_event_pb2.ToolCallOu
             result = result["return_value"]
         return result, run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED
     return payload.get("message") or payload.get("title"), run_event_pb2.TOOL_CALL_OUTCOME_FAILED
-
-
-def _value(data: Any) -> struct_pb2.Value:
-    """JSON as a Value; as text where a Value would change a number."""
-    try:
-        return to_value(data)
-    except (TypeError, ValueError):
-        return to_value(to_json(data, inf_nan_mode="strings").decode())

@@ -50,12 +50,13 @@ from pydantic_ai.messages import (
     ToolReturnPart,
 )
 from pydantic_ai.usage import RunUsage
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from agent_service.context import NonRetriable, Retry, RunContext, within_step
+from agent_service.context import NonRetriable, Retry, RunContext, pieces, within_step
 from agent_service.current import within_call
 from agent_service.pydantic_ai_events import finished, is_deferred, outcome_of, result_of, started
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.values import carry_text, cleaned
 
 log = logging.getLogger("agent_service")
 
@@ -69,8 +70,6 @@ UNKNOWN_AFTER_CRASH: Final = (
 )
 """What the model is told of a tool that must not be repeated and was cut by a crash."""
 
-_PIECE: Final = 16_384
-"""Characters of one event, where a text comes at once."""
 _DELEGATED: Final = "runwire_delegated"
 """In the entry of a tool call: requests, input tokens, output tokens and tool calls of the agents that it ran."""
 _FINAL: Final = (UserError, UsageLimitExceeded, NonRetriable)
@@ -139,7 +138,7 @@ class Steps:
                 self.number -= 1
                 raise
             await self._tell_unsaid(payload)
-            await self._journal.record(key, to_json(payload))
+            await self._journal.record(key, _json(payload))
             _add(self._run.usage, _usage(payload))
         self._usage = _usage(payload)
         _add(self._own, self._usage)
@@ -169,14 +168,14 @@ class Steps:
             return
         self._finished.discard(self.number)
         await self._tell(run_event_pb2.StepStarted(name="model"))
-        for start in range(0, len(thoughts), _PIECE):
-            await self._tell(run_event_pb2.ReasoningDelta(text=thoughts[start : start + _PIECE]))
+        for piece in pieces(thoughts):
+            await self._tell(run_event_pb2.ReasoningDelta(text=piece))
         await self._tell_text(text)
         await self._journal.record(key, b"1")
 
     async def _tell_text(self, text: str) -> None:
-        for start in range(0, len(text), _PIECE):
-            await self._tell(run_event_pb2.TextDelta(text=text[start : start + _PIECE]))
+        for piece in pieces(text):
+            await self._tell(run_event_pb2.TextDelta(text=piece))
 
     async def _ask(self, body: Body) -> Any:
         tries = 0
@@ -224,15 +223,15 @@ class Steps:
                     PartStartEvent(part=TextPart(content=text))
                     | PartDeltaEvent(delta=TextPartDelta(content_delta=text))
                 ):
-                    if text:
-                        self._said = [text]
-                        await self._tell(run_event_pb2.TextDelta(text=text))
+                    for piece in pieces(text):
+                        self._said = [piece]
+                        await self._tell(run_event_pb2.TextDelta(text=piece))
                 case (
                     PartStartEvent(part=ThinkingPart(content=thought))
                     | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought))
                 ):
-                    if thought:
-                        await self._tell(run_event_pb2.ReasoningDelta(text=thought))
+                    for piece in pieces(thought or ""):
+                        await self._tell(run_event_pb2.ReasoningDelta(text=piece))
                 case FunctionToolCallEvent(part=part):
                     self._parts[part.tool_call_id] = part
                 case FunctionToolResultEvent(part=part):
@@ -284,7 +283,7 @@ class Steps:
             self._told.add((self.number, call.part.tool_call_id))
             end = finished(call.part, *result_of(payload))
             delegated = self._take_delegated(call.usage)
-            data = to_json({**payload, _DELEGATED: delegated} if any(delegated) else payload)
+            data = _json({**payload, _DELEGATED: delegated} if any(delegated) else payload)
             await self._journal.record(key, data, step=self.number, tool_call_finished=end)
             self._run.usage.tool_calls += 1
         elif delegated := payload.pop(_DELEGATED, None):
@@ -380,21 +379,21 @@ class Steps:
         return times
 
     def _id(self, part: ToolCallPart) -> str:
-        return f"{self.number}/{part.tool_call_id}"
+        return f"{self.number}/{carry_text(part.tool_call_id)}"
 
     # Anything else
 
     async def unit(self, name: str, body: Body) -> Any:
         """The payload of something else that is done once, named by its place in the run."""
         call = _call.get()
-        place = f"unit/{self.number}/{call.part.tool_call_id if call else ''}/{name}"
+        place = carry_text(f"unit/{self.number}/{call.part.tool_call_id if call else ''}/{name}")
         self._units[place] += 1
         key = f"{place}/{self._units[place]}"
         payload = self._recall(key)
         if payload is None:
             payload = await body()
             # Alone in a list, because None is a result too.
-            await self._journal.record(key, to_json([payload]))
+            await self._journal.record(key, _json([payload]))
             return payload
         return payload[0]
 
@@ -430,6 +429,14 @@ def _of_counts(counts: Sequence[int]) -> run_pb2.Usage:
     return run_pb2.Usage(
         requests=requests, input_tokens=input_tokens, output_tokens=output_tokens, tool_calls=tool_calls
     )
+
+
+def _json(payload: Any) -> bytes:
+    """A payload as it is remembered. Lone surrogates, which a model may send as half an emoji, are replaced."""
+    try:
+        return to_json(payload)
+    except (PydanticSerializationError, UnicodeEncodeError):
+        return to_json(cleaned(payload))
 
 
 def _usage(payload: Any) -> run_pb2.Usage:

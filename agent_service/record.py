@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from google.protobuf import timestamp_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire import frames, values
+from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
 from runwire.pubsub import Head, Stored
 
@@ -117,14 +118,39 @@ def timestamp(seconds: float) -> timestamp_pb2.Timestamp:
 
 def to_run(stored: Stored) -> run_pb2.Run:
     """The Run of a topic that is not expired, with what its head knows better."""
-    run = run_pb2.Run.FromString(stored.fields[RUN])
+    run = _readable(stored.fields[RUN]) or _lost(stored)
     return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
 
 
 def to_listed(stored: Stored) -> run_pb2.Run:
     """The Run of a topic that is not expired, as lists show it."""
-    run = run_pb2.Run.FromString(stored.fields[BRIEF])
+    run = _readable(stored.fields[BRIEF]) or _lost(stored)
     return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
+
+
+def _readable(data: bytes) -> run_pb2.Run | None:
+    """A Run that every client reads, also in a list, whatever an older version has stored; None where there is none in
+    these bytes."""
+    try:
+        # In the deepest of its envelopes: protobuf counts how deep a message is nested.
+        run = agent_service_pb2.ListRunsResponse.FromString(frames.frame(data)).runs[0]
+        well = not values.may_be_unreadable(data) and (not run.HasField("timeout") or values.is_time(run.timeout))
+    except DecodeError:
+        well = False
+        try:
+            run = run_pb2.Run.FromString(data)
+        except DecodeError:
+            return None
+    if not well:
+        values.mend(run)
+    return run
+
+
+def _lost(stored: Stored) -> run_pb2.Run:
+    """What stands in the place of a Run that cannot be read: it must not take a list with it."""
+    _, run_id = split_topic(stored.topic)
+    error = run_pb2.RunError(reason="record_unreadable", message="what the store has of this run cannot be read")
+    return run_pb2.Run(run_id=run_id, state=stored.head.final, error=error)  # type: ignore[arg-type]
 
 
 def with_head(run: run_pb2.Run, topic: str, head: Head, cancel_requested: bool) -> run_pb2.Run:

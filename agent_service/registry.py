@@ -11,6 +11,7 @@ from typing import Any
 
 from agent_service.definition import Definition
 from runwire.errors import AgentNotFound, ConfigurationError
+from runwire.redaction import redact
 
 
 class Registry:
@@ -81,7 +82,7 @@ def _check(definition: Definition) -> None:
         raise ConfigurationError(f"agent {definition.agent_id!r}: {error}") from None
     except Exception as error:
         raise ConfigurationError(
-            f"agent {definition.agent_id!r} cannot be described: {type(error).__name__}: {error}"
+            redact(f"agent {definition.agent_id!r} cannot be described: {type(error).__name__}: {error}")
         ) from error
 
 
@@ -92,7 +93,7 @@ def _import(name: str) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         # Whatever the author's module does wrong is the author's to see, and no traceback of ours.
-        raise ConfigurationError(f"cannot import {name!r}: {type(error).__name__}: {error}") from error
+        raise ConfigurationError(redact(f"cannot import {name!r}: {type(error).__name__}: {error}")) from error
 
 
 def _definitions(values: Iterable[Any]) -> list[Definition]:

@@ -30,16 +30,11 @@ from runwire.errors import (
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import Commit, Scan, Schedule, Store, Stored
 from runwire.scan import merged, place_of
+from runwire.threads import off_loop
 
-MAX_INPUT_BYTES: Final = 1024 * 1024
-MAX_LABELS: Final = 32
-MAX_SCORERS: Final = 32
-MAX_SCORERS_BYTES: Final = 256 * 1024
-"""Of all scorers of one call, with their options: they are kept with the run."""
-MAX_ANSWER_BYTES: Final = 1024 * 1024
-"""Of all answers of one call."""
 MAX_PAGE_BYTES: Final = 1024 * 1024
 """Of the runs of one page, after the first: a run is at most about 2.5 MiB, and a client takes 4 MiB by default."""
+MAX_TRACEPARENT_LENGTH: Final = 256
 MAX_TRACE_LENGTH: Final = 512
 _SCAN_ROUNDS: Final = 4
 """A page that is still short after so many looks more than a full one takes is returned as it is, with a token to go
@@ -67,9 +62,11 @@ class Runs:
 
         Raises InvalidRequest, AgentNotFound, AlreadyExists.
         """
-        _check_start(request)
+        if not request.agent_id:
+            raise InvalidRequest({"agent_id": "must be set"})
         definition = self._agents.get(request.agent_id)
-        definition.parse_input(request.input)
+        size = request.ByteSize()
+        await off_loop(size, definition.parse_input, request.input)
         run = run_pb2.Run(
             run_id=_run_id(tenant, request.request_id),
             agent_id=request.agent_id,
@@ -80,7 +77,7 @@ class Runs:
             scorers=_merge(definition.scorer_protos, request.scorers),
             timeout=request.timeout if request.HasField("timeout") else None,
         )
-        topic, digest = record.topic_of(tenant, run.run_id), _digest(request)
+        topic, digest = record.topic_of(tenant, run.run_id), await off_loop(size, _digest, request)
         commit = Commit(
             topic,
             create=True,
@@ -144,7 +141,7 @@ class Runs:
             lists.append(record.index_of(tenant, request.agent_id))
         states = sorted(set(request.states).intersection(run_pb2.RunState.values()))
         starts = [record.state_list(tenant, state) for state in states] or lists[:1] or [record.index_of(tenant)]
-        if len(request.labels) > MAX_LABELS or (request.states and not states):
+        if request.states and not states:
             return Scan((), None)  # no run is like that
         pages = [
             await self._store.scan(start, also=lists, fields=record.LISTED, before=place, since=since, limit=limit)
@@ -218,39 +215,6 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
-def _check_start(request: agent_service_pb2.StartRunRequest) -> None:
-    wrong: dict[str, str] = {}
-    if not request.agent_id:
-        wrong["agent_id"] = "must be set"
-    if len(request.request_id) > 128:
-        wrong["request_id"] = "longer than 128 characters"
-    if (size := request.input.ByteSize()) > MAX_INPUT_BYTES:
-        wrong["input"] = f"has {size} bytes, more than the {MAX_INPUT_BYTES} allowed"
-    if len(request.labels) > MAX_LABELS:
-        wrong["labels"] = f"{len(request.labels)} labels, more than the {MAX_LABELS} allowed"
-    for key, value in request.labels.items():
-        if not 0 < len(key) <= 63 or len(value) > 255:
-            wrong[f"labels[{key[:63]!r}]"] = "keys have 1 to 63 characters, values up to 255"
-    if request.HasField("timeout") and request.timeout.ToNanoseconds() <= 0:
-        wrong["timeout"] = "must be positive"
-    for name in ("traceparent", "tracestate"):
-        if len(getattr(request, name)) > MAX_TRACE_LENGTH:
-            wrong[name] = f"longer than {MAX_TRACE_LENGTH} characters"
-    if len(request.scorers) > MAX_SCORERS:
-        wrong["scorers"] = f"{len(request.scorers)} scorers, more than the {MAX_SCORERS} allowed"
-    elif (size := sum(scorer.ByteSize() for scorer in request.scorers)) > MAX_SCORERS_BYTES:
-        wrong["scorers"] = f"have {size} bytes, more than the {MAX_SCORERS_BYTES} allowed"
-    for index, scorer in enumerate(request.scorers):
-        if not scorer.scorer_id:
-            wrong[f"scorers[{index}].scorer_id"] = "must be set"
-        if scorer.HasField("sampling") and not 0 <= scorer.sampling <= 1:
-            wrong[f"scorers[{index}].sampling"] = f"must be between 0 and 1, got {scorer.sampling}"
-        if not record.TERMINAL.issuperset(scorer.match_states):
-            wrong[f"scorers[{index}].match_states"] = "must be states that a run ends in: SUCCEEDED, FAILED, CANCELLED"
-    if wrong:
-        raise InvalidRequest(wrong)
-
-
 def _run_id(tenant: str, request_id: str) -> str:
     if not request_id:
         return secrets.token_hex(16)
@@ -275,9 +239,9 @@ def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef])
 
 
 def _place(request: agent_service_pb2.ListRunsRequest) -> tuple[float, str] | None:
-    place = decode_token(request)
+    place = decode_token(request, float, str)
     if place is not None:
-        return float(place[0]), str(place[1])
+        return place[0], place[1]
     if request.HasField("created_before"):
         return _seconds(request.created_before) + _ROUNDING_SECONDS, ""
     return None
@@ -306,8 +270,6 @@ def _check_answers(
 ) -> None:
     if not answers:
         raise InvalidRequest({"answers": "must hold at least one answer"})
-    if (size := sum(answer.ByteSize() for answer in answers)) > MAX_ANSWER_BYTES:
-        raise InvalidRequest({"answers": f"have {size} bytes, more than the {MAX_ANSWER_BYTES} allowed"})
     pending = {request.request_id: request for request in requests}
     wrong: dict[str, str] = {}
     seen: set[str] = set()

@@ -13,7 +13,7 @@ from google.protobuf import duration_pb2
 from agent_service import record
 from agent_service.config import Settings
 from agent_service.registry import Registry
-from agent_service.runs import MAX_TRACE_LENGTH, Runs, check_run_id
+from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
 from agent_service.write_gate import WriteGate
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
@@ -21,6 +21,7 @@ from runwire.caching_pubsub import CaughtUp, Ended, Gap, Idle, Item, Opened, Sta
 from runwire.cursor import CursorCodec
 from runwire.errors import (
     CursorExpired,
+    CursorMismatch,
     InvalidRequest,
     RunExpired,
     RunNotFound,
@@ -68,7 +69,8 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     async def ListAgents(
         self, request: agent_service_pb2.ListAgentsRequest, context: Context
     ) -> agent_service_pb2.ListAgentsResponse:
-        size, after = page_size(request), decode_token(request) or ""
+        size, place = page_size(request), decode_token(request, str)
+        after = place[0] if place else ""
         agents = [definition.proto for definition in self._agents if definition.agent_id > after]
         token = encode_token(request, agents[size - 1].agent_id) if len(agents) > size else ""
         return agent_service_pb2.ListAgentsResponse(agents=agents[:size], next_page_token=token)
@@ -79,7 +81,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         if not request.traceparent:
             metadata = dict(context.invocation_metadata() or ())
             given = [str(metadata.get(name, "")) for name in ("traceparent", "tracestate")]
-            if max(map(len, given)) <= MAX_TRACE_LENGTH:
+            if len(given[0]) <= MAX_TRACEPARENT_LENGTH and len(given[1]) <= MAX_TRACE_LENGTH:
                 request.traceparent, request.tracestate = given
         return agent_service_pb2.StartRunResponse(run=await self._runs.start(TENANT, request))
 
@@ -109,8 +111,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
         topic = record.topic_of(TENANT, check_run_id(request.run_id))
         codec, size = CursorCodec(topic), page_size(request, _EVENTS_PAGE_SIZE)
-        after = decode_token(request) or request.cursor
-        position = codec.decode(after) if after else None
+        position = _after(request, codec)
         with _errors_of_run(request.run_id, codec):
             history = await self._runs.log.get_history(topic, position, max_events=size)
         batch, head = history.batch, history.head
@@ -124,7 +125,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     async def WatchRun(self, request: agent_service_pb2.WatchRunRequest, context: Context) -> None:
         topic = record.topic_of(TENANT, check_run_id(request.run_id))
         codec = CursorCodec(topic)
-        heartbeat = _check_watch(request)
+        heartbeat = _heartbeat_of(request)
         items = self._runs.log.subscribe_with_replay(
             topic,
             _start(request, codec),
@@ -201,23 +202,22 @@ def _errors_of_run(run_id: str, codec: CursorCodec) -> Iterator[None]:
         raise
 
 
-def _check_watch(request: agent_service_pb2.WatchRunRequest) -> float:
-    """The heartbeat interval in force, in seconds. Raises InvalidRequest for all that is wrong."""
-    wrong: dict[str, str] = {}
-    heartbeat = _HEARTBEAT_SECONDS
+def _heartbeat_of(request: agent_service_pb2.WatchRunRequest) -> float:
+    """The heartbeat interval in force, in seconds."""
     if request.HasField("heartbeat_interval"):
-        heartbeat = request.heartbeat_interval.ToNanoseconds() / 1e9
-        if not 1 <= heartbeat <= 60:
-            wrong["heartbeat_interval"] = f"must be between 1 and 60 seconds, got {heartbeat}"
-    if not 0 <= request.max_batch_size <= MAX_COMMIT_EVENTS:
-        wrong["max_batch_size"] = f"must be between 1 and {MAX_COMMIT_EVENTS}, got {request.max_batch_size}"
-    if request.position not in agent_service_pb2.StartPosition.values():
-        wrong["position"] = f"unknown value {request.position}"
-    if request.gap_policy not in agent_service_pb2.GapPolicy.values():
-        wrong["gap_policy"] = f"unknown value {request.gap_policy}"
-    if wrong:
-        raise InvalidRequest(wrong)
-    return heartbeat
+        return request.heartbeat_interval.ToNanoseconds() / 1e9
+    return _HEARTBEAT_SECONDS
+
+
+def _after(request: agent_service_pb2.ListRunEventsRequest, codec: CursorCodec) -> Position | None:
+    """Where a page begins; None: at the oldest event."""
+    place = decode_token(request, str)
+    if place is None:
+        return codec.decode(request.cursor) if request.cursor else None
+    try:
+        return codec.decode(place[0], field="page_token")
+    except CursorMismatch:
+        raise InvalidRequest({"page_token": "belongs to another run"}) from None
 
 
 def _start(request: agent_service_pb2.WatchRunRequest, codec: CursorCodec) -> Position | Start:

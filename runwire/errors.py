@@ -3,6 +3,7 @@
     RunwireError
     +-- ConfigurationError          a setting is wrong; the message says what to do
     +-- InvalidRequest              INVALID_REQUEST: field values are wrong, one violation each
+    |   +-- RequestMalformed        REQUEST_MALFORMED: these bytes are no request
     |   +-- CursorMalformed         CURSOR_MALFORMED: these bytes are no cursor
     +-- CursorError                 there is no resuming from this cursor
     |   +-- CursorMismatch          CURSOR_MISMATCH: it belongs to another run
@@ -20,6 +21,8 @@
     +-- PreconditionFailed
     |   +-- NotSuspended            NOT_SUSPENDED: the run does not wait for this answer
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
+    +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
+    +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
     |   +-- Fenced                  a worker with a higher attempt owns the run
     |   +-- SequenceHole            the events do not continue the log
@@ -73,6 +76,15 @@ class InvalidRequest(RunwireError):
         text = message or "; ".join(f"{path}: {problem}" for path, problem in violations.items())
         super().__init__(text, **metadata)
         self.violations = dict(violations)
+
+
+class RequestMalformed(InvalidRequest):
+    """The bytes of the request do not parse. The violation names the field, as far as it is known; else `request`."""
+
+    reason = "REQUEST_MALFORMED"
+
+    def __init__(self, message: str, field: str = "request", problem: str = "cannot be parsed") -> None:
+        super().__init__({field: problem}, message)
 
 
 class CursorMalformed(InvalidRequest):
@@ -181,6 +193,19 @@ class AlreadyAnswered(PreconditionFailed):
     """The request was answered before; the first answer stands. Metadata: answer_time."""
 
     reason = "ALREADY_ANSWERED"
+
+
+class FrameUnreadable(RunwireError):
+    """A frame, or an answer, of the service does not parse: nested too deeply for protobuf, or damaged. It is no cut:
+    the same bytes would come again. The cursor stands before the frame."""
+
+    reason = "FRAME_UNREADABLE"
+
+
+class ClientClosed(RunwireError, RuntimeError):
+    """The client was closed, before the call or during it. Whether the call took effect is not known."""
+
+    reason = "CLIENT_CLOSED"
 
 
 class CommitRefused(RunwireError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -13,6 +15,8 @@ from runwire.errors import InvalidRequest
 
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
+_MOST_CHARACTERS: Final = 1024
+"""Of a part of a place: ids, topics and cursors are shorter."""
 
 
 class PagedRequest(Protocol):
@@ -30,15 +34,18 @@ def page_size(request: PagedRequest, default: int = DEFAULT_PAGE_SIZE) -> int:
 
 
 def encode_token(request: Message, place: Any) -> str:
-    """The token of the page that begins after `place`, a JSON value, in the list that `request` asks for."""
+    """The token of the page that begins after `place` (a text or number, or a list of them) in the list that `request`
+    asks for."""
     payload = _digest(request) + json.dumps(place, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(payload).rstrip(b"=").decode("ascii")
 
 
-def decode_token(request: Message) -> Any:
-    """The place that `request.page_token` names; None for the first page.
+def decode_token(request: Message, *shape: type) -> tuple[Any, ...] | None:
+    """The place that `request.page_token` names; None for the first page. `shape`: what such a place consists of, `str`
+    and `float`.
 
-    Raises InvalidRequest if it is no token, or one of a request with other arguments (the page size may differ).
+    Raises InvalidRequest if it is no token, one of a request with other arguments (the page size may differ), or one
+    that somebody made up: a token is opaque, and not secret.
     """
     token: str = request.page_token  # type: ignore[attr-defined]
     if not token:
@@ -50,7 +57,22 @@ def decode_token(request: Message) -> Any:
         raise InvalidRequest({"page_token": "not a token of this service"}) from None
     if payload[:8] != _digest(request):
         raise InvalidRequest({"page_token": "belongs to a request with other arguments"})
-    return place
+    parts = place if isinstance(place, list) else [place]
+    if len(parts) != len(shape):
+        raise InvalidRequest({"page_token": "not a token of this service"})
+    return tuple(_part(part, kind) for part, kind in zip(parts, shape, strict=True))
+
+
+def _part(part: Any, kind: type) -> Any:
+    if kind is float and isinstance(part, int | float) and not isinstance(part, bool):
+        with suppress(OverflowError):
+            if math.isfinite(number := float(part)):
+                return number
+    elif kind is str and isinstance(part, str) and len(part) <= _MOST_CHARACTERS and "\0" not in part:
+        with suppress(UnicodeEncodeError):
+            part.encode()
+            return part
+    raise InvalidRequest({"page_token": "not a token of this service"})
 
 
 def _digest(request: Message) -> bytes:

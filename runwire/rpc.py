@@ -23,8 +23,9 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from runwire import errors
+from runwire import errors, requests
 from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, Unavailable
+from runwire.logs import Sparing
 
 DOMAIN: Final = "runwire.dev"
 
@@ -76,6 +77,8 @@ _OPTIONS: Final = (
 )
 
 log = logging.getLogger("runwire.rpc")
+_faults: Final = Sparing(log)
+_FAULT: Final = RunwireError("internal error; the server's log has the details")
 
 try:
     _VERSION = version("runwire")
@@ -137,14 +140,20 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is not None and handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                _guard_unary(handler.unary_unary, handler_call_details.method),
-                handler.request_deserializer,
+                _guard_unary(handler.unary_unary, handler.request_deserializer, handler_call_details.method),
+                None,
                 _pass_bytes(handler.response_serializer),
             )
         if handler is not None and handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
-                _guard_stream(handler.unary_stream, handler_call_details.method),
-                handler.request_deserializer,
+                _guard_stream(handler.unary_stream, handler.request_deserializer, handler_call_details.method),
+                None,
+                _pass_bytes(handler.response_serializer),
+            )
+        if handler is not None and handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(
+                _guard_both(handler.stream_stream, handler.request_deserializer, handler_call_details.method),
+                None,
                 _pass_bytes(handler.response_serializer),
             )
         return cast("Handler | None", handler)
@@ -155,10 +164,14 @@ def _pass_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     return lambda response: response if isinstance(response, bytes) else serialize(response)
 
 
-def _guard_unary(behaviour: Any, method: str) -> Any:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+Parse: TypeAlias = "Callable[[bytes], Any] | None"
+
+
+def _guard_unary(behaviour: Any, parse: Parse, method: str) -> Any:
+    # The request comes as bytes: what does not parse is an error of the caller's, with a status that says so.
+    async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            response = await behaviour(request, context)
+            response = await behaviour(await requests.read(parse, data), context)
             # For `runwire doctor`: which code answers, and by which clock.
             context.set_trailing_metadata(((VERSION_KEY, _VERSION), (TIME_KEY, f"{time.time():.6f}")))
             return response
@@ -168,28 +181,49 @@ def _guard_unary(behaviour: Any, method: str) -> Any:
     return guarded
 
 
-def _guard_stream(behaviour: Any, method: str) -> Any:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+def _guard_stream(behaviour: Any, parse: Parse, method: str) -> Any:
+    async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            result = behaviour(request, context)
-            if hasattr(result, "__aiter__"):
-                async for response in result:
-                    await context.write(response)
-            else:
-                await result
+            await _answer(behaviour(await requests.read(parse, data), context), context)
         except Exception as error:
             await _abort(error, method, context)
 
     return guarded
 
 
+def _guard_both(behaviour: Any, parse: Parse, method: str) -> Any:
+    async def guarded(given: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        async def read() -> AsyncIterator[Any]:
+            async for data in given:
+                yield await requests.read(parse, data)
+
+        try:
+            await _answer(behaviour(read(), context), context)
+        except Exception as error:
+            await _abort(error, method, context)
+
+    return guarded
+
+
+async def _answer(result: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    if hasattr(result, "__aiter__"):
+        async for response in result:
+            await context.write(response)
+    else:
+        await result
+
+
 async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if context.done():
+        # The client has left, and there is nobody to tell. gRPC takes this for the end of the call, and any other
+        # error for a fault that it writes into the log, once for each client that leaves.
+        raise asyncio.CancelledError
     if isinstance(error, RunwireError):
         await context.abort_with_status(rpc_status.to_status(to_status(error)))
-    if isinstance(error, (grpc.aio.AbortError, grpc.aio.UsageError)) or context.done():
-        raise error
-    log.error("%s failed", method, exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
+    _faults.error(method, "%s failed", method, exc_info=error)
+    await context.abort_with_status(rpc_status.to_status(to_status(_FAULT)))
 
 
 class Server:

@@ -14,7 +14,9 @@ import click
 # gRPC logs a bind failure by itself, in its own words; ours says what to do.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from runwire import logs
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
+from runwire.redaction import masked, one_line
 from scorer_service import config
 
 _RESULTS_HELP = "Where scorer runs are kept: sqlite:///file or postgresql://... [sqlite:///.runwire/scores.db]"
@@ -58,9 +60,7 @@ def _serve(given: dict[str, Any]) -> None:
     from scorer_service import app
 
     settings = config.load(**given)
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     asyncio.run(app.run(settings, lambda address: print(f"scorer service listening on {address}", flush=True)))
 
@@ -85,7 +85,7 @@ def _finish(work: Any) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"scorer service: {message}", file=sys.stderr)
+    print(f"scorer service: {one_line(masked(' '.join(message.split())))}", file=sys.stderr)
     return code
 
 

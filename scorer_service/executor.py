@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from runwire.errors import Unavailable
+from runwire.redaction import masked
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.processes import Processes, ProcessLost
 from scorer_service.records import Error, Finished, Job, ScoreRecord, State, json_text, kept_steps, printable
@@ -236,7 +237,7 @@ class Executor:
     def _failed(self, job: Job, scorer: Scorer | None, error: BaseException, kept: str) -> Finished:
         version = scorer.version if scorer else ""
         name = type(error).__name__
-        message = printable(_words(error) or name)
+        message = printable(masked(_words(error)) or name)
         if isinstance(error, NotScorable):
             return Finished(job, State.NOT_SCORABLE, version, error=Error("not_scorable", message), steps=kept)
         if isinstance(error, ProcessLost):

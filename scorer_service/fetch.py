@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.fold import Fold, RunView
-from runwire.client.values import to_value
 from runwire.errors import NotFound, Unavailable
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from runwire.values import carry_value
 from scorer_service.records import Job
 from scorer_service.scoring import NonRetriableError
 
@@ -81,8 +81,8 @@ def _complete(stub: wire.Sample, view: RunView) -> wire.Sample:
     sample.CopyFrom(stub)
     sample.by_reference = False
     sample.run_state = run_pb2.RunState.Name(view.state).removeprefix("RUN_STATE_").lower()
-    sample.input.CopyFrom(to_value(view.input))
-    sample.output.CopyFrom(to_value(view.output))
+    sample.input.CopyFrom(carry_value(view.input))
+    sample.output.CopyFrom(carry_value(view.output))
     for number in sorted(number for number in view.steps if number > 0):
         step = view.steps[number]
         sample.steps.add(step=step.step, name=step.name, text=step.text)
@@ -90,8 +90,8 @@ def _complete(stub: wire.Sample, view: RunView) -> wire.Sample:
             sample.tool_calls.add(
                 tool_call_id=call.tool_call_id,
                 tool_name=call.tool_name,
-                arguments=to_value(call.arguments),
-                result=to_value(call.result),
+                arguments=carry_value(call.arguments),
+                result=carry_value(call.result),
                 outcome=_OUTCOMES.get(call.outcome, ""),
                 step=step.step,
             )

@@ -19,10 +19,10 @@ from google.protobuf.message import DecodeError
 from runwire.errors import Unavailable
 from runwire.pubsub import Delivery, Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from runwire.values import from_struct
 from scorer_service.jobs import Jobs
 from scorer_service.records import Error, NewRun, State, json_text, printable, scorer_run_id
 from scorer_service.registry import Registry
-from scorer_service.samples import struct_of
 
 log = logging.getLogger("scorer_service")
 
@@ -120,7 +120,7 @@ class Intake:
             error=error,
             rate=message.sampling.rate if message.HasField("sampling") else 1.0,
             siblings=message.sibling_count,
-            options=json_text(struct_of(message.options)) if message.options.fields else "{}",
+            options=json_text(from_struct(message.options)) if message.options.fields else "{}",
             labels=json.dumps(dict(sample.labels)) if sample.labels else "{}",
             traceparent=message.traceparent,
             tracestate=message.tracestate,

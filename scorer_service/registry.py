@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from runwire.errors import ConfigurationError
+from runwire.redaction import redact
 from scorer_service.scoring import Scorer
 
 
@@ -84,7 +85,7 @@ def scorers_of(name: str) -> list[Scorer]:
         raise ConfigurationError(f"the scorers of {module_name!r} cannot be used: {error}") from None
     except Exception as error:
         raise ConfigurationError(
-            f"the scorers module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
+            redact(f"the scorers module {module_name!r} cannot be imported: {type(error).__name__}: {error}")
         ) from error
     if attribute:
         listed = getattr(module, attribute, None)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
-from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from runwire.values import from_value
 from scorer_service.scoring import Sample, Step, ToolCall, Usage
 
 
 def from_wire(message: wire.Sample) -> Sample:
     """The sample that scorers get. Nothing is validated again: protobuf has checked the types."""
     return Sample.model_construct(
-        input=value_of(message.input),
-        output=value_of(message.output),
+        input=from_value(message.input),
+        output=from_value(message.output),
         run_id=message.run_id,
         agent_id=message.agent_id,
         agent_version=message.agent_version,
@@ -29,7 +29,7 @@ def from_wire(message: wire.Sample) -> Sample:
         labels=dict(message.labels),
         start_time=_datetime(message.start_time) if message.HasField("start_time") else None,
         end_time=_datetime(message.end_time) if message.HasField("end_time") else None,
-        ground_truth=value_of(message.ground_truth),
+        ground_truth=from_value(message.ground_truth),
         context=list(message.context),
     )
 
@@ -49,8 +49,8 @@ def _usage(usage: wire.SampleUsage) -> Usage:
 def _tool_call(call: wire.SampleToolCall) -> ToolCall:
     return ToolCall.model_construct(
         tool_name=call.tool_name,
-        arguments=value_of(call.arguments),
-        result=value_of(call.result),
+        arguments=from_value(call.arguments),
+        result=from_value(call.result),
         outcome=call.outcome or "succeeded",
         tool_call_id=call.tool_call_id,
         step=call.step,
@@ -59,25 +59,3 @@ def _tool_call(call: wire.SampleToolCall) -> ToolCall:
 
 def _datetime(timestamp: Timestamp) -> datetime:
     return timestamp.ToDatetime(tzinfo=UTC)
-
-
-def value_of(value: struct_pb2.Value) -> Any:
-    """A protobuf Value as a Python value; None for one that is not set. Whole numbers come back as int."""
-    kind = value.WhichOneof("kind")
-    if kind == "string_value":
-        return value.string_value
-    if kind == "number_value":
-        number = value.number_value
-        return int(number) if number.is_integer() and abs(number) <= 2**53 else number
-    if kind == "bool_value":
-        return value.bool_value
-    if kind == "struct_value":
-        return {name: value_of(item) for name, item in value.struct_value.fields.items()}
-    if kind == "list_value":
-        return [value_of(item) for item in value.list_value.values]
-    return None
-
-
-def struct_of(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """A protobuf Struct as a dict."""
-    return {name: value_of(item) for name, item in struct.fields.items()}

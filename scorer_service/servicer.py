@@ -1,4 +1,5 @@
-"""ScorerService over gRPC: requests are checked here, and answered by Queries, Controls and Watch."""
+"""ScorerService over gRPC: answered by Queries, Controls and Watch. That requests keep their bounds is seen to by
+`runwire.rpc`; here is checked what depends on more than one field."""
 
 from __future__ import annotations
 
@@ -15,20 +16,16 @@ from runwire.errors import InvalidRequest, ScorerNotFound, ScorerRunNotFound
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from runwire.values import from_struct
 from scorer_service import messages
 from scorer_service.controls import Controls, Place, Selection, Walk
-from scorer_service.intake import DEFAULT_TENANT, MAX_ID_LENGTH
+from scorer_service.intake import DEFAULT_TENANT
 from scorer_service.queries import MAX_ANSWER_WEIGHT, Filter, Queries
 from scorer_service.records import NewRun, Priority, json_text, scorer_run_id
 from scorer_service.registry import Registry
-from scorer_service.samples import struct_of
 from scorer_service.statistics import Statistics, Window
 from scorer_service.watch import Frame, Watch
 
-_MAX_REQUEST_ID: Final = 128
-_MAX_IDS: Final = 1000
-_MAX_OPTIONS_BYTES: Final = 65_536
-_NO_TOKEN: Final = "not a token of this service"
 _ALL_SECONDS: Final = 20.0
 _PAGE_SECONDS: Final = 5.0
 _DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
@@ -59,8 +56,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         self._max_sample_bytes = max_sample_bytes
 
     async def ListScorers(self, request: pb.ListScorersRequest, context: Context) -> pb.ListScorersResponse:
-        size, after = page_size(request), decode_token(request)
-        names = [name for name in self._registry.ids if after is None or name > after]
+        size, place = page_size(request), decode_token(request, str)
+        names = [name for name in self._registry.ids if place is None or name > place[0]]
         paused = await self._queries.paused()
         scorers = [self._scorer(name, name in paused) for name in names[:size]]
         token = encode_token(request, names[size - 1]) if len(names) > size else ""
@@ -76,9 +73,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
 
     async def ListScorerRuns(self, request: pb.ListScorerRunsRequest, context: Context) -> pb.ListScorerRunsResponse:
         size, wanted = page_size(request), _filter(request.filter)
-        place = decode_token(request)
-        after = None if place is None else _after(place)
-        page = await self._queries.page(wanted, limit=size, after=after)
+        place = decode_token(request, float, str)
+        page = await self._queries.page(wanted, limit=size, after=(place[0], place[1]) if place else None)
         made = (messages.scorer_run(one) for one in page.found)
         runs = list(messages.within(made, MAX_ANSWER_WEIGHT))
         last = page.after
@@ -91,7 +87,9 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     async def WatchScorerRuns(
         self, request: pb.WatchScorerRunsRequest, context: Context
     ) -> AsyncIterator[pb.WatchScorerRunsResponse]:
-        run_id = _text(request.run_id, "run_id", required=False)
+        run_id = _text(request.run_id, "run_id", required=not request.all_runs)
+        if run_id and request.all_runs:
+            raise InvalidRequest({"all_runs": "must not be set beside run_id"})
         seconds = _heartbeat_seconds(request)
         async for frame in self._watch.read(DEFAULT_TENANT, run_id, request.cursor, seconds):
             yield _frame(frame)
@@ -111,19 +109,12 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         sample, problems = request.sample, dict[str, str]()
         if not request.HasField("sample"):
             problems["sample"] = "must be set"
-        for path, text in (("sample.run_id", sample.run_id), ("sample.agent_id", sample.agent_id)):
-            if len(text) > MAX_ID_LENGTH or "\0" in text:
-                problems[path] = f"must have at most {MAX_ID_LENGTH} characters and no NUL"
         if sample.ByteSize() > self._max_sample_bytes and not sample.by_reference:
             problems["sample"] = f"has {sample.ByteSize()} bytes; at most {self._max_sample_bytes} are taken"
         if sample.by_reference and not sample.run_id:
             problems["sample.run_id"] = "must be set for a sample by reference"
-        if len(request.request_id) > _MAX_REQUEST_ID or "\0" in request.request_id:
-            problems["request_id"] = f"must have at most {_MAX_REQUEST_ID} characters and no NUL"
-        if request.options.ByteSize() > _MAX_OPTIONS_BYTES:
-            problems["options"] = f"must have at most {_MAX_OPTIONS_BYTES} bytes"
         try:
-            options = json_text(struct_of(request.options))
+            options = json_text(from_struct(request.options))
         except ValueError as error:
             problems["options"] = f"cannot be kept: {error}"
         if problems:
@@ -185,9 +176,9 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     async def GetScorerStats(self, request: pb.GetScorerStatsRequest, context: Context) -> pb.GetScorerStatsResponse:
         window = Window(
             DEFAULT_TENANT,
-            _text(request.scorer_id, "scorer_id", required=False),
-            _seconds(request, "created_after", ""),
-            _seconds(request, "created_before", ""),
+            request.scorer_id,
+            _seconds(request, "created_after"),
+            _seconds(request, "created_before"),
         )
         found = await self._statistics.ask(window)
         return pb.GetScorerStatsResponse(stats=[messages.stats(one) for one in found])
@@ -211,11 +202,9 @@ def _selection(request: pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest) 
     ids = list(request.scorer_run_ids)
     if ids and request.HasField("filter"):
         raise InvalidRequest({"filter": "must not be set beside scorer_run_ids"})
-    if len(ids) > _MAX_IDS:
-        raise InvalidRequest({"scorer_run_ids": f"at most {_MAX_IDS} at once, got {len(ids)}"})
     if not ids and not request.HasField("filter"):
         raise InvalidRequest({"scorer_run_ids": "give ids, or a filter"})
-    return [_text(key, "scorer_run_ids") for key in ids] or _filter(request.filter)
+    return ids or _filter(request.filter)
 
 
 _Walked = pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest
@@ -232,71 +221,48 @@ def _walk(request: _Walked, context: Context) -> Walk:
     most = page_size(request, default=0) or None
     left = context.time_remaining()
     seconds = min(_ALL_SECONDS if most is None else _PAGE_SECONDS, _ALL_SECONDS if left is None else left * 0.5)
-    token = decode_token(request)
+    token = decode_token(request, float, float, float, str)
     if token is None:
         return Walk(None, most, seconds)
-    match token:
-        case [int(revision), int(segment), after] if 0 <= revision < 2**62 and 0 <= segment < 100:
-            return Walk(Place(revision, segment, None if after is None else _after(after)), most, seconds)
-    raise InvalidRequest({"page_token": _NO_TOKEN})
-
-
-def _after(place: Any) -> tuple[float, str]:
-    """The place in a list that a token names."""
-    match place:
-        case [int() | float() as created, str(key)] if abs(created) < 2**62:
-            return float(created), _text(key, "page_token")
-    raise InvalidRequest({"page_token": _NO_TOKEN})
+    revision, segment, created, key = token
+    if not (0 <= revision < 2**53 and 0 <= segment < 100):
+        raise InvalidRequest({"page_token": "not a token of this service"})
+    return Walk(Place(int(revision), int(segment), (created, key) if key else None), most, seconds)
 
 
 def _walk_token(request: _Walked, place: Place | None) -> str:
-    return "" if place is None else encode_token(request, [place.revision, place.segment, place.after])
+    return "" if place is None else encode_token(request, [place.revision, place.segment, *(place.after or (0.0, ""))])
 
 
 def _filter(wanted: pb.ScorerRunFilter) -> Filter:
     return Filter(
         tenant=DEFAULT_TENANT,
-        run_id=_text(wanted.run_id, "filter.run_id", required=False),
-        agent_id=_text(wanted.agent_id, "filter.agent_id", required=False),
-        scorer_id=_text(wanted.scorer_id, "filter.scorer_id", required=False),
-        states=_states(wanted),
-        created_after=_seconds(wanted, "created_after", "filter."),
-        created_before=_seconds(wanted, "created_before", "filter."),
+        run_id=wanted.run_id,
+        agent_id=wanted.agent_id,
+        scorer_id=wanted.scorer_id,
+        states=[int(state) for state in wanted.states],
+        created_after=_seconds(wanted, "created_after"),
+        created_before=_seconds(wanted, "created_before"),
     )
-
-
-def _states(wanted: pb.ScorerRunFilter) -> list[int]:
-    for index, state in enumerate(wanted.states):
-        if state not in scorer_run_pb2.ScorerRunState.values() or state == 0:
-            raise InvalidRequest({f"filter.states[{index}]": f"no such state: {state}"})
-    return [int(state) for state in wanted.states]
 
 
 def _text(text: str, path: str, *, required: bool = True) -> str:
     if required and not text:
         raise InvalidRequest({path: "must not be empty"})
-    if len(text) > MAX_ID_LENGTH or "\0" in text:
-        raise InvalidRequest({path: f"must have at most {MAX_ID_LENGTH} characters and no NUL"})
     return text
 
 
-def _seconds(message: Any, name: str, prefix: str) -> float | None:
+def _seconds(message: Any, name: str) -> float | None:
     if not message.HasField(name):
         return None
     stamp: Timestamp = getattr(message, name)
-    if not (-62135596800 <= stamp.seconds <= 253402300799 and 0 <= stamp.nanos < 1_000_000_000):
-        raise InvalidRequest({f"{prefix}{name}": "not a time between the years 1 and 9999"})
     return (stamp.seconds * 1_000_000 + stamp.nanos // 1000) / 1e6
 
 
 def _heartbeat_seconds(request: pb.WatchScorerRunsRequest) -> float:
     if not request.HasField("heartbeat_interval"):
         return _DEFAULT_HEARTBEAT_SECONDS
-    interval = request.heartbeat_interval
-    seconds = float(interval.seconds + interval.nanos / 1e9)
-    if not 1.0 <= seconds <= 60.0:
-        raise InvalidRequest({"heartbeat_interval": f"must be 1 to 60 seconds, got {seconds:g}"})
-    return seconds
+    return request.heartbeat_interval.ToNanoseconds() / 1e9
 
 
 def _frame(frame: Frame) -> pb.WatchScorerRunsResponse:

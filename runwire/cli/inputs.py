@@ -13,7 +13,7 @@ from typing import Any
 import click
 from google.protobuf.struct_pb2 import Value
 
-from runwire.client.values import Json, to_value
+from runwire.values import Json, to_value
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _LONGEST_SECONDS = 100 * 365 * 86400.0

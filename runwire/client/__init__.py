@@ -31,8 +31,8 @@ from runwire.client.requests import approve, deny, scorer_run_filter, supply
 from runwire.client.resume import Discontinuity, OnDiscontinuity, ResumePolicy
 from runwire.client.sample import sample_of
 from runwire.client.scorer import ScorerClient
-from runwire.client.values import Json, from_struct, from_value, to_struct, to_value
 from runwire.scorer.v1.scorer_run_pb2 import Scorer, ScorerRun, ScorerRunState, ScorerStats
+from runwire.values import Json, from_struct, from_value, to_struct, to_value
 
 __all__ = [
     "RUN_STATE_CANCELLED",

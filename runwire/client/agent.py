@@ -15,7 +15,7 @@ from runwire.client import requests
 from runwire.client.calls import Client, Stream
 from runwire.client.fold import Fold, RunView
 from runwire.client.resume import OnDiscontinuity, RunReader
-from runwire.client.values import Json
+from runwire.values import Json
 
 
 class RunStream(Stream[run_event_pb2.RunEvent]):
@@ -61,10 +61,12 @@ class RunStream(Stream[run_event_pb2.RunEvent]):
         return self._reader.caught_up
 
     async def fold(self) -> RunView:
-        """Reads to the end and returns what the run looks like then."""
+        """Reads to the end and returns what the run looks like then. Of a stream that began after a cursor the view is
+        `partial`: it holds what came after that."""
         folded = Fold()
         async for event in self:
             folded.add(event)
+        folded.view.run_id = folded.view.run_id or self.run_id
         return folded.view
 
     async def _start(self) -> None:

@@ -11,10 +11,18 @@ from typing import Any, Final, Generic, Self
 
 import grpc
 
-from runwire.client.channels import Channels, Lease, MetadataSource, call_metadata, channel_options
+from runwire.client.channels import Channels, Lease, MetadataSource, call_metadata, channel_options, readable
 from runwire.client.resume import Backoff, FrameReader, Item, OnDiscontinuity, ResumePolicy, is_news
 from runwire.client.status import error_of
-from runwire.errors import CursorError, CursorMismatch, EventsLost, RunwireError, ServerDraining, Unavailable
+from runwire.errors import (
+    ClientClosed,
+    CursorError,
+    CursorMismatch,
+    EventsLost,
+    RunwireError,
+    ServerDraining,
+    Unavailable,
+)
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 
@@ -62,7 +70,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the client and its streams. Runs go on."""
+        """Ends the client and its streams. Runs go on. Calls under way in other tasks end with ClientClosed."""
         channel = self._channels.close()
         if channel is not None:
             await channel.close()
@@ -91,7 +99,14 @@ class Client:
         lease = self._channels.acquire()
         silent = False
         try:
-            return await getattr(lease.stub, method)(request, timeout=limit, metadata=call_metadata(self._metadata))
+            answer = await getattr(lease.stub, method)(request, timeout=limit, metadata=call_metadata(self._metadata))
+            return readable(answer, self.target)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._channels.closed and task is not None and not task.cancelling():
+                # Not of the task: `close` has taken the channel from under the call.
+                raise ClientClosed(f"this client is closed: {method} was under way") from None
+            raise
         except grpc.aio.AioRpcError as failure:
             silent = failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             if silent:
@@ -168,8 +183,8 @@ class Stream(Generic[Item]):
         """The next item.
 
         Raises CursorExpired, CursorAhead, CursorEpochMismatch and EventsLost where items are gone (unless
-        `on_discontinuity` lets the stream go on), NotFound, InvalidRequest, and Unavailable when the policy says
-        to give up.
+        `on_discontinuity` lets the stream go on), NotFound, InvalidRequest, FrameUnreadable for a frame that does not
+        parse (`cursor` stands before it), ClientClosed, and Unavailable when the policy says to give up.
         """
         self._settle()
         if not self._items:
@@ -259,14 +274,16 @@ class Stream(Generic[Item]):
             if task is None or task.cancelling():
                 # Of the task, or of this one wait (asyncio.timeout around anext): the next opens the stream again.
                 raise
-            # Not of the task: the stream or the client was closed by another one, which is noticed next.
+            # Not of the task: the stream or the client was closed by another one.
+            if self._client._channels.closed and not self._closed:
+                raise ClientClosed("this client is closed: the stream was being read") from None
             raise Unavailable("the call was cancelled", 0.0) from None
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure) from failure
-        if not frame:
+        if frame is grpc.aio.EOF:
             raise Unavailable("the stream ended before its end was announced", 0.0)
         self.connected = True
-        return frame
+        return readable(frame, self._client.target)
 
     def _open(self) -> grpc.aio.UnaryStreamCall[Any, Any]:
         self._lease = self._client._channels.acquire()
@@ -295,7 +312,7 @@ class Stream(Generic[Item]):
         """Lets the call end by itself after `ended`. How it ends says nothing more."""
         try:
             async with asyncio.timeout(1.0):
-                while self._call is not None and await self._call.read():
+                while self._call is not None and await self._call.read() is not grpc.aio.EOF:
                     pass
         except (TimeoutError, grpc.aio.AioRpcError):
             pass

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
+from runwire.errors import ClientClosed, FrameUnreadable
+
 Metadata = Sequence[tuple[str, str | bytes]]
 """Sent with every call, such as `[("authorization", "Bearer ...")]`."""
 
@@ -49,22 +51,67 @@ class Lease(Generic[C]):
     retired: bool = field(default=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for what the service sent, where that does not parse."""
+
+    problem: str
+
+
+class Readable:
+    """A channel as stubs use it. gRPC would log what does not parse, and then give nothing, as at the end of a stream;
+    here the caller gets Unreadable."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def unary_unary(self, method: str, serialize: Any = None, deserialize: Any = None, **more: Any) -> Any:
+        return self._make(self._channel.unary_unary, method, serialize, deserialize, more)
+
+    def unary_stream(self, method: str, serialize: Any = None, deserialize: Any = None, **more: Any) -> Any:
+        return self._make(self._channel.unary_stream, method, serialize, deserialize, more)
+
+    @staticmethod
+    def _make(make: Any, method: str, serialize: Any, deserialize: Any, more: dict[str, Any]) -> Any:
+        # The generated stubs name them so.
+        serialize = more.pop("request_serializer", serialize)
+        deserialize = more.pop("response_deserializer", deserialize)
+        return make(method, request_serializer=serialize, response_deserializer=_or_unreadable(deserialize), **more)
+
+
+def _or_unreadable(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception as error:
+            return Unreadable(str(error))
+
+    return read
+
+
+def readable(answer: Any, target: str) -> Any:
+    """What the service sent. Raises FrameUnreadable where that does not parse."""
+    if isinstance(answer, Unreadable):
+        raise FrameUnreadable(f"what {target} sent cannot be read: {answer.problem}")
+    return answer
+
+
 class Channels(Generic[C]):
     """The present channel of a client. Not safe for several threads; the synchronous client holds a lock around it."""
 
-    def __init__(self, connect: Callable[[], C], stub: Callable[[C], Any]) -> None:
+    def __init__(self, connect: Callable[[], C], stub: Callable[[Any], Any]) -> None:
         self._connect = connect
         self._stub = stub
         self._present: Lease[C] | None = None
         self._closed = False
 
     def acquire(self) -> Lease[C]:
-        """The channel for one call, until `release`. Raises RuntimeError on a closed client."""
+        """The channel for one call, until `release`. Raises ClientClosed."""
         if self._closed:
-            raise RuntimeError("this client is closed")
+            raise ClientClosed("this client is closed")
         if self._present is None:
             channel = self._connect()
-            self._present = Lease(channel, self._stub(channel))
+            self._present = Lease(channel, self._stub(Readable(channel)))
         self._present.users += 1
         return self._present
 
@@ -76,6 +123,11 @@ class Channels(Generic[C]):
             if self._present is lease:
                 self._present = None
         return lease.channel if lease.retired and lease.users == 0 else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client was closed."""
+        return self._closed
 
     def close(self) -> C | None:
         """Refuses further calls. Returns the present channel, to be closed."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import Json, from_struct, from_value
+from runwire.values import Json, from_struct, from_value
 
 _UNSET = run_pb2.RUN_STATE_UNSPECIFIED
 _COUNTED = tuple(field.name for field in run_pb2.Usage.DESCRIPTOR.fields)
@@ -85,6 +85,11 @@ class RunView:
     usage: run_pb2.Usage = field(default_factory=run_pb2.Usage)
     """Of the steps that are finished; of the whole run once it has ended."""
     last_sequence: int = 0
+    partial: bool = False
+    """Whether the events began in the middle of the run: what came before `first_sequence` is not in the view, neither
+    text and steps nor the input and the agent."""
+    first_sequence: int = 0
+    """Of the first event that was added; 0 before."""
 
     @property
     def text(self) -> str:
@@ -133,6 +138,8 @@ class Fold:
         view = self.view
         if event.sequence <= view.last_sequence:
             return view
+        if not view.first_sequence:
+            view.first_sequence, view.partial = event.sequence, event.sequence > 1
         view.last_sequence = event.sequence
         view.attempt = max(view.attempt, event.attempt)
         payload = event.WhichOneof("payload")
@@ -179,6 +186,7 @@ def _run_started(view: RunView, event: run_event_pb2.RunEvent) -> None:
     started = event.run_started
     view.run_id, view.agent_id, view.input = started.run_id, started.agent_id, from_value(started.input)
     view.state = run_pb2.RUN_STATE_RUNNING
+    view.partial = False  # from here on all counts, and nothing before
     view.steps.clear()
     view.pending, view.usage = [], run_pb2.Usage()
 

@@ -9,8 +9,17 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
 
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
-from runwire.client.values import Json, to_struct, to_value
+from runwire.errors import InvalidRequest
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2
+from runwire.values import Json, to_struct, to_value
+
+
+def given(text: str, field: str) -> str:
+    """`text`, unless it is empty. Raises InvalidRequest: an empty id is a variable that nobody has set, and must mean
+    neither all there is nor a call that cannot be repeated."""
+    if not text:
+        raise InvalidRequest({field: "must be set"})
+    return text
 
 
 def start_run(
@@ -28,7 +37,7 @@ def start_run(
         agent_id=agent_id,
         input=to_value(input),
         # A random id makes it safe to send the request again when the answer was lost.
-        request_id=str(uuid.uuid4()) if request_id is None else request_id,
+        request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
         labels=labels,
         scorers=[run_pb2.ScorerRef(scorer_id=each) if isinstance(each, str) else each for each in scorers],
         timeout=None if run_timeout is None else _duration(run_timeout),
@@ -74,18 +83,19 @@ def supply(request_id: str, data: Json) -> run_event_pb2.Answer:
 
 def scorer_run_filter(
     *,
-    run_id: str = "",
-    agent_id: str = "",
-    scorer_id: str = "",
+    run_id: str | None = None,
+    agent_id: str | None = None,
+    scorer_id: str | None = None,
     states: Sequence[scorer_run_pb2.ScorerRunState] = (),
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> scorer_service_pb2.ScorerRunFilter:
-    """Selects scorer runs; all conditions that are set must hold. Naive times are in UTC."""
+    """Selects scorer runs; all conditions that are given must hold. Naive times are in UTC. Raises InvalidRequest for
+    an empty id: it would select all there is, also to be cancelled."""
     return scorer_service_pb2.ScorerRunFilter(
-        run_id=run_id,
-        agent_id=agent_id,
-        scorer_id=scorer_id,
+        run_id=None if run_id is None else given(run_id, "run_id"),
+        agent_id=None if agent_id is None else given(agent_id, "agent_id"),
+        scorer_id=None if scorer_id is None else given(scorer_id, "scorer_id"),
         states=states,
         created_after=_timestamp(created_after),
         created_before=_timestamp(created_before),
@@ -115,7 +125,7 @@ def request_scorer_run(
         scorer_version=scorer_version,
         sample=sample,
         options=None if options is None else to_struct(options),
-        request_id=str(uuid.uuid4()) if request_id is None else request_id,
+        request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
     )
 
 
@@ -129,7 +139,10 @@ def scorer_stats(
 
 def _duration(value: timedelta | float) -> duration_pb2.Duration:
     duration = duration_pb2.Duration()
-    duration.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    try:
+        duration.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    except OverflowError:
+        raise ValueError(f"{value!r} s is longer than a duration can be") from None
     return duration
 
 

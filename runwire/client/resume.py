@@ -239,7 +239,7 @@ class ScorerRunReader(
         scorer_service_pb2.WatchScorerRunsResponse,
     ]
 ):
-    """Follows the changes of one run's scorer runs, or of all."""
+    """Follows the changes of one run's scorer runs, or with an empty run id of all."""
 
     def __init__(self, run_id: str, *, after: str = "", heartbeat_seconds: float | None = None) -> None:
         super().__init__(after, heartbeat_seconds)
@@ -247,7 +247,10 @@ class ScorerRunReader(
 
     def request(self) -> scorer_service_pb2.WatchScorerRunsRequest:
         return scorer_service_pb2.WatchScorerRunsRequest(
-            run_id=self.run_id, cursor=self.cursor, heartbeat_interval=self._heartbeat()
+            run_id=self.run_id,
+            all_runs=not self.run_id,
+            cursor=self.cursor,
+            heartbeat_interval=self._heartbeat(),
         )
 
     def take(self, response: scorer_service_pb2.WatchScorerRunsResponse) -> Sequence[scorer_run_pb2.ScorerRun]:

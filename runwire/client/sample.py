@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.fold import RunView, Step, ToolCall
-from runwire.client.values import to_value
 from runwire.scorer.v1 import scorer_run_requested_pb2 as pb
+from runwire.values import carry_value
 
 
 def sample_of(run: run_pb2.Run, view: RunView) -> pb.Sample:
@@ -43,8 +43,8 @@ def _tool_call(step: Step, call: ToolCall) -> pb.SampleToolCall:
     return pb.SampleToolCall(
         tool_call_id=call.tool_call_id,
         tool_name=call.tool_name,
-        arguments=to_value(call.arguments),
-        result=to_value(call.result),
+        arguments=carry_value(call.arguments),
+        result=carry_value(call.result),
         outcome="" if outcome == "unspecified" else outcome,
         step=step.step,
     )

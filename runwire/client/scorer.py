@@ -12,10 +12,10 @@ from google.protobuf import struct_pb2
 from runwire.client import requests
 from runwire.client.calls import Client, Stream
 from runwire.client.resume import OnDiscontinuity, ScorerRunReader
-from runwire.client.values import Json
 from runwire.client.walk import OnProgress, Walk
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from runwire.values import Json
 
 
 class ScorerClient(Client):
@@ -45,18 +45,30 @@ class ScorerClient(Client):
 
     def watch_scorer_runs(
         self,
-        run_id: str = "",
+        run_id: str,
         *,
         after: str = "",
         heartbeat_seconds: float | None = None,
         on_discontinuity: OnDiscontinuity | None = None,
     ) -> Stream[scorer_run_pb2.ScorerRun]:
-        """Scorer runs as they change: those of one run until all are terminal, or all of them without end.
+        """The scorer runs of one run as they change, until all are terminal.
 
         A change that a newer one of the same scorer run overtook may be left out; after a cut the newest state of a
-        scorer run may come once more. For a run that asks for no scores it ends when the run has.
+        scorer run may come once more. For a run that asks for no scores it ends when the run has. Raises InvalidRequest
+        for an empty run id: `watch_all_scorer_runs` is for all runs.
         """
-        reader = ScorerRunReader(run_id, after=after, heartbeat_seconds=heartbeat_seconds)
+        reader = ScorerRunReader(requests.given(run_id, "run_id"), after=after, heartbeat_seconds=heartbeat_seconds)
+        return Stream(self, "WatchScorerRuns", reader, on_discontinuity)
+
+    def watch_all_scorer_runs(
+        self,
+        *,
+        after: str = "",
+        heartbeat_seconds: float | None = None,
+        on_discontinuity: OnDiscontinuity | None = None,
+    ) -> Stream[scorer_run_pb2.ScorerRun]:
+        """The scorer runs of all runs as they change, without end. Otherwise as `watch_scorer_runs`."""
+        reader = ScorerRunReader("", after=after, heartbeat_seconds=heartbeat_seconds)
         return Stream(self, "WatchScorerRuns", reader, on_discontinuity)
 
     async def request_scorer_run(

@@ -22,10 +22,10 @@ from runwire.client import requests
 from runwire.client.fold import Fold, RunView
 from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
 from runwire.client.sync_calls import Client, Stream
-from runwire.client.values import Json
 from runwire.client.walk import OnProgress, Walk
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
+from runwire.values import Json
 
 
 class RunStream(Stream[run_event_pb2.RunEvent]):
@@ -75,6 +75,7 @@ class RunStream(Stream[run_event_pb2.RunEvent]):
         folded = Fold()
         for event in self:
             folded.add(event)
+        folded.view.run_id = folded.view.run_id or self.run_id
         return folded.view
 
     def _start(self) -> None:
@@ -226,13 +227,23 @@ class ScorerClient(Client):
 
     def watch_scorer_runs(
         self,
-        run_id: str = "",
+        run_id: str,
         *,
         after: str = "",
         heartbeat_seconds: float | None = None,
         on_discontinuity: OnDiscontinuity | None = None,
     ) -> Stream[scorer_run_pb2.ScorerRun]:
-        reader = ScorerRunReader(run_id, after=after, heartbeat_seconds=heartbeat_seconds)
+        reader = ScorerRunReader(requests.given(run_id, "run_id"), after=after, heartbeat_seconds=heartbeat_seconds)
+        return Stream(self, "WatchScorerRuns", reader, on_discontinuity)
+
+    def watch_all_scorer_runs(
+        self,
+        *,
+        after: str = "",
+        heartbeat_seconds: float | None = None,
+        on_discontinuity: OnDiscontinuity | None = None,
+    ) -> Stream[scorer_run_pb2.ScorerRun]:
+        reader = ScorerRunReader("", after=after, heartbeat_seconds=heartbeat_seconds)
         return Stream(self, "WatchScorerRuns", reader, on_discontinuity)
 
     def request_scorer_run(

@@ -17,10 +17,18 @@ from typing import Any, Generic, Self
 import grpc
 
 from runwire.client.calls import DEFAULT_TIMEOUT_SECONDS
-from runwire.client.channels import Channels, Lease, MetadataSource, call_metadata, channel_options
+from runwire.client.channels import Channels, Lease, MetadataSource, call_metadata, channel_options, readable
 from runwire.client.resume import Backoff, FrameReader, Item, OnDiscontinuity, ResumePolicy, is_news
 from runwire.client.status import error_of
-from runwire.errors import CursorError, CursorMismatch, EventsLost, RunwireError, ServerDraining, Unavailable
+from runwire.errors import (
+    ClientClosed,
+    CursorError,
+    CursorMismatch,
+    EventsLost,
+    RunwireError,
+    ServerDraining,
+    Unavailable,
+)
 
 
 class Client:
@@ -60,7 +68,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the client and its streams. Runs go on."""
+        """Ends the client and its streams. Runs go on. Calls under way in other threads end with ClientClosed."""
         with self._lock:
             channel = self._channels.close()
         if channel is not None:
@@ -90,8 +98,14 @@ class Client:
         lease = self._acquire()
         silent = False
         try:
-            return getattr(lease.stub, method)(request, timeout=limit, metadata=call_metadata(self._metadata))
-        except grpc.RpcError as failure:
+            answer = getattr(lease.stub, method)(request, timeout=limit, metadata=call_metadata(self._metadata))
+            return readable(answer, self.target)
+        except (grpc.RpcError, ValueError) as failure:
+            # ValueError: gRPC says so that the channel was closed at this very moment.
+            if self._channels.closed:
+                raise ClientClosed(f"this client is closed: {method} was under way") from None
+            if not isinstance(failure, grpc.RpcError):
+                raise
             silent = failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             if silent:
                 raise Unavailable(f"{self.target} did not answer within {limit:.3g} s", 0.0) from failure
@@ -248,11 +262,13 @@ class Stream(Generic[Item]):
             if watchdog.bit:
                 self._drop(broken=True)
                 raise Unavailable(f"nothing was heard for {limit:g} s", 0.0) from None
+            if self._client._channels.closed and not self._closed.is_set():
+                raise ClientClosed("this client is closed: the stream was being read") from None
             raise error_of(failure) from failure
         if frame is None:
             raise Unavailable("the stream ended before its end was announced", 0.0)
         self.connected = True
-        return frame
+        return readable(frame, self._client.target)
 
     def _open(self, limit: float) -> tuple[Any, _Watchdog]:
         call, watchdog = self._call, self._watchdog

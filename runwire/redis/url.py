@@ -160,7 +160,9 @@ def _addresses(places: str, default_port: int) -> Sequence[Address]:
                 raise ValueError
             addresses.append(Address(host, port))
         except ValueError:
-            raise ConfigurationError(f"{place!r} in the store URL is no host:port") from None
+            # What stands where the port belongs may be a password.
+            host, colon, _ = place.partition(":")
+            raise ConfigurationError(f"{host + (colon and ':...')!r} in the store URL is no host:port") from None
     return addresses
 
 

@@ -87,7 +87,7 @@ async def test_large_answers_come_in_smaller_pages(running: Service) -> None:
     for message in messages:
         await running.until(message.scorer_run_id)
     watched: set[str] = set()
-    call = running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest())
+    call = running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest(all_runs=True))
     async for response in call:
         assert response.ByteSize() < 3 * 1024 * 1024
         watched |= {run.scorer_run_id for run in response.batch.scorer_runs}
@@ -193,14 +193,14 @@ async def test_a_watch_resumes_by_cursor(running: Service) -> None:
     """After a cut every later change is delivered, and a watch at the end has nothing but the end to say."""
     await running.score(request("brevity", "run-1"))
     cursor = ""
-    call = running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest())
+    call = running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest(all_runs=True))
     async for response in call:
         cursor = response.cursor
         call.cancel()
         break
     await running.score(request("brevity", "run-2"))
     seen = set()
-    call = running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest(cursor=cursor))
+    call = running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest(cursor=cursor, all_runs=True))
     async with asyncio.timeout(10):
         async for response in call:
             seen |= {run.run_id for run in response.batch.scorer_runs}
@@ -230,7 +230,8 @@ async def test_cursors_that_do_not_fit_are_refused(running: Service) -> None:
     await running.score(request("brevity"))
 
     async def first(**fields: Any) -> Any:
-        async for response in running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest(**fields)):
+        request = pb.WatchScorerRunsRequest(**fields, all_runs="run_id" not in fields)
+        async for response in running.stub.WatchScorerRuns(request):
             return response
 
     cursor = (await first()).cursor
@@ -435,7 +436,7 @@ async def test_a_heartbeat_has_its_bounds(sqlite_url: str, seconds: int) -> None
     """1 to 60 seconds."""
 
     async def first(running: Service) -> None:
-        call = pb.WatchScorerRunsRequest(heartbeat_interval=Duration(seconds=seconds))
+        call = pb.WatchScorerRunsRequest(all_runs=True, heartbeat_interval=Duration(seconds=seconds))
         async for _ in running.stub.WatchScorerRuns(call):
             return
 
@@ -447,7 +448,9 @@ async def test_a_heartbeat_has_its_bounds(sqlite_url: str, seconds: int) -> None
 async def test_a_watch_is_told_of_the_drain(results_url: str) -> None:
     """A stream that this server ends is UNAVAILABLE, never OK."""
     async with service(results_url) as running:
-        call = running.stub.WatchScorerRuns(pb.WatchScorerRunsRequest(heartbeat_interval=Duration(seconds=1)))
+        call = running.stub.WatchScorerRuns(
+            pb.WatchScorerRunsRequest(all_runs=True, heartbeat_interval=Duration(seconds=1))
+        )
 
         async def read() -> None:
             async for _ in call:

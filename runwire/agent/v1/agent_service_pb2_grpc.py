@@ -31,6 +31,16 @@ class AgentServiceStub(object):
     Any replica serves any run. Every error carries google.rpc.ErrorInfo with domain `runwire.dev` and the
     reason named below; wrong field values carry google.rpc.BadRequest with one violation a field, and
     what may be tried again carries google.rpc.RetryInfo.
+
+    Every field of every request has bounds; one that is out of them is INVALID_ARGUMENT / INVALID_REQUEST with a
+    violation that names it, and bytes that are no request (damaged, or nested deeper than protobuf reads) are
+    INVALID_ARGUMENT / REQUEST_MALFORMED. A request above 4 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without a
+    reason. A Value or Struct in a request is at most 30 levels deep, its numbers are finite, and each Value in it is set.
+    Timestamps are between the years 1 and 9999. Fields that the service does not know are dropped.
+
+    What agents and tools produce is carried in a form that every client reads: what is too deep or too large as text that
+    begins with `[too deep] ` or `[too large] `, integers beyond 2^53 as decimal text, NaN and infinities as `NaN`,
+    `Infinity` and `-Infinity`, lone surrogates as U+FFFD. docs/streams.md has the whole list.
     """
 
     def __init__(self, channel):
@@ -87,6 +97,16 @@ class AgentServiceServicer(object):
     Any replica serves any run. Every error carries google.rpc.ErrorInfo with domain `runwire.dev` and the
     reason named below; wrong field values carry google.rpc.BadRequest with one violation a field, and
     what may be tried again carries google.rpc.RetryInfo.
+
+    Every field of every request has bounds; one that is out of them is INVALID_ARGUMENT / INVALID_REQUEST with a
+    violation that names it, and bytes that are no request (damaged, or nested deeper than protobuf reads) are
+    INVALID_ARGUMENT / REQUEST_MALFORMED. A request above 4 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without a
+    reason. A Value or Struct in a request is at most 30 levels deep, its numbers are finite, and each Value in it is set.
+    Timestamps are between the years 1 and 9999. Fields that the service does not know are dropped.
+
+    What agents and tools produce is carried in a form that every client reads: what is too deep or too large as text that
+    begins with `[too deep] ` or `[too large] `, integers beyond 2^53 as decimal text, NaN and infinities as `NaN`,
+    `Infinity` and `-Infinity`, lone surrogates as U+FFFD. docs/streams.md has the whole list.
     """
 
     def ListAgents(self, request, context):
@@ -221,6 +241,16 @@ class AgentService(object):
     Any replica serves any run. Every error carries google.rpc.ErrorInfo with domain `runwire.dev` and the
     reason named below; wrong field values carry google.rpc.BadRequest with one violation a field, and
     what may be tried again carries google.rpc.RetryInfo.
+
+    Every field of every request has bounds; one that is out of them is INVALID_ARGUMENT / INVALID_REQUEST with a
+    violation that names it, and bytes that are no request (damaged, or nested deeper than protobuf reads) are
+    INVALID_ARGUMENT / REQUEST_MALFORMED. A request above 4 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without a
+    reason. A Value or Struct in a request is at most 30 levels deep, its numbers are finite, and each Value in it is set.
+    Timestamps are between the years 1 and 9999. Fields that the service does not know are dropped.
+
+    What agents and tools produce is carried in a form that every client reads: what is too deep or too large as text that
+    begins with `[too deep] ` or `[too large] `, integers beyond 2^53 as decimal text, NaN and infinities as `NaN`,
+    `Infinity` and `-Infinity`, lone surrogates as U+FFFD. docs/streams.md has the whole list.
     """
 
     @staticmethod

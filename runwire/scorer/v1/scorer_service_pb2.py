@@ -29,7 +29,7 @@ from runwire.scorer.v1 import scorer_run_pb2 as runwire_dot_scorer_dot_v1_dot_sc
 from runwire.scorer.v1 import scorer_run_requested_pb2 as runwire_dot_scorer_dot_v1_dot_scorer__run__requested__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&runwire/scorer/v1/scorer_service.proto\x12\x11runwire.scorer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"runwire/scorer/v1/scorer_run.proto\x1a,runwire/scorer/v1/scorer_run_requested.proto\"\xe0\x01\n\x0fScorerRunFilter\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x11\n\tscorer_id\x18\x03 \x01(\t\x12\x31\n\x06states\x18\x04 \x03(\x0e\x32!.runwire.scorer.v1.ScorerRunState\x12\x31\n\rcreated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x12ListScorersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListScorersResponse\x12*\n\x07scorers\x18\x01 \x03(\x0b\x32\x19.runwire.scorer.v1.Scorer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x13GetScorerRunRequest\x12\x15\n\rscorer_run_id\x18\x01 \x01(\t\x12\x16\n\x0einclude_sample\x18\x02 \x01(\x08\"H\n\x14GetScorerRunResponse\x12\x30\n\nscorer_run\x18\x01 \x01(\x0b\x32\x1c.runwire.scorer.v1.ScorerRun\"r\n\x15ListScorerRunsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\".runwire.scorer.v1.ScorerRunFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"d\n\x16ListScorerRunsResponse\x12\x31\n\x0bscorer_runs\x18\x01 \x03(\x0b\x32\x1c.runwire.scorer.v1.ScorerRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x16WatchScorerRunsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x01\n\x17WatchScorerRunsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x32\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32!.runwire.scorer.v1.ScorerRunBatchH\x00\x12:\n\theartbeat\x18\x03 \x01(\x0b\x32%.runwire.scorer.v1.ScorerRunHeartbeatH\x00\x12\x33\n\x05\x65nded\x18\x04 \x01(\x0b\x32\".runwire.scorer.v1.ScorerRunsEndedH\x00\x42\x07\n\x05\x66rame\"C\n\x0eScorerRunBatch\x12\x31\n\x0bscorer_runs\x18\x01 \x03(\x0b\x32\x1c.runwire.scorer.v1.ScorerRun\"C\n\x12ScorerRunHeartbeat\x12-\n\tsend_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x11\n\x0fScorerRunsEnded\"\xad\x01\n\x17RequestScorerRunRequest\x12\x11\n\tscorer_id\x18\x01 \x01(\t\x12\x16\n\x0escorer_version\x18\x02 \x01(\t\x12)\n\x06sample\x18\x03 \x01(\x0b\x32\x19.runwire.scorer.v1.Sample\x12(\n\x07options\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"L\n\x18RequestScorerRunResponse\x12\x30\n\nscorer_run\x18\x01 \x01(\x0b\x32\x1c.runwire.scorer.v1.ScorerRun\"\xb4\x01\n\x16RetryScorerRunsRequest\x12\x16\n\x0escorer_run_ids\x18\x01 \x03(\t\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".runwire.scorer.v1.ScorerRunFilter\x12\x16\n\x0escorer_version\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"Y\n\x17RetryScorerRunsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x16\n\x0escorer_run_ids\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x9d\x01\n\x17\x43\x61ncelScorerRunsRequest\x12\x16\n\x0escorer_run_ids\x18\x01 \x03(\t\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".runwire.scorer.v1.ScorerRunFilter\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"Z\n\x18\x43\x61ncelScorerRunsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x16\n\x0escorer_run_ids\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\'\n\x12PauseScorerRequest\x12\x11\n\tscorer_id\x18\x01 \x01(\t\"@\n\x13PauseScorerResponse\x12)\n\x06scorer\x18\x01 \x01(\x0b\x32\x19.runwire.scorer.v1.Scorer\"(\n\x13ResumeScorerRequest\x12\x11\n\tscorer_id\x18\x01 \x01(\t\"A\n\x14ResumeScorerResponse\x12)\n\x06scorer\x18\x01 \x01(\x0b\x32\x19.runwire.scorer.v1.Scorer\"\x91\x01\n\x15GetScorerStatsRequest\x12\x11\n\tscorer_id\x18\x01 \x01(\t\x12\x31\n\rcreated_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x16GetScorerStatsResponse\x12-\n\x05stats\x18\x01 \x03(\x0b\x32\x1e.runwire.scorer.v1.ScorerStats2\xb8\x08\n\rScorerService\x12\x61\n\x0bListScorers\x12%.runwire.scorer.v1.ListScorersRequest\x1a&.runwire.scorer.v1.ListScorersResponse\"\x03\x90\x02\x01\x12\x64\n\x0cGetScorerRun\x12&.runwire.scorer.v1.GetScorerRunRequest\x1a\'.runwire.scorer.v1.GetScorerRunResponse\"\x03\x90\x02\x01\x12j\n\x0eListScorerRuns\x12(.runwire.scorer.v1.ListScorerRunsRequest\x1a).runwire.scorer.v1.ListScorerRunsResponse\"\x03\x90\x02\x01\x12o\n\x0fWatchScorerRuns\x12).runwire.scorer.v1.WatchScorerRunsRequest\x1a*.runwire.scorer.v1.WatchScorerRunsResponse\"\x03\x90\x02\x01\x30\x01\x12p\n\x10RequestScorerRun\x12*.runwire.scorer.v1.RequestScorerRunRequest\x1a+.runwire.scorer.v1.RequestScorerRunResponse\"\x03\x90\x02\x02\x12h\n\x0fRetryScorerRuns\x12).runwire.scorer.v1.RetryScorerRunsRequest\x1a*.runwire.scorer.v1.RetryScorerRunsResponse\x12p\n\x10\x43\x61ncelScorerRuns\x12*.runwire.scorer.v1.CancelScorerRunsRequest\x1a+.runwire.scorer.v1.CancelScorerRunsResponse\"\x03\x90\x02\x02\x12\x61\n\x0bPauseScorer\x12%.runwire.scorer.v1.PauseScorerRequest\x1a&.runwire.scorer.v1.PauseScorerResponse\"\x03\x90\x02\x02\x12\x64\n\x0cResumeScorer\x12&.runwire.scorer.v1.ResumeScorerRequest\x1a\'.runwire.scorer.v1.ResumeScorerResponse\"\x03\x90\x02\x02\x12j\n\x0eGetScorerStats\x12(.runwire.scorer.v1.GetScorerStatsRequest\x1a).runwire.scorer.v1.GetScorerStatsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&runwire/scorer/v1/scorer_service.proto\x12\x11runwire.scorer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"runwire/scorer/v1/scorer_run.proto\x1a,runwire/scorer/v1/scorer_run_requested.proto\"\xe0\x01\n\x0fScorerRunFilter\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x11\n\tscorer_id\x18\x03 \x01(\t\x12\x31\n\x06states\x18\x04 \x03(\x0e\x32!.runwire.scorer.v1.ScorerRunState\x12\x31\n\rcreated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x12ListScorersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListScorersResponse\x12*\n\x07scorers\x18\x01 \x03(\x0b\x32\x19.runwire.scorer.v1.Scorer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x13GetScorerRunRequest\x12\x15\n\rscorer_run_id\x18\x01 \x01(\t\x12\x16\n\x0einclude_sample\x18\x02 \x01(\x08\"H\n\x14GetScorerRunResponse\x12\x30\n\nscorer_run\x18\x01 \x01(\x0b\x32\x1c.runwire.scorer.v1.ScorerRun\"r\n\x15ListScorerRunsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\".runwire.scorer.v1.ScorerRunFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"d\n\x16ListScorerRunsResponse\x12\x31\n\x0bscorer_runs\x18\x01 \x03(\x0b\x32\x1c.runwire.scorer.v1.ScorerRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x16WatchScorerRunsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61ll_runs\x18\x04 \x01(\x08\"\xd7\x01\n\x17WatchScorerRunsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x32\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32!.runwire.scorer.v1.ScorerRunBatchH\x00\x12:\n\theartbeat\x18\x03 \x01(\x0b\x32%.runwire.scorer.v1.ScorerRunHeartbeatH\x00\x12\x33\n\x05\x65nded\x18\x04 \x01(\x0b\x32\".runwire.scorer.v1.ScorerRunsEndedH\x00\x42\x07\n\x05\x66rame\"C\n\x0eScorerRunBatch\x12\x31\n\x0bscorer_runs\x18\x01 \x03(\x0b\x32\x1c.runwire.scorer.v1.ScorerRun\"C\n\x12ScorerRunHeartbeat\x12-\n\tsend_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x11\n\x0fScorerRunsEnded\"\xad\x01\n\x17RequestScorerRunRequest\x12\x11\n\tscorer_id\x18\x01 \x01(\t\x12\x16\n\x0escorer_version\x18\x02 \x01(\t\x12)\n\x06sample\x18\x03 \x01(\x0b\x32\x19.runwire.scorer.v1.Sample\x12(\n\x07options\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"L\n\x18RequestScorerRunResponse\x12\x30\n\nscorer_run\x18\x01 \x01(\x0b\x32\x1c.runwire.scorer.v1.ScorerRun\"\xb4\x01\n\x16RetryScorerRunsRequest\x12\x16\n\x0escorer_run_ids\x18\x01 \x03(\t\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".runwire.scorer.v1.ScorerRunFilter\x12\x16\n\x0escorer_version\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"Y\n\x17RetryScorerRunsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x16\n\x0escorer_run_ids\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x9d\x01\n\x17\x43\x61ncelScorerRunsRequest\x12\x16\n\x0escorer_run_ids\x18\x01 \x03(\t\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".runwire.scorer.v1.ScorerRunFilter\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"Z\n\x18\x43\x61ncelScorerRunsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x16\n\x0escorer_run_ids\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\'\n\x12PauseScorerRequest\x12\x11\n\tscorer_id\x18\x01 \x01(\t\"@\n\x13PauseScorerResponse\x12)\n\x06scorer\x18\x01 \x01(\x0b\x32\x19.runwire.scorer.v1.Scorer\"(\n\x13ResumeScorerRequest\x12\x11\n\tscorer_id\x18\x01 \x01(\t\"A\n\x14ResumeScorerResponse\x12)\n\x06scorer\x18\x01 \x01(\x0b\x32\x19.runwire.scorer.v1.Scorer\"\x91\x01\n\x15GetScorerStatsRequest\x12\x11\n\tscorer_id\x18\x01 \x01(\t\x12\x31\n\rcreated_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x16GetScorerStatsResponse\x12-\n\x05stats\x18\x01 \x03(\x0b\x32\x1e.runwire.scorer.v1.ScorerStats2\xb8\x08\n\rScorerService\x12\x61\n\x0bListScorers\x12%.runwire.scorer.v1.ListScorersRequest\x1a&.runwire.scorer.v1.ListScorersResponse\"\x03\x90\x02\x01\x12\x64\n\x0cGetScorerRun\x12&.runwire.scorer.v1.GetScorerRunRequest\x1a\'.runwire.scorer.v1.GetScorerRunResponse\"\x03\x90\x02\x01\x12j\n\x0eListScorerRuns\x12(.runwire.scorer.v1.ListScorerRunsRequest\x1a).runwire.scorer.v1.ListScorerRunsResponse\"\x03\x90\x02\x01\x12o\n\x0fWatchScorerRuns\x12).runwire.scorer.v1.WatchScorerRunsRequest\x1a*.runwire.scorer.v1.WatchScorerRunsResponse\"\x03\x90\x02\x01\x30\x01\x12p\n\x10RequestScorerRun\x12*.runwire.scorer.v1.RequestScorerRunRequest\x1a+.runwire.scorer.v1.RequestScorerRunResponse\"\x03\x90\x02\x02\x12h\n\x0fRetryScorerRuns\x12).runwire.scorer.v1.RetryScorerRunsRequest\x1a*.runwire.scorer.v1.RetryScorerRunsResponse\x12p\n\x10\x43\x61ncelScorerRuns\x12*.runwire.scorer.v1.CancelScorerRunsRequest\x1a+.runwire.scorer.v1.CancelScorerRunsResponse\"\x03\x90\x02\x02\x12\x61\n\x0bPauseScorer\x12%.runwire.scorer.v1.PauseScorerRequest\x1a&.runwire.scorer.v1.PauseScorerResponse\"\x03\x90\x02\x02\x12\x64\n\x0cResumeScorer\x12&.runwire.scorer.v1.ResumeScorerRequest\x1a\'.runwire.scorer.v1.ResumeScorerResponse\"\x03\x90\x02\x02\x12j\n\x0eGetScorerStats\x12(.runwire.scorer.v1.GetScorerStatsRequest\x1a).runwire.scorer.v1.GetScorerStatsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,40 +68,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSCORERRUNSREQUEST']._serialized_end=876
   _globals['_LISTSCORERRUNSRESPONSE']._serialized_start=878
   _globals['_LISTSCORERRUNSRESPONSE']._serialized_end=978
-  _globals['_WATCHSCORERRUNSREQUEST']._serialized_start=980
-  _globals['_WATCHSCORERRUNSREQUEST']._serialized_end=1091
-  _globals['_WATCHSCORERRUNSRESPONSE']._serialized_start=1094
-  _globals['_WATCHSCORERRUNSRESPONSE']._serialized_end=1309
-  _globals['_SCORERRUNBATCH']._serialized_start=1311
-  _globals['_SCORERRUNBATCH']._serialized_end=1378
-  _globals['_SCORERRUNHEARTBEAT']._serialized_start=1380
-  _globals['_SCORERRUNHEARTBEAT']._serialized_end=1447
-  _globals['_SCORERRUNSENDED']._serialized_start=1449
-  _globals['_SCORERRUNSENDED']._serialized_end=1466
-  _globals['_REQUESTSCORERRUNREQUEST']._serialized_start=1469
-  _globals['_REQUESTSCORERRUNREQUEST']._serialized_end=1642
-  _globals['_REQUESTSCORERRUNRESPONSE']._serialized_start=1644
-  _globals['_REQUESTSCORERRUNRESPONSE']._serialized_end=1720
-  _globals['_RETRYSCORERRUNSREQUEST']._serialized_start=1723
-  _globals['_RETRYSCORERRUNSREQUEST']._serialized_end=1903
-  _globals['_RETRYSCORERRUNSRESPONSE']._serialized_start=1905
-  _globals['_RETRYSCORERRUNSRESPONSE']._serialized_end=1994
-  _globals['_CANCELSCORERRUNSREQUEST']._serialized_start=1997
-  _globals['_CANCELSCORERRUNSREQUEST']._serialized_end=2154
-  _globals['_CANCELSCORERRUNSRESPONSE']._serialized_start=2156
-  _globals['_CANCELSCORERRUNSRESPONSE']._serialized_end=2246
-  _globals['_PAUSESCORERREQUEST']._serialized_start=2248
-  _globals['_PAUSESCORERREQUEST']._serialized_end=2287
-  _globals['_PAUSESCORERRESPONSE']._serialized_start=2289
-  _globals['_PAUSESCORERRESPONSE']._serialized_end=2353
-  _globals['_RESUMESCORERREQUEST']._serialized_start=2355
-  _globals['_RESUMESCORERREQUEST']._serialized_end=2395
-  _globals['_RESUMESCORERRESPONSE']._serialized_start=2397
-  _globals['_RESUMESCORERRESPONSE']._serialized_end=2462
-  _globals['_GETSCORERSTATSREQUEST']._serialized_start=2465
-  _globals['_GETSCORERSTATSREQUEST']._serialized_end=2610
-  _globals['_GETSCORERSTATSRESPONSE']._serialized_start=2612
-  _globals['_GETSCORERSTATSRESPONSE']._serialized_end=2683
-  _globals['_SCORERSERVICE']._serialized_start=2686
-  _globals['_SCORERSERVICE']._serialized_end=3766
+  _globals['_WATCHSCORERRUNSREQUEST']._serialized_start=981
+  _globals['_WATCHSCORERRUNSREQUEST']._serialized_end=1110
+  _globals['_WATCHSCORERRUNSRESPONSE']._serialized_start=1113
+  _globals['_WATCHSCORERRUNSRESPONSE']._serialized_end=1328
+  _globals['_SCORERRUNBATCH']._serialized_start=1330
+  _globals['_SCORERRUNBATCH']._serialized_end=1397
+  _globals['_SCORERRUNHEARTBEAT']._serialized_start=1399
+  _globals['_SCORERRUNHEARTBEAT']._serialized_end=1466
+  _globals['_SCORERRUNSENDED']._serialized_start=1468
+  _globals['_SCORERRUNSENDED']._serialized_end=1485
+  _globals['_REQUESTSCORERRUNREQUEST']._serialized_start=1488
+  _globals['_REQUESTSCORERRUNREQUEST']._serialized_end=1661
+  _globals['_REQUESTSCORERRUNRESPONSE']._serialized_start=1663
+  _globals['_REQUESTSCORERRUNRESPONSE']._serialized_end=1739
+  _globals['_RETRYSCORERRUNSREQUEST']._serialized_start=1742
+  _globals['_RETRYSCORERRUNSREQUEST']._serialized_end=1922
+  _globals['_RETRYSCORERRUNSRESPONSE']._serialized_start=1924
+  _globals['_RETRYSCORERRUNSRESPONSE']._serialized_end=2013
+  _globals['_CANCELSCORERRUNSREQUEST']._serialized_start=2016
+  _globals['_CANCELSCORERRUNSREQUEST']._serialized_end=2173
+  _globals['_CANCELSCORERRUNSRESPONSE']._serialized_start=2175
+  _globals['_CANCELSCORERRUNSRESPONSE']._serialized_end=2265
+  _globals['_PAUSESCORERREQUEST']._serialized_start=2267
+  _globals['_PAUSESCORERREQUEST']._serialized_end=2306
+  _globals['_PAUSESCORERRESPONSE']._serialized_start=2308
+  _globals['_PAUSESCORERRESPONSE']._serialized_end=2372
+  _globals['_RESUMESCORERREQUEST']._serialized_start=2374
+  _globals['_RESUMESCORERREQUEST']._serialized_end=2414
+  _globals['_RESUMESCORERRESPONSE']._serialized_start=2416
+  _globals['_RESUMESCORERRESPONSE']._serialized_end=2481
+  _globals['_GETSCORERSTATSREQUEST']._serialized_start=2484
+  _globals['_GETSCORERSTATSREQUEST']._serialized_end=2629
+  _globals['_GETSCORERSTATSRESPONSE']._serialized_start=2631
+  _globals['_GETSCORERSTATSRESPONSE']._serialized_end=2702
+  _globals['_SCORERSERVICE']._serialized_start=2705
+  _globals['_SCORERSERVICE']._serialized_end=3785
 # @@protoc_insertion_point(module_scope)

@@ -78,14 +78,16 @@ class ListScorerRunsResponse(_message.Message):
     def __init__(self, scorer_runs: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerRun, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class WatchScorerRunsRequest(_message.Message):
-    __slots__ = ("run_id", "cursor", "heartbeat_interval")
+    __slots__ = ("run_id", "cursor", "heartbeat_interval", "all_runs")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    ALL_RUNS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     cursor: str
     heartbeat_interval: _duration_pb2.Duration
-    def __init__(self, run_id: _Optional[str] = ..., cursor: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    all_runs: bool
+    def __init__(self, run_id: _Optional[str] = ..., cursor: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., all_runs: bool = ...) -> None: ...
 
 class WatchScorerRunsResponse(_message.Message):
     __slots__ = ("cursor", "batch", "heartbeat", "ended")

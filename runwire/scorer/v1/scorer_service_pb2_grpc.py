@@ -29,7 +29,9 @@ class ScorerServiceStub(object):
     """Scores finished runs, keeps every result and shows every state.
 
     Errors carry google.rpc.ErrorInfo with domain `runwire.dev`; wrong field values are INVALID_ARGUMENT /
-    INVALID_REQUEST with one violation a field.
+    INVALID_REQUEST with one violation a field, and bytes that are no request INVALID_ARGUMENT / REQUEST_MALFORMED. What
+    is said of requests and values at the top of agent_service.proto holds here too: the samples and options of requests
+    are at most 30 levels deep and finite. Ids have at most 256 characters and no NUL.
     """
 
     def __init__(self, channel):
@@ -94,7 +96,9 @@ class ScorerServiceServicer(object):
     """Scores finished runs, keeps every result and shows every state.
 
     Errors carry google.rpc.ErrorInfo with domain `runwire.dev`; wrong field values are INVALID_ARGUMENT /
-    INVALID_REQUEST with one violation a field.
+    INVALID_REQUEST with one violation a field, and bytes that are no request INVALID_ARGUMENT / REQUEST_MALFORMED. What
+    is said of requests and values at the top of agent_service.proto holds here too: the samples and options of requests
+    are at most 30 levels deep and finite. Ids have at most 256 characters and no NUL.
     """
 
     def ListScorers(self, request, context):
@@ -241,7 +245,9 @@ class ScorerService(object):
     """Scores finished runs, keeps every result and shows every state.
 
     Errors carry google.rpc.ErrorInfo with domain `runwire.dev`; wrong field values are INVALID_ARGUMENT /
-    INVALID_REQUEST with one violation a field.
+    INVALID_REQUEST with one violation a field, and bytes that are no request INVALID_ARGUMENT / REQUEST_MALFORMED. What
+    is said of requests and values at the top of agent_service.proto holds here too: the samples and options of requests
+    are at most 30 levels deep and finite. Ids have at most 256 characters and no NUL.
     """
 
     @staticmethod

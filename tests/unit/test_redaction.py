@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_service.redaction import MAX_MESSAGE_LENGTH, masked, redact
+from runwire.redaction import MAX_MESSAGE_LENGTH, masked, redact
 
 
 @pytest.mark.parametrize(
