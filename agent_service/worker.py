@@ -220,6 +220,8 @@ class Worker:
             await self._store.commit(Commit(claim.topic, claim.head.attempt, token=claim.token, schedule=Schedule.LOST))
         except RunwireError as error:
             log.warning("%s: attempt %d could not be handed back: %s", claim.topic, claim.head.attempt, error)
+        except Exception:
+            log.exception("%s: attempt %d could not be handed back", claim.topic, claim.head.attempt)
 
     def _lease_changed(self, lease: Lease, state: LeaseState) -> None:
         execution = self._executions.get(lease.topic)
