@@ -105,6 +105,9 @@ class Definition:
             return self._input.validate_python(from_value(value))
         except ValidationError as error:
             raise InvalidRequest(_violations(error)) from None
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            # A validator is the author's, and is called by StartRun too, which is to be answered.
+            raise RuntimeError(f"a validator of agent {self.agent_id!r} raised {type(error).__name__}") from error
 
     def dump_output(self, output: Any) -> struct_pb2.Value:
         """What the body returned, as stored. Raises TypeError or ValueError if JSON cannot hold it."""
