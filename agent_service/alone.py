@@ -7,6 +7,7 @@ its parent and a store connection of its own; the lease of what it executes is i
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, Final
 
 from agent_service import event_loop, registry
@@ -27,6 +29,7 @@ from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.pubsub import Claim, LeaseState, Store
 
 _RETRY_SECONDS: Final = 0.5
+_PR_SET_PDEATHSIG: Final = 1
 
 log = logging.getLogger("agent_service.alone")
 
@@ -149,8 +152,16 @@ class Alone:
         )
 
 
+def _die_with_parent() -> None:
+    """Where native code keeps the interpreter's lock no thread sees that the parent is gone; Linux does."""
+    if sys.platform == "linux":
+        with suppress(Exception):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(descriptor: int) -> None:
     """Serves the parent at the other end of this socket."""
+    _die_with_parent()
     for number in (signal.SIGTERM, signal.SIGINT):
         # They are the parent's to heed. A handler, and not SIG_IGN, which programs started by an agent would inherit.
         signal.signal(number, lambda *_: None)

@@ -112,8 +112,8 @@ class Definition:
             return self._input.validate_python(from_value(value))
         except ValidationError as error:
             raise InvalidRequest(_violations(error)) from None
-        except Exception as error:
-            # A validator of the agent's that does not say so in pydantic's way.
+        except BaseException as error:
+            # A validator is the author's, and may raise anything; it is called by StartRun too, which is to be answered.
             raise InvalidRequest({"input": redact(f"does not fit: {type(error).__name__}: {error}")}) from error
 
     def dump_output(self, output: Any) -> struct_pb2.Value:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from runwire.errors import StoreUnavailable
+
+_CALM_SECONDS: Final = 60.0
 
 log = logging.getLogger("agent_service.endurance")
 
@@ -21,14 +25,16 @@ async def endure(
     """Takes turn after turn, until cancelled, or until `until` is set at the end of one.
 
     Rule: **a long-lived loop survives every exception, and says so once.** A turn that fails costs itself: it is told
-    in the log when it begins to fail and when it works again, and not in between.
+    in the log when it begins to fail and when it works again, and not in between. A turn may itself be a loop: that it
+    had worked for a while before it failed makes the failure a new one.
     """
     failing = False
     while until is None or not until.is_set():
+        begun = time.monotonic()
         try:
             await turn()
         except Exception as error:
-            if not failing:
+            if not failing or time.monotonic() - begun > _CALM_SECONDS:
                 expected = isinstance(error, StoreUnavailable)
                 log.log(
                     logging.WARNING if expected else logging.ERROR,

@@ -60,15 +60,19 @@ def run(main: Coroutine[Any, Any, Result], *, threads: int = 32) -> Result:
     loop.set_default_executor(ThreadPoolExecutor(threads, "agent-thread"))
     try:
         task = loop.create_task(main, name="service")
-        _run_until_done(loop, task)
+        interrupted = _run_until_done(loop, task)
         _run_until_done(loop, loop.create_task(_close(task), name="close"))
+        if interrupted and task.cancelled():
+            raise KeyboardInterrupt
         return task.result()
     finally:
         asyncio.set_event_loop(None)
         loop.close()
 
 
-def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> bool:
+    """Returns whether Ctrl-C cancelled it."""
+    interrupted = False
     task.add_done_callback(lambda _: loop.stop())
     while not task.done():
         try:
@@ -77,11 +81,13 @@ def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) ->
                 log.error("something stopped the event loop; it goes on")
         except (SystemExit, KeyboardInterrupt) as error:
             if task.done():
-                return  # it is the task's own
+                break  # it is the task's own
             if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                task.cancel()  # Ctrl-C, before the service has a handler
+                interrupted = True  # Ctrl-C, before the service has a handler
+                task.cancel()
                 continue
             _tell(error)
+    return interrupted
 
 
 def _tell(error: BaseException) -> None:

@@ -149,7 +149,7 @@ def _readable(data: bytes) -> run_pb2.Run | None:
 def _lost(stored: Stored) -> run_pb2.Run:
     """What stands in the place of a Run that cannot be read: it must not take a list with it."""
     _, run_id = split_topic(stored.topic)
-    error = run_pb2.RunError(reason="record_unreadable", message="what the store has of this run cannot be read")
+    error = run_pb2.RunError(reason="run_unreadable", message="what the store has of this run cannot be read")
     return run_pb2.Run(run_id=run_id, state=stored.head.final, error=error)  # type: ignore[arg-type]
 
 

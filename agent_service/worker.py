@@ -53,6 +53,8 @@ class Worker:
         elsewhere = open_store is not None and settings.suspect_processes > 0
         self._children = Children(settings, self.name) if elsewhere else None
         self._changed = asyncio.Event()
+        self._freed = asyncio.Event()
+        """A suspect has left its process, or there are to be no more."""
         self._draining = asyncio.Event()
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
 
@@ -66,7 +68,9 @@ class Worker:
         ):
             sweeping = group.create_task(endure("sweep", self._sweep, retry_seconds=_RETRY_SECONDS), name="sweep")
             async with asyncio.TaskGroup() as claiming:
-                loops = {"claims": self.run_once, "suspects": self._claim_for_children}
+                loops = {"claims": self.run_once}
+                if self._children is not None:
+                    loops["suspects"] = self._claim_for_children
                 for name, turn in loops.items():
                     turns = endure(
                         name, partial(turn, group, bodies), retry_seconds=_RETRY_SECONDS, until=self._draining
@@ -104,7 +108,8 @@ class Worker:
     async def _claim_for_children(self, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
         """Claims runs that may be what their workers died of, for processes of their own."""
         room = self._settings.suspect_processes - len(self._suspects)
-        if self._children is not None and room > 0:
+        if room > 0:
+            await self._leases.renew_overdue()
             for claim in await self._store.claim(
                 [record.queue_of(definition.agent_id) for definition in self._agents],
                 holder=self.name,
@@ -114,9 +119,11 @@ class Worker:
             ):
                 self._suspects.add(claim.topic)
                 await self._begin_safely(claim, group, bodies)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min(_SUSPECT_SECONDS, self._settings.lease_seconds / 3)):
-                await self._draining.wait()
+        self._freed.clear()
+        if not self._draining.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_SUSPECT_SECONDS, self._settings.lease_seconds / 3)):
+                    await self._freed.wait()
 
     async def _claim_suspect(self, queues: Sequence[str]) -> Sequence[Claim]:
         """The same where there are no such processes: one, and only while nothing else is executed here."""
@@ -132,6 +139,7 @@ class Worker:
         """Claims no more; `run` returns once what is being executed has finished or is handed back."""
         self._draining.set()
         self._changed.set()
+        self._freed.set()
 
     async def _wind_down(self) -> None:
         loop = asyncio.get_running_loop()
@@ -206,7 +214,9 @@ class Worker:
             log.exception("%s: attempt %d was given up", claim.topic, claim.head.attempt)
             await self._give_up(claim)
         finally:
-            self._suspects.discard(claim.topic)
+            if claim.topic in self._suspects:
+                self._suspects.discard(claim.topic)
+                self._freed.set()
             self._leases.drop(claim.lease)
             if isinstance(execution, Execution):
                 self._running[agent_id] -= 1
@@ -220,6 +230,8 @@ class Worker:
             await self._store.commit(Commit(claim.topic, claim.head.attempt, token=claim.token, schedule=Schedule.LOST))
         except RunwireError as error:
             log.warning("%s: attempt %d could not be handed back: %s", claim.topic, claim.head.attempt, error)
+        except Exception:
+            log.exception("%s: attempt %d could not be handed back", claim.topic, claim.head.attempt)
 
     def _lease_changed(self, lease: Lease, state: LeaseState) -> None:
         execution = self._executions.get(lease.topic)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,3 +158,35 @@ def _payer() -> Definition:
 
 
 payer: Final = _payer()
+
+
+def _quitter() -> Definition:
+    """Its tools end their process as a script does: by sys.exit()."""
+
+    async def speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        prompt = str(messages[0].parts[-1].content)  # type: ignore[union-attr]
+        yield {1: DeltaToolCall(prompt, json_args="{}", tool_call_id="q")}
+
+    agent = Agent(FunctionModel(stream_function=speak), name="quitter")
+
+    @agent.tool_plain
+    async def quit_at_once() -> str:
+        sys.exit(3)
+
+    @agent.tool_plain
+    def quit_in_a_thread() -> str:
+        sys.exit(3)
+
+    @agent.tool_plain
+    async def quit_aside() -> str:
+        async def leave() -> None:
+            sys.exit(3)
+
+        task = asyncio.create_task(leave())
+        await asyncio.sleep(5)
+        return str(task)
+
+    return durable_agent(agent)
+
+
+quitter: Final = _quitter()

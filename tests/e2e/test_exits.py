@@ -54,3 +54,18 @@ async def test_sigterm_while_something_is_blocked(sqlite_url: str, ledger: Ledge
                 assert "still runs" in worker.errors
             else:
                 assert "does not end" in worker.errors
+
+
+async def test_no_tool_of_an_agent_ends_the_service(sqlite_url: str, ledger: Ledger) -> None:
+    """sys.exit() in a tool of a pydantic-ai agent, also in a thread or in a task of its own: that run fails."""
+    with processes(sqlite_url, **ledger.environment, RUNWIRE_LEASE_SECONDS=60) as start:
+        it = start.start("all", agents="tests.e2e.agents,tests.e2e.workflows")
+        async with client(it.address) as agent:
+            for tool in ("quit_at_once", "quit_in_a_thread", "quit_aside"):
+                run = await agent.start_run("quitter", tool)
+                await followed(it.address, run.run_id)
+                ended = await agent.get_run(run.run_id)
+                assert (ended.state, ended.error.reason, ended.attempt) == (run_pb2.RUN_STATE_FAILED, "agent_error", 1)
+            beside = await agent.start_run("innocent", {"name": "beside", "seconds": 0.1})
+            await followed(it.address, beside.run_id)
+        assert it.running

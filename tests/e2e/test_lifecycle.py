@@ -222,7 +222,7 @@ async def supervised(start: Processes, stop: asyncio.Event, **given: Any) -> int
     while not stop.is_set():
         worker = await asyncio.to_thread(start.launch, "work", **given)
         async with asyncio.TaskGroup() as group:
-            dying, stopping = group.create_task(worker.wait()), group.create_task(stop.wait())
+            dying, stopping = group.create_task(worker.wait(900.0)), group.create_task(stop.wait())
             await asyncio.wait({dying, stopping}, return_when=asyncio.FIRST_COMPLETED)
             deaths += not worker.running
             worker.kill()

@@ -26,7 +26,7 @@ LOOPS: dict[str, tuple[Any, str]] = {
     "idle processes": (Children, "_look"),
     "idle check": (CachingPubSub, "run"),
     "health": (app, "_watch_store"),
-    "leases": (Leases, "_renew_once"),
+    "leases": (Leases, "_extend"),
 }
 """What does a turn of each, by the name of its task."""
 
@@ -70,7 +70,7 @@ async def test_a_loop_outlives_an_exception(
     failing = Failing(getattr(place, attribute))
     monkeypatch.setattr(place, attribute, failing.method())
     with caplog.at_level(logging.WARNING):
-        async with replica(sqlite_url, held, echo, suspect_processes=1, lease_seconds=0.5) as it:
+        async with replica(sqlite_url, held, echo, suspect_processes=1, lease_seconds=4.0) as it:
             run = await it.start("held")
             await asyncio.wait_for(failing.recovered.wait(), 10)
             assert (await it.do("echo", "x")).state == run_pb2.RUN_STATE_SUCCEEDED

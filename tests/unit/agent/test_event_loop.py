@@ -202,3 +202,23 @@ def test_what_is_left_is_ended_with_the_loop() -> None:
     event_loop.run(service())
     assert cancelled == ["heeded"]
     free.set()
+
+
+def test_ctrl_c_before_the_service_heeds_it() -> None:
+    """It ends the main coroutine, which may clean up, and comes out as it does of asyncio.run."""
+    cleaned: list[bool] = []
+
+    async def start() -> None:
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            event_loop.run(start())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert cleaned == [True]
