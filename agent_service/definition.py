@@ -21,6 +21,7 @@ Body = Callable[[RunContext, Any], Awaitable[Any]]
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
+_MAX_PROBLEMS: Final = 20
 _ENDS: Final[Mapping[str, run_pb2.RunState]] = {
     "succeeded": run_pb2.RUN_STATE_SUCCEEDED,
     "failed": run_pb2.RUN_STATE_FAILED,
@@ -116,6 +117,17 @@ class Definition:
             # A validator is the author's, and may raise anything; it is called by StartRun too, which is to be answered.
             raise InvalidRequest({"input": redact(f"does not fit: {type(error).__name__}: {error}")}) from error
 
+    def output_problem(self, output: Any) -> str:
+        """Why the output is not of the declared type, in words; empty where it is."""
+        try:
+            self._output.validate_python(output)
+        except ValidationError as error:
+            problems = _violations(error, "output")
+            return "; ".join(f"{path}: {problem}" for path, problem in list(problems.items())[:_MAX_PROBLEMS])
+        except Exception as error:
+            return f"output: {type(error).__name__}: {error}"
+        return ""
+
     def dump_output(self, output: Any) -> struct_pb2.Value:
         """What the body returned, as stored: at most 1 MiB, in the forms of `runwire.values`. Raises nothing: the work
         is done and paid for."""
@@ -139,11 +151,11 @@ class Definition:
         )
 
 
-def _violations(error: ValidationError) -> dict[str, str]:
+def _violations(error: ValidationError, root: str = "input") -> dict[str, str]:
     found: dict[str, str] = {}
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
-        found.setdefault(f"input{path}", problem["msg"])
+        found.setdefault(f"{root}{path}", problem["msg"])
     return found
 
 

@@ -9,6 +9,7 @@ the store takes. A run is never executed again because its end was hard to write
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ _MAX_TRACE_LENGTH: Final = 10_000
 _MAX_WORDS: Final = 100_000
 """Characters of an exception's text that are looked at for secrets; far fewer are kept."""
 _MAX_OUTPUT_TEXT: Final = 2_000
+_MAX_FRAMES: Final = 5
+_MAX_LINE: Final = 500
+_NOT_THE_AUTHORS: Final = (f"{os.sep}agent_service{os.sep}", "site-packages", f"{os.sep}asyncio{os.sep}", "<frozen")
 _MARK: Final = " [the output itself could not be kept]"
 
 log = logging.getLogger("agent_service.ending")
@@ -39,10 +43,19 @@ class OutputTooLarge(Exception):
     """The output is above MAX_OUTPUT_BYTES."""
 
 
+class OutputInvalid(Exception):
+    """The output is not of the type that the agent declares. `output` is what it returned: it is paid for, and kept."""
+
+    def __init__(self, problem: str, output: struct_pb2.Value) -> None:
+        super().__init__(problem)
+        self.output = output
+
+
 _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (BudgetExceeded, "budget_exceeded"),
     (ModelFailed, "model_error"),
     (OutputTooLarge, "output_too_large"),
+    (OutputInvalid, "output_invalid"),
 )
 
 
@@ -75,6 +88,20 @@ def words(error: BaseException) -> str:
     """What an exception says. Its class is the agent's, and may fail in this too."""
     try:
         return str(error)[:_MAX_WORDS] or _class_name(error)
+    except BaseException:
+        return _class_name(error)
+
+
+def frames_of(error: BaseException) -> str:
+    """Where an agent failed, in a line: the author's last frames first, without secrets."""
+    try:
+        frames = [
+            f"{frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}"
+            for frame in reversed(traceback.extract_tb(error.__traceback__))
+            if not any(part in frame.filename for part in _NOT_THE_AUTHORS)
+        ]
+        where = f" at {', '.join(frames[:_MAX_FRAMES])}" if frames else ""
+        return masked(f"{_class_name(error)}: {words(error)[:_MAX_LINE]}{where}")
     except BaseException:
         return _class_name(error)
 

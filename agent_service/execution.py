@@ -16,7 +16,7 @@ from agent_service import ending, event_loop, record
 from agent_service.config import Settings
 from agent_service.context import RunContext, Suspended
 from agent_service.definition import Definition
-from agent_service.ending import Ending, Failure, Form, OutputTooLarge, failure_of
+from agent_service.ending import Ending, Failure, Form, OutputInvalid, OutputTooLarge, failure_of
 from agent_service.history import Excerpt, Past
 from agent_service.journal import PREFIX as JOURNAL
 from agent_service.journal import Journal
@@ -350,6 +350,8 @@ class Execution:
             value = self._definition.dump_output(output)
             if (size := value.ByteSize()) > MAX_OUTPUT_BYTES:
                 raise OutputTooLarge(f"the output has {size} bytes, more than the {MAX_OUTPUT_BYTES} allowed")
+            if problem := self._definition.output_problem(output):
+                raise OutputInvalid(problem, value)
             return value
         except BaseException as error:
             return error
@@ -419,7 +421,8 @@ class Execution:
 
     async def _fail(self, error: BaseException) -> None:
         """Ends the run with what its agent raised."""
-        log.info("%s failed: %s", self._claim.topic, ending.trace(error))
+        log.warning("%s failed: %s", self._claim.topic, ending.frames_of(error))
+        log.debug("%s failed: %s", self._claim.topic, ending.trace(error))
         failure = failure_of(error)
         if isinstance(error, asyncio.CancelledError):
             failure = Failure(
@@ -427,7 +430,8 @@ class Execution:
                 "the agent was cancelled by itself, or by something that it awaited, and by nobody else",
                 failure.error_class,
             )
-        await self._finish(run_pb2.RUN_STATE_FAILED, error=failure)
+        output = error.output if isinstance(error, OutputInvalid) else None
+        await self._finish(run_pb2.RUN_STATE_FAILED, output=output, error=failure)
 
     async def _suspend(self, suspended: Suspended) -> None:
         run = self._run

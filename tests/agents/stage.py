@@ -18,7 +18,7 @@ from runwire.caching_pubsub import CachingPubSub
 from runwire.client.fold import RunView, fold
 from runwire.client.values import to_value
 from runwire.memory import MemoryStore
-from runwire.pubsub import Commit, Committed
+from runwire.pubsub import MOST_GRACE_SECONDS, Claim, Commit, Committed
 
 TENANT = "default"
 LIMIT_SECONDS = 20.0
@@ -80,11 +80,24 @@ class Stage:
         request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, input=to_value(input))
         self.run_id = (await self.runs.start(TENANT, request)).run_id
 
+    async def _claim(self) -> Sequence[Claim]:
+        """What is due, for another process than the last; a lease that ran out waits a grace for its owner."""
+        queue, lease_seconds = record.queue_of(self.definition.agent_id), self.settings.lease_seconds
+        holder = f"process {self.store.commits}"
+        for _ in range(2):
+            self.clock.seconds += lease_seconds + 1
+            for alone in (False, True):
+                claims = await self.store.claim(
+                    [queue], holder=holder, limit=1, lease_seconds=lease_seconds, alone=alone
+                )
+                if claims:
+                    return claims
+            self.clock.seconds += MOST_GRACE_SECONDS
+        return ()
+
     async def attempt(self, *, die_after: int | None = None) -> bool:
         """Executes what is due, once; dies with the commit of that number. Returns whether it got so far."""
-        self.clock.seconds += self.settings.lease_seconds + 1
-        queue = record.queue_of(self.definition.agent_id)
-        claims = await self.store.claim([queue], holder="somebody", limit=1, lease_seconds=self.settings.lease_seconds)
+        claims = await self._claim()
         assert claims, "the run is not due"
         self.store.commits_left, self.store.died = die_after, asyncio.Event()
         async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as bodies:
