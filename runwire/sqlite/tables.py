@@ -453,8 +453,7 @@ def sweep(tx: Transaction, limit: int) -> int:
         removed += rows
         room -= size
         if removed < limit and room > 0:
-            removed += 1
-            _end(tx, topic_id, name, tombstone_time)
+            removed += 1 + _end(tx, topic_id, name, tombstone_time)
     return removed
 
 
@@ -478,15 +477,17 @@ def _empty(tx: Transaction, topic_id: int, limit: int, max_bytes: int) -> tuple[
     return rows + len(named), size + sum(size for _, size in named)
 
 
-def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> None:
-    """Leaves the tombstone of an empty topic, in no list, or nothing if that has had its time too."""
-    tx.connection.execute("DELETE FROM places WHERE topic_id = ?", (topic_id,))
+def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> int:
+    """Leaves the tombstone of an empty topic, in no list, or nothing if that has had its time too. How many lists it
+    was in."""
+    left = tx.connection.execute("DELETE FROM places WHERE topic_id = ?", (topic_id,)).rowcount
     if tombstone_time <= tx.now:
         tx.connection.execute("DELETE FROM topics WHERE id = ?", (topic_id,))
     else:
         tx.connection.execute("UPDATE topics SET sweep_time = tombstone_time WHERE id = ?", (topic_id,))
     if not name.startswith(_FORGOTTEN):
         _notify(tx, name)
+    return left
 
 
 # Work
