@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ from tests.servers import RedisServer, redis_servers, start_redis
 FLAT: Final = 1.5
 """A ratio up to this is flat."""
 ROUNDS: Final = 60
+SWEEPS: Final = 5
 BATCH: Final = 256
 IDLE_SECONDS: Final = 3.0
 TENANT: Final = "default"
@@ -211,43 +213,52 @@ async def beside(table: Table, name: str, places: Sequence[Place]) -> None:
 
 
 async def swept(table: Table, name: str, store: Store, mebibytes: Sequence[int]) -> None:
-    """The longest that a commit takes while the log of a large run is forgotten."""
+    """What nine of ten commits take at most while the log of a large run is forgotten: the median of several such logs.
+    (The longest of all would be a pause of the machine.)"""
+    taken: dict[int, list[float]] = {size: [] for size in mebibytes}
+    for number in range(SWEEPS):
+        for size in mebibytes:
+            await write_large(store, f"{TENANT}/large-{size}-{number}", size)
+            await asyncio.to_thread(os.sync)  # or a checkpoint of the sweep waits until all that was written is on disk
+            taken[size].append(await nine_of_ten(store, f"{TENANT}/small-{size}-{number}"))
     for size in mebibytes:
-        topic, body = f"{TENANT}/large-{size}", frames.frame(b"x" * (200 * KIBIBYTE))
-        check = frames.event_check(b"x" * (200 * KIBIBYTE))
-        await store.commit(Commit(topic, create=True, queue=topic, schedule=Schedule.DUE))
-        (claimed,) = await store.claim([topic], holder="bench", limit=1, lease_seconds=60.0)
-        count = size * KIBIBYTE // 200
-        for number in range(1, count + 1):
-            await store.commit(
-                Commit(
-                    topic,
-                    attempt=1,
-                    token=claimed.token,
-                    first=number,
-                    last=number,
-                    events=body,
-                    check=check,
-                    previous=check if number > 1 else b"",
-                    final=4 if number == count else 0,
-                    tombstone=60.0,
-                )
+        table.note(name, "commit during a sweep, p90, ms", f"{size} MiB", median(taken[size]))
+
+
+async def write_large(store: Store, topic: str, mebibytes: int) -> None:
+    """A log whose retention has passed."""
+    body, check = frames.frame(b"x" * (200 * KIBIBYTE)), frames.event_check(b"x" * (200 * KIBIBYTE))
+    await store.commit(Commit(topic, create=True, queue=topic, schedule=Schedule.DUE))
+    (claimed,) = await store.claim([topic], holder="bench", limit=1, lease_seconds=60.0)
+    count = mebibytes * KIBIBYTE // 200
+    for number in range(1, count + 1):
+        await store.commit(
+            Commit(
+                topic,
+                attempt=1,
+                token=claimed.token,
+                first=number,
+                last=number,
+                events=body,
+                check=check,
+                previous=check if number > 1 else b"",
+                final=4 if number == count else 0,
+                tombstone=60.0,
             )
-        await asyncio.sleep(0.1)
-        table.note(name, "longest commit during a sweep, ms", f"{size} MiB", await longest(store, size))
+        )
 
 
-async def longest(store: Store, size: int) -> float:
-    topic = f"{TENANT}/small-{size}"
+async def nine_of_ten(store: Store, topic: str) -> float:
     await store.commit(Commit(topic, create=True, queue="small"))
     sweeping = asyncio.create_task(sweep(store))
-    most, done = 0.0, False
+    taken: list[float] = []
+    done = False
     while not done:
         done = sweeping.done()
         begin = time.perf_counter()
         await store.commit(Commit(topic, puts={"a": b"b"}))
-        most = max(most, time.perf_counter() - begin)
-    return 1e3 * most
+        taken.append(1e3 * (time.perf_counter() - begin))
+    return sorted(taken)[len(taken) * 9 // 10]
 
 
 async def sweep(store: Store) -> None:

@@ -6,6 +6,7 @@ transaction as it was, and what others do in the same transaction is not touched
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,11 @@ _NOTICE_SECONDS: Final = 60.0
 _FORGET_ROWS: Final = 1000
 _FORGET_BYTES: Final = 1024 * 1024
 """After so many bytes of events and fields a transaction that forgets ends: commits wait for a few milliseconds."""
+_MOST_DELETES: Final = 100
+"""Fields that the last commit of a log deletes by itself. Where there are more it leaves all to the sweep."""
+_LEFT: Final = "\0left/"
+"""Begins the names of fields that tell of those which the last commit deleted, and which are there until they are
+swept away."""
 _FORGOTTEN: Final = "\0"
 """Begins the name of a topic that was cleared and is not swept yet. No caller's topic has such a name."""
 _NEVER: Final = float("inf")
@@ -218,13 +224,29 @@ def _write_entry(tx: Transaction, topic_id: int, commit: Commit, entry: Entry | 
 
 
 def _write_fields(tx: Transaction, topic_id: int, commit: Commit) -> None:
-    for name in commit.deletes:
-        tx.connection.execute("DELETE FROM fields WHERE topic_id = ? AND name = ?", (topic_id, name))
+    if commit.final and len(commit.deletes) > _MOST_DELETES:
+        # The journal of a long run: what others commit in this transaction would wait until all of it is gone.
+        left = [name for name in commit.deletes if name not in commit.puts and name not in commit.puts_once]
+        for number, some in enumerate(_chunks(left)):
+            _put(tx, topic_id, f"{_LEFT}{number}", json.dumps(list(some)).encode())
+        tx.connection.execute("UPDATE topics SET sweep_time = ? WHERE id = ?", (tx.now, topic_id))
+    else:
+        _delete(tx, topic_id, commit.deletes)
     for puts in (commit.puts, commit.puts_once):
         for name, value in puts.items():
-            tx.connection.execute(
-                "INSERT OR REPLACE INTO fields (topic_id, name, value) VALUES (?, ?, ?)", (topic_id, name, value)
-            )
+            _put(tx, topic_id, name, value)
+
+
+def _put(tx: Transaction, topic_id: int, name: str, value: bytes) -> None:
+    tx.connection.execute(
+        "INSERT OR REPLACE INTO fields (topic_id, name, value) VALUES (?, ?, ?)", (topic_id, name, value)
+    )
+
+
+def _delete(tx: Transaction, topic_id: int, names: Sequence[str]) -> None:
+    tx.connection.executemany(
+        "DELETE FROM fields WHERE topic_id = ? AND name = ?", [(topic_id, name) for name in names]
+    )
 
 
 def _send(tx: Transaction, commit: Commit) -> None:
@@ -276,8 +298,7 @@ def _lost(topic: str, sequence: int) -> EventsLost:
 def heads(connection: sqlite3.Connection, now: float, topics: Sequence[str]) -> list[Head | None]:
     found: dict[str, Topic] = {}
     for some in _chunks(topics):
-        marks = ", ".join("?" * len(some))
-        rows = connection.execute(f"SELECT topic, {_TOPIC} FROM topics WHERE topic IN ({marks})", some)
+        rows = connection.execute(f"SELECT topic, {_TOPIC} FROM topics WHERE topic IN ({_marks(some)})", some)
         found.update((row[0], Topic(*row[1:])) for row in rows)
     return [topic.head(now) if (topic := found.get(name)) and not topic.gone(now) else None for name in topics]
 
@@ -291,13 +312,15 @@ def get(connection: sqlite3.Connection, now: float, topic: str, fields: Sequence
 
 
 def _fields(connection: sqlite3.Connection, topic_id: int, names: Sequence[str] | None) -> Mapping[str, bytes]:
-    if names is None:
-        return dict(connection.execute("SELECT name, value FROM fields WHERE topic_id = ?", (topic_id,)))
     found: dict[str, bytes] = {}
-    for some in _chunks(names):
-        marks = ", ".join("?" * len(some))
-        statement = f"SELECT name, value FROM fields WHERE topic_id = ? AND name IN ({marks})"
+    if names is None:
+        found.update(connection.execute("SELECT name, value FROM fields WHERE topic_id = ?", (topic_id,)))
+    for some in _chunks(names or ()):
+        statement = f"SELECT name, value FROM fields WHERE topic_id = ? AND name IN ({_marks(some)})"
         found.update(connection.execute(statement, (topic_id, *some)))
+    for part, gone in _left(connection, topic_id):
+        for name in (part, *gone):
+            found.pop(name, None)
     return found
 
 
@@ -441,21 +464,56 @@ def sweep(tx: Transaction, limit: int) -> int:
         (limit, tx.now - _NOTICE_SECONDS),
     )
     due = tx.connection.execute(
-        "SELECT id, topic, tombstone_time FROM topics WHERE sweep_time <= ? ORDER BY sweep_time LIMIT ?",
+        "SELECT id, topic, expire_time, tombstone_time FROM topics WHERE sweep_time <= ? ORDER BY sweep_time LIMIT ?",
         (tx.now, limit),
     ).fetchall()
     removed, room = 0, _FORGET_BYTES
-    for topic_id, name, tombstone_time in due:
+    for topic_id, name, expire_time, tombstone_time in due:
         if removed >= limit or room <= 0:
             break
         # A long log goes in several sweeps, so that no transaction is long.
-        rows, size = _empty(tx, topic_id, limit - removed, room)
+        expired = expire_time <= tx.now
+        rows, size = (_empty if expired else _drop_left)(tx, topic_id, limit - removed, room)
         removed += rows
         room -= size
-        if removed < limit and room > 0:
+        if removed >= limit or room <= 0:
+            continue
+        if expired:
+            removed += 1 + _end(tx, topic_id, name, tombstone_time)
+        else:
             removed += 1
-            _end(tx, topic_id, name, tombstone_time)
+            tx.connection.execute("UPDATE topics SET sweep_time = expire_time WHERE id = ?", (topic_id,))
     return removed
+
+
+def _drop_left(tx: Transaction, topic_id: int, limit: int, max_bytes: int) -> tuple[int, int]:
+    """Removes fields that the last commit deleted, within both bounds. How many, and their bytes."""
+    rows = size = 0
+    for part, names in _left(tx.connection, topic_id):
+        statement = f"SELECT name, length(value) FROM fields WHERE topic_id = ? AND name IN ({_marks(names)})"
+        sizes = tx.connection.execute(statement, (topic_id, *names))
+        dropped = _within(islice(sizes, limit - rows), max_bytes - size)
+        sizes.close()
+        _delete(tx, topic_id, [name for name, _ in dropped])
+        rows += len(dropped)
+        size += sum(size for _, size in dropped)
+        if rows >= limit or size >= max_bytes:
+            break
+        _delete(tx, topic_id, [part])
+    return rows, size
+
+
+def _left(connection: sqlite3.Connection, topic_id: int) -> list[tuple[str, list[str]]]:
+    """Names of fields that the last commit deleted and that are there still, by the fields that tell of them."""
+    told = connection.execute(
+        "SELECT name, value FROM fields WHERE topic_id = ? AND name > ? AND name < ?",
+        (topic_id, _LEFT, _LEFT + "~"),
+    )
+    return [(part, json.loads(names)) for part, names in told]
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _empty(tx: Transaction, topic_id: int, limit: int, max_bytes: int) -> tuple[int, int]:
@@ -478,15 +536,17 @@ def _empty(tx: Transaction, topic_id: int, limit: int, max_bytes: int) -> tuple[
     return rows + len(named), size + sum(size for _, size in named)
 
 
-def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> None:
-    """Leaves the tombstone of an empty topic, in no list, or nothing if that has had its time too."""
-    tx.connection.execute("DELETE FROM places WHERE topic_id = ?", (topic_id,))
+def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> int:
+    """Leaves the tombstone of an empty topic, in no list, or nothing if that has had its time too. How many lists it
+    was in."""
+    left = tx.connection.execute("DELETE FROM places WHERE topic_id = ?", (topic_id,)).rowcount
     if tombstone_time <= tx.now:
         tx.connection.execute("DELETE FROM topics WHERE id = ?", (topic_id,))
     else:
         tx.connection.execute("UPDATE topics SET sweep_time = tombstone_time WHERE id = ?", (topic_id,))
     if not name.startswith(_FORGOTTEN):
         _notify(tx, name)
+    return left
 
 
 # Work

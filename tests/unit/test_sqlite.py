@@ -1,6 +1,7 @@
 """What is the SQLite engine's own: grouping, faults, a locked, full, replaced or damaged file, closing."""
 
 import asyncio
+import itertools
 import os
 import sqlite3
 import threading
@@ -363,6 +364,24 @@ async def test_what_is_large_is_forgotten_a_little_at_a_time(store: SqliteStore,
                 break
     assert before == (11 if way == "trim" else 0)
     assert pages(path) < 8 * 1024 * 1024
+
+
+async def test_a_long_journal_is_forgotten_a_little_at_a_time(store: SqliteStore, path: Path) -> None:
+    """The commit that ends a run with 12 MiB in its journal removes none of it: sweeps do, a MiB at a time, and then
+    the run waits for the end of its retention."""
+    claim = await started(store, puts={"run": b"r"})
+    names = [f"journal/{number}" for number in range(120)]
+    for name in names:
+        await store.commit(Commit(TOPIC, puts={name: b"x" * 100 * 1024}))
+    await finish(store, TOPIC, claim.head.attempt, 1, deletes=names, retention=LONG_SECONDS)
+    sizes = [sql(path, "SELECT count(*) FROM fields WHERE name LIKE 'journal/%'")[0][0]]
+    while await store.sweep():
+        sizes.append(sql(path, "SELECT count(*) FROM fields WHERE name LIKE 'journal/%'")[0][0])
+    assert sizes[0] == 120
+    assert sizes[-1] == 0
+    assert all(before - after <= 11 for before, after in itertools.pairwise(sizes))  # type: ignore[operator]
+    assert sql(path, "SELECT name FROM fields") == [("run",)]
+    assert sql(path, "SELECT sweep_time = expire_time FROM topics") == [(1,)]
 
 
 async def test_a_cleared_log_is_gone_at_once_and_its_name_is_free(store: SqliteStore, path: Path) -> None:

@@ -68,6 +68,9 @@ async def everything(path: Path) -> None:
         await store.scan("all", fields=["g"], before=(1e12, "x"))
         await store.trim(claim.topic, 3)
         await finish(store, claim.topic, claim.head.attempt, 4, retention=0.0, tombstone=LONG_SECONDS)
+        await started(store, "default/long", puts={str(number): b"x" for number in range(200)})
+        deletes = [str(number) for number in range(200)]
+        await finish(store, "default/long", 1, 1, deletes=deletes, retention=LONG_SECONDS)
         await start(store, "default/cleared", indexes=["all"], messages=[Message("m", b"x")])
         await claim_one(store)
         await store.clear("default/cleared")
