@@ -390,7 +390,7 @@ class Client:
     async def ping(self) -> None:
         """Raises StoreUnavailable unless some server answers."""
         if self._settings.shards == 1:
-            await self.call(0, "PING")
+            await self._ping_server(0)
             return
         there = [shard for shard in range(self._settings.shards) if shard not in self._away] or [0]
         # One shard of each server that is known; one that is not is asked for itself.
@@ -401,9 +401,14 @@ class Client:
         self._check_there(shard)
         try:
             async with asyncio.timeout(_PING_SECONDS):
-                await self.call(shard, "PING")
+                await self._ping_server(shard)
         except TimeoutError:
             raise self.leave_out(shard, f"no answer within {_PING_SECONDS:g} s") from None
+
+    async def _ping_server(self, shard: int) -> None:
+        reply = await self.call(shard, "PING")
+        if reply != b"PONG":
+            raise StoreUnavailable(f"Redis answers {reply!r} to a PING")
 
     def close(self) -> None:
         """Ends all connections."""

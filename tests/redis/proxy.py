@@ -61,6 +61,11 @@ class Proxy:
         self.cut()
         await self._server.wait_closed()
 
+    def fail_over(self, target_port: int) -> None:
+        """From now on this is the way to another server."""
+        self._target_port = target_port
+        self.cut()
+
     def cut(self) -> None:
         """Cuts every connection."""
         for writer in tuple(self._open):

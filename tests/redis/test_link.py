@@ -8,9 +8,12 @@ import os
 
 import pytest
 
+from runwire.connect import open_store
+from runwire.pubsub import Commit, LeaseState
 from runwire.redis.link import Access, Address, LinkLost, ReplyError, connect
+from tests.conformance.logs import Inbox, append, extend, read_all, started
 from tests.redis.proxy import Command, Fate, once, proxied
-from tests.servers import RedisServer
+from tests.servers import MISSING, RedisServer, on_every_redis
 
 LIMIT_SECONDS = 10.0
 
@@ -157,3 +160,22 @@ async def test_what_is_no_redis_is_given_up() -> None:
 def test_the_code_of_a_refusal(text: str, code: str) -> None:
     """Redis 6.2 wraps what went wrong inside a script."""
     assert ReplyError(text).code == code
+
+
+@on_every_redis
+async def test_under_uvloop(redis_server: RedisServer, redis_url: str) -> None:
+    """The engine works on an event loop whose transports are of other classes, also where much is written at once."""
+    uvloop = pytest.importorskip("uvloop", reason=f"{MISSING} uvloop: not installed")
+
+    async def work() -> int:
+        async with open_store(redis_url) as store, asyncio.timeout(LIMIT_SECONDS):
+            heard = Inbox()
+            claim = await started(store, "default/uv")
+            async with store.pubsub.subscribe("default/uv", heard.deliver):
+                await append(store, "default/uv", 1, 1, 3, token=claim.token)
+                await heard.until_sequence(3)
+            assert await extend(store, claim) is LeaseState.HELD
+            await store.commit(Commit("default/uv", 1, token=claim.token, puts={"a": bytes(8 * 1024 * 1024)}))
+            return len(await read_all(store, "default/uv"))
+
+    assert await asyncio.to_thread(uvloop.run, work()) == 3

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from agent_service import RunContext, workflow
 from agent_service.leases import Leases
+from runwire.agent.v1 import agent_service_pb2 as pb
+from runwire.agent.v1 import run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.connect import open_store
 from runwire.errors import RunwireError, StoreUnavailable
@@ -26,6 +33,7 @@ from tests.redis.places import RedisCluster, any_binary, start_cluster
 from tests.redis.proxy import Fate, Proxy, proxied
 from tests.redis.test_topologies import owns
 from tests.servers import RedisServer
+from tests.service.replica import ENDED, Replica, refused, replica
 
 LIMIT_SECONDS = 40.0
 SHARDS = 6
@@ -50,6 +58,10 @@ class Parted:
             for number in numbers
             if self._shards.of(topic := f"default/{name}-{number}") in self._slots[node.port]
         )
+
+    def is_away(self, topic: str) -> bool:
+        """Whether the topic lies on the node that goes away."""
+        return self._shards.of(topic) in self._slots[self.away.port]
 
     def topics_in_the_rest(self, name: str) -> list[str]:
         return [self.topic_in(node, name) for node in self.alive if self._slots[node.port]]
@@ -531,3 +543,110 @@ async def test_an_outage_longer_than_the_lease_robs_nobody(redis_server: RedisSe
                 task.cancel()
         assert (taken, told) == ([], [])
         assert await extend(store, claim) is LeaseState.HELD
+
+
+# With a service on top
+
+
+@pytest.mark.parametrize("away_seconds", [0.6, 4.0], ids=["shorter than the lease", "longer than the lease"])
+async def test_a_service_outlives_an_outage(redis_server: RedisServer, redis_url: str, away_seconds: float) -> None:
+    """One Redis is silent while two workers are there: the run goes on in its first attempt, and no step is begun
+    twice."""
+    begun: Counter[str] = Counter()
+    under_way = asyncio.Event()
+
+    async def note(name: str) -> None:
+        begun[name] += 1
+        under_way.set()
+        await asyncio.sleep(0.4)
+
+    @workflow(id="steps")
+    async def steps(ctx: RunContext, input: Any) -> None:
+        for number in range(6):
+            await ctx.step(f"step {number}", note, f"{input} {number}")
+
+    url = f"{redis_url}?timeout=0.5"
+    async with replica(url, steps, lease_seconds=3.0) as it, replica(url, steps, lease_seconds=3.0):
+        runs = [(await it.start("steps", f"run {number}")).run_id for number in range(3)]
+        await under_way.wait()
+        with paused(redis_server):
+            await asyncio.sleep(away_seconds)
+        ended = [await ended_at_last(it, run_id) for run_id in runs]
+    assert {(run.state, len(run.attempts)) for run in ended} == {(run_pb2.RUN_STATE_SUCCEEDED, 1)}
+    assert set(begun.values()) == {1}
+    assert len(begun) == 18
+
+
+async def ended_at_last(it: Replica, run_id: str) -> run_pb2.Run:
+    """The run, once it has ended; calls may fail until the store is back."""
+    found: list[run_pb2.Run] = []
+
+    async def has_ended() -> bool:
+        with suppress(grpc.aio.AioRpcError):
+            found[:] = [await it.get(run_id)]
+        return bool(found) and found[0].state in ENDED
+
+    await eventually(has_ended, LIMIT_SECONDS)
+    return found[0]
+
+
+async def test_a_service_serves_what_is_there(parted: Parted) -> None:
+    """A node is away: health is SERVING, runs on the others are done in one attempt, calls for the dead part are
+    UNAVAILABLE; runs that lay there go on when it is back."""
+    release = asyncio.Event()
+
+    @workflow(id="waits")
+    async def waits(ctx: RunContext, input: Any) -> str:
+        await release.wait()
+        return "done"
+
+    async with replica(parted.url, waits, lease_seconds=2.0) as it:
+        runs = [(await it.start("waits", number)).run_id for number in range(12)]
+        there = [run_id for run_id in runs if not parted.is_away(f"default/{run_id}")]
+        lost = [run_id for run_id in runs if run_id not in there]
+        assert there
+        assert lost
+        with paused(parted.away):
+            await asyncio.sleep(4.0)
+            refusal = await refused(it.stub.GetRun(pb.GetRunRequest(run_id=lost[0])))
+            assert refusal.code is grpc.StatusCode.UNAVAILABLE
+            health = await health_pb2_grpc.HealthStub(it.channel).Check(health_pb2.HealthCheckRequest())
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            release.set()
+            ended = [await it.ended(run_id) for run_id in there]
+        ended += [await ended_at_last(it, run_id) for run_id in lost]
+    assert {(run.state, len(run.attempts)) for run in ended} == {(run_pb2.RUN_STATE_SUCCEEDED, 1)}
+
+
+@pytest.mark.parametrize("reply", [b"-ERR max daily request limit exceeded.\r\n", b":1\r\n"], ids=repr)
+async def test_a_service_outlives_an_error_nobody_knows(proxy: Proxy, reply: bytes) -> None:
+    """Whatever the server says to everything for longer than a lease: the process lives, health says NOT_SERVING, and
+    the run is done in its first attempt when the server has come to itself."""
+    release = asyncio.Event()
+
+    @workflow(id="waits")
+    async def waits(ctx: RunContext, input: Any) -> str:
+        await release.wait()
+        return "done"
+
+    async with replica(f"{proxy.url}?timeout=0.3", waits, lease_seconds=3.0) as it:
+        run_id = (await it.start("waits")).run_id
+
+        async def running() -> bool:
+            return (await it.get(run_id)).state == run_pb2.RUN_STATE_RUNNING
+
+        await eventually(running)
+        stub = health_pb2_grpc.HealthStub(it.channel)
+
+        async def not_serving() -> bool:
+            answer = await stub.Check(health_pb2.HealthCheckRequest())
+            return answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+        answered = (b"SUBSCRIBE", b"UNSUBSCRIBE")
+        proxy.judge = lambda command: Fate.PASS if command[0] in answered else reply
+        release.set()
+        await asyncio.sleep(4.0)
+        await eventually(not_serving)
+        proxy.judge = lambda command: Fate.PASS
+        run = await ended_at_last(it, run_id)
+    assert (run.state, len(run.attempts)) == (run_pb2.RUN_STATE_SUCCEEDED, 1)

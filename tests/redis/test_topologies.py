@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from runwire.connect import open_store
-from runwire.errors import ConfigurationError, StoreUnavailable
-from runwire.pubsub import Entry, Message, Store
+from runwire.errors import ConfigurationError, Fenced, StoreUnavailable
+from runwire.pubsub import Commit, Entry, LeaseState, Message, Schedule, Store
 from runwire.redis.link import LinkLost
 from runwire.redis.topology import slot, tag
 from runwire.redis.url import parse
@@ -24,6 +24,8 @@ from tests.conformance.logs import (
     appending,
     claim_one,
     event,
+    extend,
+    fields,
     read_all,
     start,
     started,
@@ -35,6 +37,7 @@ from tests.redis.places import (
     start_node,
     wait_until,
 )
+from tests.redis.proxy import proxied
 from tests.servers import (
     RedisBinary,
     RedisSentinel,
@@ -126,6 +129,38 @@ async def test_a_fail_over(watched: Watched) -> None:
                 pass
         assert await read_all(store, TOPIC) == [event(sequence) for sequence in range(1, 8)]
         assert watched.replica.execute("ROLE")[0] == b"master"
+
+
+async def test_a_claim_lost_by_a_fail_over() -> None:
+    """The replica that takes over has not got a claim, and gives its number out again: of the two owners with one
+    attempt the forgotten one writes nothing, extends nothing and ends nothing, also not the other's lease."""
+    kind = any_binary()
+    with start_redis(kind) as primary, start_redis(kind) as replica:
+        replica.execute("REPLICAOF", "127.0.0.1", primary.port)
+        async with proxied(primary.port) as proxy, open_store(proxy.url) as store, asyncio.timeout(LIMIT_SECONDS):
+            await start(store)
+            await asyncio.to_thread(wait_until, lambda: replica.execute("EXISTS", f"{{runwire:0}}:head:{TOPIC}"))
+            replica.execute("REPLICAOF", "NO", "ONE")  # what comes now it has not got
+            forgotten = await claim_one(store)
+            await persistently(store, 1, 2)
+            proxy.fail_over(replica.port)
+            await store.ping()
+            owner = await claim_one(store)
+            assert owner.head.attempt == forgotten.head.attempt == 1
+            for changes in (
+                {"puts": {"journal": b"stale"}},
+                {"schedule": Schedule.DUE},
+                {"schedule": Schedule.NEVER},
+                {"schedule": Schedule.LOST},
+            ):
+                with pytest.raises(Fenced):
+                    await store.commit(Commit(TOPIC, 1, token=forgotten.token, **changes))  # type: ignore[arg-type]
+            with pytest.raises(Fenced):
+                await store.commit(appending(TOPIC, 1, 3, 4, token=forgotten.token))
+            assert await extend(store, forgotten) is LeaseState.LOST
+            assert await extend(store, owner) is LeaseState.HELD
+            await append(store, TOPIC, 1, 1, 1, token=owner.token)
+            assert await fields(store, TOPIC) == {}
 
 
 async def test_a_group_that_nobody_knows() -> None:

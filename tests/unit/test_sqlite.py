@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from runwire.errors import EventsLost, FieldExists, RunNotFound, StoreUnavailable
-from runwire.pubsub import Commit, Message, Schedule
+from runwire.errors import EventsLost, Fenced, FieldExists, RunNotFound, StoreUnavailable
+from runwire.pubsub import Commit, LeaseState, Message, Schedule
 from runwire.sqlite import SqliteStore, database, open_sqlite, tables, watcher, writer
 from runwire.sqlite.watcher import Seen
 from tests.conformance.logs import (
@@ -24,6 +24,7 @@ from tests.conformance.logs import (
     appending,
     claim_one,
     eventually,
+    extend,
     fields,
     finish,
     read_all,
@@ -502,3 +503,41 @@ async def test_a_wake_by_another_process_is_prompt(store: SqliteStore, other: Sq
         await other.commit(Commit(TOPIC, schedule=Schedule.WAKE))
     assert waiting.result().topic == TOPIC
     assert time.monotonic() - before < 2.5  # the recheck alone would take 5 seconds
+
+
+OLD_TOPICS = """
+CREATE TABLE topics (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL, queue TEXT NOT NULL,
+    create_time REAL NOT NULL, attempt INTEGER NOT NULL, losses INTEGER NOT NULL, earliest INTEGER NOT NULL,
+    last INTEGER NOT NULL, event_check BLOB NOT NULL, final INTEGER NOT NULL, due REAL, leased INTEGER NOT NULL,
+    woken INTEGER NOT NULL, expire_time REAL NOT NULL, tombstone_time REAL NOT NULL, sweep_time REAL
+);
+CREATE INDEX topics_by_due ON topics (queue, due) WHERE due IS NOT NULL;
+CREATE INDEX topics_by_sweep ON topics (sweep_time) WHERE sweep_time IS NOT NULL;
+"""
+"""As the first version made it."""
+OLD_CLAIM = "UPDATE topics SET attempt = attempt + 1, losses = 0, due = 0, leased = 1, woken = 0"
+
+
+async def test_a_file_of_the_version_before_goes_on(path: Path) -> None:
+    """Its topics are claimed, also one that a process of that version holds or claims beside this one: a loss is
+    counted for what it lost, and attempts fence as they did."""
+    async with open_sqlite(f"sqlite:///{path}") as store:
+        await start(store)
+    with closing(sqlite3.connect(path)) as connection:
+        columns = (
+            "id, topic, epoch, queue, create_time, attempt, losses, earliest, last, event_check, final, due, leased,"
+            " woken, expire_time, tombstone_time, sweep_time"
+        )
+        connection.executescript(
+            f"CREATE TABLE kept AS SELECT {columns} FROM topics; DROP TABLE topics; {OLD_TOPICS}"
+            f"INSERT INTO topics ({columns}) SELECT {columns} FROM kept; DROP TABLE kept; {OLD_CLAIM};"
+        )
+    async with open_sqlite(f"sqlite:///{path}") as store, open_sqlite(f"sqlite:///{path}") as beside:
+        claim = await claim_one(store, lease_seconds=0.1)
+        assert (claim.head.attempt, claim.losses) == (2, 1)
+        sql(path, OLD_CLAIM)  # the version before claims it now
+        with pytest.raises(Fenced):
+            await store.commit(Commit(TOPIC, claim.head.attempt, token=claim.token, puts={"a": b"1"}))
+        assert await extend(store, claim) is LeaseState.LOST
+        assert (await claim_one(beside, alone=True)).head.attempt == 4
