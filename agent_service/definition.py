@@ -114,7 +114,7 @@ class Definition:
         except ValidationError as error:
             raise InvalidRequest(_violations(error)) from None
         except BaseException as error:
-            # A validator is the author's, and may raise anything; it is called by StartRun too, which is to be answered.
+            # A validator is the author's, and may raise anything; StartRun calls it too, and is to be answered.
             raise InvalidRequest({"input": redact(f"does not fit: {type(error).__name__}: {error}")}) from error
 
     def output_problem(self, output: Any) -> str:

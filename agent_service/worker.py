@@ -49,8 +49,9 @@ class Worker:
         self._running: Counter[str] = Counter()
         self._suspects: set[str] = set()
         """Topics that are executed alone."""
+        self._in_memory = open_store is None
         # A store in memory is this process's own, and nobody's who executes a run elsewhere.
-        elsewhere = open_store is not None and settings.suspect_processes > 0
+        elsewhere = not self._in_memory and settings.suspect_processes > 0
         self._children = Children(settings, self.name) if elsewhere else None
         self._changed = asyncio.Event()
         self._freed = asyncio.Event()
@@ -126,13 +127,18 @@ class Worker:
                     await self._freed.wait()
 
     async def _claim_suspect(self, queues: Sequence[str]) -> Sequence[Claim]:
-        """The same where there are no such processes: one, and only while nothing else is executed here."""
-        if self._executions or self._children is not None:
+        """The same where there are no such processes: one, and only while nothing else is executed here.
+
+        Runs in memory die with their process and its store: there only attempts that were given up make a suspect, and
+        it need not be alone.
+        """
+        if self._children is not None or (self._executions and not self._in_memory):
             return ()
         claims = await self._store.claim(
             queues, holder=self.name, limit=1, lease_seconds=self._settings.lease_seconds, alone=True
         )
-        self._suspects.update(claim.topic for claim in claims)
+        if not self._in_memory:
+            self._suspects.update(claim.topic for claim in claims)
         return claims
 
     def drain(self) -> None:

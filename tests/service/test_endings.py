@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import grpc
+import pydantic
 import pytest
 
 from agent_service import RunContext, ScorerRef, ending, execution, scoring, workflow
@@ -18,7 +20,7 @@ from runwire.client.values import from_value, to_value
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Commit, Schedule
 from runwire.scorer.v1 import scorer_run_requested_pb2
-from tests.service.replica import Replica, eventually, mortal_worker, replica, topic_of
+from tests.service.replica import Replica, eventually, mortal_worker, refused, replica, topic_of
 
 SUCCEEDED, FAILED, CANCELLED = (
     run_pb2.RUN_STATE_SUCCEEDED,
@@ -419,3 +421,71 @@ async def test_an_observer_that_fails_leaves_the_log_whole(
     assert [event.sequence for event in log] == list(range(1, len(log) + 1))
     assert (run.state, request.sample.by_reference) == (SUCCEEDED, True)
     assert caplog.text.count("cannot be folded") == 1
+
+
+async def test_an_attempt_that_cannot_be_begun_is_bounded(url: str) -> None:
+    """A field that cannot be read fails every attempt before its body: each is given up, and after a bounded number of
+    them the run ends, which does not read it."""
+
+    @workflow(id="asks", scorers=[ALWAYS])
+    async def asks(ctx: RunContext, input: Any) -> Any:
+        return await ctx.suspend("question")
+
+    async with replica(url, asks, lease_seconds=0.3, max_losses=2) as it:
+        run = await it.start("asks")
+        await it.suspended(run.run_id)
+        puts = {"answer/suspend/question": b"\xff"}
+        await it.store.commit(Commit(topic_of(run.run_id), puts=puts, schedule=Schedule.WAKE))
+        done = await it.ended(run.run_id)
+        assert len(await requests_of(it)) == 1
+    assert (done.state, done.error.reason) == (FAILED, "worker_lost")
+    assert "gave it up" in done.error.message
+    assert done.attempt <= 1 + 2 + 2 + 1
+
+
+async def test_a_validator_that_exits(memory_url: str) -> None:
+    """StartRun is answered, and the service goes on."""
+
+    class Input(pydantic.BaseModel):
+        name: str
+
+        @pydantic.field_validator("name")
+        @classmethod
+        def leave(cls, name: str) -> str:
+            raise SystemExit(7)
+
+    @workflow(id="validates")
+    async def validates(ctx: RunContext, input: Input) -> None: ...
+
+    async with replica(memory_url, validates, plain) as it:
+        refusal = await refused(it.start("validates", {"name": "x"}))
+        assert refusal.code is grpc.StatusCode.INTERNAL
+        assert (await ended(it, "succeed")).state == SUCCEEDED
+
+
+async def test_a_suspect_in_memory_stalls_nobody(memory_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no process to be harmed, a run of which attempts were given up is executed beside the others, also
+    in a worker that is never idle, and does not keep them waiting."""
+    begin, failing = Execution._begin, 2
+
+    @workflow(id="holds")
+    async def holds(ctx: RunContext, input: str) -> None:
+        await asyncio.Event().wait()
+
+    async def reluctant(self: Execution, **given: Any) -> None:
+        nonlocal failing
+        if failing and self.agent_id == "holds" and self._run.input.string_value == "suspect":
+            failing -= 1
+            raise RuntimeError("injected")
+        await begin(self, **given)
+
+    monkeypatch.setattr(Execution, "_begin", reluctant)
+    async with replica(memory_url, holds, plain, lease_seconds=0.3) as it:
+        await it.start("holds", "busy")
+        run = await it.start("holds", "suspect")
+
+        async def running() -> bool:
+            return (await it.get(run.run_id)).state == run_pb2.RUN_STATE_RUNNING
+
+        await eventually(running)
+        assert (failing, (await ended(it, "succeed")).state) == (0, SUCCEEDED)
