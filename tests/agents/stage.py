@@ -80,32 +80,13 @@ class Stage:
         request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, input=to_value(input))
         self.run_id = (await self.runs.start(TENANT, request)).run_id
 
-    async def _claim(self) -> Sequence[Claim]:
-        """What is due, for another process than the last; a lease that ran out waits a grace for its owner."""
-        queue, lease_seconds = record.queue_of(self.definition.agent_id), self.settings.lease_seconds
-        holder = f"process {self.store.commits}"
-        for _ in range(2):
-            self.clock.seconds += lease_seconds + 1
-            for alone in (False, True):
-                claims = await self.store.claim(
-                    [queue], holder=holder, limit=1, lease_seconds=lease_seconds, alone=alone
-                )
-                if claims:
-                    return claims
-            self.clock.seconds += MOST_GRACE_SECONDS
-        return ()
-
     async def attempt(self, *, die_after: int | None = None) -> bool:
         """Executes what is due, once; dies with the commit of that number. Returns whether it got so far."""
-<<<<<<< HEAD
-        claims = await self._claim()
-=======
         self.clock.seconds += self.settings.lease_seconds + 1
         claims = await self._claim()
         if not claims:  # the lease of a dead attempt: it was found, and waits for its owner for a while
             self.clock.seconds += MOST_GRACE_SECONDS
             claims = await self._claim()
->>>>>>> a2
         assert claims, "the run is not due"
         self.store.commits_left, self.store.died = die_after, asyncio.Event()
         async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as bodies:
