@@ -99,9 +99,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["x" * 3_000_000, "password" * 300_000, "://" * 500_000, "eyJ" * 500_000, '"' * 500_000]
-)
+@pytest.mark.parametrize("word", ["x", "password", "://", "eyJ", '"', "-----BEGIN PRIVATE KEY-----", "sk-", "a:"])
 def test_masking_is_bounded(word: str) -> None:
     """Of a text of megabytes, also of one made to be slow, the beginning and the end are looked at and left."""
     assert len(masked(word * 1_000_000)) < 100_000
