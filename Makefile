@@ -116,6 +116,10 @@ test-lowest: $(LOWEST_STAMP) ## the tests again, on the oldest dependencies that
 chaos: $(STAMP) ## kill, pause and partition real processes (minutes)
 	$(BIN)/python -m pytest -m chaos $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## a hundred thousand requests of every kind to both services (minutes); RUNWIRE_FUZZ_SEED repeats one
+	$(BIN)/python -m pytest -m fuzz -s $(ARGS)
+
 .PHONY: test-polyglot
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -453,11 +454,23 @@ def _dump(adapter: TypeAdapter[Any], result: Any) -> bytes:
     as pydantic reads them, and no lone surrogates. Raises what pydantic raises where it has no JSON for a type."""
     try:
         data = adapter.dump_json(result)
-        if b"null" not in data:
-            return data
     except PydanticSerializationError:
-        pass
-    return to_json(cleaned(adapter.dump_python(result, mode="json")), inf_nan_mode="constants")
+        data = None
+    if data is not None and b"null" not in data:
+        return data
+    plain = adapter.dump_python(result)
+    if _holds_nan(plain):
+        # pydantic writes null for it, which is no number when it is read.
+        return to_json(cleaned(plain), inf_nan_mode="constants")
+    return data or to_json(cleaned(adapter.dump_python(result, mode="json")))
+
+
+def _holds_nan(plain: Any) -> bool:
+    if isinstance(plain, Mapping):
+        return any(map(_holds_nan, plain.values()))
+    if isinstance(plain, list | tuple | set | frozenset):
+        return any(map(_holds_nan, plain))
+    return isinstance(plain, float) and not math.isfinite(plain)
 
 
 def _seconds(duration: float | timedelta, name: str) -> float:

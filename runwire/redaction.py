@@ -49,15 +49,17 @@ _PATTERNS: Final = tuple(
 
 def redact(text: str) -> str:
     """`masked` text, at most MAX_MESSAGE_LENGTH characters of it, without those that UTF-8 cannot hold."""
-    if len(text) > _MOST_LOOKED_AT:
-        # Not with half a secret at its end, which no pattern would know.
-        text = text[:_MOST_LOOKED_AT].rsplit(None, 1)[0]
     return masked(text)[:MAX_MESSAGE_LENGTH].encode(errors="replace").decode()
 
 
 def masked(text: str) -> str:
     """`text` without what looks like a credential: the values of environment variables named like secrets, keys and
-    tokens in the usual formats, private keys, authorization headers, what is named a password, passwords in URLs."""
+    tokens in the usual formats, private keys, authorization headers, what is named a password, passwords in URLs. Of a
+    text of more than 64 KiB the beginning and the end are left."""
+    if len(text) > _MOST_LOOKED_AT:
+        # Cut between words: no pattern would know half a secret.
+        half = _MOST_LOOKED_AT // 2
+        text = f"{text[:half].rsplit(None, 1)[0]} ... {text[-half:].split(None, 1)[-1]}"
     secrets = {value for name, value in os.environ.items() if len(value) >= 8 and _SECRET_NAMES.search(name.upper())}
     for value in sorted(secrets, key=len, reverse=True):  # one may begin as another does
         text = text.replace(value, _MASK)

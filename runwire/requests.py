@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
-from runwire import bounds
+from runwire import bounds, frames
 from runwire.errors import InvalidRequest, RequestMalformed
 from runwire.threads import off_loop
-
-_MOST_LEVELS: Final = 8
-"""How deep a field that does not parse is looked for."""
-_WHOLE: Final = "google.protobuf."
-"""Messages that are named as a whole."""
 
 
 async def read(parse: Callable[[bytes], Any] | None, data: bytes) -> Any:
@@ -45,7 +40,7 @@ def parsed(parse: Callable[[bytes], Any] | None, data: bytes) -> Any:
 
 def _malformed(kind: Any, data: bytes, error: Exception) -> RequestMalformed:
     descriptor = getattr(kind, "DESCRIPTOR", None)
-    path = _culprit(descriptor, data, 0) if isinstance(descriptor, Descriptor) else ""
+    path = _Search(descriptor).path(descriptor, data) if isinstance(descriptor, Descriptor) else ""
     name = descriptor.full_name if isinstance(descriptor, Descriptor) else "message"
     problem = "cannot be parsed"
     if "depth" in str(error).lower() or "recursion" in str(error).lower():
@@ -53,34 +48,38 @@ def _malformed(kind: Any, data: bytes, error: Exception) -> RequestMalformed:
     return RequestMalformed(f"the request is no {name}: {path or 'it'} {problem}", path or "request", problem)
 
 
-def _culprit(descriptor: Descriptor, data: bytes, level: int) -> str:
-    """The path of the first field that does not parse by itself; empty where there is none such."""
-    seen: dict[int, int] = {}
-    for number, content in _delimited(data):
-        field = descriptor.fields_by_number.get(number)
-        if field is None:
-            continue
-        index = seen[number] = seen.get(number, -1) + 1
-        if (inner := _inner_culprit(field, content, level)) is not None:
+class _Search:
+    """Looks for the field that does not parse: each by itself, but as deep in the request as it stands there."""
+
+    def __init__(self, request: Descriptor) -> None:
+        self._parse = message_factory.GetMessageClass(request).FromString
+
+    def path(self, kind: Descriptor, data: bytes, above: tuple[int, ...] = ()) -> str:
+        """Of the first one in a message of this kind, which the fields `above` lead to; empty if there is none."""
+        seen: dict[int, int] = {}
+        for number, content in _delimited(data):
+            field = kind.fields_by_number.get(number)
+            if field is None:
+                continue
+            index = seen[number] = seen.get(number, -1) + 1
+            if self._parses((*above, number), content):
+                continue
             place = f"{field.name}[{index}]" if field.is_repeated else field.name
-            return f"{place}.{inner}" if inner else place
-    return ""
+            inner = field.message_type
+            if inner is None or not inner.full_name.startswith("runwire.") or inner.GetOptions().map_entry:
+                return place
+            further = self.path(inner, content, (*above, number))
+            return f"{place}.{further}" if further else place
+        return ""
 
-
-def _inner_culprit(field: FieldDescriptor, content: bytes, level: int) -> str | None:
-    """None: the field parses. Empty: it does not, and it is not known what in it."""
-    if field.type == FieldDescriptor.TYPE_STRING:
+    def _parses(self, way: tuple[int, ...], content: bytes) -> bool:
+        for number in reversed(way):
+            content = frames.varint(number << 3 | 2) + frames.varint(len(content)) + content
         try:
-            content.decode()
-        except UnicodeDecodeError:
-            return ""
-    elif (kind := field.message_type) is not None:
-        try:
-            message_factory.GetMessageClass(kind).FromString(content)
+            self._parse(content)
         except DecodeError:
-            whole = kind.full_name.startswith(_WHOLE) or kind.GetOptions().map_entry or level >= _MOST_LEVELS
-            return "" if whole else _culprit(kind, content, level + 1)
-    return None
+            return False
+        return True
 
 
 def _delimited(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -27,13 +27,14 @@ struct Refused : std::runtime_error {
 
 double InSeconds(const google::protobuf::Duration& d) { return d.seconds() + d.nanos() / 1e9; }
 
-// Waits for the one operation under way. False when it failed, or took longer than `limit` and was cancelled.
-bool Wait(grpc::CompletionQueue& queue, grpc::ClientContext& context, double limit) {
+// Waits for the one operation under way. False when it failed, or took longer than `limit` and was cancelled: `late` says so.
+bool Wait(grpc::CompletionQueue& queue, grpc::ClientContext& context, double limit, bool* late = nullptr) {
   void* tag;
   bool ok = false;
   const auto deadline = std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::milliseconds>(Seconds(limit));
   if (queue.AsyncNext(&tag, &ok, deadline) == grpc::CompletionQueue::TIMEOUT) {
     context.TryCancel();  // the watchdog: the stream was silent for too long
+    if (late) *late = true;
     queue.Next(&tag, &ok);
     return false;
   }
@@ -55,11 +56,11 @@ bool Once(const std::string& target, const std::string& run, Place& place, agent
   double silence = 25;
   agent::WatchRunResponse frame;
   const auto stream = stub->AsyncWatchRun(&context, request, &queue, nullptr);
-  bool open = Wait(queue, context, silence), ended = false;
+  bool open = Wait(queue, context, silence), ended = false, silent = false, unended = false;
   std::string refused;
   while (open && !ended && refused.empty()) {
     stream->Read(&frame, nullptr);
-    if (!(open = Wait(queue, context, silence))) break;
+    if (!(open = Wait(queue, context, silence, &silent))) break;
     if (frame.has_opened()) {
       if (!place.epoch.empty() && frame.opened().epoch() != place.epoch) refused = "CURSOR_EPOCH_MISMATCH";
       place.epoch = frame.opened().epoch();
@@ -77,7 +78,9 @@ bool Once(const std::string& target, const std::string& run, Place& place, agent
   }
   if (!refused.empty()) context.TryCancel();
   stream->Finish(&status, nullptr);
-  Wait(queue, context, 5);
+  Wait(queue, context, 5, &unended);
+  // A read failed, and the stream is not over: the frame does not parse, and the same one would come again.
+  if (unended && !open && !silent && !ended) refused = "FRAME_UNREADABLE";
   if (!refused.empty()) throw Refused(refused);
   return ended;
 }

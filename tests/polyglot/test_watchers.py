@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent_service.context import RunContext
+from agent_service.definition import workflow
+from runwire.agent.v1 import agent_service_pb2 as pb
+from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import AgentClient
 from runwire.conformance.proxy import Break, Fault, FaultProxy
+from runwire.values import carry_value, to_value
 from tests.client.processes import ROOT, AgentProcess
+from tests.client.test_unreadable import raw, too_deep
+from tests.service.replica import replica
 
 # Building a client takes up to a minute, and three hundred cuts half of one.
 pytestmark = [pytest.mark.polyglot, pytest.mark.timeout(900)]
@@ -91,3 +100,55 @@ async def execute(*command: str) -> tuple[str, str, int]:
         out, err = await process.communicate()
     assert process.returncode is not None
     return out.decode(), err.decode(), process.returncode
+
+
+@workflow(id="odd")
+async def odd(ctx: RunContext, input: Any) -> Any:
+    """Emits, in every kind of event that an agent can, what is hard to carry."""
+    deep: Any = "end"
+    for _ in range(50):
+        deep = {"a": [deep]}
+    hard = {"deep": deep, "id": 2**63, "nan": math.nan, "half": "\ud83d", "bytes": b"\xff", "large": "x" * 500_000}
+
+    async def say() -> None:
+        await ctx.emit_text("half \ud83d")
+
+    await ctx.step("say", say)
+    await ctx.emit(run_event_pb2.ReasoningDelta(text="why"))
+    await ctx.emit_custom("odd", hard)
+    arguments, result = carry_value(hard), carry_value([hard])
+    await ctx.emit(run_event_pb2.ToolCallStarted(tool_call_id="t", tool_name="look", arguments=arguments))
+    await ctx.emit(run_event_pb2.ToolCallFinished(tool_call_id="t", tool_name="look", result=result, outcome=1))
+    answer = await ctx.suspend("q", hard)
+    return {"answer": answer, "hard": hard}
+
+
+async def test_every_payload_is_read_back(watcher: list[str], tmp_path: Path) -> None:
+    """A run whose input and answer are as deep as is taken, and whose events hold what is hard to carry, is read to its
+    end by the watcher: no frame is beyond what its protobuf reads."""
+    deepest: Any = "end"
+    for _ in range(30):
+        deepest = {"a": deepest}
+    async with replica(f"sqlite:///{tmp_path}/runs.db", odd) as it:
+        run = await it.start("odd", deepest)
+        await it.suspended(run.run_id)
+        await it.resume(run.run_id, run_event_pb2.Answer(request_id="suspend/q", data=to_value(deepest)))
+        done = await it.ended(run.run_id)
+        assert done.state == run_pb2.RUN_STATE_SUCCEEDED, done.error
+        out, err, code = await execute(*watcher, it.address, run.run_id)
+    assert (out, code) == ("half \ufffd", 0), err
+
+
+@pytest.mark.parametrize("bad", [too_deep(), b"\xff\xff"], ids=["too deep", "damaged"])
+async def test_watcher_says_that_a_frame_cannot_be_read(watcher: list[str], bad: bytes) -> None:
+    """A frame that does not parse is told by its reason, and not asked for again and again. A watcher whose protobuf
+    has no limit reads what is only deep."""
+    event = run_event_pb2.RunEvent(sequence=1, attempt=1, run_started=run_event_pb2.RunStarted(run_id="run-1"))
+    first = pb.WatchRunResponse(cursor="after-1", batch=pb.Batch(events=[event])).SerializeToString()
+    last = pb.WatchRunResponse(ended=pb.Ended(state=run_pb2.RUN_STATE_SUCCEEDED, last_sequence=2))
+    opened: list[int] = []
+    async with raw([first, bad, last.SerializeToString()], opened) as address:
+        _, err, code = await execute(*watcher, address, "run-1")
+    if code != 0 or bad == b"\xff\xff":
+        assert (code, len(opened)) == (1, 1), err
+        assert "FRAME_UNREADABLE" in err

@@ -12,10 +12,10 @@ import pytest
 from agent_service import RunContext, ScorerRef, ending, execution, scoring, workflow
 from agent_service.ending import Ending
 from agent_service.execution import Execution
+from agent_service.history import Excerpt
 from agent_service.log_writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.client.fold import Fold
 from runwire.client.values import from_value, to_value
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Commit, Schedule
@@ -240,11 +240,11 @@ PARTS: dict[str, tuple[Any, str]] = {
     "eligible": (scoring, "is_eligible"),
     "scorer run id": (scoring, "scorer_run_id"),
     "sampled": (scoring, "is_sampled"),
-    "value": (scoring, "_value"),
+    "excerpt": (Excerpt, "tool_calls"),
     "requests": (scoring, "requests"),
     "redaction": (ending, "redact"),
     "mask": (ending, "masked"),
-    "fold": (Fold, "add"),
+    "history": (Excerpt, "add"),
     "text of the output": (ending, "_text_of"),
     "trace": (ending.traceback, "format_exception"),
     "observer": (LogWriter, "_tell"),
@@ -405,15 +405,15 @@ async def test_an_observer_that_fails_leaves_the_log_whole(
     memory_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An event that cannot be folded is in the log like any other: its number is not used twice, nor left out."""
-    add = Fold.add
+    add = Excerpt.add
 
-    def choosy(self: Fold, event: run_event_pb2.RunEvent) -> Any:
+    def choosy(self: Excerpt, event: run_event_pb2.RunEvent) -> Any:
         if event.HasField("tool_call_started"):
             raise RuntimeError("injected")
         return add(self, event)
 
     async with replica(memory_url, plain) as it:
-        monkeypatch.setattr(Fold, "add", choosy)
+        monkeypatch.setattr(Excerpt, "add", choosy)
         with caplog.at_level(logging.ERROR):
             run = await ended(it, "succeed")
         log = await it.log(run.run_id)
@@ -459,7 +459,7 @@ async def test_a_validator_that_exits(memory_url: str) -> None:
 
     async with replica(memory_url, validates, plain) as it:
         refusal = await refused(it.start("validates", {"name": "x"}))
-        assert refusal.code is grpc.StatusCode.INTERNAL
+        assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
         assert (await ended(it, "succeed")).state == SUCCEEDED
 
 

@@ -55,3 +55,51 @@ def test_a_secret_is_not_cut_open() -> None:
     """A secret across the bound is masked before the text is cut: no half of it is left."""
     text = "x" * (MAX_MESSAGE_LENGTH - 10) + " sk-abcdefghijklmnopqrstuvwxyz"
     assert "sk-" not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text, secret",
+    [
+        ('{"password": "hunter2 and more"}', "hunter2"),
+        (r"{\"password\": \"hunter2\"}", "hunter2"),
+        ("password='it''s'; x-api-key: 0123abcd", "0123abcd"),
+        ("X-API-Key: abc-def-ghi", "abc-def"),
+        ("api_key=abcdef&next=1", "abcdef"),
+        ("AIzaSyA1234567890abcdefghijklmnopqrstuv", "AIza"),
+        ("token eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "eyJ"),
+        ("ASIAIOSFODNN7EXAMPLE", "ASIA"),
+        ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "wJalr"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----", "MIIE"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIEow", "MIIE"),
+        ("redis://user:pa@ss/word@host:6379/0", "ss/word"),
+        ("redis://host:s3cretpassword/0", "s3cret"),
+        ("github_pat_11ABCDEFG0123456789", "11ABC"),
+        ("client_secret: 'abc def'", "abc def"),
+    ],
+)
+def test_more_formats_of_credentials(text: str, secret: str) -> None:
+    """What is named a secret, keys of more providers, tokens, private keys and misplaced passwords are masked too."""
+    assert secret in text
+    assert secret not in redact(text)
+    assert masked(masked(text)) == masked(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "input_tokens: 500, output_tokens: 20",
+        "page_token: not a token of this service",
+        "redis://localhost:6379/0 and https://example.org:8080/a:b",
+        "secretary of state; passwords are hard",
+        "TokenLimitError: 5 tokens",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    """Masking leaves words that only sound like it."""
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("word", ["x", "password", "://", "eyJ", '"', "-----BEGIN PRIVATE KEY-----", "sk-", "a:"])
+def test_masking_is_bounded(word: str) -> None:
+    """Of a text of megabytes, also of one made to be slow, the beginning and the end are looked at and left."""
+    assert len(masked(word * 1_000_000)) < 100_000

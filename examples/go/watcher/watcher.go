@@ -143,9 +143,17 @@ func retry(err error) (time.Duration, bool) {
 	case codes.ResourceExhausted:
 		return wait, reason == "SLOW_CONSUMER" || reason == "TOO_MANY_STREAMS"
 	case codes.Internal:
+		if unreadable(failure) { // what does not parse would come again: that is no cut
+			return 0, false
+		}
 		return wait, strings.Contains(failure.Message(), "RST_STREAM") || strings.Contains(failure.Message(), "unexpected EOF")
 	}
 	return 0, false
+}
+
+// unreadable tells whether gRPC could not parse what the service sent.
+func unreadable(failure *status.Status) bool {
+	return failure.Code() == codes.Internal && strings.Contains(failure.Message(), "failed to unmarshal")
 }
 
 // Reason names an error as the service did: ErrorInfo.reason, or else the status.
@@ -158,6 +166,9 @@ func Reason(err error) string {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok {
 			return info.Reason
 		}
+	}
+	if unreadable(failure) {
+		return "FRAME_UNREADABLE"
 	}
 	return failure.Code().String()
 }

@@ -14,7 +14,7 @@ const definition = loader.loadSync("runwire/agent/v1/agent_service.proto",
 const { AgentService } = (grpc.loadPackageDefinition(definition) as unknown as ProtoGrpcType).runwire.agent.v1;
 
 export interface Options { cursor?: string; heartbeatSeconds?: number; maxBatchSize?: number }
-export class Refused extends Error { constructor(readonly reason: string, message = reason) { super(message); } }
+export class Refused extends Error { constructor(readonly reason: string, message = "") { super(message); this.name = reason; } }
 
 // Calls handle with each event and save with each cursor, and returns the run's final state. Throws Refused where there
 // is no going on.
@@ -66,6 +66,8 @@ export async function watch(target: string, runId: string, options: Options,
 
 function resumable(error: grpc.ServiceError): { retryMs: number } {
   const { reason, retryMs } = details(error);
+  // What does not parse would come again: that is no cut.
+  if (/parsing error/i.test(error.details)) throw new Refused("FRAME_UNREADABLE", error.details);
   const { UNAVAILABLE, CANCELLED, RESOURCE_EXHAUSTED, INTERNAL } = grpc.status;
   if (error.code === UNAVAILABLE || error.code === CANCELLED) return { retryMs }; // CANCELLED: by our own watchdog
   if (error.code === RESOURCE_EXHAUSTED && ["SLOW_CONSUMER", "TOO_MANY_STREAMS"].includes(reason)) return { retryMs };
