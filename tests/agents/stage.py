@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from runwire.caching_pubsub import CachingPubSub
 from runwire.client.fold import RunView, fold
 from runwire.client.values import to_value
 from runwire.memory import MemoryStore
-from runwire.pubsub import Commit, Committed
+from runwire.pubsub import MOST_GRACE_SECONDS, Claim, Commit, Committed
 
 TENANT = "default"
 LIMIT_SECONDS = 20.0
@@ -82,9 +83,7 @@ class Stage:
 
     async def attempt(self, *, die_after: int | None = None) -> bool:
         """Executes what is due, once; dies with the commit of that number. Returns whether it got so far."""
-        self.clock.seconds += self.settings.lease_seconds + 1
-        queue = record.queue_of(self.definition.agent_id)
-        claims = await self.store.claim([queue], holder="somebody", limit=1, lease_seconds=self.settings.lease_seconds)
+        claims = await self._claim()
         assert claims, "the run is not due"
         self.store.commits_left, self.store.died = die_after, asyncio.Event()
         async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as bodies:
@@ -109,6 +108,19 @@ class Stage:
         died = self.store.died.is_set()
         self.store.commits_left, self.store.died = None, asyncio.Event()
         return died
+
+    async def _claim(self) -> Sequence[Claim]:
+        """By a process of its own, after the lease of the one before and its grace."""
+        queue, holder = record.queue_of(self.definition.agent_id), secrets.token_hex(4)
+        for seconds in (self.settings.lease_seconds + 1, MOST_GRACE_SECONDS + 1):
+            self.clock.seconds += seconds
+            for alone in (False, True):
+                claims = await self.store.claim(
+                    [queue], holder=holder, limit=1, lease_seconds=self.settings.lease_seconds, alone=alone
+                )
+                if claims:
+                    return claims
+        return ()
 
     async def finish(self, input: Any) -> RunView:
         """Starts a run and executes it to its end."""
