@@ -74,12 +74,17 @@ class Leases:
 
     async def renew_overdue(self) -> None:
         """Renews at once what may have run out, as after an outage or a pause of the process. To be called before a
-        claim, so that no worker claims its own runs back. Raises StoreUnavailable where nothing is known of any."""
+        claim, so that no worker claims its own runs back. Where it fails, the claim is no worse for it: what lies in a
+        part that is away cannot be claimed, and the rest must be."""
         now = time.monotonic()
         with self._lock:
             overdue = [lease for lease, renewed in self._held.items() if now - renewed >= self._lease_seconds]
-        if overdue:
+        if not overdue:
+            return
+        try:
             await self._extend(self._store, overdue, asyncio.get_running_loop())
+        except StoreUnavailable as error:
+            self._complain(error)
 
     @asynccontextmanager
     async def keep(self) -> AsyncIterator[None]:
