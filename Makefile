@@ -120,8 +120,8 @@ chaos: $(STAMP) ## kill, pause and partition real processes (minutes)
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer
-bench: bench-streams bench-store bench-sqlite bench-scorer ## every benchmark, as ratios
+.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-growth
+bench: bench-streams bench-store bench-sqlite bench-scorer bench-growth ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 bench-store: $(STAMP) ## append and replay rates of the log
@@ -129,6 +129,8 @@ bench-store: $(STAMP) ## append and replay rates of the log
 
 bench-sqlite: $(STAMP) ## the embedded engine: append, read, latency between processes
 	$(BIN)/python -m benchmarks.sqlite $(ARGS)
+bench-growth: $(STAMP) ## what calls cost beside 1,000 to 100,000 runs that have ended, and late in a long run (minutes)
+	$(BIN)/python -m benchmarks.growth $(ARGS)
 bench-scorer: $(STAMP) ## scorer runs a second, against job libraries
 	$(BIN)/python -m benchmarks.scorer $(ARGS)
 

@@ -15,10 +15,10 @@ from typing import Any, Final, TypeVar, get_type_hints
 from google.protobuf import struct_pb2
 from pydantic import TypeAdapter
 
+from agent_service.history import Past
 from agent_service.journal import Journal
 from agent_service.log_writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import RunView
 from runwire.client.values import from_value, to_struct, to_value
 
 Result = TypeVar("Result")
@@ -104,7 +104,7 @@ class RunContext:
         *,
         run: run_pb2.Run,
         tenant: str,
-        view: RunView,
+        past: Past,
         writer: LogWriter,
         journal: Journal,
         answers: Mapping[str, run_event_pb2.Answer],
@@ -116,8 +116,8 @@ class RunContext:
         self.tenant = tenant
         self.attempt = run.attempt
         self.labels: Mapping[str, str] = dict(run.labels)
-        self.view = view
-        """What the log said when this attempt began, folded."""
+        self.past = past
+        """What was done before this attempt began."""
         self.journal = journal
         self.answers = answers
         """Answers to requests of this run, by request id."""
@@ -127,8 +127,8 @@ class RunContext:
         self.now = now
         """The store's clock, in seconds since the Unix epoch."""
         self._writer = writer
-        self._numbers = {step.name: number for number, step in view.steps.items() if number != BODY_STEP}
-        self._next_number = max(view.steps, default=BODY_STEP) + 1
+        self._numbers = {step.name: number for number, step in past.steps.items() if number != BODY_STEP}
+        self._next_number = max(past.steps, default=BODY_STEP) + 1
         self._started: set[str] = set()
         self._sleeps = 0
         self._body_started = False
@@ -181,7 +181,7 @@ class RunContext:
 
     async def begin_body(self) -> None:
         """Starts the step of events outside of steps anew, if an earlier attempt began it."""
-        if BODY_STEP in self.view.steps:
+        if BODY_STEP in self.past.steps:
             await self._body()
 
     async def end_body(self) -> None:
@@ -240,7 +240,9 @@ class RunContext:
         with within_step(number):
             result = await _try(once, retry, timeout_seconds)
         data = adapter.dump_json(result)
-        await self.journal.record(key, data, step=number, step_finished=run_event_pb2.StepFinished(name=name))
+        # Each step is asked for once in an attempt.
+        finished = run_event_pb2.StepFinished(name=name)
+        await self.journal.record(key, data, step=number, keep=False, step_finished=finished)
         return data
 
     def _begin(self, key: str) -> None:

@@ -19,9 +19,9 @@ from google.protobuf import struct_pb2
 
 from agent_service import record, scoring
 from agent_service.context import BudgetExceeded, ModelFailed
+from agent_service.history import Excerpt
 from agent_service.redaction import masked, redact
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import RunView
 from runwire.client.values import from_value
 from runwire.pubsub import Claim, Message
 
@@ -109,9 +109,9 @@ class Ending:
 
     claim: Claim
     run: run_pb2.Run
-    view: RunView
-    whole_view: bool
-    """Whether `view` holds all that the log says."""
+    excerpt: Excerpt
+    whole: bool
+    """Whether the log was read, and `excerpt` told of all of it."""
     state: run_pb2.RunState
     output: struct_pb2.Value | None
     failure: Failure | None
@@ -162,9 +162,9 @@ class Ending:
         return scoring.requests(
             tenant,
             run,
-            self.view,
+            self.excerpt,
             max_sample_bytes=max_sample_bytes,
-            by_reference=form is not Form.WHOLE or not self.whole_view,
+            by_reference=form is not Form.WHOLE or not self.whole,
             traceparent=traceparent,
             tracestate=tracestate,
         )

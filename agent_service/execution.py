@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
@@ -17,6 +17,7 @@ from agent_service.config import Settings
 from agent_service.context import RunContext, Suspended
 from agent_service.definition import Definition
 from agent_service.ending import Ending, Failure, Form, OutputTooLarge, failure_of
+from agent_service.history import Excerpt, Past
 from agent_service.journal import PREFIX as JOURNAL
 from agent_service.journal import Journal
 from agent_service.log_writer import CommitFailed, EventTooLarge, LogWriter, OwnershipLost, Rider
@@ -24,7 +25,6 @@ from agent_service.registry import Registry
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.client.fold import Fold
 from runwire.errors import EventsLost, StoreUnavailable
 from runwire.pubsub import Claim, Lease, LeaseState, Schedule, Store
 
@@ -83,8 +83,12 @@ class Execution:
         run = ending.read_run(claim)
         self._readable = run is not None
         self._run = run or run_pb2.Run(run_id=run_id)
-        self._fold = Fold()
-        self._writer = LogWriter(log, claim, self._now, self._fold.add)
+        self._states = {self._run.state}
+        """In whose lists the run may stand: as it was claimed, and what this attempt wrote or tried to write."""
+        self._past = Past()
+        self._excerpt = Excerpt(settings.max_sample_bytes)
+        """Only of a run that has scorers."""
+        self._writer = LogWriter(log, claim, self._now, *([self._excerpt.add] if self._run.scorers else []))
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
         self._woken = asyncio.Event()
         self._journal = Journal(claim.fields, self._writer)
@@ -173,15 +177,19 @@ class Execution:
         return self._claim.time + time.monotonic() - self._claimed_at
 
     async def _read_log(self) -> None:
-        """Folds what earlier attempts wrote."""
-        position = None
-        while self._fold.view.last_sequence < self._claim.head.last:
+        """Goes through what earlier attempts wrote, a page at a time."""
+        position, last = None, 0
+        while last < self._claim.head.last:
             history = await self._log.get_history(self._claim.topic, position, max_events=2048, max_bytes=1024 * 1024)
             if history.batch is None:
                 return
             position = history.batch.position
-            for event in frames.events(history.batch.body):
-                self._fold.add(run_event_pb2.RunEvent.FromString(event))
+            last = position.sequence
+            for data in frames.events(history.batch.body):
+                event = run_event_pb2.RunEvent.FromString(data)
+                self._past.add(event)
+                if self._run.scorers:
+                    self._excerpt.add(event)
 
     async def _attempt(self) -> None:
         # What ends the run before anything else is done with it comes before anything that its contents could disturb.
@@ -190,7 +198,7 @@ class Execution:
         elif (before := self._failure_before()) is not None:
             await self._end_unexecuted(run_pb2.RUN_STATE_FAILED, before)
         elif self._still_waits():
-            await self._writer.write(_wait(self._waits(), {}))
+            await self._writer.write(Rider(**_wait(self._waits())))
         else:
             await self._begin(anew=self._changed())
             await self._execute()
@@ -276,7 +284,7 @@ class Execution:
         deletes: Sequence[str] = ()
         payload: dict[str, Any] = {}
         if first or anew:
-            self._restarted = anew
+            self._restarted, self._past = anew, Past()
             self._journal = Journal({}, self._writer)
             deletes = [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
             run.agent_version = self._version
@@ -290,7 +298,7 @@ class Execution:
         del run.attempts[:-_MAX_ATTEMPTS_KEPT]
         if not run.HasField("start_time"):
             run.start_time.CopyFrom(attempt.start_time)
-        await self._writer.write(Rider(puts=self._puts(), deletes=deletes), **payload)
+        await self._writer.write(self._record(deletes=deletes), **payload)
 
     def _answered(self) -> list[run_event_pb2.Answer]:
         """The answers to tell of: as far as an event can hold them, those that are too large without their data."""
@@ -321,7 +329,7 @@ class Execution:
         return RunContext(
             run=self._run,
             tenant=self._tenant,
-            view=self._fold.view,
+            past=self._past,
             writer=self._writer,
             journal=self._journal,
             answers={} if self._restarted else record.answers(self._claim.fields),
@@ -431,7 +439,7 @@ class Execution:
         self._close_attempt("suspended")
         waits = [seconds for seconds in (suspended.due_in, self._waits()) if seconds is not None]
         await self._writer.write(
-            _wait(min(waits, default=None), self._puts()),
+            self._record(**_wait(min(waits, default=None))),
             run_suspended=suspension,
         )
 
@@ -439,7 +447,7 @@ class Execution:
         """For any worker to go on with, at once. If its record cannot be written, without it."""
         self._close_attempt("released")
         try:
-            await self._writer.write(Rider(puts=self._puts(), schedule=Schedule.DUE))
+            await self._writer.write(self._record(schedule=Schedule.DUE))
         except CommitFailed as error:
             log.error("%s: it is handed back without a word in its record: %s", self._claim.topic, error)
             await self._writer.write(Rider(schedule=Schedule.DUE))
@@ -451,8 +459,8 @@ class Execution:
         form in which it can be made and the store takes it. Raises CommitFailed if it takes none."""
         self._writer.end()
         self._close_attempt("finished")
-        whole_view = not (self._history_problem or self._writer.unobserved or self._is_given_up())
-        end = Ending(self._claim, self._run, self._fold.view, whole_view, state, output, error, self._now())
+        whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
+        end = Ending(self._claim, self._run, self._excerpt, whole, state, output, error, self._now())
         problem: BaseException | None = None
         for form in Form:
             try:
@@ -470,8 +478,8 @@ class Execution:
 
     def _last_rider(self, end: Ending, form: Form) -> tuple[Rider, run_event_pb2.RunFinished]:
         run, finished = end.finished(form)
-        return Rider(
-            puts={record.RUN: run.SerializeToString()},
+        return self._record(
+            run,
             deletes=self._journal.fields(),
             messages=end.messages(form, run, self._settings.max_sample_bytes),
             schedule=Schedule.NEVER,
@@ -480,8 +488,18 @@ class Execution:
             tombstone=self._settings.tombstone_seconds,
         ), finished
 
-    def _puts(self) -> dict[str, bytes]:
-        return {record.RUN: self._run.SerializeToString()}
+    def _record(self, run: run_pb2.Run | None = None, **changes: Any) -> Rider:
+        """Writes the run as it is now, or `run` in its place, and moves it to the list of its state."""
+        run = run or self._run
+        state = run.state
+        others = self._states - {state}
+        self._states.add(state)
+        return Rider(
+            puts=record.puts(run),
+            indexes=[record.state_list(self._tenant, state)] if others else [],
+            leaves=[record.state_list(self._tenant, other) for other in others],
+            **changes,
+        )
 
     def _close_attempt(self, outcome: str) -> None:
         if self._run.attempts and not self._run.attempts[-1].outcome:
@@ -514,8 +532,8 @@ def is_given_up(claim: Claim, settings: Settings) -> bool:
     return claim.alone_losses >= settings.max_losses
 
 
-def _wait(seconds: float | None, puts: Mapping[str, bytes]) -> Rider:
-    """Ends the lease until so many seconds have passed; None: until somebody wakes the run."""
+def _wait(seconds: float | None) -> dict[str, Any]:
+    """What ends the lease until so many seconds have passed; None: until somebody wakes the run."""
     if seconds is None:
-        return Rider(puts=puts, schedule=Schedule.NEVER)
-    return Rider(puts=puts, schedule=Schedule.DUE, due_in=max(0.0, seconds))
+        return {"schedule": Schedule.NEVER}
+    return {"schedule": Schedule.DUE, "due_in": max(0.0, seconds)}

@@ -42,9 +42,13 @@ class Journal:
         """Names of the topic's fields that hold entries, or will once a write under way is done."""
         return [PREFIX + key for key in self._names]
 
-    async def record(self, key: str, data: bytes, *, step: int = 0, progress: bool = True, **payload: Any) -> None:
+    async def record(
+        self, key: str, data: bytes, *, step: int = 0, progress: bool = True, keep: bool = True, **payload: Any
+    ) -> None:
         """Remembers `data`, in one atomic step with this event (and with all that was emitted before). Returns when
-        it is stored. `progress`: whether it counts as getting further than the attempts that died before.
+        it is stored. `progress`: whether it counts as getting further than the attempts that died before. `keep`:
+        whether this attempt will ask for it again; otherwise only later ones have it, and this one's memory does not
+        grow with what it has done.
 
         Raises JournalEntryTooLarge, and what LogWriter.write raises.
         """
@@ -55,4 +59,5 @@ class Journal:
             )
         self._names.add(key)
         await self._writer.write(Rider(puts={PREFIX + key: data}, progress=progress), step, **payload)
-        self._entries[key] = data
+        if keep:
+            self._entries[key] = data

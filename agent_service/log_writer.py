@@ -60,6 +60,8 @@ class Rider:
 
     puts: Mapping[str, bytes] = field(default_factory=dict)
     deletes: Sequence[str] = ()
+    indexes: Sequence[str] = ()
+    leaves: Sequence[str] = ()
     messages: Sequence[Message] = ()
     schedule: Schedule = Schedule.KEEP
     due_in: float = 0.0
@@ -236,10 +238,12 @@ class LogWriter:
         events = [item for item in taken if item.body]
         riders = [item.rider for item in taken if item.rider is not None]
         puts: dict[str, bytes] = {}
+        listed: dict[str, bool] = {}
         for rider in riders:
             for name in rider.deletes:
                 puts.pop(name, None)
             puts.update(rider.puts)
+            listed |= dict.fromkeys(rider.leaves, False) | dict.fromkeys(rider.indexes, True)
         last = riders[-1] if riders else Rider()
         return Commit(
             self._topic,
@@ -252,6 +256,8 @@ class LogWriter:
             previous=self._check if events else b"",
             puts=puts,
             deletes=[name for rider in riders for name in rider.deletes],
+            indexes=[name for name, stays in listed.items() if stays],
+            leaves=[name for name, stays in listed.items() if not stays],
             messages=[message for rider in riders for message in rider.messages],
             schedule=last.schedule,
             due_in=last.due_in,

@@ -90,13 +90,8 @@ class Steps:
         """Of the latest request to the model."""
         self._usage = run_pb2.Usage()
         """Of the present step."""
-        self._finished = {number for number, step in run.view.steps.items() if step.finished}
-        self._told = {
-            (number, call.tool_call_id)
-            for number, step in run.view.steps.items()
-            for call in step.tool_calls
-            if call.finished
-        }
+        self._finished = {number for number, step in run.past.steps.items() if step.finished}
+        self._told = {(number, call_id) for number, step in run.past.steps.items() for call_id in step.told}
         """Tool calls whose end is in the log."""
         self._parts: dict[str, ToolCallPart] = {}
         self._answered: set[str] = set()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.message import Message
 
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
@@ -26,6 +28,13 @@ TRACE: Final = "trace"
 """W3C trace context: traceparent, newline, tracestate."""
 SUMMARY: Final = (RUN, CANCEL)
 """What `to_run` needs."""
+BRIEF: Final = "brief"
+"""The Run as lists show it: at most about MAX_BRIEF_BYTES and its labels. Written with every RUN."""
+LISTED: Final = (BRIEF, CANCEL)
+"""What `to_listed` needs."""
+MAX_BRIEF_BYTES: Final = 4 * 1024
+"""A larger run is listed without its largest fields."""
+_OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
 TERMINAL: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
 
@@ -53,6 +62,52 @@ def index_of(tenant: str, agent_id: str = "") -> str:
     return f"runs/{tenant}/{agent_id}" if agent_id else f"runs/{tenant}"
 
 
+def label_list(tenant: str, key: str, value: str) -> str:
+    """The list of a tenant's runs with this label. By a digest, as labels may hold anything: who uses the list looks at
+    the labels themselves too."""
+    return f"labels/{tenant}/{hashlib.sha256(f'{len(key)}/{key}{value}'.encode()).hexdigest()[:32]}"
+
+
+def state_list(tenant: str, state: run_pb2.RunState) -> str:
+    """The list of a tenant's runs in this state. Every commit that writes a run's state moves it."""
+    return f"states/{tenant}/{state}"
+
+
+def lists_of(tenant: str, run: run_pb2.Run) -> tuple[str, ...]:
+    """All lists that a run stands in."""
+    labels = (label_list(tenant, key, value) for key, value in run.labels.items())
+    return index_of(tenant), index_of(tenant, run.agent_id), state_list(tenant, run.state), *labels
+
+
+def puts(run: run_pb2.Run) -> dict[str, bytes]:
+    """The fields to write for a run."""
+    return {RUN: run.SerializeToString(), BRIEF: _brief(run).SerializeToString()}
+
+
+def _brief(run: run_pb2.Run) -> run_pb2.Run:
+    size = run.ByteSize()
+    if size <= MAX_BRIEF_BYTES:
+        return run
+    fields = {field.name: value for field, value in run.ListFields()}
+    sizes = {name: _size(fields[name]) for name in _OMITTABLE if name in fields}
+    omitted: list[str] = []
+    while size > MAX_BRIEF_BYTES and sizes:
+        largest = max(sizes, key=lambda name: sizes[name])
+        size -= sizes.pop(largest)
+        omitted.append(largest)
+    brief = run_pb2.Run(**{name: value for name, value in fields.items() if name not in omitted})
+    if size > MAX_BRIEF_BYTES and brief.error.message:
+        brief.error.ClearField("message")
+        omitted.append("error.message")
+    brief.omitted.extend(omitted)
+    return brief
+
+
+def _size(value: Any) -> int:
+    """Of a field that holds a message, or many."""
+    return value.ByteSize() if isinstance(value, Message) else sum(each.ByteSize() for each in value)
+
+
 def timestamp(seconds: float) -> timestamp_pb2.Timestamp:
     """Seconds since the Unix epoch as a Timestamp, to the microsecond."""
     stamp = timestamp_pb2.Timestamp()
@@ -63,6 +118,12 @@ def timestamp(seconds: float) -> timestamp_pb2.Timestamp:
 def to_run(stored: Stored) -> run_pb2.Run:
     """The Run of a topic that is not expired, with what its head knows better."""
     run = run_pb2.Run.FromString(stored.fields[RUN])
+    return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
+
+
+def to_listed(stored: Stored) -> run_pb2.Run:
+    """The Run of a topic that is not expired, as lists show it."""
+    run = run_pb2.Run.FromString(stored.fields[BRIEF])
     return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
 
 

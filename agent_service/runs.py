@@ -28,7 +28,8 @@ from runwire.errors import (
     TopicExists,
 )
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.pubsub import Commit, Schedule, Store, Stored
+from runwire.pubsub import Commit, Scan, Schedule, Store, Stored
+from runwire.scan import merged, place_of
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 MAX_LABELS: Final = 32
@@ -40,10 +41,11 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 MAX_PAGE_BYTES: Final = 1024 * 1024
 """Of the runs of one page, after the first: a run is at most about 2.5 MiB, and a client takes 4 MiB by default."""
 MAX_TRACE_LENGTH: Final = 512
-_SCAN_ROUNDS: Final = 10
-"""A page that is still short after so many looks is returned as it is, with a token to go on."""
+_SCAN_ROUNDS: Final = 4
+"""A page that is still short after so many looks more than a full one takes is returned as it is, with a token to go
+on: a search that finds little costs its caller more pages, and the service no more than another call."""
 _SCAN_LIMIT: Final = 64
-"""Runs of one look, so that large inputs do not fill the memory."""
+"""Runs of one look, so that many labels do not fill the memory."""
 _RESUME_TRIES: Final = 5
 """How often an answer is tried that meets a worker at work on the run."""
 _ROUNDING_SECONDS: Final = 2e-6
@@ -83,8 +85,8 @@ class Runs:
             topic,
             create=True,
             queue=record.queue_of(run.agent_id),
-            indexes=(record.index_of(tenant), record.index_of(tenant, run.agent_id)),
-            puts={record.RUN: run.SerializeToString(), record.REQUEST: digest, record.TRACE: _trace(request)},
+            indexes=record.lists_of(tenant, run),
+            puts={**record.puts(run), record.REQUEST: digest, record.TRACE: _trace(request)},
             schedule=Schedule.DUE,
         )
         try:
@@ -99,26 +101,56 @@ class Runs:
 
     async def list(self, tenant: str, request: agent_service_pb2.ListRunsRequest) -> tuple[Sequence[run_pb2.Run], str]:
         """A page, newest first, and the token of the next one. Raises InvalidRequest."""
-        size = page_size(request)
-        place = _place(request)
+        size, place = page_size(request), _place(request)
         since = _seconds(request.created_after) - _ROUNDING_SECONDS if request.HasField("created_after") else 0.0
-        index, limit = record.index_of(tenant, request.agent_id), min(size, _SCAN_LIMIT)
         runs: list[run_pb2.Run] = []
         room = MAX_PAGE_BYTES
-        for _ in range(_SCAN_ROUNDS * (1 + size // limit)):
-            found = await self._store.scan(index, fields=record.SUMMARY, before=place, since=since, limit=limit)
-            for stored in found:
-                if stored.fields and _matches(run := record.to_run(stored), request):
+        for _ in range(_SCAN_ROUNDS + size // _SCAN_LIMIT):
+            page = await self._scan(tenant, request, place, since, min(size - len(runs), _SCAN_LIMIT))
+            for stored in page.found:
+                run = await self._listed(stored)
+                if run is not None and _matches(run, request):
                     room -= run.ByteSize()
                     if runs and room < 0:
                         return runs, encode_token(request, place)
                     runs.append(run)
-                place = (stored.head.create_time, stored.topic)
-                if len(runs) == size:
-                    return runs, encode_token(request, place)
-            if len(found) < limit:
+                place = place_of(stored)
+            place = page.next
+            if place is None:
                 return runs, ""
+            if len(runs) == size:
+                break
         return runs, encode_token(request, place)
+
+    async def _listed(self, stored: Stored) -> run_pb2.Run | None:
+        """What a list shows of a run; None where it is purged just now."""
+        if record.BRIEF in stored.fields:
+            return record.to_listed(stored)
+        # A process of an earlier version has written it, and in no list but its tenant's and its agent's.
+        whole = await self._store.get(stored.topic, record.SUMMARY)
+        return record.to_run(whole) if whole is not None and record.RUN in whole.fields else None
+
+    async def _scan(
+        self,
+        tenant: str,
+        request: agent_service_pb2.ListRunsRequest,
+        place: tuple[float, str] | None,
+        since: float,
+        limit: int,
+    ) -> Scan:
+        """Runs that may be what is asked for, by the lists that they stand in."""
+        lists = [record.label_list(tenant, key, value) for key, value in request.labels.items()]
+        if request.agent_id:
+            lists.append(record.index_of(tenant, request.agent_id))
+        states = sorted(set(request.states).intersection(run_pb2.RunState.values()))
+        starts = [record.state_list(tenant, state) for state in states] or lists[:1] or [record.index_of(tenant)]
+        if len(request.labels) > MAX_LABELS or (request.states and not states):
+            return Scan((), None)  # no run is like that
+        pages = [
+            await self._store.scan(start, also=lists, fields=record.LISTED, before=place, since=since, limit=limit)
+            for start in starts
+        ]
+        return merged(pages, limit)
 
     async def cancel(self, tenant: str, run_id: str, reason: str) -> run_pb2.Run:
         """Asks the run to stop; of no effect on one that has ended. Raises RunNotFound, RunExpired."""

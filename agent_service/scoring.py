@@ -5,27 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
-from typing import Any, Final
 
-from google.protobuf import struct_pb2
-
-from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import RunView
-from runwire.client.values import to_value
+from agent_service.history import Excerpt
+from runwire.agent.v1 import run_pb2
 from runwire.pubsub import Message
 from runwire.scorer.v1 import scorer_run_requested_pb2
 
 QUEUE = "scorer-requests"
-_MAX_TEXT: Final = 10_000
 
 log = logging.getLogger("agent_service.scoring")
-
-_OUTCOMES = {
-    run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
-    run_event_pb2.TOOL_CALL_OUTCOME_FAILED: "failed",
-    run_event_pb2.TOOL_CALL_OUTCOME_DENIED: "denied",
-    run_event_pb2.TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH: "unknown_after_crash",
-}
 
 
 def is_sampled(run_id: str, rate: float) -> bool:
@@ -49,7 +37,7 @@ def scorer_run_id(tenant: str, run_id: str, scorer: run_pb2.ScorerRef) -> str:
 def requests(
     tenant: str,
     run: run_pb2.Run,
-    view: RunView,
+    excerpt: Excerpt,
     *,
     max_sample_bytes: int,
     by_reference: bool = False,
@@ -58,14 +46,13 @@ def requests(
 ) -> Iterator[Message]:
     """A message for each eligible scorer, sampled or not.
 
-    A sample that is larger than `max_sample_bytes`, or cannot be made, is left out, as `by_reference` says; a value in
-    it that nothing can hold is carried as its text. A scorer for which no message can be made is logged, and the
-    others are asked: a run ends whatever is in it.
+    A sample that is larger than `max_sample_bytes`, or cannot be made, is left out, as `by_reference` says. A scorer
+    for which no message can be made is logged, and the others are asked: a run ends whatever is in it.
     """
     eligible = [scorer for scorer in run.scorers if _is_asked(scorer, run)]
     if not eligible:
         return
-    sample = _bounded_sample(run, view, max_sample_bytes, by_reference)
+    sample = _bounded_sample(run, excerpt, max_sample_bytes, by_reference or not excerpt.whole)
     for scorer in eligible:
         try:
             request = _request(tenant, run, scorer, sample)
@@ -103,12 +90,12 @@ def _request(
 
 
 def _bounded_sample(
-    run: run_pb2.Run, view: RunView, max_bytes: int, by_reference: bool
+    run: run_pb2.Run, excerpt: Excerpt, max_bytes: int, by_reference: bool
 ) -> scorer_run_requested_pb2.Sample:
     """The sample; without what it is about where it is too large, or cannot be made."""
     if not by_reference:
         try:
-            sample = _sample(run, view)
+            sample = _sample(run, excerpt)
             if sample.ByteSize() <= max_bytes:
                 return sample
         except Exception:
@@ -143,30 +130,12 @@ def _facts(run: run_pb2.Run) -> scorer_run_requested_pb2.Sample:
     )
 
 
-def _sample(run: run_pb2.Run, view: RunView) -> scorer_run_requested_pb2.Sample:
-    steps = [view.steps[number] for number in sorted(view.steps) if number > 0]
+def _sample(run: run_pb2.Run, excerpt: Excerpt) -> scorer_run_requested_pb2.Sample:
     sample = _facts(run)
     if run.HasField("input"):
         sample.input.CopyFrom(run.input)
     if run.HasField("output"):
         sample.output.CopyFrom(run.output)
-    for step in steps:
-        sample.steps.add(step=step.step, name=step.name, text=step.text)
-        for call in step.tool_calls:
-            sample.tool_calls.add(
-                tool_call_id=call.tool_call_id,
-                tool_name=call.tool_name,
-                arguments=_value(call.arguments),
-                result=_value(call.result),
-                outcome=_OUTCOMES.get(call.outcome, ""),
-                step=step.step,
-            )
+    sample.tool_calls.extend(excerpt.tool_calls())
+    sample.steps.extend(excerpt.steps())
     return sample
-
-
-def _value(data: Any) -> struct_pb2.Value:
-    """`data`, or its text where a Value cannot hold it, such as infinity."""
-    try:
-        return to_value(data)
-    except (TypeError, ValueError, RecursionError):
-        return struct_pb2.Value(string_value=repr(data)[:_MAX_TEXT].encode(errors="replace").decode())

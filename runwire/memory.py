@@ -11,7 +11,7 @@ import secrets
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -20,6 +20,7 @@ from runwire.errors import FieldExists, RunNotFound, TopicExists
 from runwire.hub import Hub
 from runwire.pubsub import (
     MAX_RECEIVE_BYTES,
+    MAX_SCAN_LOOKS,
     Claim,
     Commit,
     Committed,
@@ -30,6 +31,7 @@ from runwire.pubsub import (
     LeaseState,
     Page,
     PubSub,
+    Scan,
     Stored,
 )
 from runwire.topic import Topic, entry_of, validate
@@ -47,7 +49,7 @@ class _Kept:
     """A topic with everything that belongs to it."""
 
     topic: Topic
-    indexes: tuple[str, ...] = ()
+    indexes: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     fields: dict[str, bytes] = field(default_factory=dict)
     purged: bool = False
@@ -134,7 +136,7 @@ class MemoryStore:
             raise TopicExists(f"there is a log {commit.topic!r} already")
         if not commit.create and not kept:
             raise _not_found(commit.topic)
-        kept = kept or _Kept(Topic.new(commit.queue, now), tuple(dict.fromkeys(commit.indexes)))
+        kept = kept or _Kept(Topic.new(commit.queue, now))
         entry = entry_of(commit, kept.topic.epoch)
         if kept.topic.admits(commit, now):
             _check_once(commit, kept.fields)
@@ -146,8 +148,8 @@ class MemoryStore:
         if commit.create:
             self._forget(commit.topic)
             self._topics[commit.topic] = kept
-            for index in kept.indexes:
-                insort(self._indexes.setdefault(index, []), (topic.create_time, commit.topic))
+        self._leave(commit.topic, kept, kept.indexes.intersection(commit.leaves).difference(commit.indexes))
+        self._join(commit.topic, kept, set(commit.indexes).difference(kept.indexes))
         if entry:
             kept.entries.append(entry)
         for name in commit.deletes:
@@ -211,13 +213,21 @@ class MemoryStore:
         kept = self._topics.pop(name, None)
         if kept is None:
             return
-        place = (kept.topic.create_time, name)
-        for index in kept.indexes:
+        self._leave(name, kept, set(kept.indexes))
+        self.hub.deliver(name, None)
+
+    def _join(self, name: str, kept: _Kept, indexes: Iterable[str]) -> None:
+        for index in indexes:
+            insort(self._indexes.setdefault(index, []), (kept.topic.create_time, name))
+            kept.indexes.add(index)
+
+    def _leave(self, name: str, kept: _Kept, indexes: Iterable[str]) -> None:
+        for index in indexes:
             places = self._indexes[index]
-            del places[bisect_left(places, place)]
+            del places[bisect_left(places, (kept.topic.create_time, name))]
             if not places:
                 del self._indexes[index]
-        self.hub.deliver(name, None)
+            kept.indexes.discard(index)
 
     # Runs and their fields
 
@@ -233,24 +243,28 @@ class MemoryStore:
         self,
         index: str,
         *,
+        also: Sequence[str] = (),
         fields: Sequence[str],
         before: tuple[float, str] | None = None,
         since: float = 0.0,
         limit: int = 100,
-    ) -> Sequence[Stored]:
+    ) -> Scan:
         now = self._clock()
-        places = self._indexes.get(index, [])
+        wanted = {index, *also}
+        places = min((self._indexes.get(name, []) for name in wanted), key=len)
         end = len(places) if before is None else bisect_left(places, before)
+        lowest = max(0, end - max(limit, MAX_SCAN_LOOKS))
         found: list[Stored] = []
-        while end and len(found) < limit:
-            end -= 1
-            create_time, name = places[end]
+        for place in places[lowest:end][::-1]:
+            create_time, name = place
             if create_time < since:
-                break
-            kept = self._find(name, now)
-            if kept:
+                return Scan(found, None)
+            kept = self._topics[name]
+            if not kept.topic.expired(now) and wanted <= kept.indexes:
                 found.append(_stored(name, kept, fields, now))
-        return found
+                if len(found) == limit:
+                    return Scan(found, place)
+        return Scan(found, places[lowest] if lowest else None)
 
     # Work
 
@@ -390,6 +404,7 @@ class MemoryStore:
         kept.purged = True
         kept.entries.clear()
         kept.fields.clear()
+        self._leave(name, kept, set(kept.indexes))
         heapq.heappush(self._ends, (kept.topic.tombstone_time, name))
         self.hub.deliver(name, None)
         return 1

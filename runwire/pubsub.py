@@ -60,6 +60,9 @@ MAX_COMMIT_BYTES: Final = 256 * 1024
 MAX_RECEIVE_BYTES: Final = 8 * 1024 * 1024
 """Bytes of messages after which `receive` takes hardly more."""
 
+MAX_SCAN_LOOKS: Final = 1000
+"""Places of a list after which `scan` looks no further, unless it is asked for more topics than that."""
+
 RECEIVE_CHUNK: Final = 32
 """Messages that are taken before their size is looked at."""
 
@@ -202,7 +205,9 @@ class Commit:
     queue: str = ""
     """With `create`: the queue in which workers find the topic."""
     indexes: Sequence[str] = ()
-    """With `create`: names of the lists in which `scan` finds the topic."""
+    """Names of lists in which `scan` finds the topic from this commit on, until it expires."""
+    leaves: Sequence[str] = ()
+    """Names of lists in which `scan` finds it no more. What is in `indexes` too stays."""
     first: int = 0
     """Sequence of the first event, where there are events."""
     last: int = 0
@@ -299,6 +304,16 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Scan:
+    """A page of a list."""
+
+    found: Sequence[Stored]
+    """Newest first."""
+    next: tuple[float, str] | None
+    """Below which place there may be more; None: that was all. A page may be short, or empty, and not be the last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """A message in the hands of a consumer, until it is acknowledged or its lease ends."""
 
@@ -363,11 +378,13 @@ class EventCache(Protocol):
         ...
 
     async def trim(self, topic: str, before: int) -> None:
-        """Forgets entries whose last event is below `before`; `Head.earliest` becomes the first event kept."""
+        """Forgets entries whose last event is below `before`, oldest first; `Head.earliest` becomes the first event
+        kept. Of many it may forget a part at a time."""
         ...
 
     async def clear(self, topic: str) -> None:
-        """Forgets the topic, its fields, schedule and indexes: as if it had never been."""
+        """Forgets the topic, its fields, schedule and indexes: as if it had never been. However long the log is, nobody
+        waits for it: what it held may be removed later, by `sweep`."""
         ...
 
 
@@ -389,14 +406,17 @@ class Store(EventCache, Protocol):
         self,
         index: str,
         *,
+        also: Sequence[str] = (),
         fields: Sequence[str],
         before: tuple[float, str] | None = None,
         since: float = 0.0,
         limit: int = 100,
-    ) -> Sequence[Stored]:
-        """Topics of an index with the named fields, newest first by (create_time, topic), strictly below `before`
-        and created at `since` or later. Fewer than `limit` topics: there are no more. Expired topics come with no
-        fields until their tombstone is gone."""
+    ) -> Scan:
+        """Topics that are in the list `index` and in every list of `also`, with the named fields, newest first by
+        (create_time, topic), strictly below `before` and created at `since` or later. Expired topics are in no list.
+
+        At most `limit` topics, and fewer where MAX_SCAN_LOOKS places do not hold as many. So a page costs what a page
+        holds, however long the lists are, and a search that finds little goes on from page to page."""
         ...
 
     async def claim(
@@ -454,8 +474,9 @@ class Store(EventCache, Protocol):
         ...
 
     async def sweep(self, limit: int = 1000) -> int:
-        """Removes up to `limit` things whose time is over (events of expired topics, old tombstones, their index
-        places); returns how many. Every process calls it from time to time."""
+        """Removes up to `limit` things whose time is over (events and fields of expired topics, their places in lists,
+        old tombstones), and fewer where they are large: commits of others wait for a few milliseconds at most. Returns
+        how many; 0: there is nothing left to do. Every process calls it from time to time."""
         ...
 
     async def ping(self) -> None:

@@ -112,7 +112,7 @@ def list_runs(
         return
     print_table(
         ("RUN", "AGENT", "STATE", "EVENTS", "CREATED", "INPUT"),
-        ((r.run_id, r.agent_id, _state(r.state), r.last_sequence, _created(r), _short(r.input)) for r in runs),
+        ((r.run_id, r.agent_id, _state(r.state), r.last_sequence, _created(r), _input(r)) for r in runs),
         empty="no runs; start one with: runwire start AGENT INPUT --watch",
     )
 
@@ -276,6 +276,11 @@ def _created(run: run_pb2.Run) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(from_value(value), ensure_ascii=False)
+
+
+def _input(run: run_pb2.Run) -> str:
+    """As far as a list has it."""
+    return "(large)" if "input" in run.omitted else _short(run.input)
 
 
 def _short(value: Any) -> str:

@@ -140,7 +140,9 @@ class AgentClient(Client):
         created_before: datetime | None = None,
         page_size: int = 0,
     ) -> AsyncIterator[run_pb2.Run]:
-        """All runs that fit, newest first, fetched page by page as you iterate. Naive times are in UTC."""
+        """All runs that fit, newest first, fetched page by page as you iterate. Naive times are in UTC.
+
+        Runs of more than 4 KiB come without what `Run.omitted` names; `get_run` has it."""
         request = requests.list_runs(
             agent_id=agent_id,
             states=states,

@@ -9,6 +9,9 @@ from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import Json, from_struct, from_value
 
 _UNSET = run_pb2.RUN_STATE_UNSPECIFIED
+_COUNTED = tuple(field.name for field in run_pb2.Usage.DESCRIPTOR.fields)
+_MOST = 2**63 - 1
+"""What a field of Usage holds."""
 
 
 @dataclass(slots=True)
@@ -49,6 +52,8 @@ class Step:
     usage: run_pb2.Usage = field(default_factory=run_pb2.Usage)
     _text: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
+    _places: dict[str, int] = field(default_factory=dict)
+    """Of the tool calls in `tool_calls`, by id."""
 
     @property
     def text(self) -> str:
@@ -114,11 +119,14 @@ class Fold:
     """Keeps a RunView up to date, one event at a time.
 
     Obeys the supersede rule: a step that begins again starts empty, and so does a run. An event at or below the
-    last sequence changes nothing, so that an event given twice counts once.
+    last sequence changes nothing, so that an event given twice counts once. What an event costs does not depend on how
+    many there were. The view keeps all text of the run.
     """
 
     def __init__(self) -> None:
         self.view = RunView()
+        self._used = dict.fromkeys(_COUNTED, 0)
+        """By the steps that are finished, kept as sums."""
 
     def add(self, event: run_event_pb2.RunEvent) -> RunView:
         """Takes the next event; returns the view, which is the same object every time."""
@@ -130,6 +138,8 @@ class Fold:
         payload = event.WhichOneof("payload")
         if payload in _OF_RUN:
             _OF_RUN[payload](view, event)
+            if payload == "run_started":
+                self._used = dict.fromkeys(_COUNTED, 0)
         elif payload in _OF_STEP:
             self._add_to_step(event, payload)
         return view
@@ -140,12 +150,21 @@ class Fold:
             view.state = run_pb2.RUN_STATE_RUNNING
         step = view.steps.get(event.step)
         if step is None or payload == "step_started":
+            if step is not None:
+                self._count(step.usage, -1)
             step = view.steps[event.step] = Step(event.step, event.attempt)
         if event.attempt < step.attempt and event.step > 0:
             return
+        if payload == "step_finished":
+            self._count(step.usage, -1)
         _OF_STEP[payload](step, event)
         if payload == "step_finished":
-            _sum_usage(view)
+            self._count(step.usage, 1)
+            view.usage = run_pb2.Usage(**{name: min(used, _MOST) for name, used in self._used.items()})
+
+    def _count(self, usage: run_pb2.Usage, times: int) -> None:
+        for name in _COUNTED:
+            self._used[name] += times * getattr(usage, name)
 
 
 def fold(events: Iterable[run_event_pb2.RunEvent]) -> RunView:
@@ -196,20 +215,17 @@ def _reasoning(step: Step, event: run_event_pb2.RunEvent) -> None:
 def _tool_call_started(step: Step, event: run_event_pb2.RunEvent) -> None:
     started = event.tool_call_started
     call = ToolCall(started.tool_call_id, started.tool_name, from_value(started.arguments))
-    place = next((i for i, each in enumerate(step.tool_calls) if each.tool_call_id == call.tool_call_id), None)
-    if place is None:
-        step.tool_calls.append(call)
-    else:
-        # A tool that is executed again after a crash begins again under the same id.
-        step.tool_calls[place] = call
+    place = step._places.setdefault(call.tool_call_id, len(step.tool_calls))
+    # A tool that is executed again after a crash begins again under the same id, and takes the place it had.
+    step.tool_calls[place : place + 1] = [call]
 
 
 def _tool_call_finished(step: Step, event: run_event_pb2.RunEvent) -> None:
     done = event.tool_call_finished
-    call = next((each for each in step.tool_calls if each.tool_call_id == done.tool_call_id), None)
-    if call is None:
-        call = ToolCall(done.tool_call_id, done.tool_name)
-        step.tool_calls.append(call)
+    place = step._places.setdefault(done.tool_call_id, len(step.tool_calls))
+    if place == len(step.tool_calls):
+        step.tool_calls.append(ToolCall(done.tool_call_id, done.tool_name))
+    call = step.tool_calls[place]
     call.result, call.outcome = from_value(done.result), done.outcome
 
 
@@ -220,16 +236,6 @@ def _step_finished(step: Step, event: run_event_pb2.RunEvent) -> None:
 
 def _custom(step: Step, event: run_event_pb2.RunEvent) -> None:
     step.custom.append(Custom(event.custom.type, from_struct(event.custom.data)))
-
-
-def _sum_usage(view: RunView) -> None:
-    total = run_pb2.Usage()
-    for step in view.steps.values():
-        total.requests += step.usage.requests
-        total.input_tokens += step.usage.input_tokens
-        total.output_tokens += step.usage.output_tokens
-        total.tool_calls += step.usage.tool_calls
-    view.usage = total
 
 
 _OF_RUN = {

@@ -16,6 +16,6 @@ end
 redis.call('ZREM', prefix .. 'due:' .. head.queue, topic)
 redis.call('ZREM', prefix .. 'suspects:' .. head.queue, topic)
 redis.call('ZREM', prefix .. 'ends', end_place(topic, head, names))
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 redis.call('PUBLISH', prefix .. 'live:' .. topic, '')
 return 1

@@ -6,18 +6,18 @@
 --       6 entry ('' without events)
 --       and, unless all of these are at their defaults:
 --       7 due_in, 8 progress ('1'), 9 retention, 10 tombstone, 11 new epoch ('' unless create), 12 queue,
---       13..17 how many indexes, puts, puts_once, deletes and messages follow: name; name, value; name, value; name;
---       queue, body
+--       13..18 how many indexes, puts, puts_once, deletes, messages and leaves follow: name; name, value; name, value;
+--       name; queue, body; name
 -- Returns {'ok', now, head}, or a refusal: {'exists'}, {'not_found'}, {'expired', final}, {'fenced', attempt},
 -- {'unclaimed', attempt}, {'closed', final}, {'hole', last}, {'field', name, value}.
 
 local prefix, topic, attempt, token, schedule, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local epoch, progress = '', false
 local none = {}
-local indexes, puts, puts_once, deletes, messages = none, none, none, none, none
+local indexes, puts, puts_once, deletes, messages, leaves = none, none, none, none, none, none
 if #ARGV > 6 then
   epoch, progress = ARGV[11], ARGV[8] == '1'
-  local rest = 18
+  local rest = 19
   -- The places in ARGV of the next `count` things, each `width` arguments wide.
   local function places(count, width)
     local found = {}
@@ -28,7 +28,7 @@ if #ARGV > 6 then
     return found
   end
   indexes, puts, puts_once = places(ARGV[13], 1), places(ARGV[14], 2), places(ARGV[15], 2)
-  deletes, messages = places(ARGV[16], 1), places(ARGV[17], 2)
+  deletes, messages, leaves = places(ARGV[16], 1), places(ARGV[17], 2), places(ARGV[18], 1)
 end
 
 -- Checks
@@ -90,12 +90,26 @@ end
 
 local due -- nil: as it is; false: never; or a time
 if epoch ~= '' then
-  local names = {}
-  for n, i in ipairs(indexes) do
-    names[n] = ARGV[i]
-  end
   for name, value in pairs(head) do
     set(name, value)
+  end
+end
+if #indexes + #leaves > 0 then
+  local known = epoch == '' and redis.call('HGET', KEYS[1], 'indexes') or ''
+  local names, left = {}, {}
+  for _, i in ipairs(indexes) do
+    names[#names + 1] = ARGV[i]
+  end
+  for _, name in ipairs(names) do
+    left[name] = true
+  end
+  for _, i in ipairs(leaves) do
+    left[ARGV[i]] = true
+  end
+  for name in string.gmatch(known, '[^%z]+') do
+    if not left[name] then
+      names[#names + 1] = name
+    end
   end
   set('indexes', table.concat(names, '\0'))
 end
@@ -162,6 +176,9 @@ end
 for _, i in ipairs(indexes) do
   touched[#touched + 1] = prefix .. 'index:' .. ARGV[i]
 end
+for _, i in ipairs(leaves) do
+  touched[#touched + 1] = prefix .. 'index:' .. ARGV[i]
+end
 for _, i in ipairs(messages) do
   touched[#touched + 1] = prefix .. 'messages:' .. ARGV[i]
 end
@@ -176,7 +193,7 @@ end
 
 if epoch ~= '' then
   redis.call('HSET', KEYS[1], 'epoch', epoch)
-  redis.call('DEL', KEYS[2], KEYS[3]) -- what a lost head may have left
+  redis.call('UNLINK', KEYS[2], KEYS[3]) -- what a lost head may have left
 end
 if first then
   redis.call('XADD', KEYS[2], last .. '-0', 'entry', entry)
@@ -191,6 +208,9 @@ end
 for _, i in ipairs(puts_once) do
   redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
+for _, i in ipairs(leaves) do
+  redis.call('ZREM', prefix .. 'index:' .. ARGV[i], topic)
+end
 for _, i in ipairs(indexes) do
   redis.call('ZADD', prefix .. 'index:' .. ARGV[i], head.create_time, topic)
 end
@@ -204,14 +224,13 @@ for _, i in ipairs(messages) do
   redis.call('XADD', prefix .. 'messages:' .. ARGV[i], '*', 'body', ARGV[i + 1])
 end
 if final ~= 0 then
-  local gone = end_of(tonumber(head.expire_time) + tonumber(ARGV[10]))
-  redis.call('PEXPIREAT', KEYS[2], end_of(tonumber(head.expire_time)))
-  redis.call('PEXPIREAT', KEYS[3], end_of(tonumber(head.expire_time)))
-  redis.call('PEXPIREAT', KEYS[1], gone)
-  local names = redis.call('HGET', KEYS[1], 'indexes')
-  if names and names ~= '' then
-    redis.call('ZADD', prefix .. 'ends', digits((gone + 1) * 1000), end_place(topic, head, names))
-  end
+  -- `sweep` removes log and fields aside of other work. This is for a store that nobody sweeps.
+  local expire = tonumber(head.expire_time)
+  redis.call('PEXPIREAT', KEYS[2], end_of(expire + SWEPT))
+  redis.call('PEXPIREAT', KEYS[3], end_of(expire + SWEPT))
+  redis.call('PEXPIREAT', KEYS[1], end_of(expire + tonumber(ARGV[10])))
+  local names = redis.call('HGET', KEYS[1], 'indexes') or ''
+  redis.call('ZADD', prefix .. 'ends', head.expire_time, end_place(topic, head, names))
 end
 
 -- Who is told

@@ -60,7 +60,7 @@ local function hold(head, lease)
   head.suspect = head.losses + 1 >= SUSPECT_LOSSES and '1' or '0'
 end
 
--- Whether the retention of a closed log has passed. Its log and fields end by themselves, a moment later.
+-- Whether the retention of a closed log has passed. Its log and fields are swept away a moment later.
 local function expired(head)
   return head.final ~= '0' and now >= tonumber(head.expire_time)
 end
@@ -72,6 +72,9 @@ local function visible(head)
     expired(head) and 1 or 0,
   }
 end
+
+-- How long after its retention a log ends by itself, where nobody sweeps.
+local SWEPT = 60 * 1000000
 
 -- The time, in milliseconds, at which Redis removes what must not be seen from `time` on.
 local function end_of(time)

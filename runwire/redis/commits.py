@@ -31,18 +31,19 @@ def words_of(prefix: str, commit: Commit, schedule: str = "") -> Sequence[Word]:
     attempt: Word = "" if commit.attempt is None else commit.attempt
     words: list[Word] = [prefix, commit.topic, attempt, commit.token, schedule or commit.schedule.value, pack(commit)]
     groups = (
-        tuple(dict.fromkeys(commit.indexes)) if commit.create else (),
+        tuple(dict.fromkeys(commit.indexes)),
         tuple(word for pair in commit.puts.items() for word in pair),
         tuple(word for pair in commit.puts_once.items() for word in pair),
         tuple(commit.deletes),
         tuple(word for message in commit.messages for word in (message.queue, message.body)),
+        tuple(dict.fromkeys(name for name in commit.leaves if name not in commit.indexes)),
     )
     if not (commit.create or commit.progress or commit.final or commit.due_in or any(groups)):
         return words
     words += (microseconds(commit.due_in), int(commit.progress))
     words += (microseconds(commit.retention), microseconds(commit.tombstone))
     words += (secrets.token_hex(8) if commit.create else "", commit.queue)
-    words += (len(group) // width for group, width in zip(groups, (1, 2, 2, 1, 2), strict=True))
+    words += (len(group) // width for group, width in zip(groups, (1, 2, 2, 1, 2, 1), strict=True))
     words += (word for group in groups for word in group)
     return words
 

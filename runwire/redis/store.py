@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Final
 
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import (
     MAX_RECEIVE_BYTES,
+    MAX_SCAN_LOOKS,
     Claim,
     Commit,
     Committed,
@@ -17,20 +20,29 @@ from runwire.pubsub import (
     LeaseState,
     Page,
     PubSub,
+    Scan,
     Stored,
 )
 from runwire.redis.channels import Channels
 from runwire.redis.client import Client, Lane
 from runwire.redis.commits import not_found, refusal_of, repeatable, words_of
 from runwire.redis.doorbells import Doorbells
-from runwire.redis.link import Word
+from runwire.redis.link import Reply, Word
 from runwire.redis.live import RedisPubSub
 from runwire.redis.messages import Messages
 from runwire.redis.records import ENTRY_HEADER_BYTES, fields_of, head_of, microseconds, page_of, seconds, understood
-from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, READ, SCAN, SWEEP, TRIM
+from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, LISTED, READ, SCAN, SWEEP, TRIM
 from runwire.redis.shards import Shards, all_at_once
 from runwire.redis.work import Wanted, Work
+from runwire.scan import Place, newest
 from runwire.topic import entry_of, validate
+
+_SCAN_ROUNDS: Final = 4
+"""How often the shards are asked for a page, where their shares of it differ much, little is found, or some of it is
+expired and not swept yet."""
+_SWEEP_TOPICS: Final = 100
+_TRIM_ENTRIES: Final = 32
+"""Of one script, while the server does nothing else."""
 
 
 class RedisStore:
@@ -90,7 +102,12 @@ class RedisStore:
 
     async def trim(self, topic: str, before: int) -> None:
         names = (self._shards.head(topic), self._shards.log(topic))
-        await self._client.run(TRIM, self._shards.of(topic), names, (before, self._shards.live(topic)))
+        words = (before, self._shards.live(topic), _TRIM_ENTRIES)
+        trimmed = _TRIM_ENTRIES
+        while trimmed >= _TRIM_ENTRIES:
+            reply = await self._client.run(TRIM, self._shards.of(topic), names, words)
+            with understood():
+                trimmed = int(reply)
 
     async def clear(self, topic: str) -> None:
         shards = self._shards
@@ -117,29 +134,60 @@ class RedisStore:
         self,
         index: str,
         *,
+        also: Sequence[str] = (),
         fields: Sequence[str],
         before: tuple[float, str] | None = None,
         since: float = 0.0,
         limit: int = 100,
-    ) -> Sequence[Stored]:
+    ) -> Scan:
+        found: list[Stored] = []
+        lists = tuple(dict.fromkeys((index, *also)))
+        for _ in range(_SCAN_ROUNDS):
+            places, before = await self._places(lists, before, since, limit - len(found))
+            found += await self._listed([topic for _, topic in places], fields)
+            if before is None or len(found) == limit:
+                break
+        return Scan(found, before)
+
+    async def _places(
+        self, lists: Sequence[str], before: Place | None, since: float, limit: int
+    ) -> tuple[Sequence[Place], Place | None]:
+        """Asks every shard, at once, for its share of a page and a little more."""
+        share = limit / len(self._shards)
+        part = min(limit, math.ceil(share + 3 * math.sqrt(share)))
+        looks = max(part, MAX_SCAN_LOOKS // (_SCAN_ROUNDS * len(self._shards)))
         bound: tuple[Word, Word] = (microseconds(before[0]), before[1]) if before else ("", "")
         replies = await all_at_once(
             self._client.ask(
                 SCAN,
                 shard,
-                (f"{self._shards.prefix(shard)}index:{index}",),
-                (self._shards.prefix(shard), microseconds(since), *bound, limit, *fields),
+                [f"{self._shards.prefix(shard)}index:{name}" for name in lists],
+                (microseconds(since), *bound, part, looks),
             )
             for shard in self._shards
         )
         with understood():
-            found = [
-                Stored(topic.decode(), head_of(head), fields_of(pairs))
-                for reply in replies
-                for topic, head, pairs in reply
-            ]
-        found.sort(key=lambda stored: (stored.head.create_time, stored.topic), reverse=True)
-        return found[:limit]
+            return newest([_places_of(reply) for reply in replies], limit)
+
+    async def _listed(self, topics: Sequence[str], fields: Sequence[str]) -> Sequence[Stored]:
+        """Heads and fields, in this order, of the topics that are there and not expired."""
+        shards = self._shards.by_shard(topics)
+        replies = await all_at_once(
+            self._client.ask(
+                LISTED,
+                shard,
+                [key(topics[i]) for key in (self._shards.head, self._shards.fields) for i in places],
+                fields,
+            )
+            for shard, places in shards.items()
+        )
+        found: dict[int, Stored] = {}
+        with understood():
+            for places, reply in zip(shards.values(), replies, strict=True):
+                for i, values in zip(places, reply, strict=True):
+                    if values:
+                        found[i] = Stored(topics[i], head_of(values[0]), fields_of(values[1]))
+        return [found[i] for i in sorted(found)]
 
     async def sweep(self, limit: int = 1000) -> int:
         removed = 0
@@ -148,8 +196,9 @@ class RedisStore:
             if removed >= limit:
                 break
             prefix = self._shards.prefix(shard)
+            part = min(limit - removed, _SWEEP_TOPICS)
             try:
-                reply = await self._client.ask(SWEEP, shard, (f"{prefix}ends",), (prefix, limit - removed))
+                reply = await self._client.ask(SWEEP, shard, (f"{prefix}ends",), (prefix, part))
                 with understood():
                     removed += int(reply)
             except StoreUnavailable as error:
@@ -197,3 +246,10 @@ class RedisStore:
 
     async def backlog(self, queue: str) -> int:
         return await self._messages.backlog(queue)
+
+
+def _places_of(reply: Reply) -> tuple[Sequence[Place], Place | None]:
+    """What lua/scan.lua returned."""
+    end, *flat = reply
+    places = [(seconds(flat[i]), flat[i + 1].decode()) for i in range(0, len(flat), 2)]
+    return places, (seconds(end[0]), end[1].decode()) if end else None

@@ -34,6 +34,9 @@ before name the columns that they use, and go on beside this one."""
 _SYNCHRONOUS: Final = ("normal", "full")
 _STARTING_SECONDS: Final = 0.02
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+_CHECKPOINT_PAGES: Final = 1000
+"""Of the log beside the file, after which a commit brings it into the file. SQLite's own default, also where a
+distribution has changed it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ class Database:
         )
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        # Builds of distributions overwrite what is deleted with zeros: to forget a run would write as much as the run.
+        connection.execute("PRAGMA secure_delete = OFF")
         connection.execute(f"PRAGMA busy_timeout = {int(busy_seconds * 1000)}")
         return connection
 

@@ -24,6 +24,7 @@ from runwire.pubsub import (
     LeaseState,
     Page,
     PubSub,
+    Scan,
     Stored,
 )
 from runwire.sqlite import tables
@@ -131,7 +132,8 @@ class SqliteStore:
         return await self._reader.read(lambda connection, now: tables.heads(connection, now, topics))
 
     async def trim(self, topic: str, before: int) -> None:
-        await self._writer.write(lambda tx: tables.trim(tx, topic, before))
+        while await self._writer.write(lambda tx: tables.trim(tx, topic, before)):
+            pass
 
     async def clear(self, topic: str) -> None:
         await self._writer.write(lambda tx: tables.forget(tx, topic))
@@ -148,13 +150,15 @@ class SqliteStore:
         self,
         index: str,
         *,
+        also: Sequence[str] = (),
         fields: Sequence[str],
         before: tuple[float, str] | None = None,
         since: float = 0.0,
         limit: int = 100,
-    ) -> Sequence[Stored]:
+    ) -> Scan:
+        lists = tuple(dict.fromkeys((index, *also)))
         return await self._reader.read(
-            lambda connection, now: tables.scan(connection, now, index, fields, before, since, limit)
+            lambda connection, now: tables.scan(connection, now, lists, fields, before, since, limit)
         )
 
     # Work

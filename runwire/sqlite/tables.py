@@ -6,17 +6,19 @@ transaction as it was, and what others do in the same transaction is not touched
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import chain, islice
-from typing import Final
+from typing import Final, TypeVar
 
 from runwire.bell import Waited, messages_in, work_in
 from runwire.errors import EventsLost, FieldExists, RunNotFound, TopicExists
 from runwire.pubsub import (
+    MAX_SCAN_LOOKS,
     Claim,
     Commit,
     Committed,
@@ -26,12 +28,26 @@ from runwire.pubsub import (
     Lease,
     LeaseState,
     Page,
+    Scan,
     Schedule,
     Stored,
 )
 from runwire.topic import Topic, entry_of
 
+T = TypeVar("T")
+
 _NOTICE_SECONDS: Final = 60.0
+_FORGET_ROWS: Final = 1000
+_FORGET_BYTES: Final = 1024 * 1024
+"""After so many bytes of events and fields a transaction that forgets ends: commits wait for a few milliseconds."""
+_MOST_DELETES: Final = 100
+"""Fields that the last commit of a log deletes by itself. Where there are more it leaves all to the sweep."""
+_LEFT: Final = "\0left/"
+"""Begins the names of fields that tell of those which the last commit deleted, and which are there until they are
+swept away."""
+_FORGOTTEN: Final = "\0"
+"""Begins the name of a topic that was cleared and is not swept yet. No caller's topic has such a name."""
+_NEVER: Final = float("inf")
 _MOST_PARAMETERS: Final = 500
 """How many values one statement takes; SQLite's own limit was 999 for long."""
 
@@ -95,6 +111,7 @@ def commit(tx: Transaction, commit: Commit) -> Committed:
         was_suspect = topic.suspect
         topic.apply(commit, tx.now)
         topic_id = _update(tx, commit, row, was_suspect) if row else _insert(tx, commit, topic)
+        _write_places(tx, topic_id, commit, topic)
         _write_entry(tx, topic_id, commit, entry)
         _write_fields(tx, topic_id, commit)
         _send(tx, commit)
@@ -121,10 +138,6 @@ def _insert(tx: Transaction, commit: Commit, topic: Topic) -> int:
         (commit.topic, *_values(topic), topic.expire_time or None),
     ).lastrowid
     assert topic_id is not None
-    tx.connection.executemany(
-        "INSERT INTO places (list, create_time, topic, topic_id) VALUES (?, ?, ?, ?)",
-        [(index, topic.create_time, commit.topic, topic_id) for index in dict.fromkeys(commit.indexes)],
-    )
     return topic_id
 
 
@@ -186,6 +199,19 @@ def _update(tx: Transaction, commit: Commit, row: Row, was_suspect: bool) -> int
     return row.id
 
 
+def _write_places(tx: Transaction, topic_id: int, commit: Commit, topic: Topic) -> None:
+    for name in commit.leaves:
+        tx.connection.execute(
+            "DELETE FROM places WHERE list = ? AND create_time = ? AND topic = ?",
+            (name, topic.create_time, commit.topic),
+        )
+    for name in commit.indexes:
+        tx.connection.execute(
+            "INSERT OR IGNORE INTO places (list, create_time, topic, topic_id) VALUES (?, ?, ?, ?)",
+            (name, topic.create_time, commit.topic, topic_id),
+        )
+
+
 def _write_entry(tx: Transaction, topic_id: int, commit: Commit, entry: Entry | None) -> None:
     if entry is None:
         return
@@ -198,13 +224,29 @@ def _write_entry(tx: Transaction, topic_id: int, commit: Commit, entry: Entry | 
 
 
 def _write_fields(tx: Transaction, topic_id: int, commit: Commit) -> None:
-    for name in commit.deletes:
-        tx.connection.execute("DELETE FROM fields WHERE topic_id = ? AND name = ?", (topic_id, name))
+    if commit.final and len(commit.deletes) > _MOST_DELETES:
+        # The journal of a long run: what others commit in this transaction would wait until all of it is gone.
+        left = [name for name in commit.deletes if name not in commit.puts and name not in commit.puts_once]
+        for number, some in enumerate(_chunks(left)):
+            _put(tx, topic_id, f"{_LEFT}{number}", json.dumps(list(some)).encode())
+        tx.connection.execute("UPDATE topics SET sweep_time = ? WHERE id = ?", (tx.now, topic_id))
+    else:
+        _delete(tx, topic_id, commit.deletes)
     for puts in (commit.puts, commit.puts_once):
         for name, value in puts.items():
-            tx.connection.execute(
-                "INSERT OR REPLACE INTO fields (topic_id, name, value) VALUES (?, ?, ?)", (topic_id, name, value)
-            )
+            _put(tx, topic_id, name, value)
+
+
+def _put(tx: Transaction, topic_id: int, name: str, value: bytes) -> None:
+    tx.connection.execute(
+        "INSERT OR REPLACE INTO fields (topic_id, name, value) VALUES (?, ?, ?)", (topic_id, name, value)
+    )
+
+
+def _delete(tx: Transaction, topic_id: int, names: Sequence[str]) -> None:
+    tx.connection.executemany(
+        "DELETE FROM fields WHERE topic_id = ? AND name = ?", [(topic_id, name) for name in names]
+    )
 
 
 def _send(tx: Transaction, commit: Commit) -> None:
@@ -256,8 +298,7 @@ def _lost(topic: str, sequence: int) -> EventsLost:
 def heads(connection: sqlite3.Connection, now: float, topics: Sequence[str]) -> list[Head | None]:
     found: dict[str, Topic] = {}
     for some in _chunks(topics):
-        marks = ", ".join("?" * len(some))
-        rows = connection.execute(f"SELECT topic, {_TOPIC} FROM topics WHERE topic IN ({marks})", some)
+        rows = connection.execute(f"SELECT topic, {_TOPIC} FROM topics WHERE topic IN ({_marks(some)})", some)
         found.update((row[0], Topic(*row[1:])) for row in rows)
     return [topic.head(now) if (topic := found.get(name)) and not topic.gone(now) else None for name in topics]
 
@@ -271,38 +312,85 @@ def get(connection: sqlite3.Connection, now: float, topic: str, fields: Sequence
 
 
 def _fields(connection: sqlite3.Connection, topic_id: int, names: Sequence[str] | None) -> Mapping[str, bytes]:
-    if names is None:
-        return dict(connection.execute("SELECT name, value FROM fields WHERE topic_id = ?", (topic_id,)))
     found: dict[str, bytes] = {}
-    for some in _chunks(names):
-        marks = ", ".join("?" * len(some))
-        statement = f"SELECT name, value FROM fields WHERE topic_id = ? AND name IN ({marks})"
+    if names is None:
+        found.update(connection.execute("SELECT name, value FROM fields WHERE topic_id = ?", (topic_id,)))
+    for some in _chunks(names or ()):
+        statement = f"SELECT name, value FROM fields WHERE topic_id = ? AND name IN ({_marks(some)})"
         found.update(connection.execute(statement, (topic_id, *some)))
+    for part, gone in _left(connection, topic_id):
+        for name in (part, *gone):
+            found.pop(name, None)
     return found
 
 
 def scan(
     connection: sqlite3.Connection,
     now: float,
-    index: str,
+    lists: Sequence[str],
     fields: Sequence[str],
     before: tuple[float, str] | None,
     since: float,
     limit: int,
-) -> list[Stored]:
-    below = "AND (p.create_time, p.topic) < (?, ?)" if before else ""
-    rows = connection.execute(
-        f"SELECT p.topic, p.topic_id, {', '.join('t.' + column for column in _TOPIC.split(', '))}"
-        " FROM places p JOIN topics t ON t.id = p.topic_id"
-        f" WHERE p.list = ? AND p.create_time >= ? AND (t.final = 0 OR t.tombstone_time > ?) {below}"
-        " ORDER BY p.create_time DESC, p.topic DESC LIMIT ?",
-        (index, since, now, *(before or ()), limit),
-    ).fetchall()
+) -> Scan:
     found: list[Stored] = []
-    for name, topic_id, *values in rows:
-        head = Topic(*values).head(now)
-        found.append(Stored(name, head, {} if head.expired else _fields(connection, topic_id, fields)))
-    return found
+    places = _common(connection, lists, before, since)
+    for create_time, name, topic_id in islice(places, max(limit, MAX_SCAN_LOOKS)):
+        before = (create_time, name)
+        if topic_id is None:
+            continue
+        topic = Topic(*connection.execute(f"SELECT {_TOPIC} FROM topics WHERE id = ?", (topic_id,)).fetchone())
+        if not topic.expired(now):
+            found.append(Stored(name, topic.head(now), _fields(connection, topic_id, fields)))
+            if len(found) == limit:
+                return Scan(found, before)
+    return Scan(found, before if next(places, None) else None)
+
+
+def _common(
+    connection: sqlite3.Connection, lists: Sequence[str], before: tuple[float, str] | None, since: float
+) -> Iterator[tuple[float, str, int | None]]:
+    """Places that are in all lists, as (create_time, topic, topic id), newest first. Without an id: one that is not,
+    and was only passed.
+
+    Each list in turn is asked for its newest place that is not above the place reached, so that what lies between is
+    never looked at, and the list with the fewest sets the pace.
+    """
+    at, below = before or (_NEVER, ""), "<"
+    if len(lists) == 1:
+        yield from _places(connection, lists[0], below, at, since)
+        return
+    while place := _place(connection, lists[0], below, at, since):
+        for other in lists[1:]:
+            there = _place(connection, other, "<=", place[:2], since)
+            if there is None:
+                return
+            if there[:2] != place[:2]:
+                yield *place[:2], None
+                at, below = there[:2], "<="
+                break
+        else:
+            yield place
+            at, below = place[:2], "<"
+
+
+def _place(
+    connection: sqlite3.Connection, name: str, below: str, at: tuple[float, str], since: float
+) -> tuple[float, str, int] | None:
+    """The newest of `_places`."""
+    return next(_places(connection, name, below, at, since), None)
+
+
+def _places(
+    connection: sqlite3.Connection, name: str, below: str, at: tuple[float, str], since: float
+) -> Iterator[tuple[float, str, int]]:
+    """The places of a list, from `at` on down. They are looked up as they are asked for."""
+    return connection.execute(
+        "SELECT create_time, topic, topic_id FROM places"
+        f" WHERE list = ? AND create_time >= ? AND (create_time, topic) {below} (?, ?)"
+        " ORDER BY create_time DESC, topic DESC",
+        (name, since, *at),
+    )
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -312,26 +400,53 @@ def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
 # Forgetting
 
 
-def trim(tx: Transaction, topic: str, before: int) -> None:
+def trim(tx: Transaction, topic: str, before: int) -> bool:
+    """Forgets the oldest entries, as many as one transaction may. Whether there may be more."""
     row = _load(tx.connection, topic, tx.now)
     if row is None:
-        return
-    dropped = tx.connection.execute("DELETE FROM entries WHERE topic_id = ? AND last < ?", (row.id, before)).rowcount
+        return False
+    oldest = tx.connection.execute(
+        "SELECT id, length(body) FROM entries WHERE topic_id = ? AND last < ? ORDER BY last LIMIT ?",
+        (row.id, before, _FORGET_ROWS),
+    )
+    dropped = _within(oldest, _FORGET_BYTES)
     if not dropped:
-        return
-    (first,) = tx.connection.execute("SELECT min(first) FROM entries WHERE topic_id = ?", (row.id,)).fetchone()
-    earliest = row.topic.last + 1 if first is None else first
+        return False
+    tx.connection.executemany("DELETE FROM entries WHERE id = ?", [(entry_id,) for entry_id, _ in dropped])
+    found = tx.connection.execute(
+        "SELECT first FROM entries WHERE topic_id = ? ORDER BY last LIMIT 1", (row.id,)
+    ).fetchone()
+    earliest = found[0] if found else row.topic.last + 1
     tx.connection.execute("UPDATE topics SET earliest = ? WHERE id = ?", (earliest, row.id))
     _notify(tx, topic)
+    return True
+
+
+def _within(rows: Iterable[tuple[T, int]], max_bytes: int) -> list[tuple[T, int]]:
+    """Of rows and their sizes the first ones, until they have so many bytes together."""
+    found: list[tuple[T, int]] = []
+    for row in rows:
+        found.append(row)
+        max_bytes -= row[1]
+        if max_bytes <= 0:
+            break
+    return found
 
 
 def forget(tx: Transaction, topic: str) -> None:
-    """Removes everything of the topic, a tombstone too."""
+    """Removes everything of the topic, a tombstone too.
+
+    Its name and its places go at once, its events and fields with the next sweeps: however long it is, nobody waits.
+    """
     found = tx.connection.execute("SELECT id FROM topics WHERE topic = ?", (topic,)).fetchone()
     if found is None:
         return
-    for table, column in (("entries", "topic_id"), ("fields", "topic_id"), ("places", "topic_id"), ("topics", "id")):
-        tx.connection.execute(f"DELETE FROM {table} WHERE {column} = ?", found)
+    tx.connection.execute("DELETE FROM places WHERE topic_id = ?", found)
+    tx.connection.execute(
+        "UPDATE topics SET topic = ?, final = 1, due = NULL, leased = 0, expire_time = 0, tombstone_time = 0,"
+        " sweep_time = 0 WHERE id = ?",
+        (f"{_FORGOTTEN}{found[0]}", *found),
+    )
     _notify(tx, topic)
 
 
@@ -342,34 +457,96 @@ def _notify(tx: Transaction, topic: str) -> None:
 
 
 def sweep(tx: Transaction, limit: int) -> int:
-    tx.connection.execute("DELETE FROM notices WHERE create_time < ?", (tx.now - _NOTICE_SECONDS,))
+    """Removes up to `limit` rows, and about as many bytes as one transaction may."""
+    oldest = "SELECT id, create_time FROM notices ORDER BY id LIMIT ?"
+    tx.connection.execute(
+        f"DELETE FROM notices WHERE id IN (SELECT id FROM ({oldest}) WHERE create_time < ?)",
+        (limit, tx.now - _NOTICE_SECONDS),
+    )
     due = tx.connection.execute(
-        "SELECT id, topic, tombstone_time FROM topics WHERE sweep_time <= ? ORDER BY sweep_time LIMIT ?",
+        "SELECT id, topic, expire_time, tombstone_time FROM topics WHERE sweep_time <= ? ORDER BY sweep_time LIMIT ?",
         (tx.now, limit),
     ).fetchall()
-    removed = 0
-    for topic_id, name, tombstone_time in due:
-        if removed >= limit:
+    removed, room = 0, _FORGET_BYTES
+    for topic_id, name, expire_time, tombstone_time in due:
+        if removed >= limit or room <= 0:
             break
         # A long log goes in several sweeps, so that no transaction is long.
-        removed += tx.connection.execute(
-            "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE topic_id = ? LIMIT ?)",
-            (topic_id, limit - removed),
-        ).rowcount
-        if removed < limit:
+        expired = expire_time <= tx.now
+        rows, size = (_empty if expired else _drop_left)(tx, topic_id, limit - removed, room)
+        removed += rows
+        room -= size
+        if removed >= limit or room <= 0:
+            continue
+        if expired:
+            removed += 1 + _end(tx, topic_id, name, tombstone_time)
+        else:
             removed += 1
-            _end(tx, topic_id, name, tombstone_time)
+            tx.connection.execute("UPDATE topics SET sweep_time = expire_time WHERE id = ?", (topic_id,))
     return removed
 
 
-def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> None:
-    """Leaves the tombstone, or nothing if that has had its time too."""
+def _drop_left(tx: Transaction, topic_id: int, limit: int, max_bytes: int) -> tuple[int, int]:
+    """Removes fields that the last commit deleted, within both bounds. How many, and their bytes."""
+    rows = size = 0
+    for part, names in _left(tx.connection, topic_id):
+        statement = f"SELECT name, length(value) FROM fields WHERE topic_id = ? AND name IN ({_marks(names)})"
+        sizes = tx.connection.execute(statement, (topic_id, *names))
+        dropped = _within(islice(sizes, limit - rows), max_bytes - size)
+        sizes.close()
+        _delete(tx, topic_id, [name for name, _ in dropped])
+        rows += len(dropped)
+        size += sum(size for _, size in dropped)
+        if rows >= limit or size >= max_bytes:
+            break
+        _delete(tx, topic_id, [part])
+    return rows, size
+
+
+def _left(connection: sqlite3.Connection, topic_id: int) -> list[tuple[str, list[str]]]:
+    """Names of fields that the last commit deleted and that are there still, by the fields that tell of them."""
+    told = connection.execute(
+        "SELECT name, value FROM fields WHERE topic_id = ? AND name > ? AND name < ?",
+        (topic_id, _LEFT, _LEFT + "~"),
+    )
+    return [(part, json.loads(names)) for part, names in told]
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _empty(tx: Transaction, topic_id: int, limit: int, max_bytes: int) -> tuple[int, int]:
+    """Removes events and fields of a topic, within both bounds. How many rows, and their bytes."""
+    entries = tx.connection.execute(
+        "SELECT id, length(body) FROM entries WHERE topic_id = ? ORDER BY last LIMIT ?", (topic_id, limit)
+    )
+    dropped = _within(entries, max_bytes)
+    tx.connection.executemany("DELETE FROM entries WHERE id = ?", [(entry_id,) for entry_id, _ in dropped])
+    rows, size = len(dropped), sum(size for _, size in dropped)
+    if rows == limit or size >= max_bytes:
+        return rows, size
+    fields = tx.connection.execute(
+        "SELECT name, length(value) FROM fields WHERE topic_id = ? ORDER BY name LIMIT ?", (topic_id, limit - rows)
+    )
+    named = _within(fields, max_bytes - size)
+    tx.connection.executemany(
+        "DELETE FROM fields WHERE topic_id = ? AND name = ?", [(topic_id, name) for name, _ in named]
+    )
+    return rows + len(named), size + sum(size for _, size in named)
+
+
+def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> int:
+    """Leaves the tombstone of an empty topic, in no list, or nothing if that has had its time too. How many lists it
+    was in."""
+    left = tx.connection.execute("DELETE FROM places WHERE topic_id = ?", (topic_id,)).rowcount
     if tombstone_time <= tx.now:
-        forget(tx, name)
-        return
-    tx.connection.execute("DELETE FROM fields WHERE topic_id = ?", (topic_id,))
-    tx.connection.execute("UPDATE topics SET sweep_time = tombstone_time WHERE id = ?", (topic_id,))
-    _notify(tx, name)
+        tx.connection.execute("DELETE FROM topics WHERE id = ?", (topic_id,))
+    else:
+        tx.connection.execute("UPDATE topics SET sweep_time = tombstone_time WHERE id = ?", (topic_id,))
+    if not name.startswith(_FORGOTTEN):
+        _notify(tx, name)
+    return left
 
 
 # Work

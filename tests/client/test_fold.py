@@ -177,3 +177,68 @@ def test_a_run_begun_again_starts_empty() -> None:
     log.add(attempt=2, run_started=pb.RunStarted(run_id="r", agent_id="a"))
     view = fold(log.events)
     assert (view.text, view.steps, view.run_id) == ("", {}, "r")
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 9)), max_size=40))
+def test_usage_is_the_sum_of_the_finished_steps(said: list[tuple[int, bool, int]]) -> None:
+    """However steps begin, end and begin again, what has ended is counted once, each step by its last end."""
+    log, last = Log(), {}
+    for step, ends, tokens in said:
+        last.pop(step, None)
+        if ends:
+            usage = run_pb2.Usage(requests=1, input_tokens=tokens, output_tokens=2 * tokens, tool_calls=3 * tokens)
+            log.add(attempt=1, step=step, step_finished=pb.StepFinished(usage=usage))
+            last[step] = usage
+        else:
+            log.begin(step)
+    log.begin(5)
+    log.add(attempt=1, step=5, step_finished=pb.StepFinished())
+    view = fold(log.events)
+    for name in ("requests", "input_tokens", "output_tokens", "tool_calls"):
+        assert getattr(view.usage, name) == sum(getattr(usage, name) for usage in last.values()), name
+
+
+def test_usage_beyond_what_can_be_told_is_the_most_that_can() -> None:
+    """Steps whose usage adds up to more than 64 bits are folded: the sum stays at the greatest number there is."""
+    log = Log()
+    for step in (1, 2):
+        log.add(attempt=1, step=step, step_finished=pb.StepFinished(usage=run_pb2.Usage(input_tokens=2**63 - 1)))
+    assert fold(log.events).usage.input_tokens == 2**63 - 1
+
+
+class Counting(dict[int, object]):
+    """Counts how often it is gone through."""
+
+    walks = 0
+
+    def values(self):  # type: ignore[no-untyped-def]
+        type(self).walks += 1
+        return super().values()
+
+
+def test_a_step_costs_the_same_however_many_there_were() -> None:
+    """Neither steps nor tool calls are gone through again for one more of them."""
+    folded = Fold()
+    folded.view.steps = Counting()  # type: ignore[assignment]
+    sequence = count(1)
+    for step in range(1, 5_001):
+        for payload in (
+            {"step_started": pb.StepStarted(name="s")},
+            {"tool_call_started": pb.ToolCallStarted(tool_call_id="t")},
+            {"step_finished": pb.StepFinished(usage=run_pb2.Usage(requests=1))},
+        ):
+            folded.add(pb.RunEvent(sequence=next(sequence), attempt=1, step=step, **payload))  # type: ignore[arg-type]
+    assert folded.view.usage.requests == 5_000
+    assert Counting.walks == 0
+
+
+@pytest.mark.timeout(30)
+def test_many_tool_calls_of_one_step() -> None:
+    """Thirty thousand calls of one step fold in linear time: looking for each among all would take minutes."""
+    folded = Fold()
+    for number in range(30_000):
+        start = pb.ToolCallStarted(tool_call_id=str(number), tool_name="t")
+        done = pb.ToolCallFinished(tool_call_id=str(number), outcome=pb.TOOL_CALL_OUTCOME_SUCCEEDED)
+        folded.add(pb.RunEvent(sequence=2 * number + 1, attempt=1, step=1, tool_call_started=start))
+        folded.add(pb.RunEvent(sequence=2 * number + 2, attempt=1, step=1, tool_call_finished=done))
+    assert all(call.finished for call in folded.view.tool_calls)

@@ -281,7 +281,7 @@ async def test_bytes_of_every_kind_come_back(store: Store) -> None:
     await start(store, topic, puts=values, queue="wärteschlange {1}", indexes=["ïndex:*"])
     assert await fields(store, topic) == values
     assert (await claim_one(store, "wärteschlange {1}")).fields == values
-    assert [stored.topic for stored in await store.scan("ïndex:*", fields=[])] == [topic]
+    assert [stored.topic for stored in (await store.scan("ïndex:*", fields=[])).found] == [topic]
 
 
 async def test_concurrent_commits_stand_by_themselves(store: Store) -> None:
@@ -309,3 +309,22 @@ async def test_a_cancelled_commit_is_whole_or_absent(store: Store) -> None:
     await store.commit(commit)
     assert len(await read_all(store, TOPIC)) == 2
     assert await store.backlog("m") == 1
+
+
+async def test_the_last_commit_deletes_any_number_of_fields(store: Store) -> None:
+    """What the commit that closes a log deletes is out of sight at once, however much it is, and the rest stays."""
+    claim = await started(store, puts={"kept": b"1", "also": b"2"})
+    names = [f"journal/{number}" for number in range(1300)]
+    await store.commit(Commit(TOPIC, puts=dict.fromkeys(names, b"x" * 100)))
+    await finish(store, TOPIC, claim.head.attempt, 1, deletes=[*names, "also"], puts={"also": b"3"})
+    expected = {"kept": b"1", "also": b"3"}
+    removed = 1
+    while removed:
+        stored = await store.get(TOPIC)
+        assert stored is not None
+        assert stored.fields == expected
+        named = await store.get(TOPIC, ["kept", *names[::200], names[-1]])
+        assert named is not None
+        assert named.fields == {"kept": b"1"}
+        removed = await store.sweep(limit=400)
+    assert (await store.read(TOPIC, 0)).head.final

@@ -298,10 +298,10 @@ async def scan_all(store: Store, index: str, limit: int) -> Sequence[Any]:
     before = None
     while True:
         page = await store.scan(index, fields=FIELDS[:2], before=before, limit=limit)
-        found += page
-        if len(page) < limit:
+        found += page.found
+        if page.next is None:
             return found
-        before = (page[-1].head.create_time, page[-1].topic)
+        before = page.next
 
 
 async def sweep_both(*stores: Store) -> None:

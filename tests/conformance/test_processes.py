@@ -115,6 +115,6 @@ async def test_what_was_committed_outlives_its_process(process_url: str) -> None
         assert (stored.head.epoch, stored.head.attempt, stored.head.last) == (claim.head.epoch, 1, 3)
         assert stored.fields == {"a": b"1"}
         assert len(await read_all(store, "default/kept")) == 3
-        assert [found.topic for found in await store.scan("all", fields=[])] == ["default/kept"]
+        assert [found.topic for found in (await store.scan("all", fields=[])).found] == ["default/kept"]
         claims = await store.claim(["runs"], holder="somebody", limit=9, lease_seconds=LONG_SECONDS)
         assert [claimed.topic for claimed in claims] == ["default/due"]

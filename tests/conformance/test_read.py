@@ -189,7 +189,7 @@ async def test_clear_leaves_nothing(store: Store) -> None:
     await store.clear(TOPIC)
     await store.clear(TOPIC)
     assert await store.get(TOPIC) is None
-    assert await store.scan("all", fields=["a"]) == []
+    assert (await store.scan("all", fields=["a"])).found == []
     assert await store.claim(["runs"], holder="somebody", limit=1, lease_seconds=1.0) == []
     with pytest.raises(RunNotFound):
         await store.read(TOPIC, 0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runwire.connect import open_store
-from runwire.pubsub import Message, Store
+from runwire.pubsub import Message, Schedule, Store
 from tests.conformance.logs import LONG_SECONDS, append, appending, claim_one, eventually, finish, start, started
 from tests.servers import RedisServer, on_every_redis
 
@@ -121,13 +121,13 @@ async def test_a_thousand_runs_leave_nothing(redis_server: RedisServer, redis_ur
         await asyncio.gather(*(end(store, topic, 2.0, 4.0) for topic in topics))
         await take_all(store)
 
-        await eventually(lambda: only_tombstones(redis_server, topics))
+        await eventually(lambda: only_tombstones(store, redis_server, topics))
         assert memory(redis_server) - empty < 1_000_000, "a tombstone is below a kilobyte"
-        assert len(await store.scan("all", fields=[], limit=2000)) == 1000
+        assert (await store.scan("all", fields=[], limit=2000)).found == []
 
         await eventually(lambda: swept(store, redis_server))
         assert redis_server.execute("DBSIZE") == 2
-        assert await store.scan("all", fields=[]) == []
+        assert (await store.scan("all", fields=[])).found == []
         assert memory(redis_server) - empty < 100_000, "1,000 runs left less than 100 bytes each"
 
 
@@ -144,7 +144,8 @@ async def swept(store: Store, server: RedisServer) -> bool:
     return bool(server.execute("DBSIZE") == 2)
 
 
-async def only_tombstones(server: RedisServer, topics: Sequence[str]) -> bool:
+async def only_tombstones(store: Store, server: RedisServer, topics: Sequence[str]) -> bool:
+    await store.sweep()
     gone = there(server, "log", topics) + there(server, "fields", topics) == 0
     assert there(server, "head", topics) == len(topics), "a tombstone outlives its log"
     return gone
@@ -159,3 +160,64 @@ def memory(server: RedisServer) -> int:
     """Bytes of the data alone, without the buffers of clients."""
     stats: dict[bytes, Any] = server.execute("MEMORY", "STATS")
     return int(stats.get(b"dataset.bytes", stats.get("dataset.bytes", 0)))
+
+
+@on_every_redis
+async def test_what_is_large_is_freed_aside(redis_server: RedisServer, redis_url: str) -> None:
+    """Clearing and sweeping never free a log with a command that holds up all others, and nothing is left of either."""
+    async with open_store(redis_url) as store:
+        for topic in ("default/cleared", "default/swept"):
+            await work_on(store, topic)
+        redis_server.execute("CONFIG", "RESETSTAT")
+        await store.clear("default/cleared")
+        await end(store, "default/swept", 0.0, LONG_SECONDS)
+        await eventually(store.sweep)
+        counted = calls(redis_server)
+        assert there(redis_server, "log", ["default/cleared", "default/swept"]) == 0
+        assert there(redis_server, "fields", ["default/cleared", "default/swept"]) == 0
+        assert there(redis_server, "head", ["default/swept"]) == 1
+    assert counted["unlink"] == 2
+    assert "del" not in counted
+
+
+async def test_a_purged_topic_leaves_its_lists(redis_server: RedisServer, redis_url: str) -> None:
+    """Lists hold no tombstones: a page beside thousands of them is not longer to find."""
+    async with open_store(redis_url) as store:
+        for number in range(20):
+            await work_on(store, f"default/{number}")
+            await end(store, f"default/{number}", 0.0, LONG_SECONDS)
+        await start(store, "default/last", indexes=["all"])
+        await eventually(store.sweep)
+        while await store.sweep():
+            pass
+        assert redis_server.execute("ZCARD", "{runwire:0}:index:all") == 1
+        assert redis_server.execute("EXISTS", "{runwire:0}:index:agent/demo", "{runwire:0}:ends") == 0
+        page = await store.scan("all", fields=[], limit=1)
+        assert [stored.topic for stored in page.found] == ["default/last"]
+
+
+async def test_a_page_of_many_shards_asks_each_once(redis_server: RedisServer, redis_url: str) -> None:
+    """Of 64 shards a page takes a call to each, at once, and hardly more topics than it shows."""
+    async with open_store(f"{redis_url}?shards=64") as store:
+        for first in range(0, 600, 50):
+            await asyncio.gather(
+                *(
+                    start(store, f"default/{number:03}", indexes=["all"], schedule=Schedule.NEVER)
+                    for number in range(first, first + 50)
+                )
+            )
+        everything: list[str] = []
+        before = None
+        while True:
+            redis_server.execute("CONFIG", "RESETSTAT")
+            page = await store.scan("all", fields=[], limit=50, before=before)
+            assert calls(redis_server)["evalsha"] <= 4 * 64
+            assert calls(redis_server).get("hmget", 0) <= 4 * 50 * 3
+            everything += [stored.topic for stored in page.found]
+            before = page.next
+            if before is None:
+                break
+        assert len(everything) == len(set(everything)) == 600
+        redis_server.execute("CONFIG", "RESETSTAT")
+        await store.scan("all", fields=[], limit=1)
+        assert calls(redis_server)["hmget"] <= 64

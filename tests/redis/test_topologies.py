@@ -280,7 +280,7 @@ async def test_a_slot_moves_under_a_writer(kind: RedisBinary) -> None:
             assert await read_all(store, TOPIC) == [event(sequence) for sequence in range(1, confirmed + 1)]
             assert owns(target, slot(0))
             # Whatever was created has all its parts: place in the index, in the queue, and fields.
-            made = await store.scan("all", fields=["input"], limit=10_000)
+            made = (await store.scan("all", fields=["input"], limit=10_000)).found
             for _ in made:
                 claim = await claim_one(store)
                 assert claim.fields == {"input": b"x"}

@@ -12,10 +12,10 @@ import pytest
 from agent_service import RunContext, ScorerRef, ending, execution, scoring, workflow
 from agent_service.ending import Ending
 from agent_service.execution import Execution
+from agent_service.history import Excerpt
 from agent_service.log_writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.client.fold import Fold
 from runwire.client.values import from_value, to_value
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Commit, Schedule
@@ -240,11 +240,12 @@ PARTS: dict[str, tuple[Any, str]] = {
     "eligible": (scoring, "is_eligible"),
     "scorer run id": (scoring, "scorer_run_id"),
     "sampled": (scoring, "is_sampled"),
-    "value": (scoring, "_value"),
     "requests": (scoring, "requests"),
     "redaction": (ending, "redact"),
     "mask": (ending, "masked"),
-    "fold": (Fold, "add"),
+    "excerpt": (Excerpt, "add"),
+    "steps of the excerpt": (Excerpt, "steps"),
+    "tool calls of the excerpt": (Excerpt, "tool_calls"),
     "text of the output": (ending, "_text_of"),
     "trace": (ending.traceback, "format_exception"),
     "observer": (LogWriter, "_tell"),
@@ -259,7 +260,7 @@ async def test_each_part_of_the_end_may_raise(
     """Whichever function on the way out raises, for whichever end: the run reaches the state that it should, in its
     first attempt."""
     if part == "observer":  # guarded inside
-        part_of, name = PARTS["fold"]
+        part_of, name = PARTS["excerpt"]
     else:
         part_of, name = PARTS[part]
     async with replica(memory_url, plain) as it:
@@ -405,15 +406,15 @@ async def test_an_observer_that_fails_leaves_the_log_whole(
     memory_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An event that cannot be folded is in the log like any other: its number is not used twice, nor left out."""
-    add = Fold.add
+    add = Excerpt.add
 
-    def choosy(self: Fold, event: run_event_pb2.RunEvent) -> Any:
+    def choosy(self: Excerpt, event: run_event_pb2.RunEvent) -> Any:
         if event.HasField("tool_call_started"):
             raise RuntimeError("injected")
         return add(self, event)
 
     async with replica(memory_url, plain) as it:
-        monkeypatch.setattr(Fold, "add", choosy)
+        monkeypatch.setattr(Excerpt, "add", choosy)
         with caplog.at_level(logging.ERROR):
             run = await ended(it, "succeed")
         log = await it.log(run.run_id)

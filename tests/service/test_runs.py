@@ -10,11 +10,12 @@ import pytest
 from google.protobuf import duration_pb2, timestamp_pb2
 from pydantic import BaseModel, Field
 
-from agent_service import Definition, RunContext, ScorerRef, workflow
+from agent_service import Definition, RunContext, ScorerRef, record, workflow
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_struct, from_value, to_value
+from runwire.pubsub import Commit
 from tests.service.replica import ENDED, Refusal, dense, eventually, mortal_worker, refused, replica, topic_of
 from tests.service.test_errors import is_refusal
 from tests.service.test_frames import Held, bulk, speak, steps
@@ -470,6 +471,153 @@ async def test_a_page_of_runs_is_bounded_in_bytes(url: str) -> None:
     async with replica(url, echo) as it:
         runs = [await it.do("echo", text) for _ in range(6)]
         assert await listed(it) == [run.run_id for run in reversed(runs)]
+
+
+async def test_a_token_outlives_the_runs_around_it(url: str) -> None:
+    """A page goes on where the one before it ended, although that run is purged by then and newer ones were started."""
+    async with replica(url, echo) as it, replica(url, speak, retention_seconds=0.1) as short:
+        last = [(await it.do("echo", number, labels={"k": "v"})).run_id for number in range(3)]
+        gone = await short.start("speak", ["x"], labels={"k": "v"})
+        await it.ended(gone.run_id)
+        requests = [pb.ListRunsRequest(page_size=1), pb.ListRunsRequest(page_size=1, labels={"k": "v"})]
+        for request in requests:
+            request.page_token = (await it.stub.ListRuns(request)).next_page_token
+        await eventually(lambda: is_purged(it, gone.run_id))
+        await it.store.sweep()
+        await it.do("echo", "new", labels={"k": "v"})
+        for request in requests:
+            found = []
+            while True:
+                page = await it.stub.ListRuns(request)
+                found += [run.run_id for run in page.runs]
+                if not page.next_page_token:
+                    break
+                request.page_token = page.next_page_token
+            assert found[-1] == last[0]
+            assert set(found) <= set(last)
+
+
+async def test_runs_of_an_earlier_version_are_listed(url: str) -> None:
+    """A run that was written without its brief is listed as it is, in the lists that it stands in."""
+    async with replica(url, echo) as it:
+        run = await it.do("echo", "x")
+        old = Commit(
+            topic_of("old"),
+            create=True,
+            indexes=[record.index_of("default"), record.index_of("default", "echo")],
+            puts={
+                record.RUN: run_pb2.Run(
+                    run_id="old", agent_id="echo", state=run_pb2.RUN_STATE_QUEUED
+                ).SerializeToString()
+            },
+        )
+        await it.store.commit(old)
+        assert await listed(it) == ["old", run.run_id]
+        assert await listed(it, agent_id="echo", page_size=1) == ["old", run.run_id]
+
+
+async def test_a_large_run_is_listed_without_its_large_fields(url: str) -> None:
+    """A list shows what is small of a run, and names what it leaves out; GetRun has all of it. Small runs are whole."""
+    refs = [run_pb2.ScorerRef(scorer_id="s", match_labels={"none": "x" * 100})]
+    async with replica(url, echo) as it:
+        large = await it.do("echo", "x" * 5_000, labels={"a": "b"}, scorers=refs)
+        small = await it.do("echo", "x")
+        shown = {run.run_id: run for run in (await it.stub.ListRuns(pb.ListRunsRequest())).runs}
+        whole = await it.get(large.run_id)
+    assert shown[small.run_id] == small
+    assert not small.omitted
+    assert not whole.omitted
+    brief = shown[large.run_id]
+    assert set(brief.omitted) == {"input", "output"}
+    assert brief.ByteSize() < record.MAX_BRIEF_BYTES + 1000
+    del brief.omitted[:]
+    brief.input.CopyFrom(whole.input)
+    brief.output.CopyFrom(whole.output)
+    assert brief == whole
+
+
+def test_what_is_listed_of_a_run_is_bounded() -> None:
+    """Whichever of its fields are large, all that is left of them is their names."""
+    text = "x" * 20_000
+    run = run_pb2.Run(
+        run_id="r",
+        input=to_value(text),
+        output=to_value([text]),
+        scorers=[run_pb2.ScorerRef(scorer_id=text)],
+        pending=[run_pb2.PendingRequest(name=text)],
+        attempts=[run_pb2.Attempt(worker=text)],
+        error=run_pb2.RunError(reason="agent_error", message=text),
+        labels={"a": "b"},
+    )
+    kept = record.puts(run)
+    brief = run_pb2.Run.FromString(kept[record.BRIEF])
+    assert set(brief.omitted) == {"input", "output", "scorers", "pending", "attempts", "error.message"}
+    assert (brief.run_id, dict(brief.labels), brief.error.reason) == ("r", {"a": "b"}, "agent_error")
+    assert len(kept[record.BRIEF]) < 200
+    assert run_pb2.Run.FromString(kept[record.RUN]) == run
+
+
+async def test_a_state_is_found_as_runs_pass_through_it(url: str) -> None:
+    """Each run is in the list of the state that it is in now, and in no other, from its start to its end."""
+    gate = asyncio.Event()
+
+    @workflow(id="waits")
+    async def waits(ctx: RunContext, input: Any) -> str:
+        await gate.wait()
+        return str(await ctx.suspend("answer"))
+
+    every = [state for state in run_pb2.RunState.values() if state]
+
+    async def states(it: Any, run_id: str) -> list[int]:
+        return [state for state in every if run_id in await listed(it, states=[state], labels={"k": "v"})]
+
+    async with replica(url, waits) as it:
+        run = await it.start("waits", labels={"k": "v"})
+        for expected in (run_pb2.RUN_STATE_RUNNING, run_pb2.RUN_STATE_SUSPENDED, run_pb2.RUN_STATE_SUCCEEDED):
+            await eventually(lambda wanted=expected: is_in(it, run.run_id, wanted))
+            assert await states(it, run.run_id) == [expected]
+            assert await listed(it, states=every, agent_id="waits") == [run.run_id]
+            gate.set()
+            if expected == run_pb2.RUN_STATE_SUSPENDED:
+                await it.stub.ResumeRun(
+                    pb.ResumeRunRequest(
+                        run_id=run.run_id,
+                        answers=[run_event_pb2.Answer(request_id="suspend/answer", data=to_value("yes"))],
+                    )
+                )
+
+
+async def is_in(it: Any, run_id: str, state: run_pb2.RunState) -> bool:
+    return bool((await it.get(run_id)).state == state)
+
+
+async def test_filters_that_no_run_can_fit(url: str) -> None:
+    """More labels than a run may have, and states that there are not, are answered at once, by an empty last page."""
+    async with replica(url, echo) as it:
+        await it.do("echo", 1, labels={"a": "b"})
+        assert await listed(it, labels={"a": "b"} | {str(number): "" for number in range(40)}) == []
+        assert await listed(it, states=range(100, 5_000)) == []
+        assert await listed(it, states=[0]) == []
+        assert len(await listed(it, states=[*range(5_000)])) == 1
+
+
+async def test_a_rare_label_among_many_runs(url: str) -> None:
+    """A page of the one run that fits does not read the runs around it: the store is asked once, for one run."""
+    async with replica(url, echo, role="serve") as it:
+        wanted = await it.start("echo", 0, labels={"customer": "acme"})
+        for number in range(30):
+            await it.start("echo", number, labels={"customer": f"other-{number}"})
+        asked: list[int] = []
+        scan = it.store.scan
+
+        async def counting(*args: Any, **fields: Any) -> Any:
+            page = await scan(*args, **fields)
+            asked.append(len(page.found))
+            return page
+
+        it.store.scan = counting
+        assert await listed(it, labels={"customer": "acme"}) == [wanted.run_id]
+    assert asked == [1]
 
 
 async def test_purged_runs_are_not_listed(url: str) -> None:

@@ -1,6 +1,7 @@
 """What is the SQLite engine's own: grouping, faults, a locked, full, replaced or damaged file, closing."""
 
 import asyncio
+import itertools
 import os
 import sqlite3
 import threading
@@ -322,6 +323,89 @@ async def test_a_long_log_is_swept_in_portions(store: SqliteStore, path: Path) -
         assert list((await store.read(TOPIC, 0)).entries) == []
     assert removed == [10, 10, 7]  # 26 entries, and the rest of the topic
     assert sql(path, "SELECT count(*) FROM entries") == [(0,)]
+
+
+def pages(path: Path) -> int:
+    """Bytes of the log beside the file."""
+    return Path(f"{path}-wal").stat().st_size
+
+
+async def grown(store: SqliteStore, entries: int, kibibytes: int) -> None:
+    """A log of entries of this size."""
+    claim = await started(store, indexes=["all"], puts={"field": b"x" * 1024 * 1024})
+    text = "x" * (kibibytes * 1024)
+    for sequence in range(1, entries + 1):
+        await store.commit(appending(TOPIC, claim.head.attempt, sequence, sequence, text))
+
+
+@pytest.mark.parametrize("way", ["sweep", "clear", "trim"])
+async def test_what_is_large_is_forgotten_a_little_at_a_time(store: SqliteStore, path: Path, way: str) -> None:
+    """However a log of 24 MiB is forgotten, no transaction removes more than a MiB and a row: who commits meanwhile
+    waits for one of these, and the file's log does not grow by what is forgotten."""
+    await grown(store, 100, 240)
+    text = "x" * (240 * 1024)
+    if way == "sweep":
+        await store.commit(appending(TOPIC, 1, 101, 101, text, final=4))
+    elif way == "clear":
+        await store.clear(TOPIC)
+    before = sql(path, "SELECT count(*) FROM entries")[0][0]
+    assert isinstance(before, int)
+    assert before >= 100
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        while True:
+            tx = tables.Transaction(connection, time.time())
+            connection.execute("BEGIN IMMEDIATE")
+            done = tables.trim(tx, TOPIC, 90) if way == "trim" else tables.sweep(tx, 1000)
+            connection.execute("COMMIT")
+            [(left,)] = connection.execute("SELECT count(*) FROM entries").fetchall()
+            assert before - left <= 1024 // 240 + 1
+            before = left
+            if not done:
+                break
+    assert before == (11 if way == "trim" else 0)
+    assert pages(path) < 8 * 1024 * 1024
+
+
+async def test_a_long_journal_is_forgotten_a_little_at_a_time(store: SqliteStore, path: Path) -> None:
+    """The commit that ends a run with 12 MiB in its journal removes none of it: sweeps do, a MiB at a time, and then
+    the run waits for the end of its retention."""
+    claim = await started(store, puts={"run": b"r"})
+    names = [f"journal/{number}" for number in range(120)]
+    for name in names:
+        await store.commit(Commit(TOPIC, puts={name: b"x" * 100 * 1024}))
+    await finish(store, TOPIC, claim.head.attempt, 1, deletes=names, retention=LONG_SECONDS)
+    sizes = [sql(path, "SELECT count(*) FROM fields WHERE name LIKE 'journal/%'")[0][0]]
+    while await store.sweep():
+        sizes.append(sql(path, "SELECT count(*) FROM fields WHERE name LIKE 'journal/%'")[0][0])
+    assert sizes[0] == 120
+    assert sizes[-1] == 0
+    assert all(before - after <= 11 for before, after in itertools.pairwise(sizes))  # type: ignore[operator]
+    assert sql(path, "SELECT name FROM fields") == [("run",)]
+    assert sql(path, "SELECT sweep_time = expire_time FROM topics") == [(1,)]
+
+
+async def test_a_cleared_log_is_gone_at_once_and_its_name_is_free(store: SqliteStore, path: Path) -> None:
+    """What is left of it for the sweep is nobody's: not in a list, not read, not of the log that takes its name."""
+    await grown(store, 3, 10)
+    await store.clear(TOPIC)
+    assert (await store.scan("all", fields=[])).found == []
+    assert await store.get(TOPIC) is None
+    claim = await started(store, indexes=["all"], puts={"b": b"2"})
+    assert claim.fields == {"b": b"2"}
+    assert (await store.read(TOPIC, 0)).entries == []
+    while await store.sweep():
+        pass
+    assert sql(path, "SELECT count(*) FROM topics") == [(1,)]
+    assert sql(path, "SELECT count(*) FROM entries") == [(0,)]
+    assert sql(path, "SELECT name FROM fields") == [("b",)]
+    assert [stored.topic for stored in (await store.scan("all", fields=[])).found] == [TOPIC]
+
+
+async def test_deleted_pages_are_not_overwritten(store: SqliteStore, path: Path) -> None:
+    """On every connection of the engine, whatever the build of SQLite does by itself."""
+    with closing(database.Database(path).connect()) as connection:
+        assert connection.execute("PRAGMA secure_delete").fetchone() == (0,)
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)
 
 
 async def test_notices_are_forgotten(store: SqliteStore, path: Path) -> None:

@@ -115,7 +115,8 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Lists runs, newest first.
+        """Lists runs, newest first. A run of more than 4 KiB comes without its largest fields: `Run.omitted` names them, and
+        GetRun has them. Runs that are purged are not listed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,6 +1,7 @@
 """RunContext's small parts: retry delays, idempotency keys, types of results."""
 
 import asyncio
+import tracemalloc
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,9 @@ from pydantic import BaseModel
 
 from agent_service import Retry, RunContext, ScorerRef, workflow
 from agent_service.definition import Definition
+from agent_service.history import Past
 from agent_service.journal import MAX_ENTRY_BYTES, Journal, JournalEntryTooLarge
 from runwire.agent.v1 import run_pb2
-from runwire.client.fold import RunView
 from runwire.client.values import to_value
 from runwire.errors import ConfigurationError, InvalidRequest
 
@@ -38,7 +39,7 @@ def context(run_id: str = "run", tenant: str = "default", fields: dict[str, byte
     return RunContext(
         run=run_pb2.Run(run_id=run_id, agent_id="agent", attempt=1),
         tenant=tenant,
-        view=RunView(),
+        past=Past(),
         writer=notebook,
         journal=Journal(fields or {}, notebook),
         answers={},
@@ -216,3 +217,20 @@ def test_a_definition_that_is_wrong(wrong: dict[str, Any]) -> None:
 
     with pytest.raises(ConfigurationError):
         assert Definition(body=body, **wrong).proto
+
+
+async def test_results_of_steps_do_not_stay_in_memory() -> None:
+    """What a step returned is stored for later attempts; the attempt that did it keeps none of it."""
+    ctx = context()
+
+    async def large() -> str:
+        return "x" * 100_000
+
+    tracemalloc.start()
+    for number in range(50):
+        await ctx.step(f"step-{number}", large)
+        ctx._writer.puts.clear()  # type: ignore[attr-defined]
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000
+    assert len(ctx.journal.fields()) == 50
