@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,11 +83,7 @@ class Stage:
 
     async def attempt(self, *, die_after: int | None = None) -> bool:
         """Executes what is due, once; dies with the commit of that number. Returns whether it got so far."""
-        self.clock.seconds += self.settings.lease_seconds + 1
         claims = await self._claim()
-        if not claims:  # the lease of a dead attempt: it was found, and waits for its owner for a while
-            self.clock.seconds += MOST_GRACE_SECONDS
-            claims = await self._claim()
         assert claims, "the run is not due"
         self.store.commits_left, self.store.died = die_after, asyncio.Event()
         async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as bodies:
@@ -113,8 +110,17 @@ class Stage:
         return died
 
     async def _claim(self) -> Sequence[Claim]:
-        queue = record.queue_of(self.definition.agent_id)
-        return await self.store.claim([queue], holder="somebody", limit=1, lease_seconds=self.settings.lease_seconds)
+        """By a process of its own, after the lease of the one before and its grace."""
+        queue, holder = record.queue_of(self.definition.agent_id), secrets.token_hex(4)
+        for seconds in (self.settings.lease_seconds + 1, MOST_GRACE_SECONDS + 1):
+            self.clock.seconds += seconds
+            for alone in (False, True):
+                claims = await self.store.claim(
+                    [queue], holder=holder, limit=1, lease_seconds=self.settings.lease_seconds, alone=alone
+                )
+                if claims:
+                    return claims
+        return ()
 
     async def finish(self, input: Any) -> RunView:
         """Starts a run and executes it to its end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -463,6 +463,32 @@ async def test_a_slow_shard_is_not_shut_out(proxy: Proxy, monkeypatch: pytest.Mo
                 return False
 
         await eventually(claimed)
+
+
+async def test_a_loop_that_was_blocked_leaves_nobody_out(
+    redis_server: RedisServer, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tool that blocks the loop for longer than a poll waits says nothing of the shards: claims and health go on."""
+    async with open_store(f"{redis_url}?shards=3") as store, asyncio.timeout(LIMIT_SECONDS):
+        await store.claim([QUEUE], holder="x", limit=1, lease_seconds=1.0)
+        for _ in range(3):
+            async with asyncio.TaskGroup() as group:
+                claiming = group.create_task(answer_of(store.claim([QUEUE], holder="x", limit=1, lease_seconds=1.0)))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                time.sleep(0.8)  # noqa: ASYNC251 - the point
+            assert claiming.done()
+            await store.ping()
+        await start(store, "default/run")
+        assert (await claim_one(store)).topic == "default/run"
+        assert "left out" not in caplog.text
+
+
+async def answer_of(call: Awaitable[object]) -> object:
+    try:
+        return await call
+    except StoreUnavailable as error:
+        return error
 
 
 # A slow way up
