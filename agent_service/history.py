@@ -72,6 +72,8 @@ class Past:
             step.name = event.step_started.name
         elif payload == "step_finished":
             step.finished = True
+        elif payload == "tool_call_started":
+            step.told.discard(event.tool_call_started.tool_call_id)  # begun again
         elif payload == "tool_call_finished":
             step.told.add(event.tool_call_finished.tool_call_id)
 

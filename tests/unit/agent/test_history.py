@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent_service.history import Excerpt, Past
@@ -79,6 +79,13 @@ def test_an_excerpt_says_what_the_fold_says(events: Sequence[pb.RunEvent]) -> No
     assert calls_of(excerpt.tool_calls()) == expected
 
 
+BEGUN_AGAIN = [
+    pb.RunEvent(sequence=1, attempt=1, step=1, tool_call_finished=pb.ToolCallFinished(tool_call_id="a", outcome=1)),
+    pb.RunEvent(sequence=2, attempt=2, step=1, tool_call_started=pb.ToolCallStarted(tool_call_id="a")),
+]
+
+
+@example(BEGUN_AGAIN)
 @given(logs())
 def test_the_past_says_what_the_fold_says(events: Sequence[pb.RunEvent]) -> None:
     """Which steps there are, under which names, which have ended, and which tool calls: by the same rule."""
