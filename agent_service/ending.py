@@ -138,7 +138,7 @@ class Ending:
     run: run_pb2.Run
     excerpt: Excerpt
     whole: bool
-    """Whether all that the log says was gone through for `excerpt`."""
+    """Whether the log was read, and `excerpt` told of all of it."""
     state: run_pb2.RunState
     output: struct_pb2.Value | None
     failure: Failure | None

@@ -495,7 +495,7 @@ class Execution:
         ), finished
 
     def _record(self, run: run_pb2.Run | None = None, **changes: Any) -> Rider:
-        """Writes the run as it is now, or as it is given, and moves it to the list of its state."""
+        """Writes the run as it is now, or `run` in its place, and moves it to the list of its state."""
         run = run or self._run
         state = run.state
         others = self._states - {state}

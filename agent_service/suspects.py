@@ -310,4 +310,4 @@ def _with_loss(stored: bytes | None, attempt: int, now: float) -> dict[str, byte
         return {}
     run.attempts[-1].outcome = "worker_lost"
     run.attempts[-1].end_time.CopyFrom(record.timestamp(now))
-    return {record.RUN: run.SerializeToString()}
+    return record.puts(run)

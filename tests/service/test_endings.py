@@ -240,11 +240,12 @@ PARTS: dict[str, tuple[Any, str]] = {
     "eligible": (scoring, "is_eligible"),
     "scorer run id": (scoring, "scorer_run_id"),
     "sampled": (scoring, "is_sampled"),
-    "excerpt": (Excerpt, "tool_calls"),
     "requests": (scoring, "requests"),
     "redaction": (ending, "redact"),
     "mask": (ending, "masked"),
-    "history": (Excerpt, "add"),
+    "excerpt": (Excerpt, "add"),
+    "steps of the excerpt": (Excerpt, "steps"),
+    "tool calls of the excerpt": (Excerpt, "tool_calls"),
     "text of the output": (ending, "_text_of"),
     "trace": (ending.traceback, "format_exception"),
     "observer": (LogWriter, "_tell"),
@@ -259,7 +260,7 @@ async def test_each_part_of_the_end_may_raise(
     """Whichever function on the way out raises, for whichever end: the run reaches the state that it should, in its
     first attempt."""
     if part == "observer":  # guarded inside
-        part_of, name = PARTS["fold"]
+        part_of, name = PARTS["excerpt"]
     else:
         part_of, name = PARTS[part]
     async with replica(memory_url, plain) as it:
