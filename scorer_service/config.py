@@ -45,12 +45,15 @@ class Settings(BaseSettings):
     """How long a worker may be silent until its work is given to another."""
     scorer_max_losses: int = Field(default=3, ge=1, le=100)
     """How many workers may die on one scorer run until it is FAILED, worker_lost."""
+    scorer_orphan_seconds: Seconds = 3600.0
+    """How long a scorer run waits for a process that has its scorer in its version, after the last one said so."""
     scorer_grace_seconds: NotNegative = 10.0
     """How long work may go on after SIGTERM."""
     scorer_max_sample_bytes: int = Field(default=1024 * 1024, ge=1024)
-    """Larger samples are fetched from the agent service's store when they are scored."""
+    """Largest sample of RequestScorerRun."""
     scorer_max_fetched_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
-    """Still larger ones are not scored: FAILED, sample_too_large."""
+    """Largest sample that is scored, whether it came whole with its message, or by reference and is fetched from the
+    agent service's store; larger ones are FAILED, sample_too_large."""
 
     judge_model: str = ""
     """pydantic-ai model string of the judges, such as openai:gpt-4o-mini."""
@@ -60,11 +63,11 @@ class Settings(BaseSettings):
     """How many of them may come at once."""
 
     scorer_retention_seconds: NotNegative = 30 * 86400.0
-    """How long terminal scorer runs are kept; 0: for ever."""
+    """How long scorer runs are kept after their end; 0: for ever."""
     scorer_failed_retention_seconds: NotNegative = 90 * 86400.0
     """The same for those that are FAILED."""
     scorer_sample_retention_seconds: NotNegative = 30 * 86400.0
-    """How long the samples of terminal scorer runs are kept; 0: as long as these."""
+    """How long samples are kept after the end of the last scorer run of theirs; 0: as long as these."""
 
     scorer_export: Literal["", "otel"] = ""
     """`otel`: export results by OTLP; the usual OTEL_EXPORTER_OTLP_* variables say where to."""

@@ -1,7 +1,7 @@
 """The queue: rows of `scorer_runs`, in batches, each batch one transaction.
 
     add      PENDING rows, and rows that are terminal from the start; what is there already is left alone
-    claim    rows that are due, leased to this worker; a lease that ran out is a loss
+    claim    rows that are due, leased to this worker; a lease that ran out is a loss, unless it was this worker's own
     extend   renews leases and tells which of them are lost
     finish   the end of an attempt, taken only from whom the row was last claimed by
 
@@ -35,14 +35,26 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from scorer_service import schema
 from scorer_service.batches import Update, among, insert_new
-from scorer_service.database import Database
+from scorer_service.database import Database, database_time
 from scorer_service.records import OPEN, Error, Finished, Job, NewRun, Priority, State, microseconds, printable
 from scorer_service.revisions import next_revision
-from scorer_service.schema import NOW, Lane, attempts, counters, exports, rate_limits, samples, scorer_runs, scorers
+from scorer_service.schema import (
+    NOW,
+    Lane,
+    attempts,
+    counters,
+    exports,
+    holders,
+    rate_limits,
+    samples,
+    scorer_runs,
+    scorers,
+)
 
 row = scorer_runs.c
 
@@ -67,12 +79,33 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What a worker knows of its own leases, as pairs of scorer run and token. A claim renews those that it holds and
+    takes none of them again: after an outage all leases are over, and nobody died. A lease of its own that it does
+    not know is a claim whose answer was lost, and no loss either."""
+
+    running: frozenset[tuple[str, int]] = frozenset()
+    """Running, or ended and not written yet."""
+    given_up: frozenset[tuple[str, int]] = frozenset()
+    """Those that it does not renew any more, because they do not end: losses."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """What a claim found."""
 
     jobs: Sequence[Job]
     alone: bool
     """There is work that wants a worker to itself: claim it with `alone`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where there is work: a scorer in a version ('': any), and a lane."""
+
+    scorer_id: str
+    version: str
+    lane: Lane
 
 
 class Jobs:
@@ -92,21 +125,14 @@ class Jobs:
         self._database = database
         self._max_losses = max_losses
         self._export_backlog = export_backlog
-        self._known_due: list[tuple[str, Lane]] = []
+        self._known_due: list[_Place] = []
         self._due_until = 0.0
 
-    async def register(self, scorer_ids: Iterable[str]) -> None:
-        """Says that this process has these scorers: only scorers that were registered can be claimed."""
-        rows = [{"scorer_id": name, "paused": False, "seen_time": 0.0} for name in sorted(set(scorer_ids))]
-        if not rows:
-            return
-
-        def work(connection: Connection) -> None:
-            insert_new(connection, scorers, rows)
-            seen = update(scorers).where(scorers.c.scorer_id.in_([values["scorer_id"] for values in rows]))
-            connection.execute(seen.values(seen_time=NOW))
-
-        await self._database.write(work)
+    async def register(self, scorers: Iterable[str] | Mapping[str, Sequence[str]]) -> None:
+        """Says that this process has these scorers (in these versions): only what was registered can be claimed. See
+        `holders` for what goes on saying so."""
+        versions = scorers if isinstance(scorers, Mapping) else dict.fromkeys(scorers, ())
+        await self._database.write(lambda connection: register(connection, self.worker, versions))
 
     # Into the queue
 
@@ -126,18 +152,25 @@ class Jobs:
 
     # Out of the queue
 
-    async def claim(self, offers: Mapping[str, Offer], limit: int, *, alone: bool = False) -> Claimed:
-        """Takes up to `limit` rows that are due, of the scorers offered and not paused: HIGH before NORMAL, those
-        due longest first. With `alone`: one row of the lane ALONE."""
+    async def claim(
+        self, offers: Mapping[str, Offer], limit: int, *, alone: bool = False, held: Held | None = None
+    ) -> Claimed:
+        """Takes up to `limit` rows that are due, of the scorers offered, registered and not paused, in a version that
+        was registered: HIGH before NORMAL, those due longest first. With `alone`: one row of the lane ALONE. Without
+        `held` every lease that ran out is a loss."""
         due = await self._due(offers)
-        waiting_alone = any(lane is Lane.ALONE for _, lane in due)
-        wanted = [pair for pair in due if (pair[1] is Lane.ALONE) == alone]
+        waiting_alone = any(each.lane is Lane.ALONE for each in due)
+        wanted = [each for each in due if (each.lane is Lane.ALONE) == alone]
         if not wanted or limit <= 0:
             return Claimed((), waiting_alone)
 
         def work(connection: Connection) -> list[Job]:
             candidates = self._candidates(connection, wanted, offers, 1 if alone else limit)
-            return self._take(connection, candidates) if candidates else []
+            mine, candidates = self._sort_out(candidates, held)
+            if mine:
+                renewed = {"ids": mine, "me": self.worker, "lease": self.lease_seconds}
+                connection.execute(_EXTEND, renewed).all()
+            return self._take(connection, candidates, held) if candidates else []
 
         jobs = await self._database.write(work)
         if len(jobs) < limit:
@@ -148,57 +181,79 @@ class Jobs:
         """Forgets what is known of the work that is due."""
         self._due_until = 0.0
 
-    async def _due(self, offers: Mapping[str, Offer]) -> list[tuple[str, Lane]]:
-        """Which scorers have work that is due, in which lanes: highest lane first, scorers in random order. What was
-        found is believed for a moment, as long as there was enough of it."""
+    async def _due(self, offers: Mapping[str, Offer]) -> list[_Place]:
+        """Which scorers have work that is due, in which versions and lanes: highest lane first, scorers in random
+        order. What was found is believed for a moment, as long as there was enough of it."""
         if time.monotonic() >= self._due_until:
-            values = {"scorer_ids": sorted(offers)}
+            values = {"scorer_ids": sorted(offers), "me": self.worker}
             lines = await self._database.look(lambda connection: connection.execute(_DUE, values).all())
             self._known_due = [
-                (line[0], lane) for line in lines for lane, there in zip(_LANES, line[1:], strict=True) if there
+                _Place(line[0], line[1], lane)
+                for line in lines
+                for lane, there in zip(_LANES, line[2:], strict=True)
+                if there
             ]
             self._due_until = time.monotonic() + _BELIEF_SECONDS if self._known_due else 0.0
         random.shuffle(self._known_due)
-        return sorted((pair for pair in self._known_due if pair[0] in offers), key=lambda pair: -pair[1])
+        return sorted((each for each in self._known_due if each.scorer_id in offers), key=lambda each: -each.lane)
+
+    def _sort_out(self, candidates: Sequence[Any], held: Held | None) -> tuple[list[str], list[Any]]:
+        """Those that this worker holds, and the others."""
+        if held is None:
+            return [], list(candidates)
+        mine = {
+            line.scorer_run_id
+            for line in candidates
+            if line.worker == self.worker and (line.scorer_run_id, line.claims) in held.running
+        }
+        return sorted(mine), [line for line in candidates if line.scorer_run_id not in mine]
+
+    def _is_loss(self, line: Any, held: Held | None) -> bool:
+        """Whether somebody may have died on it."""
+        if line.state != State.RUNNING:
+            return False
+        if held is None or line.worker != self.worker:
+            return True
+        return (line.scorer_run_id, line.claims) in held.given_up
 
     def _candidates(
         self,
         connection: Connection,
-        wanted: Sequence[tuple[str, Lane]],
+        wanted: Sequence[_Place],
         offers: Mapping[str, Offer],
         limit: int,
     ) -> list[Any]:
         taken: list[Any] = []
         used: Counter[str] = Counter()
-        for index, (scorer_id, lane) in enumerate(wanted):
-            offer = offers[scorer_id]
+        for index, each in enumerate(wanted):
+            offer = offers[each.scorer_id]
             rest = limit - len(taken)
             fair = -(-rest // (len(wanted) - index))  # so that one scorer does not take all
-            place = "" if offer.shared else scorer_id
+            place = "" if offer.shared else each.scorer_id
             count = min(fair, rest, offer.slots - used[place])
             if count <= 0:
                 continue
             permits = _permits(connection, offer.rate, count)
             if permits <= 0:
                 continue
-            found = connection.execute(_CANDIDATES, {"scorer_id": scorer_id, "lane": int(lane), "count": permits})
-            rows = found.all()
+            values = {"scorer_id": each.scorer_id, "version": each.version, "lane": int(each.lane), "count": permits}
+            rows = connection.execute(_CANDIDATES, values).all()
             if offer.rate is not None and len(rows) < permits:
                 _give_back(connection, offer.rate, permits - len(rows))
             used[place] += len(rows)
             taken += rows
         return taken
 
-    def _take(self, connection: Connection, candidates: Sequence[Any]) -> list[Job]:
+    def _take(self, connection: Connection, candidates: Sequence[Any], held: Held | None) -> list[Job]:
         """Leases the candidates, except those that must not run (again, or beside others)."""
         revision, now = next_revision(connection)
-        lost = [line for line in candidates if line.state == State.RUNNING]
+        lost = [line for line in candidates if self._is_loss(line, held)]
         if lost:
             record_ends(connection, lost, now, _lease_ended)
             self._enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line in lost])
         ended, apart, taken = [], [], []
         for line in candidates:
-            losses = line.losses + (line.state == State.RUNNING)
+            losses = line.losses + self._is_loss(line, held)
             if losses >= self._max_losses:
                 message = f"its worker died {losses} times: the last one was {line.worker or 'unknown'}"
                 ended.append((line, losses, Error("worker_lost", message)))
@@ -222,7 +277,14 @@ class Jobs:
             connection.execute(_SET_APART, rows)
         if not taken:
             return []
-        values = {"ids": taken, "worker": self.worker, "now": now, "due": now + self.lease_seconds, "rev": revision}
+        values = {
+            "ids": taken,
+            "worker": self.worker,
+            "now": now,
+            "due": now + self.lease_seconds,
+            "rev": revision,
+            "lost": [line.scorer_run_id for line in lost],
+        }
         claimed = (connection.execute(_TAKE, values)).all()
         bodies = {line.scorer_run_id: line.body for line in candidates}
         return [_job(line, bodies[line.scorer_run_id]) for line in claimed]
@@ -310,14 +372,22 @@ _LANES: Final = (Lane.HIGH, Lane.NORMAL, Lane.ALONE)
 def _there_is(lane: Lane) -> Any:
     # The lane is written into the statement, not bound: a bound one would have three names.
     found = select(1).where(
-        row.scorer_id == scorers.c.scorer_id, row.lane == literal(int(lane), Integer), row.due_time <= NOW
+        row.scorer_id == holders.c.scorer_id,
+        row.wanted_version == holders.c.version,
+        row.lane == literal(int(lane), Integer),
+        row.due_time <= NOW,
     )
     return exists(found)
 
 
 _DUE: Final = (
-    select(scorers.c.scorer_id, *[_there_is(lane).label(lane.name) for lane in _LANES])
-    .where(among(scorers.c.scorer_id, "scorer_ids"), scorers.c.paused.is_(False))
+    select(holders.c.scorer_id, holders.c.version, *[_there_is(lane).label(lane.name) for lane in _LANES])
+    .select_from(holders.join(scorers, scorers.c.scorer_id == holders.c.scorer_id))
+    .where(
+        holders.c.worker == bindparam("me"),
+        among(holders.c.scorer_id, "scorer_ids"),
+        scorers.c.paused.is_(False),
+    )
     .where(or_(*[_there_is(lane) for lane in _LANES]))
 )
 
@@ -337,6 +407,7 @@ _CANDIDATES: Final[Select[Any]] = (
     .select_from(scorer_runs.outerjoin(samples, samples.c.sample_id == row.sample_id))
     .where(
         row.scorer_id == bindparam("scorer_id"),
+        row.wanted_version == bindparam("version"),
         row.lane == bindparam("lane"),
         row.due_time <= NOW,
     )
@@ -352,7 +423,7 @@ _TAKE: Final = (
         state=int(State.RUNNING),
         claims=row.claims + 1,
         deliveries=row.deliveries + 1,
-        losses=row.losses + case((row.state == int(State.RUNNING), 1), else_=0),
+        losses=row.losses + case((among(row.scorer_run_id, "lost"), 1), else_=0),
         worker=bindparam("worker"),
         start_time=bindparam("now"),
         due_time=bindparam("due"),
@@ -478,6 +549,23 @@ _FINISH: Final = Update(
 )
 
 _BELIEF_SECONDS: Final = 0.2
+
+
+def register(connection: Connection, worker: str, versions: Mapping[str, Sequence[str]]) -> None:
+    """Says that a process has these versions of these scorers. Whoever has any has '' too: what asks for none."""
+    if not versions:
+        return
+    now = database_time(connection)
+    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    known, mine = insert(scorers), insert(holders)
+    known = known.on_conflict_do_update(index_elements=["scorer_id"], set_={"seen_time": known.excluded.seen_time})
+    mine = mine.on_conflict_do_update(
+        index_elements=["worker", "scorer_id", "version"], set_={"seen_time": mine.excluded.seen_time}
+    )
+    connection.execute(known, [{"scorer_id": name, "paused": False, "seen_time": now} for name in sorted(versions)])
+    pairs = sorted({(name, version) for name, listed in versions.items() for version in ["", *listed]})
+    rows = [{"worker": worker, "scorer_id": name, "version": version, "seen_time": now} for name, version in pairs]
+    connection.execute(mine, rows)
 
 
 def _count(connection: Connection, name: str, number: int) -> None:

@@ -30,6 +30,11 @@ class Registry:
         """In order."""
         return sorted(self._scorers)
 
+    @property
+    def versions(self) -> dict[str, list[str]]:
+        """Every version that is here, by scorer."""
+        return {scorer_id: sorted(versions) for scorer_id, versions in sorted(self._scorers.items())}
+
     def __iter__(self) -> Iterator[Scorer]:
         """The newest version of each, in order of the id."""
         return (self.newest(scorer_id) for scorer_id in self.ids)

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest migration; a test holds it to migrations/."""
 
 metadata = MetaData()
@@ -100,12 +100,26 @@ the same id."""
 runs = scorer_runs.c
 
 Index(
-    "ix_scorer_runs_queue",
+    "ix_scorer_runs_claim",
     runs.scorer_id,
+    runs.wanted_version,
     runs.lane,
     runs.due_time,
     sqlite_where=runs.due_time.is_not(None),
     postgresql_where=runs.due_time.is_not(None),
+)
+Index(
+    "ix_scorer_runs_ended",
+    runs.state,
+    runs.end_time,
+    sqlite_where=runs.end_time.is_not(None),
+    postgresql_where=runs.end_time.is_not(None),
+)
+Index(
+    "ix_scorer_runs_deadline",
+    runs.deadline,
+    sqlite_where=runs.deadline.is_not(None) & runs.due_time.is_not(None),
+    postgresql_where=runs.deadline.is_not(None) & runs.due_time.is_not(None),
 )
 Index("ix_scorer_runs_revision", runs.revision, runs.scorer_run_id)
 Index("ix_scorer_runs_created", runs.tenant, runs.create_time, runs.scorer_run_id)
@@ -153,6 +167,35 @@ scorers = Table(
     Column("seen_time", Double, nullable=False),
 )
 """Scorers that some process of this service has, or had: `seen_time` is when one last said so."""
+
+holders = Table(
+    "holders",
+    metadata,
+    Column("worker", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("seen_time", Double, nullable=False),
+    PrimaryKeyConstraint("worker", "scorer_id", "version"),
+)
+"""Which process has which versions of which scorers, and when it last said so. Each that has any version of a scorer
+also has the version '': it does what asks for none."""
+
+Index("ix_holders_scorer", holders.c.scorer_id, holders.c.version, holders.c.seen_time)
+
+parked_requests = Table(
+    "parked_requests",
+    metadata,
+    Column("message_key", String, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("create_time", Double, nullable=False),
+    Column("due_time", Double, nullable=False),
+)
+"""Messages whose row cannot be written, for a reason nobody knows: tried again with growing pauses, for ever. The key
+is the hash of the body."""
+
+Index("ix_parked_requests_due", parked_requests.c.due_time)
 
 counters = Table(
     "counters",

@@ -7,14 +7,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from runwire.errors import Unavailable
+from scorer_service.aside import Aside
 from scorer_service.executor import Executor, Limits, handed_back
-from scorer_service.jobs import Jobs, Offer, Rate
+from scorer_service.faults import apart
+from scorer_service.jobs import Held, Jobs, Offer, Rate
 from scorer_service.loop import Bell, repeat
-from scorer_service.records import OPEN, Error, Finished, Job, State
+from scorer_service.records import OPEN, Finished, Job
 from scorer_service.registry import Registry
 from scorer_service.scoring import Scorer
 
@@ -27,6 +29,14 @@ MAX_THREADS: Final = 32
 _GRACE_AFTER_TIMEOUT_SECONDS: Final = 30.0
 _SILENT_SECONDS: Final = 1.0
 """From when on a scorers' loop that does not answer gets no more work."""
+
+
+_ASIDE_SECONDS: Final = 1.0
+"""How often to look whether something that cannot be written is to be tried again."""
+
+
+def _key(done: Finished) -> tuple[str, int]:
+    return done.job.scorer_run_id, done.job.token
 
 
 @dataclass(slots=True)
@@ -66,6 +76,14 @@ class Worker:
         """Set before `run`: it delivers to `deliver` and `on_step`."""
         self._held: dict[str, _Held] = {}
         self._finished: list[Finished] = []
+        self._unwritten: dict[tuple[str, int], Job] = {}
+        """What has ended and is not known to be written: its lease is renewed until it is."""
+        self._aside: Aside[tuple[str, int], Finished] = Aside()
+        """Ends that cannot be written, nobody knows why."""
+        self._given_up: set[tuple[str, int]] = set()
+        self._renewed_at = time.monotonic()
+        self._behind = False
+        """The database was away: first what ended is written, then leases are renewed, then work is claimed."""
         self._steps: dict[Job, str] = {}
         self._alone = False
         self._hungry = False
@@ -101,13 +119,40 @@ class Worker:
 
     async def claim_once(self) -> float:
         """Claims what there is room for; returns how long to wait for more."""
+        try:
+            if self._behind or self._overdue():
+                await self._catch_up()
+            return await self._claim()
+        except Unavailable:
+            self._behind = True
+            raise
+
+    def _overdue(self) -> bool:
+        """Whether leases may be over, as nothing could renew them: this process stood still, or the database did."""
+        return time.monotonic() - self._renewed_at > self._jobs.lease_seconds * 2 / 3 and bool(self._leases())
+
+    async def _catch_up(self) -> None:
+        """Finishes, then renews: what a claim would find otherwise is this worker's own work."""
+        while self._finished:
+            await self.finish_once()
+        await self.renew_once()
+        self._behind = False
+
+    def _leases(self) -> list[Job]:
+        return [*(held.job for held in self._held.values()), *self._unwritten.values()]
+
+    def _known(self) -> Held:
+        running = frozenset((job.scorer_run_id, job.token) for job in self._leases())
+        return Held(running, frozenset(self._given_up))
+
+    async def _claim(self) -> float:
         if self._alone:
             return await self._claim_alone()
         limit = self._concurrency - len(self._held)
-        if limit <= 0 or len(self._finished) > 2 * self._concurrency or self._blocked():
+        if limit <= 0 or len(self._unwritten) > 2 * self._concurrency or self._blocked():
             return POLL_SECONDS
         offers, full = self._offers()
-        claimed = await self._jobs.claim(offers, limit)
+        claimed = await self._jobs.claim(offers, limit, held=self._known())
         self._take(claimed.jobs)
         self._alone = claimed.alone
         # There may be more, if all places were taken, or those of some scorer.
@@ -118,7 +163,7 @@ class Worker:
         """What killed its workers, or ran beside what did, runs by itself: so it can harm no other, nor be harmed."""
         if self._held or self._blocked():
             return POLL_SECONDS
-        claimed = await self._jobs.claim(self._offers()[0], 1, alone=True)
+        claimed = await self._jobs.claim(self._offers()[0], 1, alone=True, held=self._known())
         self._take(claimed.jobs)
         self._alone = bool(claimed.jobs)
         return 0.0 if claimed.jobs else POLL_SECONDS
@@ -161,6 +206,8 @@ class Worker:
             held = self._held.get(done.job.scorer_run_id)
             if held is not None and held.job.token == done.job.token:
                 del self._held[done.job.scorer_run_id]
+                self._unwritten[_key(done)] = done.job
+            self._given_up.discard(_key(done))
             self._steps.pop(done.job, None)
         self._finished += finished
         self._finishing.ring()
@@ -189,40 +236,43 @@ class Worker:
             except Unavailable:
                 self._steps = steps | self._steps
                 raise
+        self._finished += self._aside.take_due()
         if not self._finished:
-            return 60.0
+            return _ASIDE_SECONDS if self._aside else 60.0
         batch, self._finished = self._finished[: 2 * self._concurrency], self._finished[2 * self._concurrency :]
         try:
-            refused = await self._jobs.finish(batch)
+            await self._write(batch)
         except Unavailable:
             self._finished = batch + self._finished
+            self._behind = True
             raise
-        except Exception:
-            log.exception("a batch of %d results was refused; now one by one", len(batch))
-            refused = []
-            for index, done in enumerate(batch):
-                try:
-                    refused += await self._finish_singly(done)
-                except Exception:
-                    self._finished = batch[index:] + self._finished
-                    raise
         soon = [done.delay_seconds for done in batch if done.state in OPEN and done.delay_seconds < 1.0]
         if soon:
             asyncio.get_running_loop().call_later(min(soon), self._claiming.ring)  # rather than at the next poll
-        for done in refused:
-            log.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
         return 0.0
 
-    async def _finish_singly(self, done: Finished) -> list[Finished]:
-        """One result that the database does not take must not hold up the others."""
-        try:
-            return await self._jobs.finish([done])
-        except Unavailable:
-            raise
-        except Exception as error:
-            reason = Error("bad_score", f"the database did not take the result: {type(error).__name__}")
-            plain = replace(done, state=State.FAILED, score=None, steps="{}", failed=True, error=reason)
-            return await self._jobs.finish([plain])
+    async def _write(self, batch: Sequence[Finished]) -> None:
+        """Writes ends. What cannot be written, nobody knows why, is kept and tried again: a score is never replaced by
+        a failure because of what a database said."""
+        refused: list[Finished] = []
+
+        async def write(part: Sequence[Finished]) -> None:
+            refused.extend(await self._jobs.finish(part))
+
+        stuck = await apart(batch, write)
+        for done in refused:
+            log.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
+        for done, error in stuck:
+            pause = self._aside.put(_key(done), done)
+            log.error(
+                "the end of %s cannot be written: %s: %s; it is kept and tried again in %.0f s",
+                *(done.job.scorer_run_id, type(error).__name__, error, pause),
+            )
+        kept = {_key(done) for done, _ in stuck}
+        for done in batch:
+            if _key(done) not in kept:
+                self._aside.drop(_key(done))
+                self._unwritten.pop(_key(done), None)
 
     async def renew_once(self) -> float:
         """Renews the leases of all that runs, and stops what was lost."""
@@ -231,14 +281,15 @@ class Worker:
         for job in overdue:
             log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
             del self._held[job.scorer_run_id]
+            self._given_up.add((job.scorer_run_id, job.token))
         if overdue and self._blocked():
             log.critical("the scorers' loop is blocked for good; this process ends, another one has to go on")
             self._on_stuck()
             return self._jobs.lease_seconds / 3
         self.executor.cancel(overdue)
-        jobs = [held.job for held in self._held.values()]
-        lost_ids = await self._jobs.extend(jobs)
-        lost = [job for job in jobs if job.scorer_run_id in lost_ids]
+        lost_ids = await self._jobs.extend(self._leases())
+        self._renewed_at = now
+        lost = [held.job for held in self._held.values() if held.job.scorer_run_id in lost_ids]
         # What finished meanwhile is not lost: its row is no longer RUNNING.
         lost = [job for job in lost if (held := self._held.get(job.scorer_run_id)) and held.job.token == job.token]
         for job in lost:

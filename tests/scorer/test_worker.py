@@ -133,8 +133,10 @@ async def test_a_store_that_is_away_is_no_failure_of_the_scorer(
         return scorer_run_requested_pb2.Sample(run_id="run-1").SerializeToString()
 
     monkeypatch.setattr(app.fetch, "fetch_from", lambda store, max_bytes: fetch)
-    async with service(sqlite_url, scorer_max_sample_bytes=1024) as running:
-        run = await running.score(request("threaded", output="long " * 1000))
+    message = request("threaded")
+    message.sample.by_reference = True
+    async with service(sqlite_url) as running:
+        run = await running.score(message)
     assert run.state == S.SCORER_RUN_STATE_SUCCEEDED
     assert [attempt.error.reason for attempt in run.attempts] == ["store_unavailable"] * 7 + [""]
 
@@ -144,6 +146,7 @@ async def test_steps_of_another_version_are_done_again(sqlite_url: str) -> None:
     message = request("staged", output="one two three")
     async with open_database(sqlite_url) as database, service(sqlite_url) as running:
         dead = Jobs(database, worker="dead", lease_seconds=0.1)
+        await dead.register(["staged"])
         await running.stub.PauseScorer(pb.PauseScorerRequest(scorer_id="staged"))
         await running.send(message)
         await running.until(message.scorer_run_id, "PENDING")
