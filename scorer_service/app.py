@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from scorer_service.export import Exporter
 
 _HEALTH_SECONDS: Final = 2.0
+_AWAY_SECONDS: Final = 0.5
+"""How often it is looked for while it is away."""
 _STREAM_GRACE_SECONDS: Final = 2.0
 
 T = TypeVar("T")
@@ -179,22 +181,24 @@ class _Parts:
         self._retention = retention
         self._exporter = exporter
         self._problem = ""
+        self._bells: Sequence[Bell] = ()
         self._stopping = False
 
     async def run(self, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
         async with asyncio.TaskGroup() as group:
-            intake, background = Bell(), Bell()
+            intake = Bell()
             loops: list[tuple[str, Any, Bell]] = [
                 ("intake", self._intake.run_once, intake),
-                ("parked requests", self._intake.retry_once, background),
-                ("watch", self._watch.poll_once, background),
-                ("retention", self._retention.run_once, background),
-                ("deadlines", self._retention.end_late_once, background),
-                ("health", self._check_health, background),
-                ("registration", self._holders.run_once, background),
+                ("parked requests", self._intake.retry_once, Bell()),
+                ("watch", self._watch.poll_once, Bell()),
+                ("retention", self._retention.run_once, Bell()),
+                ("deadlines", self._retention.end_late_once, Bell()),
+                ("health", self._check_health, Bell()),
+                ("registration", self._holders.run_once, Bell()),
             ]
             if self._exporter is not None:
-                loops.append(("export", self._exporter.run_once, background))
+                loops.append(("export", self._exporter.run_once, Bell()))
+            self._bells = [bell for _, _, bell in loops]
             tasks = [group.create_task(repeat(name, work, bell), name=name) for name, work, bell in loops]
             working = group.create_task(self._worker.run(), name="worker")
             await self._server.set_serving(True)
@@ -228,8 +232,12 @@ class _Parts:
             log.info("serving: the results database takes writes again")
         if bool(problem) != bool(self._problem):
             await self._server.set_serving(not problem)
+        if self._problem and not problem:
+            self._worker.resume()
+            for bell in self._bells:
+                bell.ring()  # whoever waits with growing pauses need not wait any longer
         self._problem = problem
-        return _HEALTH_SECONDS
+        return _AWAY_SECONDS if problem else _HEALTH_SECONDS
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -37,6 +37,11 @@ from sqlalchemy.sql.expression import FunctionElement
 HEAD: Final = "0002"
 """The newest migration; a test holds it to migrations/."""
 
+VERSION_TABLE: Final = "runwire_scorer_version"
+"""Where Alembic keeps the version: not in its common table, which a database may share with others."""
+NEEDS: Final = "needs_version"
+"""Name of the counter that says which version a release must know at least to work with these tables."""
+
 metadata = MetaData()
 
 

@@ -112,6 +112,11 @@ class Worker:
         self._hungry = True
         self._claiming.ring()
 
+    def resume(self) -> None:
+        """The database is there again: ends the pauses after errors."""
+        for bell in (self._finishing, self._renewing, self._claiming):
+            bell.ring()
+
     @property
     def running(self) -> int:
         """How many jobs this process holds."""

@@ -60,3 +60,5 @@ def upgrade() -> None:
         sqlite_where=_TIMED,
         postgresql_where=_TIMED,
     )
+    counters = sa.table("counters", sa.column("name", sa.String), sa.column("value", sa.BigInteger))
+    op.bulk_insert(counters, [{"name": "needs_version", "value": 1}])
