@@ -131,6 +131,7 @@ async def _put_together(
         Controls(database, jobs, scorers, wake=worker.wake),
         watch,
         scorers,
+        holders,
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )

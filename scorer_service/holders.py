@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -142,6 +142,14 @@ class Holders:
         query = select(*columns).where(holders.c.version != "", holders.c.seen_time >= NOW - self._orphan_seconds)
         lines = await self._database.read(lambda c: c.execute(query.order_by(*columns)).all())
         return [Holder(*line) for line in lines]
+
+
+def by_scorer(found: Iterable[Holder]) -> dict[str, list[Holder]]:
+    """Holders by the scorer that they have."""
+    listed: dict[str, list[Holder]] = {}
+    for one in found:
+        listed.setdefault(one.scorer_id, []).append(one)
+    return listed
 
 
 _NEXT_PAIR: Final = (

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.scorer.v1 import scorer_run_pb2 as pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
+from scorer_service.holders import Holder
 from scorer_service.queries import Found, Stats
 from scorer_service.records import OPEN, State, kept_steps
 from scorer_service.scoring import Scorer
@@ -112,6 +113,11 @@ def scorer(scorer: Scorer, *, paused: bool, judge_model: str) -> pb.Scorer:
         prompt_version=scorer.prompt_version,
         paused=paused,
     )
+
+
+def holder(found: Holder) -> pb.ScorerHolder:
+    """A process that has a scorer."""
+    return pb.ScorerHolder(worker=found.worker, version=found.version, seen_time=timestamp(found.seen_time))
 
 
 def stats(found: Stats) -> pb.ScorerStats:

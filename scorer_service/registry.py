@@ -21,9 +21,7 @@ class Registry:
             if versions.get(scorer.version, scorer) is not scorer:
                 raise ConfigurationError(f"there are two scorers {scorer.id!r} with the version {scorer.version!r}")
             versions[scorer.version] = scorer
-        self._newest = {
-            scorer_id: versions[max(versions, key=_version_key)] for scorer_id, versions in self._scorers.items()
-        }
+        self._newest = {scorer_id: versions[newest_of(versions)] for scorer_id, versions in self._scorers.items()}
 
     @property
     def ids(self) -> list[str]:
@@ -60,6 +58,11 @@ class Registry:
         if version and version not in versions:
             return f"scorer {scorer_id!r} has no version {version!r}; it has {', '.join(sorted(versions))}"
         return ""
+
+
+def newest_of(versions: Iterable[str]) -> str:
+    """The version with the highest numbers: 10 is newer than 9, and 1.2 than 1.1."""
+    return max(versions, key=_version_key)
 
 
 def _version_key(version: str) -> tuple[tuple[int, int | str], ...]:

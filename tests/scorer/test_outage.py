@@ -15,6 +15,7 @@ from sqlalchemy import select, text
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
+from runwire.scorer.v1 import scorer_service_pb2 as pb
 from scorer_service import schema
 from scorer_service.database import Database, open_database
 from scorer_service.executor import Limits
@@ -196,13 +197,18 @@ async def test_a_rolling_upgrade_fails_nothing(results_url: str) -> None:
 
 
 async def test_a_request_waits_for_a_process_with_its_scorer(results_url: str) -> None:
-    """Scorers deployed apart: a process without it leaves it PENDING, one that comes later scores it."""
+    """Scorers deployed apart: a process without it leaves it PENDING, one that comes later scores it; and each can say
+    who has what."""
     store = f"memory://{uuid.uuid4().hex}"
     async with open_store(store), service(results_url, store=store) as without:
         await without.send(request("fresh"))
         await without.score(request("threaded"))
         assert (await without.get(request("fresh").scorer_run_id)).state == S.SCORER_RUN_STATE_PENDING
         async with service(results_url, store=store, scorers="tests.scorer.next_scorers"):
+            listed = {one.scorer_id: one for one in (await without.stub.ListScorers(pb.ListScorersRequest())).scorers}
+            assert [one.version for one in listed["fresh"].holders] == ["1"]
+            assert {one.version for one in listed["brevity"].holders} == {"1", "2", "3"}
+            assert len({one.worker for one in listed["brevity"].holders}) == 2
             run = await without.until(request("fresh").scorer_run_id)
     assert (run.state, run.scorer_version) == (S.SCORER_RUN_STATE_SUCCEEDED, "1")
 
