@@ -55,6 +55,8 @@ _ONLY: Final = {
     "keepalives": ("0", "1"),
 }
 """What an option can only be here: the driver has nothing else, or it would be of no use to who writes."""
+_ALIASES: Final = {"database": "dbname", "ssl": "sslmode"}
+"""What the driver called it, in URLs from before."""
 _NOT_HERE: Final = (
     *("hostaddr", "require_auth", "requirepeer", "requiressl", "sslcrldir", "sslkeylogfile", "gssdelegation"),
     *("min_protocol_version", "max_protocol_version", "scram_client_key", "scram_server_key", "servicefile"),
@@ -124,7 +126,9 @@ def parse(url: str) -> Server:
 def _options(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        known = "dbname" if name == "database" else name
+        known = _ALIASES.get(name, name)
+        if name == "ssl" and value == "true":  # as JDBC says it, which libpq takes too
+            value = "require"
         if known in _NOT_HERE:
             raise _wrong(f"has the option {name!r}, which is not supported here")
         if known not in _OURS and known not in _TLS and known not in _ONLY:

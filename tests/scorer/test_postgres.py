@@ -43,6 +43,13 @@ def test_a_url_with_everything() -> None:
     assert (found["dsn"], found["target_session_attrs"]) == ("postgresql:///?sslmode=require", "primary")
 
 
+def test_names_from_before() -> None:
+    """URLs that worked with the release before."""
+    for ssl in ("true", "require"):
+        assert parsed(f"postgresql://host/db?ssl={ssl}")["dsn"] == "postgresql:///?sslmode=require"
+    assert parsed("postgresql://host?database=db")["database"] == "db"
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
 def test_names_of_the_scheme(scheme: str) -> None:
     """All that people write."""
