@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
@@ -287,6 +288,52 @@ async def test_times_that_are_none_and_options_that_nobody_can_read_stop_nobody(
     assert await store.backlog(QUEUE) == 0
     lines = sorted((line.run_id, line.error_reason or "") for line in (await rows(database)).values())
     assert lines == [("", "malformed_request"), ("", "malformed_request"), ("good", "")]
+
+
+async def test_what_a_newer_producer_adds_is_no_fault(store: Store, database: Database) -> None:
+    """Fields that this release does not know, in the request and in its sample: taken in, and the sample keeps them."""
+    unknown = b"\xfa\x7f\x05later"  # field 2047
+    message = request("brevity", "newer")
+    message.sample.MergeFromString(unknown)
+    await send(store, [message.SerializeToString() + unknown])
+    await intake_of(store, database).run_once()
+    (line,) = (await rows(database)).values()
+    assert (line.run_id, line.state) == ("newer", State.PENDING)
+    found = await Queries(database).get("default", line.scorer_run_id, with_sample=True)
+    assert found is not None
+    assert unknown in (found.sample or b"")
+
+
+async def test_numbers_and_sizes_that_no_row_holds_are_malformed(store: Store, database: Database) -> None:
+    """Found by validation, before the database could say anything; nothing is parked."""
+    siblings, options = request("brevity", "siblings"), request("brevity", "options")
+    siblings.sibling_count = -1
+    options.options.update({"x": "y" * 300_000})
+    long = request("brevity", "x" * 300)
+    text_of_nul = request("brevity", "trace")
+    text_of_nul.tracestate = "a\0b"
+    await send(store, [siblings, options, long, text_of_nul])
+    await intake_of(store, database).run_once()
+    reasons = [(line.state, line.error_reason) for line in (await rows(database)).values()]
+    assert reasons == [(State.FAILED, "malformed_request")] * 4
+    assert await database.read(parked) == []
+
+
+async def test_foreign_garbage_parks_nothing(store: Store, database: Database) -> None:
+    """5,000 mutations of a request: each becomes a row, and what the database says is never asked."""
+    rng = random.Random(11)
+    whole = request("brevity", "run", options={"a": [1, {"b": None}]}).SerializeToString()
+    bodies = set()
+    while len(bodies) < 5000:
+        body = bytearray(whole)
+        for _ in range(rng.randrange(1, 6)):
+            body[rng.randrange(len(body))] = rng.randrange(256)
+        bodies.add(bytes(body[: rng.choice([len(body), rng.randrange(1, len(body))])]))
+    await send(store, sorted(bodies))
+    intake = intake_of(store, database)
+    while await store.backlog(QUEUE):
+        await intake.run_once()
+    assert await database.read(parked) == []
 
 
 async def test_a_watch_of_a_run_without_scorers_ends(sqlite_url: str) -> None:
