@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from scorer_service.export import Exporter
 
 _HEALTH_SECONDS: Final = 2.0
+_START_SECONDS: Final = 3600.0
 _AWAY_SECONDS: Final = 0.5
 """How often it is looked for while it is away."""
 _STREAM_GRACE_SECONDS: Final = 2.0
@@ -255,7 +256,7 @@ async def _prepare(database: Database, settings: Settings) -> None:
         await migrate.migrate(database)
     else:
         await migrate.check(database)
-    if await database.write(revisions.mend):
+    if await database.write(revisions.mend, limit_seconds=_START_SECONDS):
         log.warning("the results database comes from another server: watches begin anew")
 
 

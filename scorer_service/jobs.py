@@ -88,6 +88,9 @@ class Held:
     """Running, or ended and not written yet."""
     given_up: frozenset[tuple[str, int]] = frozenset()
     """Those that it does not renew any more, because they do not end: losses."""
+    spare_others: bool = False
+    """The database was away: leases of other workers are over too, and are left alone until these had time to renew
+    them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,8 @@ class Jobs:
             return Claimed((), waiting_alone)
 
         def work(connection: Connection) -> list[Job]:
-            candidates = self._candidates(connection, wanted, offers, 1 if alone else limit)
+            spared = held is not None and held.spare_others
+            candidates = self._candidates(connection, wanted, offers, 1 if alone else limit, spared=spared)
             mine, candidates = self._sort_out(candidates, held)
             if mine:
                 renewed = {"ids": mine, "me": self.worker, "lease": self.lease_seconds}
@@ -222,6 +226,8 @@ class Jobs:
         wanted: Sequence[_Place],
         offers: Mapping[str, Offer],
         limit: int,
+        *,
+        spared: bool,
     ) -> list[Any]:
         taken: list[Any] = []
         used: Counter[str] = Counter()
@@ -237,6 +243,7 @@ class Jobs:
             if permits <= 0:
                 continue
             values = {"scorer_id": each.scorer_id, "version": each.version, "lane": int(each.lane), "count": permits}
+            values["not_state"] = int(State.RUNNING) if spared else 0
             rows = connection.execute(_CANDIDATES, values).all()
             if offer.rate is not None and len(rows) < permits:
                 _give_back(connection, offer.rate, permits - len(rows))
@@ -408,6 +415,7 @@ _CANDIDATES: Final[Select[Any]] = (
     .where(
         row.scorer_id == bindparam("scorer_id"),
         row.wanted_version == bindparam("version"),
+        row.state != bindparam("not_state", type_=SmallInteger),
         row.lane == bindparam("lane"),
         row.due_time <= NOW,
     )

@@ -82,6 +82,7 @@ class Worker:
         """Ends that cannot be written, nobody knows why."""
         self._given_up: set[tuple[str, int]] = set()
         self._renewed_at = time.monotonic()
+        self._sparing_until = 0.0
         self._behind = False
         """The database was away: first what ended is written, then leases are renewed, then work is claimed."""
         self._steps: dict[Job, str] = {}
@@ -142,13 +143,14 @@ class Worker:
             await self.finish_once()
         await self.renew_once()
         self._behind = False
+        self._sparing_until = time.monotonic() + self._jobs.lease_seconds / 2
 
     def _leases(self) -> list[Job]:
         return [*(held.job for held in self._held.values()), *self._unwritten.values()]
 
     def _known(self) -> Held:
         running = frozenset((job.scorer_run_id, job.token) for job in self._leases())
-        return Held(running, frozenset(self._given_up))
+        return Held(running, frozenset(self._given_up), time.monotonic() < self._sparing_until)
 
     async def _claim(self) -> float:
         if self._alone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -11,14 +12,15 @@ from contextlib import asynccontextmanager, suppress
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 
+from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
 from scorer_service import migrate, schema
 from scorer_service.database import Database, open_database
 from scorer_service.jobs import Held, Jobs, Offer
 from scorer_service.records import NewRun, State
-from tests.scorer.stage import Service, eventually, request, service
+from tests.scorer.stage import Service, eventually, request, send, service
 from tests.servers import PostgresServer, start_postgres
 
 OFFERS = {"a": Offer(100)}
@@ -134,6 +136,53 @@ async def test_twenty_fail_overs(own_postgres: PostgresServer, capsys: pytest.Ca
         print(f"\n{sent} requests over 20 fail-overs, all scored; back after {max(returns):.1f} s at most")
     assert ended == {State.SUCCEEDED: sent}
     assert max(returns) < 5.0
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("away_seconds", [4.0, 12.0], ids=["longer than a lease", "longer than the orphan time"])
+async def test_the_database_is_away(away_seconds: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two services with different scorers, 3,000 requests, a server that is stopped in the middle: 3,000 of 3,000 are
+    scored, none of them twice, and no worker is said to have died."""
+    settings = {"scorer_lease_seconds": 3.0, "scorer_orphan_seconds": 6.0, "store": f"memory://{uuid.uuid4().hex}"}
+    messages = [request(("threaded", "fresh")[n % 2], f"run-{n}") for n in range(3000)]
+    with start_postgres() as server:
+        async with (
+            open_store(str(settings["store"])) as store,
+            service(server.url(), **settings, scorer_concurrency=64),
+            service(server.url(), **settings, scorers="tests.scorer.next_scorers", scorer_concurrency=64),
+            open_database(server.url()) as database,
+        ):
+            await send(store, messages)
+
+            async def some_ended() -> bool:
+                return await ended(database) > 500
+
+            await eventually(some_ended)
+            await asyncio.to_thread(server.kill)
+            await asyncio.sleep(away_seconds)
+            await asyncio.to_thread(server.start)
+            began = time.monotonic()
+
+            async def all_ended() -> bool:
+                try:
+                    return await ended(database) == 3000
+                except StoreUnavailable:
+                    return False
+
+            await eventually(all_ended, limit=120)
+            row = schema.scorer_runs.c
+            query = select(row.state, row.losses, row.deliveries)
+            found = Counter(tuple(line) for line in await database.read(lambda c: c.execute(query).all()))
+    with capsys.disabled():
+        print(f"\naway for {away_seconds} s: all scored {time.monotonic() - began:.1f} s later: {dict(found)}")
+    assert {state for state, _, _ in found} == {State.SUCCEEDED}
+    assert {losses for _, losses, _ in found} == {0}
+
+
+async def ended(database: Database) -> int:
+    query = select(func.count()).select_from(schema.scorer_runs).where(schema.scorer_runs.c.end_time.is_not(None))
+    return int(await database.read(lambda c: c.execute(query).scalar_one()))
 
 
 @pytest.fixture

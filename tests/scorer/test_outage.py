@@ -62,13 +62,13 @@ class Away:
         return getattr(self._database, name)
 
 
-async def worker_of(database: Any, **settings: float) -> tuple[Worker, Recorder, Jobs]:
+async def worker_of(database: Any, worker: str = "w", **settings: float) -> tuple[Worker, Recorder, Jobs]:
     registry = load([SCORERS])
-    jobs, executor = Jobs(database, worker="w", **settings), Recorder()  # type: ignore[arg-type]
+    jobs, executor = Jobs(database, worker=worker, **settings), Recorder()  # type: ignore[arg-type]
     await jobs.register(registry.versions)
-    worker = Worker(jobs, registry, Limits(1.0, RetryPolicy(), 100), concurrency=100)
-    worker.executor = executor  # type: ignore[assignment]
-    return worker, executor, jobs
+    made = Worker(jobs, registry, Limits(1.0, RetryPolicy(), 100), concurrency=100)
+    made.executor = executor  # type: ignore[assignment]
+    return made, executor, jobs
 
 
 def new(name: str) -> NewRun:
@@ -118,6 +118,30 @@ async def test_the_only_worker_does_not_claim_its_own_again(database: Database, 
     assert len(executor.submitted) == 100
     found = Counter((line.state, line.claims, line.deliveries, line.losses) for line in await lines(database))
     assert found == {(State.SUCCEEDED, 1, 1, 0): 100}
+
+
+async def test_whoever_is_back_first_leaves_the_others_their_work(database: Database) -> None:
+    """After an outage all leases are over. Other workers have time to renew theirs; what is new is claimed at once, and
+    what nobody renews is, later."""
+    cut = Away(database)
+    first, executor, jobs = await worker_of(cut, worker="first", lease_seconds=2.0)
+    second, other, _ = await worker_of(database, worker="second", lease_seconds=2.0)
+    await jobs.add([new(f"run-{number}") for number in range(50)])
+    await second.claim_once()
+    assert len(other.submitted) == 50
+    cut.away = True
+    with pytest.raises(StoreUnavailable):
+        await first.claim_once()
+    cut.away = False
+    await lapse(database)
+    await jobs.add([new("new")])
+    jobs.look_again()
+    await first.claim_once()
+    assert [job.run_id for job in executor.submitted] == ["new"]
+    first._sparing_until = 0.0
+    jobs.look_again()
+    await first.claim_once()
+    assert len(executor.submitted) == 51, "the other one died, it seems"
 
 
 async def test_a_score_that_cannot_be_written_is_kept(database: Database) -> None:
