@@ -24,7 +24,7 @@ from scorer_service.holders import Holders
 from scorer_service.intake import QUEUE, Intake
 from scorer_service.jobs import Jobs, Rate
 from scorer_service.loop import Bell, repeat
-from scorer_service.processes import Processes
+from scorer_service.processes import JudgeSettings, Processes
 from scorer_service.queries import Queries
 from scorer_service.registry import Registry
 from scorer_service.retention import Ages, Retention
@@ -52,14 +52,14 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
     finished or handed back. It ends so too while it still waits for its store or its database.
 
     `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable, and
-    RunwireError where a scorer blocked the others for good.
+    RunwireError where scorers used the process up: they block the others for good, or leave behind what never ends.
     """
     scorers = registry.load(settings.scorers)
     judge = _judge(settings)
-    stopping, stuck = stopping or _stop_on_signals(), asyncio.Event()
+    stopping, stuck = stopping or _stop_on_signals(), list[str]()
 
-    def on_stuck() -> None:
-        stuck.set()
+    def on_stuck(why: str) -> None:
+        stuck.append(why)
         stopping.set()
 
     async with AsyncExitStack() as stack:
@@ -67,8 +67,8 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
         if parts is not None:
             gc.freeze()  # what is there now stays: not to look through it again and again saves 8 % of a scorer run
             await parts.run(stopping, announce)
-    if stuck.is_set():
-        raise RunwireError("a scorer blocked the event loop of the scorers; what it held was handed back")
+    if stuck:
+        raise RunwireError(f"{stuck[0]}; this process ended for it, and what it held was handed back")
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -100,7 +100,7 @@ async def _put_together(
     settings: Settings,
     scorers: Registry,
     judge: Judge | None,
-    on_stuck: Callable[[], None],
+    on_stuck: Callable[[str], None],
 ) -> _Parts:
     database = await stack.enter_async_context(open_database(settings.results, work_seconds=_work_seconds(settings)))
     await _prepare(database, settings)
@@ -123,6 +123,7 @@ async def _put_together(
         processes=settings.scorer_processes,
         judge_rate=_rate(settings),
         grace_seconds=settings.scorer_grace_seconds,
+        max_sample_bytes=settings.scorer_memory_bytes // 2,
         on_stuck=on_stuck,
     )
     queries = Queries(database)
@@ -262,15 +263,26 @@ async def _prepare(database: Database, settings: Settings) -> None:
 
 def _limits(settings: Settings) -> Limits:
     policy = RetryPolicy(
-        settings.scorer_retries, settings.scorer_retry_first_seconds, settings.scorer_retry_max_seconds
+        settings.scorer_retries,
+        settings.scorer_retry_first_seconds,
+        settings.scorer_retry_max_seconds,
+        settings.scorer_wait_seconds,
     )
-    return Limits(settings.scorer_timeout_seconds, policy, settings.scorer_concurrency)
+    return Limits(
+        settings.scorer_timeout_seconds,
+        policy,
+        settings.scorer_concurrency,
+        max_losses=settings.scorer_max_losses,
+        max_fetched_bytes=settings.scorer_max_fetched_bytes,
+        fetched_bytes=settings.scorer_memory_bytes // 2,
+        keep_content=settings.scorer_keep_content,
+    )
 
 
 def _rate(settings: Settings) -> Rate | None:
-    if not settings.judge_rate:
+    if not settings.judge_model:
         return None
-    return Rate(settings.judge_model, settings.judge_rate, settings.judge_burst)
+    return Rate(settings.judge_model, settings.judge_rate or None, settings.judge_burst, adaptive=True)
 
 
 def _make_executor(
@@ -280,11 +292,19 @@ def _make_executor(
         scorers,
         _limits(settings),
         judge,
-        Processes(settings.scorer_processes, settings.scorers),
+        # One more than are offered: for what is to run alone.
+        lambda: Processes(settings.scorer_processes + 1, settings.scorers, _judge_settings(settings)),
         fetch.fetch_from(store, settings.scorer_max_fetched_bytes),
         worker.deliver,
         worker.on_step,
+        worker.end_process,
     )
+
+
+def _judge_settings(settings: Settings) -> JudgeSettings | None:
+    if not settings.judge_model:
+        return None
+    return JudgeSettings(settings.judge_model, settings.judge_temperature, settings.judge_timeout_seconds)
 
 
 def _judge(settings: Settings) -> Judge | None:
@@ -292,7 +312,9 @@ def _judge(settings: Settings) -> Judge | None:
         return None
     from scorer_service.scorers.model import configured_judge
 
-    return configured_judge(settings.judge_model)
+    return configured_judge(
+        settings.judge_model, temperature=settings.judge_temperature, timeout_seconds=settings.judge_timeout_seconds
+    )
 
 
 _OTLP_PROTOCOLS: Final = tuple(f"OTEL_EXPORTER_OTLP_{kind}PROTOCOL" for kind in ("", "LOGS_", "TRACES_"))

@@ -5,17 +5,20 @@
     extend   renews leases and tells which of them are lost
     finish   the end of an attempt, taken only from whom the row was last claimed by
 
-A row whose workers died `max_losses - 1` times has one delivery left, and waits for it in the lane ALONE: there it
-cannot take others with it, nor be taken by them. The next loss ends it FAILED, `worker_lost`.
+A row whose workers died `max_losses - 1` times goes to the lane ALONE: from there it is carried out in a process of its
+own, where it cannot take others with it, nor be taken by them. So nobody waits for it, and only what was alone is found
+guilty: if that process dies, the executor ends the row FAILED, `worker_lost`. A worker that dies with it says nothing
+about it, and ends it only when that has happened again and again.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -38,9 +41,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from runwire.errors import StoreUnavailable
 from scorer_service import schema
 from scorer_service.batches import Update, among, insert_new
 from scorer_service.database import Database, database_time
+from scorer_service.pace import FIRST_PER_SECOND, Pace
 from scorer_service.records import OPEN, Error, Finished, Job, NewRun, Priority, State, microseconds, printable
 from scorer_service.revisions import next_revision
 from scorer_service.schema import (
@@ -64,8 +69,11 @@ class Rate:
     """A limit shared by all replicas: so many attempts a second, on average, under this name."""
 
     name: str
-    per_second: float
+    per_second: float | None
+    """None: no limit but what is learned."""
     burst: int
+    adaptive: bool = False
+    """Whether the provider's answers slow it down further: see `pace`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,7 @@ class Claimed:
 
     jobs: Sequence[Job]
     alone: bool
-    """There is work that wants a worker to itself: claim it with `alone`."""
+    """There is work that wants a process to itself: claim it with `alone`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +164,19 @@ class Jobs:
     # Out of the queue
 
     async def claim(
-        self, offers: Mapping[str, Offer], limit: int, *, alone: bool = False, held: Held | None = None
+        self,
+        offers: Mapping[str, Offer],
+        limit: int,
+        *,
+        alone: bool = False,
+        max_bytes: float = math.inf,
+        or_one: bool = False,
+        held: Held | None = None,
     ) -> Claimed:
         """Takes up to `limit` rows that are due, of the scorers offered, registered and not paused, in a version that
-        was registered: HIGH before NORMAL, those due longest first. With `alone`: one row of the lane ALONE. Without
-        `held` every lease that ran out is a loss."""
+        was registered: HIGH before NORMAL, those due longest first; and no more than have `max_bytes` of samples
+        together, or (with `or_one`) one that has more. With `alone`: one row of the lane ALONE. Without `held` every
+        lease that ran out is a loss."""
         due = await self._due(offers)
         waiting_alone = any(each.lane is Lane.ALONE for each in due)
         wanted = [each for each in due if (each.lane is Lane.ALONE) == alone]
@@ -168,13 +184,13 @@ class Jobs:
             return Claimed((), waiting_alone)
 
         def work(connection: Connection) -> list[Job]:
-            spared = held is not None and held.spare_others
-            candidates = self._candidates(connection, wanted, offers, 1 if alone else limit, spared=spared)
+            room, spared = _Room(max_bytes, or_one), held is not None and held.spare_others
+            candidates = self._candidates(connection, wanted, offers, 1 if alone else limit, room, spared=spared)
             mine, candidates = self._sort_out(candidates, held)
             if mine:
                 renewed = {"ids": mine, "me": self.worker, "lease": self.lease_seconds}
                 connection.execute(_EXTEND, renewed).all()
-            return self._take(connection, candidates, held) if candidates else []
+            return self._take(connection, candidates, offers, held) if candidates else []
 
         jobs = await self._database.write(work)
         if len(jobs) < limit:
@@ -226,6 +242,7 @@ class Jobs:
         wanted: Sequence[_Place],
         offers: Mapping[str, Offer],
         limit: int,
+        room: _Room,
         *,
         spared: bool,
     ) -> list[Any]:
@@ -239,44 +256,54 @@ class Jobs:
             count = min(fair, rest, offer.slots - used[place])
             if count <= 0:
                 continue
-            permits = _permits(connection, offer.rate, count)
+            gate = _Gate(connection, offer.rate)
+            permits = gate.room(count)
             if permits <= 0:
                 continue
             values = {"scorer_id": each.scorer_id, "version": each.version, "lane": int(each.lane), "count": permits}
             values["not_state"] = int(State.RUNNING) if spared else 0
             rows = connection.execute(_CANDIDATES, values).all()
-            if offer.rate is not None and len(rows) < permits:
-                _give_back(connection, offer.rate, permits - len(rows))
-            used[place] += len(rows)
-            taken += rows
+            fitting = room.take([line.size or 0 for line in rows])
+            gate.take(fitting)
+            used[place] += fitting
+            taken += rows[:fitting]
+            if fitting < len(rows):
+                break  # those that have waited longest are next, however large they are
         return taken
 
-    def _take(self, connection: Connection, candidates: Sequence[Any], held: Held | None) -> list[Job]:
+    def _take(
+        self, connection: Connection, candidates: Sequence[Any], offers: Mapping[str, Offer], held: Held | None
+    ) -> list[Job]:
         """Leases the candidates, except those that must not run (again, or beside others)."""
         revision, now = next_revision(connection)
         lost = [line for line in candidates if self._is_loss(line, held)]
         if lost:
             record_ends(connection, lost, now, _lease_ended)
-            self._enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line in lost])
+            self.enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line in lost])
         ended, apart, taken = [], [], []
         for line in candidates:
-            losses = line.losses + self._is_loss(line, held)
-            if losses >= self._max_losses:
+            died = self._is_loss(line, held)
+            losses = line.losses + died
+            # With a process of its own that died nothing else did.
+            beside_others = died or not offers[line.scorer_id].shared
+            if died and line.lane == Lane.ALONE and losses >= self._max_losses * _PATIENCE:
                 message = f"its worker died {losses} times: the last one was {line.worker or 'unknown'}"
                 ended.append((line, losses, Error("worker_lost", message)))
             elif line.deadline is not None and line.deadline < now:
                 ended.append(
                     (line, losses, Error("deadline_exceeded", "its deadline passed before it could be scored"))
                 )
-            elif line.body is None:
+            elif line.size is None:
                 ended.append((line, losses, Error("sample_lost", "its sample is not kept any more")))
-            elif losses and losses == self._max_losses - 1 and line.lane != Lane.ALONE:
+            elif losses and losses >= self._max_losses - 1 and beside_others and line.lane != Lane.ALONE:
                 apart.append((line, losses))
             else:
                 taken.append(line.scorer_run_id)
         if ended:
             rows = [_ended_row(line, losses, error, now, revision) for line, losses, error in ended]
             connection.execute(_END, rows)
+            # Their failure is exported, also where no attempt was ever made.
+            self.enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line, _, _ in ended])
         if apart:
             rows = [
                 {"id": line.scorer_run_id, "losses": losses, "revision": revision, "now": now} for line, losses in apart
@@ -293,8 +320,9 @@ class Jobs:
             "lost": [line.scorer_run_id for line in lost],
         }
         claimed = (connection.execute(_TAKE, values)).all()
-        bodies = {line.scorer_run_id: line.body for line in candidates}
-        return [_job(line, bodies[line.scorer_run_id]) for line in claimed]
+        by_id = {line.scorer_run_id: line for line in candidates}
+        bodies = _large_bodies(connection, [by_id[key].sample_id for key in taken if by_id[key].body is None])
+        return [_job(line, by_id[line.scorer_run_id], bodies) for line in claimed]
 
     async def extend(self, jobs: Sequence[Job]) -> set[str]:
         """Renews leases; returns the ids of those that are lost: claimed by another worker, or cancelled."""
@@ -316,7 +344,22 @@ class Jobs:
         nothing of them is written but their number. Safe to repeat: what is written already is not refused."""
         if not finished:
             return []
-        return await self._database.write(lambda connection: self._finish(connection, finished))
+        refused = await self._database.write(lambda connection: self._finish(connection, finished))
+        await self._learn(finished)
+        return refused
+
+    async def _learn(self, finished: Sequence[Finished]) -> None:
+        """Tells the paces of judge models how their providers took what was asked. A lost word of it does no harm."""
+        by_model: dict[str, list[Finished]] = {}
+        for done in finished:
+            if done.asked is not None:
+                by_model.setdefault(done.asked.model, []).append(done)
+        if not by_model:
+            return
+        try:
+            await self._database.write(lambda connection: _learn(connection, by_model))
+        except StoreUnavailable:
+            pass
 
     def _finish(self, connection: Connection, finished: Sequence[Finished]) -> list[Finished]:
         # A row may be there twice: lost and claimed again by this very worker.
@@ -330,11 +373,11 @@ class Jobs:
         if ours:
             revision, now = next_revision(connection)
             _FINISH.run(connection, [_finished_row(done, now, revision) for done in ours])
-            # The row itself is the record of the attempt that succeeded.
-            history = [self._attempt_row(done, now) for done in ours if done.state is not State.SUCCEEDED]
+            history = [self._attempt_row(done, now) for done in ours if _is_history(done)]
             if history:
                 insert_new(connection, attempts, history)
-            self._enqueue_exports(connection, [(done.job.scorer_run_id, done.job.token) for done in ours])
+            tried = [done for done in ours if not done.waited or _is_history(done)]
+            self.enqueue_exports(connection, [(done.job.scorer_run_id, done.job.token) for done in tried])
         return refused
 
     def _attempt_row(self, done: Finished, now: float) -> dict[str, Any]:
@@ -349,11 +392,12 @@ class Jobs:
             "error_class": error.error_class if error else None,
             "error_message": printable(error.message) if error else None,
             "partial_results": done.steps,
+            "spent": done.spent,
         }
 
-    def _enqueue_exports(self, connection: Connection, ended: Sequence[tuple[str, int]]) -> None:
+    def enqueue_exports(self, connection: Connection, ended: Sequence[tuple[str, int]]) -> None:
         """Remembers attempts to export, as long as there is room: an exporter that is down must not fill the disk."""
-        if not self._export_backlog:
+        if not self._export_backlog or not ended:
             return
         waiting = (connection.execute(select(func.count()).select_from(exports))).scalar_one()
         rows = [
@@ -398,9 +442,14 @@ _DUE: Final = (
     .where(or_(*[_there_is(lane) for lane in _LANES]))
 )
 
+_INLINE_BYTES: Final = 16_384
+"""Samples up to this size are read with their rows, larger ones once it is known that there is room for them."""
+
 _CANDIDATES: Final[Select[Any]] = (
     select(
         row.scorer_run_id,
+        row.scorer_id,
+        row.sample_id,
         row.state,
         row.lane,
         row.losses,
@@ -409,7 +458,8 @@ _CANDIDATES: Final[Select[Any]] = (
         row.start_time,
         row.deadline,
         row.steps,
-        samples.c.body,
+        func.length(samples.c.body).label("size"),
+        case((func.length(samples.c.body) <= _INLINE_BYTES, samples.c.body)).label("body"),
     )
     .select_from(scorer_runs.outerjoin(samples, samples.c.sample_id == row.sample_id))
     .where(
@@ -449,6 +499,11 @@ _TAKE: Final = (
         row.steps,
         row.failures,
         row.start_time,
+        row.losses,
+        row.lane,
+        row.waits,
+        row.waiting_since,
+        row.deadline,
     )
 )
 
@@ -477,7 +532,7 @@ _SET_APART: Final = (
         due_time=bindparam("now"),
         error_reason="worker_lost",
         error_class="",
-        error_message="its worker died; the next try is the last, without other work beside it",
+        error_message="its worker died; from now on it is tried in a process of its own",
         revision=bindparam("revision"),
     )
 )
@@ -518,6 +573,8 @@ _FINISH: Final = Update(
         "to_end": Double(),
         "plus_failures": Integer(),
         "plus_losses": Integer(),
+        "plus_waits": Integer(),
+        "now": Double(),
         "to_version": String(),
         "to_steps": Text(),
         "value": Double(),
@@ -540,6 +597,12 @@ _FINISH: Final = Update(
             end_time=value("to_end"),
             failures=row.failures + value("plus_failures"),
             losses=row.losses + value("plus_losses"),
+            waits=row.waits + value("plus_waits"),
+            waiting_since=case(
+                (value("plus_waits") > 0, func.coalesce(row.waiting_since, value("now"))),
+                (value("plus_failures") > 0, None),
+                else_=row.waiting_since,
+            ),
             scorer_version=value("to_version"),
             steps=value("to_steps"),
             score_value=value("value"),
@@ -557,6 +620,9 @@ _FINISH: Final = Update(
 )
 
 _BELIEF_SECONDS: Final = 0.2
+_UNLIMITED: Final = 1e9
+_PATIENCE: Final = 3
+"""How many times as many workers may die with a row that has a process of its own: they die of something else."""
 
 
 def register(connection: Connection, worker: str, versions: Mapping[str, Sequence[str]]) -> None:
@@ -580,27 +646,90 @@ def _count(connection: Connection, name: str, number: int) -> None:
     connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + number))
 
 
-def _permits(connection: Connection, rate: Rate | None, count: int) -> int:
-    """How many of `count` attempts the rate allows now; they are taken. (The generic cell rate algorithm: `next_time`
-    runs ahead of the clock by one interval an attempt, by at most the burst.)"""
-    if rate is None:
-        return count
-    insert_new(connection, rate_limits, [{"name": rate.name, "next_time": 0.0}])
-    current = select(rate_limits.c.next_time, NOW).where(rate_limits.c.name == rate.name).with_for_update()
-    next_time, now = connection.execute(current).one()
-    next_time = max(now, next_time)
-    room = int((now - next_time) * rate.per_second + rate.burst + 1e-6)
-    permits = max(0, min(count, room))
-    moved = update(rate_limits).where(rate_limits.c.name == rate.name)
-    connection.execute(moved.values(next_time=next_time + permits / rate.per_second))
-    return permits
+class _Gate:
+    """The rate of an offer, for one claim."""
+
+    def __init__(self, connection: Connection, rate: Rate | None) -> None:
+        self._connection = connection
+        self._rate = rate
+        if rate is not None:
+            self._now, self._pace = _pace(connection, rate.name)
+            if not rate.adaptive:
+                self._pace = Pace(self._pace.next_time, per_second=_UNLIMITED)
+
+    def room(self, count: int) -> int:
+        """How many of so many attempts may be made now."""
+        if self._rate is None:
+            return count
+        return min(count, self._pace.room(self._now, self._rate.per_second, self._rate.burst))
+
+    def take(self, count: int) -> None:
+        """Uses permits."""
+        if self._rate is None or not count:
+            return
+        self._pace.take(self._now, count, self._rate.per_second)
+        values = {"next_time": self._pace.next_time}
+        if self._rate.adaptive:
+            values["blocked_until"] = self._pace.blocked_until
+        limited = update(rate_limits).where(rate_limits.c.name == self._rate.name)
+        self._connection.execute(limited.values(**values))
 
 
-def _give_back(connection: Connection, rate: Rate, permits: int) -> None:
-    limit = rate_limits.c
-    connection.execute(
-        update(rate_limits).where(limit.name == rate.name).values(next_time=limit.next_time - permits / rate.per_second)
+def _pace(connection: Connection, name: str) -> tuple[float, Pace]:
+    """The database's clock, and the pace of a model, locked until the transaction ends."""
+    insert_new(connection, rate_limits, [{"name": name, "next_time": 0.0}])
+    line = connection.execute(select(rate_limits, NOW).where(rate_limits.c.name == name).with_for_update()).one()
+    first = FIRST_PER_SECOND if line.per_second is None else line.per_second
+    return line[-1], Pace(line.next_time, first, line.cautious, line.cut_time, line.blocked_until, line.failures)
+
+
+def _learn(connection: Connection, by_model: Mapping[str, Sequence[Finished]]) -> None:
+    for model in sorted(by_model):
+        now, pace = _pace(connection, model)
+        for done in sorted(by_model[model], key=lambda done: done.job.start_time):
+            asked, sent = done.asked, done.job.start_time
+            assert asked is not None
+            if asked.answered == "rate_limited":
+                pace.refused(now, sent, asked.delay_seconds)
+            elif asked.answered == "provider_unavailable":
+                pace.failed(now, sent)
+            else:
+                pace.answered(now, sent)
+        limited = update(rate_limits).where(rate_limits.c.name == model)
+        connection.execute(limited.values(**asdict(pace)))
+
+
+class _Room:
+    """So many bytes of samples, for one claim."""
+
+    def __init__(self, size_bytes: float, or_one: bool) -> None:
+        self._free = size_bytes
+        self._or_one = or_one
+
+    def take(self, sizes: Sequence[int]) -> int:
+        """How many of them fit, from the first on."""
+        for count, size in enumerate(sizes):
+            if size > self._free and not self._or_one:
+                return count
+            self._free -= size
+            self._or_one = False
+        return len(sizes)
+
+
+def _large_bodies(connection: Connection, sample_ids: Sequence[str]) -> dict[str, bytes]:
+    """Samples that were not read with their rows; scorers of one run share them."""
+    if not sample_ids:
+        return {}
+    found = connection.execute(
+        select(samples.c.sample_id, samples.c.body).where(samples.c.sample_id.in_(set(sample_ids)))
     )
+    return {line.sample_id: line.body for line in found}
+
+
+def _is_history(done: Finished) -> bool:
+    """Whether an attempt is recorded by itself. The row is the record of the one that succeeded, unless that asked a
+    judge; and waiting is no attempt, unless it cost something."""
+    return done.spent is not None or (done.state is not State.SUCCEEDED and not done.waited)
 
 
 def _sample_row(sample_id: str, new: NewRun, now: float) -> dict[str, Any]:
@@ -657,6 +786,8 @@ def _finished_row(done: Finished, now: float, revision: int) -> dict[str, Any]:
         "to_end": now if terminal else None,
         "plus_failures": int(done.failed),
         "plus_losses": int(done.lost),
+        "plus_waits": int(done.waited),
+        "now": now,
         "to_version": done.scorer_version,
         "to_steps": done.steps,
         "value": score.value if score else None,
@@ -708,7 +839,7 @@ def _ended_row(line: Any, losses: int, error: Error, now: float, revision: int) 
     }
 
 
-def _job(line: Any, body: bytes) -> Job:
+def _job(line: Any, candidate: Any, bodies: Mapping[str, bytes]) -> Job:
     return Job(
         scorer_run_id=line.scorer_run_id,
         token=line.claims,
@@ -721,5 +852,10 @@ def _job(line: Any, body: bytes) -> Job:
         steps=line.steps,
         failures=line.failures,
         start_time=line.start_time,
-        sample=body,
+        sample=bodies[candidate.sample_id] if candidate.body is None else candidate.body,
+        losses=line.losses,
+        alone=line.lane == Lane.ALONE,
+        waits=line.waits,
+        waiting_since=line.waiting_since,
+        deadline=line.deadline,
     )

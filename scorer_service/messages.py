@@ -62,6 +62,7 @@ def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
         labels=json.loads(line.labels),
         priority=line.priority,
         redrives=line.redrives,
+        waits=line.waits,
     )
     ParseDict(json.loads(line.options), message.options)
     if line.state == State.SUCCEEDED:
@@ -96,9 +97,18 @@ def _attempt(number: int, line: Any, partial_results: bool) -> pb.ScorerRunAttem
         end_time=timestamp(line.end_time),
         error=_error(line) if line.error_reason else None,
     )
+    if line.spent:
+        _add_spent(attempt, json.loads(line.spent), partial_results)
     if partial_results and (steps := kept_steps(line.partial_results)):
         ParseDict(steps, attempt.partial_results)
     return attempt
+
+
+def _add_spent(attempt: pb.ScorerRunAttempt, spent: dict[str, Any], with_content: bool) -> None:
+    exchanges = spent.pop("exchanges", [])
+    attempt.judging.CopyFrom(pb.Judging(**spent))
+    if with_content:
+        attempt.judging.exchanges.extend(pb.JudgeExchange(**each) for each in exchanges)
 
 
 def scorer(scorer: Scorer, *, paused: bool, judge_model: str) -> pb.Scorer:

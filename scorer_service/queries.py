@@ -57,14 +57,21 @@ class Attempt:
     start_time: float
     end_time: float
     partial_results: str
-    error_reason: None = None
-    error_class: None = None
-    error_message: None = None
+    error_reason: str | None = None
+    error_class: str | None = None
+    error_message: str | None = None
+    spent: None = None
 
     @classmethod
     def of(cls, line: Any) -> Attempt:
         """Of a scorer run that SUCCEEDED."""
         return cls(line.scorer_run_id, line.claims, line.worker, line.start_time, line.end_time, line.steps)
+
+    @classmethod
+    def never_made(cls, line: Any) -> Attempt:
+        """Of a scorer run that FAILED without an attempt: its time as a whole, and its error."""
+        error = line.error_reason, line.error_class, line.error_message
+        return cls(line.scorer_run_id, line.claims, line.worker, line.create_time, line.end_time, line.steps, *error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,8 @@ class Found:
     def weight(self) -> int:
         """About how many bytes it is on the wire."""
         texts = (self.run.options, self.run.labels, self.run.score_reason, self.run.score_metadata)
-        return 1000 + sum(len(text or "") for text in texts) + 1000 * len(self.attempts)
+        spent = sum(len(attempt.spent or "") for attempt in self.attempts)
+        return 1000 + sum(len(text or "") for text in texts) + 1000 * len(self.attempts) + spent
 
 
 MAX_ANSWER_WEIGHT: Final = 2 * 1024 * 1024
@@ -275,6 +283,7 @@ def _with_attempts(connection: Connection, found: Sequence[Any]) -> list[Found]:
     for attempt in connection.execute(query):
         history.setdefault(attempt.scorer_run_id, []).append(attempt)
     for line in found:
-        if line.state == State.SUCCEEDED:
-            history.setdefault(line.scorer_run_id, []).append(Attempt.of(line))
+        known = history.setdefault(line.scorer_run_id, [])
+        if line.state == State.SUCCEEDED and not (known and known[-1].attempt == line.claims):
+            known.append(Attempt.of(line))
     return [Found(line, history.get(line.scorer_run_id, ())) for line in found]

@@ -111,7 +111,10 @@ def scorers_of(name: str) -> list[Scorer]:
 def _prebuilt() -> list[Scorer]:
     from scorer_service.scorers import checks, code, judges
 
-    return [value for module in (code, checks, judges) for value in vars(module).values() if isinstance(value, Scorer)]
+    found = [value for module in (code, checks, judges) for value in vars(module).values() if isinstance(value, Scorer)]
+    for scorer in found:
+        scorer.is_code = not scorer.judge
+    return found
 
 
 def prebuilt(scorer_id: str) -> Scorer:

@@ -8,6 +8,7 @@
     deliveries  how often a worker took it        } since the last redrive
     failures    how often the scorer raised       }
     losses      how often its worker died         }
+    waits       how often it could not be tried   }
     revision    number of the write that changed it last, see `revisions`
 """
 
@@ -30,11 +31,12 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest migration; a test holds it to migrations/."""
 
 VERSION_TABLE: Final = "runwire_scorer_version"
@@ -49,7 +51,7 @@ class Lane(IntEnum):
     """Which rows are claimed first, and how."""
 
     ALONE = 0
-    """One at a time, by a worker process that does nothing else meanwhile."""
+    """One at a time, in a process of its own."""
     NORMAL = 1
     HIGH = 2
 
@@ -72,6 +74,8 @@ scorer_runs = Table(
     Column("deliveries", Integer, nullable=False, server_default="0"),
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("losses", Integer, nullable=False, server_default="0"),
+    Column("waits", Integer, nullable=False, server_default="0"),
+    Column("waiting_since", Double),
     Column("redrives", Integer, nullable=False, server_default="0"),
     Column("worker", String, nullable=False, server_default=""),
     Column("create_time", Double, nullable=False),
@@ -145,10 +149,12 @@ attempts = Table(
     Column("error_class", String),
     Column("error_message", Text),
     Column("partial_results", Text, nullable=False),
+    Column("spent", Text),
     PrimaryKeyConstraint("scorer_run_id", "attempt"),
 )
-"""Attempts that ended without a score. The one that brought the score is recorded in `scorer_runs` itself. `attempt` is
-the value of `scorer_runs.claims` that the attempt held."""
+"""Attempts that ended without a score, and those that asked a judge. Where no judge was asked, the one that brought the
+score is recorded in `scorer_runs` itself. `attempt` is the value of `scorer_runs.claims` that the attempt held; `spent`
+is what judges took: see `meter.Meter.text`."""
 
 samples = Table(
     "samples",
@@ -222,8 +228,13 @@ rate_limits = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("next_time", Double, nullable=False),
+    Column("per_second", Double),
+    Column("cautious", Boolean, nullable=False, server_default=false()),
+    Column("cut_time", Double, nullable=False, server_default="0"),
+    Column("blocked_until", Double, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
 )
-"""When the next request to a judge model is allowed, for all replicas together."""
+"""How fast a judge model may be asked, by all replicas together: see `pace.Pace`."""
 
 exports = Table(
     "exports",

@@ -29,6 +29,12 @@ MAX_THREADS: Final = 32
 _GRACE_AFTER_TIMEOUT_SECONDS: Final = 30.0
 _SILENT_SECONDS: Final = 1.0
 """From when on a scorers' loop that does not answer gets no more work."""
+_BLOCKED_SECONDS: Final = 30.0
+"""How long it must not have answered to be given up, once an attempt should have ended."""
+MAX_ASTRAY: Final = 32
+"""How many attempts may go on that were ended and cannot be stopped, until this process ends."""
+MAX_SAMPLE_BYTES: Final = 128 * 1024 * 1024
+"""Most bytes of samples that are held at once, unless it is a single one."""
 
 
 _ASIDE_SECONDS: Final = 1.0
@@ -61,7 +67,8 @@ class Worker:
         processes: int = 1,
         judge_rate: Rate | None = None,
         grace_seconds: float = 10.0,
-        on_stuck: Callable[[], None] = lambda: None,
+        max_sample_bytes: int = MAX_SAMPLE_BYTES,
+        on_stuck: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -70,8 +77,12 @@ class Worker:
         self._processes = processes
         self._judge_rate = judge_rate
         self._grace_seconds = grace_seconds
+        self._max_sample_bytes = max_sample_bytes
+        self._sample_bytes = 0
+        """Of all samples that are held."""
+        self._is_used_up = False
         self._on_stuck = on_stuck
-        """Called when a scorer blocks the loop for good: this process can score nothing any more."""
+        """Called, with words, when scorers have used this process up: it has to end, and another to go on."""
         self.executor: Executor
         """Set before `run`: it delivers to `deliver` and `on_step`."""
         self._held: dict[str, _Held] = {}
@@ -86,7 +97,6 @@ class Worker:
         self._behind = False
         """The database was away: first what ended is written, then leases are renewed, then work is claimed."""
         self._steps: dict[Job, str] = {}
-        self._alone = False
         self._hungry = False
         """There may be more than there was room for: claim as soon as there is room."""
         self._claiming, self._finishing, self._renewing = Bell(), Bell(), Bell()
@@ -153,27 +163,28 @@ class Worker:
         return Held(running, frozenset(self._given_up), time.monotonic() < self._sparing_until)
 
     async def _claim(self) -> float:
-        if self._alone:
-            return await self._claim_alone()
         limit = self._concurrency - len(self._held)
-        if limit <= 0 or len(self._unwritten) > 2 * self._concurrency or self._blocked():
+        room = self._max_sample_bytes - self._sample_bytes
+        if limit <= 0 or room <= 0 or len(self._unwritten) > 2 * self._concurrency or self._blocked():
             return POLL_SECONDS
         offers, full = self._offers()
-        claimed = await self._jobs.claim(offers, limit, held=self._known())
+        # A sample that is larger than all the room may be held by itself.
+        claimed = await self._jobs.claim(offers, limit, max_bytes=room, or_one=not self._held, held=self._known())
         self._take(claimed.jobs)
-        self._alone = claimed.alone
+        alone = await self._claim_alone() if claimed.alone else ()
         # There may be more, if all places were taken, or those of some scorer.
         self._hungry = len(claimed.jobs) >= limit or full
-        return 0.0 if claimed.jobs or claimed.alone else POLL_SECONDS
+        return 0.0 if claimed.jobs or alone else POLL_SECONDS
 
-    async def _claim_alone(self) -> float:
-        """What killed its workers, or ran beside what did, runs by itself: so it can harm no other, nor be harmed."""
-        if self._held or self._blocked():
-            return POLL_SECONDS
-        claimed = await self._jobs.claim(self._offers()[0], 1, alone=True, held=self._known())
+    async def _claim_alone(self) -> Sequence[Job]:
+        """What killed its workers, or ran beside what did, gets a process of its own, one at a time: so it can harm no
+        other, nor be harmed, and nothing waits for it."""
+        if any(held.job.alone for held in self._held.values()):
+            return ()
+        offers = {scorer.id: Offer(1, self._rate(scorer), shared=scorer.process) for scorer in self._registry}
+        claimed = await self._jobs.claim(offers, 1, alone=True, held=self._known())
         self._take(claimed.jobs)
-        self._alone = bool(claimed.jobs)
-        return 0.0 if claimed.jobs else POLL_SECONDS
+        return claimed.jobs
 
     def _blocked(self) -> bool:
         """Whether a scorer keeps the others from running: what was claimed now would only be lost with it."""
@@ -181,17 +192,22 @@ class Worker:
 
     def _offers(self) -> tuple[dict[str, Offer], bool]:
         """What there is room for, and whether some scorer has as much as it may."""
-        held = Counter(one.job.scorer_id for one in self._held.values())
+        held = Counter(one.job.scorer_id for one in self._held.values() if not one.job.alone)
+        astray = self.executor.astray()
         processes = self._processes - sum(held[scorer.id] for scorer in self._registry if scorer.process)
         offers, full = {}, False
         for scorer in self._registry:
-            slots = (scorer.concurrency or self._default_slots(scorer)) - held[scorer.id]
+            # What cannot be stopped has the place of what could run; but one place is left.
+            slots = max(1, (scorer.concurrency or self._default_slots(scorer)) - astray[scorer.id]) - held[scorer.id]
             if scorer.process:  # no job is to wait for a process while its time runs
                 slots = min(slots, processes)
             if slots > 0:
-                offers[scorer.id] = Offer(slots, self._judge_rate if scorer.judge else None, shared=scorer.process)
+                offers[scorer.id] = Offer(slots, self._rate(scorer), shared=scorer.process)
             full = full or slots <= 0
         return offers, full
+
+    def _rate(self, scorer: Scorer) -> Rate | None:
+        return self._judge_rate if scorer.judge else None
 
     def _default_slots(self, scorer: Scorer) -> int:
         return min(self._concurrency, MAX_THREADS) if scorer.threaded else self._concurrency
@@ -202,6 +218,7 @@ class Worker:
         for job in jobs:
             limit = self.executor.timeout_of(job) + _GRACE_AFTER_TIMEOUT_SECONDS
             self._held[job.scorer_run_id] = _Held(job, time.monotonic() + limit)
+            self._sample_bytes += len(job.sample)
         self._emptied.clear()
         self.executor.submit(jobs)
 
@@ -212,7 +229,7 @@ class Worker:
         for done in finished:
             held = self._held.get(done.job.scorer_run_id)
             if held is not None and held.job.token == done.job.token:
-                del self._held[done.job.scorer_run_id]
+                self._release(done.job)
                 self._unwritten[_key(done)] = done.job
             self._given_up.discard(_key(done))
             self._steps.pop(done.job, None)
@@ -224,6 +241,10 @@ class Worker:
             self._claiming.ring()
         if not self._held:
             self._emptied.set()
+
+    def _release(self, job: Job) -> None:
+        del self._held[job.scorer_run_id]
+        self._sample_bytes -= len(job.sample)
 
     def on_step(self, job: Job, steps: str) -> None:
         """Takes the results of steps, in case this process dies."""
@@ -285,15 +306,15 @@ class Worker:
         """Renews the leases of all that runs, and stops what was lost."""
         now = time.monotonic()
         overdue = [held.job for held in self._held.values() if held.give_up_at < now]
-        for job in overdue:
-            log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
-            del self._held[job.scorer_run_id]
-            self._given_up.add((job.scorer_run_id, job.token))
-        if overdue and self._blocked():
-            log.critical("the scorers' loop is blocked for good; this process ends, another one has to go on")
-            self._on_stuck()
+        if overdue and self.executor.silent_seconds() >= _BLOCKED_SECONDS:
+            # Not renewed, nor handed back: one of them has blocked the loop, and the end of its lease is its loss.
+            for job in overdue:
+                log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
+                self._release(job)
+                self._given_up.add((job.scorer_run_id, job.token))
+            self.end_process("a scorer blocked the event loop of the scorers for good")
             return self._jobs.lease_seconds / 3
-        self.executor.cancel(overdue)
+        self._count_astray()
         lost_ids = await self._jobs.extend(self._leases())
         self._renewed_at = now
         lost = [held.job for held in self._held.values() if held.job.scorer_run_id in lost_ids]
@@ -306,7 +327,20 @@ class Worker:
             self._emptied.set()
         return self._jobs.lease_seconds / 3
 
+    def _count_astray(self) -> None:
+        astray = self.executor.astray()
+        if (count := astray.total()) >= MAX_ASTRAY:
+            worst = ", ".join(f"{scorer_id} ({number})" for scorer_id, number in astray.most_common(5))
+            self.end_process(f"{count} attempts of scorers do not end: {worst}")
+
     # Ending
+
+    def end_process(self, why: str) -> None:
+        """Says, once, that scorers have used this process up."""
+        if not self._is_used_up:
+            self._is_used_up = True
+            log.critical("%s; this process ends, another one has to go on", why)
+            self._on_stuck(why)
 
     async def _drain(self) -> None:
         """Lets what runs finish within the grace, then hands the rest back."""

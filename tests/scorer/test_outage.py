@@ -48,6 +48,9 @@ class Recorder:
     def cancel(self, jobs: Sequence[Job]) -> None:
         pass
 
+    def astray(self) -> Counter[str]:
+        return Counter()
+
 
 class Away:
     """A database that can be cut off."""
