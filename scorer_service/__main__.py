@@ -73,7 +73,8 @@ def _finish(work: Any) -> None:
     except ConfigurationError as error:
         code = _fail(str(error), 2)
     except StoreUnavailable as error:
-        code = _fail(f"cannot be reached: {error}", 3)
+        told = str(error)
+        code = _fail(told if told.startswith("the results database") else f"cannot be reached: {told}", 3)
     except RunwireError as error:
         code = _fail(str(error), 1)
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):

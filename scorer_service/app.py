@@ -7,23 +7,24 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from runwire.connect import open_store
-from runwire.errors import RunwireError, StoreUnavailable
+from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 from scorer_service import fetch, migrate, registry, revisions
 from scorer_service.config import Settings
 from scorer_service.controls import Controls
-from scorer_service.database import Database, open_database
+from scorer_service.database import WORK_SECONDS, Database, open_database
 from scorer_service.executor import Executor, Limits, start_executor
+from scorer_service.holders import Holders
 from scorer_service.intake import QUEUE, Intake
 from scorer_service.jobs import Jobs, Rate
 from scorer_service.loop import Bell, repeat
-from scorer_service.processes import Processes
+from scorer_service.processes import JudgeSettings, Processes
 from scorer_service.queries import Queries
 from scorer_service.registry import Registry
 from scorer_service.retention import Ages, Retention
@@ -37,89 +38,131 @@ if TYPE_CHECKING:
     from scorer_service.export import Exporter
 
 _HEALTH_SECONDS: Final = 2.0
+_START_SECONDS: Final = 3600.0
+_AWAY_SECONDS: Final = 0.5
+"""How often it is looked for while it is away."""
 _STREAM_GRACE_SECONDS: Final = 2.0
-_REGISTER_SECONDS: Final = 60.0
+
+T = TypeVar("T")
 
 log = logging.getLogger("scorer_service")
 
 
 async def run(settings: Settings, announce: Callable[[str], None], stopping: asyncio.Event | None = None) -> None:
     """Serves until SIGTERM or SIGINT (or `stopping`, where it is given), then drains: health first, watches told, work
-    finished or handed back.
+    finished or handed back. It ends so too while it still waits for its store or its database.
 
     `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable, and
-    RunwireError where a scorer blocked the others for good.
+    RunwireError where scorers used the process up: they block the others for good, or leave behind what never ends.
     """
     scorers = registry.load(settings.scorers)
     judge = _judge(settings)
-    stopping, stuck = stopping or _stop_on_signals(), asyncio.Event()
+    stopping, stuck = stopping or _stop_on_signals(), list[str]()
 
-    def on_stuck() -> None:
-        stuck.set()
+    def on_stuck(why: str) -> None:
+        stuck.append(why)
         stopping.set()
 
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings.results))
-        await _prepare(database, settings)
-        exporter = _exporter(settings, database)
-        jobs = Jobs(
-            database,
-            worker=f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}",
-            lease_seconds=settings.scorer_lease_seconds,
-            max_losses=settings.scorer_max_losses,
-            export_backlog=settings.scorer_export_backlog if exporter else 0,
-        )
-        await jobs.register(scorers.ids)
-        worker = Worker(
-            jobs,
-            scorers,
-            _limits(settings),
-            concurrency=settings.scorer_concurrency,
-            processes=settings.scorer_processes,
-            judge_rate=_rate(settings),
-            grace_seconds=settings.scorer_grace_seconds,
-            on_stuck=on_stuck,
-        )
-        queries = Queries(database)
-        watch = Watch(queries)
-        statistics = Statistics(database)
-        servicer = ScorerServicer(
-            queries,
-            statistics,
-            Controls(database, jobs, scorers, wake=worker.wake),
-            watch,
-            scorers,
-            judge_model=settings.judge_model,
-            max_sample_bytes=settings.scorer_max_sample_bytes,
-        )
-        server = await stack.enter_async_context(
-            serve(settings.listen, lambda server: register(servicer, server), [SERVICE])
-        )
-        # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
-        store = await stack.enter_async_context(open_store(settings.store))
-        await store.ping()
-        watch.all_sent = fetch.all_sent(store, QUEUE)
-        worker.executor = await stack.enter_async_context(
-            start_executor(_make_executor(settings, scorers, judge, store, worker))
-        )
-        intake = Intake(
-            store,
-            jobs,
-            scorers,
-            max_sample_bytes=settings.scorer_max_sample_bytes,
-            on_new=worker.wake,
-        )
-        ages = Ages(
-            settings.scorer_retention_seconds,
-            settings.scorer_failed_retention_seconds,
-            settings.scorer_sample_retention_seconds,
-        )
-        retention = Retention(database, ages)
-        parts = _Parts(database, store, server, worker, jobs, scorers, intake, watch, statistics, retention, exporter)
-        gc.freeze()  # what is there now stays: not to look through it again and again saves 8 % of a scorer run
-        await parts.run(stopping, announce)
-    if stuck.is_set():
-        raise RunwireError("a scorer blocked the event loop of the scorers; what it held was handed back")
+        parts = await _unless(stopping, _put_together(stack, settings, scorers, judge, on_stuck))
+        if parts is not None:
+            gc.freeze()  # what is there now stays: not to look through it again and again saves 8 % of a scorer run
+            await parts.run(stopping, announce)
+    if stuck:
+        raise RunwireError(f"{stuck[0]}; this process ended for it, and what it held was handed back")
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None if `stopping` is set before: then it is cancelled."""
+    problem: Exception | None = None
+    result: T | None = None
+    try:
+        async with asyncio.timeout(None) as patience, asyncio.TaskGroup() as group:
+
+            async def give_up() -> None:
+                await stopping.wait()
+                patience.reschedule(0.0)
+
+            giving_up = group.create_task(give_up(), name="signal while starting")
+            try:
+                result = await work
+            except Exception as error:  # raised below: a task group would wrap it
+                problem = error
+            giving_up.cancel()
+    except TimeoutError:
+        return None  # nothing else sets this time
+    if problem is not None and not stopping.is_set():
+        raise problem
+    return result
+
+
+async def _put_together(
+    stack: AsyncExitStack,
+    settings: Settings,
+    scorers: Registry,
+    judge: Judge | None,
+    on_stuck: Callable[[str], None],
+) -> _Parts:
+    database = await stack.enter_async_context(open_database(settings.results, work_seconds=_work_seconds(settings)))
+    await _prepare(database, settings)
+    exporter = _exporter(settings, database)
+    name = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
+    jobs = Jobs(
+        database,
+        worker=name,
+        lease_seconds=settings.scorer_lease_seconds,
+        max_losses=settings.scorer_max_losses,
+        export_backlog=settings.scorer_export_backlog if exporter else 0,
+    )
+    await jobs.register(scorers.versions)
+    holders = Holders(database, name, scorers.versions, orphan_seconds=settings.scorer_orphan_seconds)
+    worker = Worker(
+        jobs,
+        scorers,
+        _limits(settings),
+        concurrency=settings.scorer_concurrency,
+        processes=settings.scorer_processes,
+        judge_rate=_rate(settings),
+        grace_seconds=settings.scorer_grace_seconds,
+        max_sample_bytes=settings.scorer_memory_bytes // 2,
+        on_stuck=on_stuck,
+    )
+    queries = Queries(database)
+    watch = Watch(queries)
+    statistics = Statistics(database)
+    servicer = ScorerServicer(
+        queries,
+        statistics,
+        Controls(database, jobs, scorers, wake=worker.wake),
+        watch,
+        scorers,
+        holders,
+        judge_model=settings.judge_model,
+        max_sample_bytes=settings.scorer_max_sample_bytes,
+    )
+    server = await stack.enter_async_context(
+        serve(settings.listen, lambda server: register(servicer, server), [SERVICE])
+    )
+    # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
+    store = await stack.enter_async_context(open_store(settings.store))
+    await store.ping()
+    watch.all_sent = fetch.all_sent(store, QUEUE)
+    worker.executor = await stack.enter_async_context(
+        start_executor(_make_executor(settings, scorers, judge, store, worker))
+    )
+    intake = Intake(store, jobs, database, max_sample_bytes=settings.scorer_max_fetched_bytes, on_new=worker.wake)
+    ages = Ages(
+        settings.scorer_retention_seconds,
+        settings.scorer_failed_retention_seconds,
+        settings.scorer_sample_retention_seconds,
+    )
+    retention = Retention(database, ages)
+    return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter)
+
+
+def _work_seconds(settings: Settings) -> float:
+    """What does not answer for so long is given up while leases can still be renewed."""
+    return max(2.0, min(WORK_SECONDS, settings.scorer_lease_seconds / 3))
 
 
 class _Parts:
@@ -128,11 +171,9 @@ class _Parts:
     def __init__(
         self,
         database: Database,
-        store: Store,
         server: Server,
         worker: Worker,
-        jobs: Jobs,
-        scorers: Registry,
+        holders: Holders,
         intake: Intake,
         watch: Watch,
         statistics: Statistics,
@@ -140,32 +181,34 @@ class _Parts:
         exporter: Exporter | None,
     ) -> None:
         self._database = database
-        self._store = store
         self._server = server
         self._worker = worker
-        self._jobs = jobs
-        self._scorers = scorers
+        self._holders = holders
         self._intake = intake
         self._watch = watch
         self._statistics = statistics
         self._retention = retention
         self._exporter = exporter
         self._problem = ""
+        self._bells: Sequence[Bell] = ()
         self._stopping = False
 
     async def run(self, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
         async with asyncio.TaskGroup() as group:
-            intake, background = Bell(), Bell()
+            intake = Bell()
             loops: list[tuple[str, Any, Bell]] = [
                 ("intake", self._intake.run_once, intake),
-                ("watch", self._watch.poll_once, background),
-                ("statistics", self._statistics.run_once, background),
-                ("retention", self._retention.run_once, background),
-                ("health", self._check_health, background),
-                ("registration", self._register, background),
+                ("parked requests", self._intake.retry_once, Bell()),
+                ("watch", self._watch.poll_once, Bell()),
+                ("statistics", self._statistics.run_once, Bell()),
+                ("retention", self._retention.run_once, Bell()),
+                ("deadlines", self._retention.end_late_once, Bell()),
+                ("health", self._check_health, Bell()),
+                ("registration", self._holders.run_once, Bell()),
             ]
             if self._exporter is not None:
-                loops.append(("export", self._exporter.run_once, background))
+                loops.append(("export", self._exporter.run_once, Bell()))
+            self._bells = [bell for _, _, bell in loops]
             tasks = [group.create_task(repeat(name, work, bell), name=name) for name, work, bell in loops]
             working = group.create_task(self._worker.run(), name="worker")
             await self._server.set_serving(True)
@@ -199,12 +242,12 @@ class _Parts:
             log.info("serving: the results database takes writes again")
         if bool(problem) != bool(self._problem):
             await self._server.set_serving(not problem)
+        if self._problem and not problem:
+            self._worker.resume()
+            for bell in self._bells:
+                bell.ring()  # whoever waits with growing pauses need not wait any longer
         self._problem = problem
-        return _HEALTH_SECONDS
-
-    async def _register(self) -> float:
-        await self._jobs.register(self._scorers.ids)
-        return _REGISTER_SECONDS
+        return _AWAY_SECONDS if problem else _HEALTH_SECONDS
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -221,21 +264,32 @@ async def _prepare(database: Database, settings: Settings) -> None:
         await migrate.migrate(database)
     else:
         await migrate.check(database)
-    if await database.write(revisions.settle_in):
+    if await database.write(revisions.settle_in, limit_seconds=_START_SECONDS):
         log.warning("the results database comes from another server: watches begin anew")
 
 
 def _limits(settings: Settings) -> Limits:
     policy = RetryPolicy(
-        settings.scorer_retries, settings.scorer_retry_first_seconds, settings.scorer_retry_max_seconds
+        settings.scorer_retries,
+        settings.scorer_retry_first_seconds,
+        settings.scorer_retry_max_seconds,
+        settings.scorer_wait_seconds,
     )
-    return Limits(settings.scorer_timeout_seconds, policy, settings.scorer_concurrency)
+    return Limits(
+        settings.scorer_timeout_seconds,
+        policy,
+        settings.scorer_concurrency,
+        max_losses=settings.scorer_max_losses,
+        max_fetched_bytes=settings.scorer_max_fetched_bytes,
+        fetched_bytes=settings.scorer_memory_bytes // 2,
+        keep_content=settings.scorer_keep_content,
+    )
 
 
 def _rate(settings: Settings) -> Rate | None:
-    if not settings.judge_rate:
+    if not settings.judge_model:
         return None
-    return Rate(settings.judge_model, settings.judge_rate, settings.judge_burst)
+    return Rate(settings.judge_model, settings.judge_rate or None, settings.judge_burst, adaptive=True)
 
 
 def _make_executor(
@@ -245,11 +299,19 @@ def _make_executor(
         scorers,
         _limits(settings),
         judge,
-        Processes(settings.scorer_processes, settings.scorers),
+        # One more than are offered: for what is to run alone.
+        lambda: Processes(settings.scorer_processes + 1, settings.scorers, _judge_settings(settings)),
         fetch.fetch_from(store, settings.scorer_max_fetched_bytes),
         worker.deliver,
         worker.on_step,
+        worker.end_process,
     )
+
+
+def _judge_settings(settings: Settings) -> JudgeSettings | None:
+    if not settings.judge_model:
+        return None
+    return JudgeSettings(settings.judge_model, settings.judge_temperature, settings.judge_timeout_seconds)
 
 
 def _judge(settings: Settings) -> Judge | None:
@@ -257,12 +319,20 @@ def _judge(settings: Settings) -> Judge | None:
         return None
     from scorer_service.scorers.model import configured_judge
 
-    return configured_judge(settings.judge_model)
+    return configured_judge(
+        settings.judge_model, temperature=settings.judge_temperature, timeout_seconds=settings.judge_timeout_seconds
+    )
+
+
+_OTLP_PROTOCOLS: Final = tuple(f"OTEL_EXPORTER_OTLP_{kind}PROTOCOL" for kind in ("", "LOGS_", "TRACES_"))
 
 
 def _exporter(settings: Settings, database: Database) -> Exporter | None:
     if not settings.scorer_export:
         return None
+    for name in _OTLP_PROTOCOLS:
+        if (protocol := os.environ.get(name, "grpc")) not in ("", "grpc"):
+            raise ConfigurationError(f"{name} is {protocol!r}; results are exported by OTLP over gRPC only: grpc")
     from scorer_service.export import open_exporter
 
     return open_exporter(database)

@@ -41,30 +41,46 @@ class Settings(BaseSettings):
     """The longest pause before the first repetition; it doubles with each, and the pause is random up to it."""
     scorer_retry_max_seconds: NotNegative = 7200.0
     """Where that doubling ends."""
+    scorer_wait_seconds: NotNegative = 86_400.0
+    """How long a rate limit, or a provider that does not answer, is waited for, from the first time on; then the scorer
+    run is FAILED. Waiting is no attempt."""
     scorer_lease_seconds: Seconds = 30.0
     """How long a worker may be silent until its work is given to another."""
     scorer_max_losses: int = Field(default=3, ge=1, le=100)
-    """How many workers may die on one scorer run until it is FAILED, worker_lost."""
+    """How many workers, or processes of scorers, may die on one scorer run until it is FAILED, worker_lost. The last of
+    them has nothing else to do."""
+    scorer_orphan_seconds: Seconds = 3600.0
+    """How long a scorer run waits for a process that has its scorer in its version, after the last one said so."""
     scorer_grace_seconds: NotNegative = 10.0
     """How long work may go on after SIGTERM."""
     scorer_max_sample_bytes: int = Field(default=1024 * 1024, ge=1024)
-    """Larger samples are fetched from the agent service's store when they are scored."""
+    """Largest sample of RequestScorerRun."""
     scorer_max_fetched_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
-    """Still larger ones are not scored: FAILED, sample_too_large."""
+    """Largest sample that is scored, whether it came whole with its message, or by reference and is fetched from the
+    agent service's store; larger ones are FAILED, sample_too_large."""
+
+    scorer_memory_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    """Most memory for the samples that are being scored in this process; what does not fit waits."""
+    scorer_keep_content: bool = False
+    """Keep the prompts and raw answers of judges with their attempts. They may hold what users wrote."""
 
     judge_model: str = ""
     """pydantic-ai model string of the judges, such as openai:gpt-4o-mini."""
+    judge_temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    """Unset: 0 for models that are known to take one, none for the others."""
+    judge_timeout_seconds: Seconds = 60.0
+    """Of one request to the judge model."""
     judge_rate: NotNegative = 0.0
-    """Most attempts of judges a second, of all replicas together; 0: no limit."""
+    """Most attempts of judges a second, of all replicas together; 0: no limit but what the provider's answers say."""
     judge_burst: int = Field(default=10, ge=1)
     """How many of them may come at once."""
 
     scorer_retention_seconds: NotNegative = 30 * 86400.0
-    """How long terminal scorer runs are kept; 0: for ever."""
+    """How long scorer runs are kept after their end; 0: for ever."""
     scorer_failed_retention_seconds: NotNegative = 90 * 86400.0
     """The same for those that are FAILED."""
     scorer_sample_retention_seconds: NotNegative = 30 * 86400.0
-    """How long the samples of terminal scorer runs are kept; 0: as long as these."""
+    """How long samples are kept after the end of the last scorer run of theirs; 0: as long as these."""
 
     scorer_export: Literal["", "otel"] = ""
     """`otel`: export results by OTLP; the usual OTEL_EXPORTER_OTLP_* variables say where to."""

@@ -258,6 +258,8 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
             deliveries=0,
             failures=0,
             losses=0,
+            waits=0,
+            waiting_since=None,
             deadline=None,
             redrives=row.redrives + 1,
             scorer_version=row.wanted_version,

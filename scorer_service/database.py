@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -47,6 +48,7 @@ _READERS: Final = 4
 _IDLE_SECONDS: Final = 3.0
 """A connection that nobody used for so long is asked whether it is still there."""
 _PING_SECONDS: Final = 3.0
+_GOODBYE_SECONDS: Final = 2.0
 _RECYCLE_SECONDS: Final = 1800
 _READ_ONLY: Final = "the results database takes no writes now (it is read-only: a standby, or in a fail-over)"
 
@@ -227,6 +229,7 @@ class _Pool:
         self._doubt = doubt
         self._must_write = must_write
         self._pooled = False
+        self._made: WeakSet[Any] = WeakSet()
         self._engine: AsyncEngine = create_async_engine(
             URL.create("postgresql+asyncpg"),
             creator=self._create,
@@ -242,12 +245,20 @@ class _Pool:
     async def run(self, work: Work[T], *, transaction: bool, limit_seconds: float) -> T:
         """The result of `work`. A connection that does not answer in time is given up."""
         async with self._engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            # Its end ends the work, at once. To cancel the work instead would have it ended in order, with questions
+            # to a server that does not answer.
+            limit = asyncio.get_running_loop().call_later(limit_seconds, driver.terminate)
             try:
-                async with asyncio.timeout(limit_seconds):
-                    return await self._carry_out(connection, work, transaction)
+                return await self._carry_out(connection, work, transaction)
             except BaseException as error:
-                await self._end(connection, error)
-                raise
+                in_time = limit.when() > asyncio.get_running_loop().time()
+                await self._end(connection, driver, error)
+                if in_time or not isinstance(error, Exception):
+                    raise
+                raise TimeoutError(f"not within {limit_seconds:g} s") from error
+            finally:
+                limit.cancel()
 
     async def _carry_out(self, connection: AsyncConnection, work: Work[T], transaction: bool) -> T:
         # Reading without a transaction saves two round trips, and is no worse: each statement sees what is committed
@@ -258,7 +269,7 @@ class _Pool:
         await connection.commit()
         return result
 
-    async def _end(self, connection: AsyncConnection, error: BaseException) -> None:
+    async def _end(self, connection: AsyncConnection, driver: Any, error: BaseException) -> None:
         """After an error: undone, or the connection is given up."""
         if changes_role(error):
             self._doubt.since = time.monotonic()
@@ -269,11 +280,9 @@ class _Pool:
                 return
             except Exception:  # it has gone in the meantime
                 pass
-        if connection.invalidated or connection.closed:
-            return
-        driver: Any = (await connection.get_raw_connection()).driver_connection
         driver.terminate()  # first: to end it in order would wait for the one that does not answer
-        await connection.invalidate()
+        if not (connection.invalidated or connection.closed):
+            await connection.invalidate()
 
     # Called by SQLAlchemy
 
@@ -283,6 +292,7 @@ class _Pool:
             connection.terminate()
             raise StoreUnavailable(_READ_ONLY)
         self._pooled = greeting.pooled
+        self._made.add(connection)
         settings: dict[str, Any] = {}
         if greeting.pooled:  # no statement outlives its transaction, and none has a name
             settings = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
@@ -307,9 +317,12 @@ class _Pool:
 
     async def dispose(self) -> None:
         try:
-            await self._engine.dispose()
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._engine.dispose()
         except (SQLAlchemyError, OSError):
             pass  # a server that is gone cannot be told goodbye
+        for connection in list(self._made):
+            connection.terminate()
 
 
 def _note_time(adapted: Any, record: Any) -> None:
@@ -349,17 +362,16 @@ class _Postgres:
     async def check(self, *, writes: bool) -> str:
         async with self._asking:
             try:
-                async with asyncio.timeout(max(HEALTH_SECONDS, self._server.connect_seconds)):
+                if self._health is None:
+                    self._health, _ = await postgres.connect(self._server)
+                async with asyncio.timeout(HEALTH_SECONDS):
                     return await self._ask(writes)
             except BaseException:
                 self._hang_up()
                 raise
 
     async def _ask(self, writes: bool) -> str:
-        if self._health is None:
-            self._health, greeting = await postgres.connect(self._server)
-        else:
-            greeting = await postgres.greet(self._health)
+        greeting = await postgres.greet(self._health)
         if not greeting.writable:
             raise StoreUnavailable(_READ_ONLY)
         if writes:

@@ -102,7 +102,13 @@ class Exporter:
         )
         by_id = {line.scorer_run_id: line for line in runs}
         ended: list[Any] = [*history]
-        ended += [Attempt.of(line) for line in by_id.values() if line.state == State.SUCCEEDED]
+        recorded = {(line.scorer_run_id, line.attempt) for line in history}
+        for line in by_id.values():
+            if (line.scorer_run_id, line.claims) not in recorded:
+                if line.state == State.SUCCEEDED:
+                    ended.append(Attempt.of(line))
+                elif line.state == State.FAILED:
+                    ended.append(Attempt.never_made(line))
         items = [
             Item(line, by_id[line.scorer_run_id], claimed[line.scorer_run_id, line.attempt])
             for line in ended

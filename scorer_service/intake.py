@@ -4,6 +4,12 @@
 
 A request that is delivered again finds its row there. Each message becomes a row, whatever is in it: one that cannot
 be understood becomes a FAILED row that says so, and the queue goes on.
+
+What is bad, validation says, and nothing else: the check here of what the message holds, never an error of the
+database (see `faults`). A row that the database does not take, nobody knows why, is parked: its message waits in a
+table of its own, behind it the queue goes on, and it is tried again with growing pauses, for ever and aloud.
+
+A request waits for its scorer, whether this process has it or not: see `holders`.
 """
 
 from __future__ import annotations
@@ -16,13 +22,14 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from runwire.errors import Unavailable
 from runwire.pubsub import Delivery, Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from runwire.values import from_struct
+from scorer_service.database import Database
+from scorer_service.faults import apart
 from scorer_service.jobs import Jobs
+from scorer_service.parking import Parking
 from scorer_service.records import Error, NewRun, State, json_text, printable, scorer_run_id
-from scorer_service.registry import Registry
 
 log = logging.getLogger("scorer_service")
 
@@ -31,7 +38,9 @@ DEFAULT_TENANT: Final = "default"
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 15.0
 _WAIT_SECONDS: Final = 1.0
+_PARKED_SECONDS: Final = 5.0
 MAX_ID_LENGTH: Final = 256
+MAX_OPTIONS_BYTES: Final = 256 * 1024
 
 
 class Intake:
@@ -41,14 +50,14 @@ class Intake:
         self,
         store: Store,
         jobs: Jobs,
-        registry: Registry,
+        database: Database,
         *,
         max_sample_bytes: int,
         on_new: Callable[[], None],
     ) -> None:
         self._store = store
         self._jobs = jobs
-        self._registry = registry
+        self._parking = Parking(database, jobs)
         self._max_sample_bytes = max_sample_bytes
         self._on_new = on_new
         self._batch: Sequence[Delivery] = ()
@@ -65,40 +74,43 @@ class Intake:
                 wait_seconds=_WAIT_SECONDS,
             )
         if self._batch:
-            await self._add([self._read(delivery) for delivery in self._batch])
+            taken = await self._take_in(self._batch)
             self._on_new()
-            await self._store.acknowledge(QUEUE, [delivery.message_id for delivery in self._batch])
+            await self._store.acknowledge(QUEUE, taken)
             self._batch = ()
         return 0.0
 
-    async def _add(self, new_runs: Sequence[NewRun]) -> None:
-        try:
-            await self._jobs.add(new_runs)
-        except Unavailable:
-            raise
-        except Exception:
-            log.exception("a batch of %d requests was refused; now one by one", len(new_runs))
-            for new in new_runs:
-                await self._add_singly(new)
+    async def retry_once(self) -> float:
+        """Tries again what is parked and due; returns when to look again."""
+        taken = await self._parking.retry(self._read)
+        if taken:
+            self._on_new()
+        return 0.0 if taken else _PARKED_SECONDS
 
-    async def _add_singly(self, new: NewRun) -> None:
-        try:
-            await self._jobs.add([new])
-        except Unavailable:
-            raise
-        except Exception as error:
-            # Its body is kept, so nothing is lost that somebody may still want to read.
-            await self._jobs.add([_malformed(new.sample, f"the database refused it: {type(error).__name__}")])
+    async def _take_in(self, batch: Sequence[Delivery]) -> list[str]:
+        """Writes what a batch asks for; returns which messages are kept. What is not comes again, when the lease of
+        its message ends. Raises StoreUnavailable."""
+        read = [(delivery, self._read(delivery.body)) for delivery in batch]
 
-    def _read(self, delivery: Delivery) -> NewRun:
+        async def write(part: Sequence[tuple[Delivery, NewRun]]) -> None:
+            await self._jobs.add([new for _, new in part])
+
+        stuck = await apart(read, write)
+        lost = set()
+        for (delivery, new), error in stuck:
+            if not await self._parking.park(delivery.body, new, error):
+                lost.add(delivery.message_id)
+        return [delivery.message_id for delivery in batch if delivery.message_id not in lost]
+
+    def _read(self, body: bytes) -> NewRun:
         """The row of a message."""
         try:
-            message = wire.ScorerRunRequested.FromString(delivery.body)
+            message = wire.ScorerRunRequested.FromString(body)
             if problem := _problem(message):
-                return _malformed(delivery.body, problem)
+                return _malformed(body, problem)
             return self._row(message)
-        except (DecodeError, ValueError) as error:  # ValueError: options that cannot be kept, a time that is none
-            return _malformed(delivery.body, f"not a ScorerRunRequested: {error}")
+        except (DecodeError, ValueError, RecursionError) as error:  # options that cannot be kept, a time that is none
+            return _malformed(body, f"not a ScorerRunRequested: {error}")
 
     def _row(self, message: wire.ScorerRunRequested) -> NewRun:
         tenant = message.tenant or DEFAULT_TENANT
@@ -107,8 +119,9 @@ class Intake:
         state, error = State.PENDING, None
         if message.HasField("sampling") and not message.sampling.sampled:
             state = State.DECLINED
-        elif unknown := self._registry.problem(message.scorer_id, message.scorer_version):
-            state, error = State.FAILED, Error("scorer_unknown", f"{unknown}; redrive it when there is")
+        elif (size := sample.ByteSize()) > self._max_sample_bytes:
+            words = f"its sample has {size} bytes; at most {self._max_sample_bytes} are scored"
+            state, error = State.FAILED, Error("sample_too_large", words)
         return NewRun(
             scorer_run_id=key,
             tenant=tenant,
@@ -125,13 +138,13 @@ class Intake:
             traceparent=message.traceparent,
             tracestate=message.tracestate,
             deadline=message.deadline.ToNanoseconds() / 1e9 if message.HasField("deadline") else None,
-            sample=bounded(sample, self._max_sample_bytes),
+            sample=(_without_texts(sample) if error else sample).SerializeToString(),
             create_time=message.request_time.ToNanoseconds() / 1e9 if message.HasField("request_time") else None,
         )
 
 
 def _problem(message: wire.ScorerRunRequested) -> str:
-    """What makes it no request; empty where it is one."""
+    """What makes it no request that can be kept; empty where it is one."""
     if not message.scorer_id:
         return "scorer_id is empty"
     texts = {
@@ -152,24 +165,18 @@ def _problem(message: wire.ScorerRunRequested) -> str:
         return "neither scorer_run_id nor sample.run_id is set"
     if not 0.0 <= message.sampling.rate <= 1.0:
         return f"sampling.rate is {message.sampling.rate}"
+    if message.sibling_count < 0:
+        return f"sibling_count is {message.sibling_count}"
+    if (size := message.options.ByteSize()) > MAX_OPTIONS_BYTES:
+        return f"options has {size} bytes; at most {MAX_OPTIONS_BYTES} are kept"
     return ""
 
 
-def bounded(sample: wire.Sample, limit: int) -> bytes:
-    """The serialised sample; one above the limit without its large parts, which are fetched when it is scored."""
-    body = sample.SerializeToString()
-    if len(body) <= limit:
-        return body
-    stub = wire.Sample(
-        run_id=sample.run_id,
-        agent_id=sample.agent_id,
-        agent_version=sample.agent_version,
-        run_state=sample.run_state,
-        labels=sample.labels,
-        by_reference=True,
-    )
-    stub.usage.CopyFrom(sample.usage)
-    return stub.SerializeToString()
+def _without_texts(sample: wire.Sample) -> wire.Sample:
+    """What remains of a sample that is too large."""
+    stub = wire.Sample(run_id=sample.run_id, agent_id=sample.agent_id, run_state=sample.run_state, by_reference=True)
+    stub.agent_version = sample.agent_version
+    return stub
 
 
 def _malformed(body: bytes, problem: str) -> NewRun:

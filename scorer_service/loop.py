@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from runwire.errors import Unavailable
+from scorer_service.faults import DatabaseRefuses
 
 log = logging.getLogger("scorer_service")
 
 _FIRST_DELAY_SECONDS: Final = 0.2
 _MAX_DELAY_SECONDS: Final = 5.0
+_WAITS: Final = "%s waits: %s"
 
 
 class Bell:
@@ -46,9 +48,9 @@ async def repeat(name: str, work: Callable[[], Awaitable[float]], bell: Bell) ->
     """Calls `work` until the bell is stopped. It returns how many seconds to wait before the next call.
 
     What `work` raises ends no service: it is logged, and the next call comes after a delay that grows up to 5 s. A
-    database or a store that is down is waited for in this way.
+    database or a store that is down is waited for in this way; why is said once, and again when it is something else.
     """
-    failures = 0
+    failures, said = 0, ""
     while not bell.stopped:
         try:
             delay = await work()
@@ -58,12 +60,13 @@ async def repeat(name: str, work: Callable[[], Awaitable[float]], bell: Bell) ->
             delay = random.uniform(0.5, 1.0) * ceiling
             if not isinstance(error, Unavailable):
                 log.exception("%s failed; next try in %.1f s", name, delay)
-            elif failures == 1:
-                log.warning("%s waits: %s", name, error)
+            elif str(error) != said:
+                said = str(error)
+                log.log(logging.ERROR if isinstance(error, DatabaseRefuses) else logging.WARNING, _WAITS, name, said)
         else:
             if failures:
                 log.info("%s goes on", name)
-            failures = 0
+            failures, said = 0, ""
         if delay > 0:
             await bell.wait(delay)
         else:

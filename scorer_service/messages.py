@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.scorer.v1 import scorer_run_pb2 as pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
+from scorer_service.holders import Holder
 from scorer_service.queries import Found
 from scorer_service.records import OPEN, State, kept_steps
 from scorer_service.scoring import Scorer
@@ -86,6 +87,7 @@ def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
         labels=json.loads(line.labels),
         priority=line.priority,
         redrives=line.redrives,
+        waits=line.waits,
     )
     ParseDict(json.loads(line.options), message.options)
     if line.state == State.SUCCEEDED:
@@ -115,13 +117,16 @@ def _error(line: Any) -> pb.ScorerRunError:
 
 
 def _attempt(number: int, line: Any) -> pb.ScorerRunAttempt:
-    return pb.ScorerRunAttempt(
+    attempt = pb.ScorerRunAttempt(
         attempt=number,
         worker=line.worker,
         start_time=timestamp(line.start_time),
         end_time=timestamp(line.end_time),
         error=_error(line) if line.error_reason else None,
     )
+    if line.spent:
+        attempt.judging.CopyFrom(pb.Judging(**json.loads(line.spent)))
+    return attempt
 
 
 def _add_results(message: pb.ScorerRun, found: Found) -> None:
@@ -137,6 +142,8 @@ def _add_results(message: pb.ScorerRun, found: Found) -> None:
             if room < 0:
                 attempt.ClearField("partial_results")
                 attempt.partial_results_omitted = True
+        if line.exchanges:
+            attempt.judging.exchanges.extend(pb.JudgeExchange(**each) for each in json.loads(line.exchanges))
 
 
 def scorer(scorer: Scorer, *, paused: bool, judge_model: str) -> pb.Scorer:
@@ -151,6 +158,11 @@ def scorer(scorer: Scorer, *, paused: bool, judge_model: str) -> pb.Scorer:
         prompt_version=scorer.prompt_version,
         paused=paused,
     )
+
+
+def holder(found: Holder) -> pb.ScorerHolder:
+    """A process that has a scorer."""
+    return pb.ScorerHolder(worker=found.worker, version=found.version, seen_time=timestamp(found.seen_time))
 
 
 def stats(found: Stats) -> pb.ScorerStats:

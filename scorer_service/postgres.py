@@ -36,7 +36,7 @@ _TLS: Final = (
     "ssl_max_protocol_version",
 )
 _OURS: Final = (
-    *("host", "port", "dbname", "user", "password", "passfile", "service"),
+    *("host", "port", "dbname", "user", "password", "passfile"),
     *("connect_timeout", "application_name", "fallback_application_name", "options", "client_encoding"),
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
     *("target_session_attrs", "krbsrvname", "gsslib"),
@@ -55,8 +55,19 @@ _ONLY: Final = {
     "keepalives": ("0", "1"),
 }
 """What an option can only be here: the driver has nothing else, or it would be of no use to who writes."""
+_ALIASES: Final = {"database": "dbname", "ssl": "sslmode"}
+"""What the driver called it, in URLs from before."""
 _NOT_HERE: Final = (
-    *("hostaddr", "require_auth", "requirepeer", "requiressl", "sslcrldir", "sslkeylogfile", "gssdelegation"),
+    *(
+        "service",
+        "hostaddr",
+        "require_auth",
+        "requirepeer",
+        "requiressl",
+        "sslcrldir",
+        "sslkeylogfile",
+        "gssdelegation",
+    ),
     *("min_protocol_version", "max_protocol_version", "scram_client_key", "scram_server_key", "servicefile"),
     *("oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope"),
 )
@@ -89,8 +100,11 @@ def parse(url: str) -> Server:
     """The server that a URL names. Raises ConfigurationError, in one line and without the password."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise _wrong(f"cannot be parsed: {error}") from None
+    except ValueError:
+        raise _wrong("cannot be parsed: is there a bracket that is not encoded?") from None
+    if "@" in parts.path + parts.fragment or ("@" in parts.query and "@" not in parts.netloc) or parts.fragment:
+        # Nothing of it is repeated: it may be a part of the password.
+        raise _wrong("has a character that must be encoded: / is %2F, ? %3F, # %23, @ %40")
     login, _, place = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     options = _options(parts.query)
@@ -110,7 +124,6 @@ def parse(url: str) -> Server:
         "password": unquote(password) or options.get("password"),
         "database": name or None,
         "passfile": options.get("passfile"),
-        "service": options.get("service"),
         "krbsrvname": options.get("krbsrvname"),
         "gsslib": options.get("gsslib"),
         "target_session_attrs": options.get("target_session_attrs") or several or None,
@@ -124,7 +137,9 @@ def parse(url: str) -> Server:
 def _options(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        known = "dbname" if name == "database" else name
+        known = _ALIASES.get(name, name)
+        if name == "ssl" and value == "true":  # as JDBC says it, which libpq takes too
+            value = "require"
         if known in _NOT_HERE:
             raise _wrong(f"has the option {name!r}, which is not supported here")
         if known not in _OURS and known not in _TLS and known not in _ONLY:
@@ -150,7 +165,7 @@ def _hosts(listed: str, port_option: str) -> tuple[list[str], list[int]]:
     for index, entry in enumerate(entries):
         found = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(.*))?", unquote(entry))
         if found is None or not found[1]:
-            raise _wrong(f"names the host {unquote(entry)!r}, which is none")
+            raise _wrong("names a host that is none: write it as name, name:port, [address] or [address]:port")
         hosts.append(found[1].strip("[]"))
         ports.append(_port(found[2] or (others[index] if len(others) > 1 else port_option) or str(DEFAULT_PORT)))
     return hosts, ports
@@ -158,7 +173,8 @@ def _hosts(listed: str, port_option: str) -> tuple[list[str], list[int]]:
 
 def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
-        raise _wrong(f"has the port {text!r}; it must be a number from 1 to 65535")
+        said = f"{text!r}" if text.isdecimal() and text.isascii() else "that is no number"  # or a password's rest
+        raise _wrong(f"has a port {said}; it must be a number from 1 to 65535")
     return int(text)
 
 

@@ -74,6 +74,9 @@ class Attempt:
     error_reason: str | None = None
     error_class: str | None = None
     error_message: str | None = None
+    spent: str | None = None
+    exchanges: str | None = None
+    """As `partial_results`."""
 
     @classmethod
     def of(cls, line: Any) -> Attempt:
@@ -82,10 +85,17 @@ class Attempt:
         return cls(line.scorer_run_id, line.claims, line.worker, line.start_time, line.end_time, steps)
 
     @classmethod
-    def copied(cls, line: Any, steps: str | None) -> Attempt:
-        """Of a row of `attempts`, or another Attempt, with these results of steps."""
-        error = (line.error_reason, line.error_class, line.error_message)
-        return cls(line.scorer_run_id, line.attempt, line.worker, line.start_time, line.end_time, steps, *error)
+    def copied(cls, line: Any, steps: str | None, exchanges: str | None) -> Attempt:
+        """Of a row of `attempts`, or another Attempt, with these results of steps and exchanges with judges."""
+        how = (line.error_reason, line.error_class, line.error_message, line.spent, exchanges)
+        return cls(line.scorer_run_id, line.attempt, line.worker, line.start_time, line.end_time, steps, *how)
+
+    @classmethod
+    def never_made(cls, line: Any) -> Attempt:
+        """Of a scorer run that FAILED without an attempt: its time as a whole, and its error."""
+        error = line.error_reason, line.error_class, line.error_message
+        steps = getattr(line, "steps", None)
+        return cls(line.scorer_run_id, line.claims, line.worker, line.create_time, line.end_time, steps, *error)
 
 
 @dataclass(slots=True)
@@ -106,7 +116,8 @@ class Found:
     def weight(self) -> int:
         """About how many bytes it takes here."""
         texts = (self.run.options, self.run.labels, self.run.score_reason, self.run.score_metadata)
-        return 1000 + sum(len(text or "") for text in texts) + 1000 * len(self.attempts)
+        spent = sum(len(attempt.spent or "") for attempt in self.attempts)
+        return 1000 + sum(len(text or "") for text in texts) + 1000 * len(self.attempts) + spent
 
 
 MAX_ANSWER_WEIGHT: Final = 2 * 1024 * 1024
@@ -323,7 +334,8 @@ def _load(connection: Connection, ids: Sequence[str], most_weight: int = MAX_ANS
     return found, len(ids)
 
 
-_BRIEF: Final = [column for column in attempts.c if column.name != "partial_results"]
+_LARGE: Final = (attempts.c.partial_results, attempts.c.exchanges)
+_BRIEF: Final = [column for column in attempts.c if column.name not in ("partial_results", "exchanges")]
 
 
 def _with_attempts(connection: Connection, found: Sequence[Any], most: int) -> list[Found]:
@@ -344,7 +356,7 @@ def _with_attempts(connection: Connection, found: Sequence[Any], most: int) -> l
     for line in found:
         of_it = history.get(line.scorer_run_id, [])
         omitted = of_it[0].total - len(of_it) if of_it else 0
-        if line.state == State.SUCCEEDED:
+        if line.state == State.SUCCEEDED and not (of_it and of_it[-1].attempt == line.claims):
             of_it = [*of_it, Attempt.of(line)]
         result.append(Found(line, of_it, omitted))
     return result
@@ -355,13 +367,12 @@ def _with_results(connection: Connection, found: Sequence[Any]) -> list[Attempt]
     room, complete = _STEPS_BYTES, list[Attempt]()
     for line in reversed(found):
         if isinstance(line, Attempt):
-            steps = line.partial_results
+            large = (line.partial_results, line.exchanges)
         else:
             key = (attempts.c.scorer_run_id == line.scorer_run_id, attempts.c.attempt == line.attempt)
-            kept = case((func.length(attempts.c.partial_results) <= room, attempts.c.partial_results))
-            steps = connection.execute(select(kept).where(*key)).scalar_one_or_none()
-        if steps is not None and len(steps) > room:
-            steps = None
-        room -= len(steps or "")
-        complete.append(Attempt.copied(line, steps))
+            kept = [case((func.length(text) <= room, text)) for text in _LARGE]
+            large = tuple(connection.execute(select(*kept).where(*key)).one_or_none() or (None, None))
+        steps, exchanges = (text if text is not None and len(text) <= room else None for text in large)
+        room -= len(steps or "") + len(exchanges or "")
+        complete.append(Attempt.copied(line, steps, exchanges))
     return complete[::-1]

@@ -19,7 +19,7 @@ class State(IntEnum):
     """runwire.scorer.v1.ScorerRunState.
 
     PENDING -> RUNNING -> SUCCEEDED | FAILED | NOT_SCORABLE
-                       -> RETRYING -> RUNNING     the scorer raised, or the worker died
+                       -> RETRYING -> RUNNING     the scorer raised, or the worker died, or what it needs is away
                        -> PENDING                 handed back by a worker that shuts down
     every state that is not terminal -> CANCELLED; FAILED, NOT_SCORABLE, DECLINED, CANCELLED -> PENDING by a redrive
     """
@@ -113,6 +113,15 @@ class Job:
     """Attempts that raised, since the last redrive."""
     start_time: float
     sample: bytes
+    losses: int = 0
+    """Workers, or processes of its own, that died of it or beside it."""
+    alone: bool = False
+    """It is to run where it can harm no other, nor be harmed: in a process of its own."""
+    waits: int = 0
+    """How often what it needs could not be had, since the last redrive."""
+    waiting_since: float | None = None
+    """Since when it has waited for that."""
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,17 @@ class ScoreRecord:
     metadata: str
     direction: int
     judgement: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How the provider of a judge model took the newest request of an attempt."""
+
+    model: str
+    answered: str
+    """`answered`, `rate_limited` or `provider_unavailable`."""
+    delay_seconds: float | None = None
+    """The pause that it asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +162,13 @@ class Finished:
     """The scorer raised: counts against its retries."""
     lost: bool = False
     """The process that ran it died: counts against its losses."""
+    waited: bool = False
+    """What it needs could not be had: no attempt, and its error says what it waits for."""
     steps: str = "{}"
+    spent: str | None = None
+    exchanges: str | None = None
+    """What judges took: see `meter.Meter.text`."""
+    asked: Asked | None = None
 
 
 def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str) -> str:

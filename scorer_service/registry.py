@@ -22,14 +22,17 @@ class Registry:
             if versions.get(scorer.version, scorer) is not scorer:
                 raise ConfigurationError(f"there are two scorers {scorer.id!r} with the version {scorer.version!r}")
             versions[scorer.version] = scorer
-        self._newest = {
-            scorer_id: versions[max(versions, key=_version_key)] for scorer_id, versions in self._scorers.items()
-        }
+        self._newest = {scorer_id: versions[newest_of(versions)] for scorer_id, versions in self._scorers.items()}
 
     @property
     def ids(self) -> list[str]:
         """In order."""
         return sorted(self._scorers)
+
+    @property
+    def versions(self) -> dict[str, list[str]]:
+        """Every version that is here, by scorer."""
+        return {scorer_id: sorted(versions) for scorer_id, versions in sorted(self._scorers.items())}
 
     def __iter__(self) -> Iterator[Scorer]:
         """The newest version of each, in order of the id."""
@@ -56,6 +59,11 @@ class Registry:
         if version and version not in versions:
             return f"scorer {scorer_id!r} has no version {version!r}; it has {', '.join(sorted(versions))}"
         return ""
+
+
+def newest_of(versions: Iterable[str]) -> str:
+    """The version with the highest numbers: 10 is newer than 9, and 1.2 than 1.1."""
+    return max(versions, key=_version_key)
 
 
 def _version_key(version: str) -> tuple[tuple[int, int | str], ...]:
@@ -104,7 +112,10 @@ def scorers_of(name: str) -> list[Scorer]:
 def _prebuilt() -> list[Scorer]:
     from scorer_service.scorers import checks, code, judges
 
-    return [value for module in (code, checks, judges) for value in vars(module).values() if isinstance(value, Scorer)]
+    found = [value for module in (code, checks, judges) for value in vars(module).values() if isinstance(value, Scorer)]
+    for scorer in found:
+        scorer.is_code = not scorer.judge
+    return found
 
 
 def prebuilt(scorer_id: str) -> Scorer:

@@ -1,27 +1,43 @@
-"""Removes what is old: terminal scorer runs by age and state, and samples that nothing waits for."""
+"""Removes what is old: terminal scorer runs by age and state, and samples that nothing waits for. Ends what nobody
+needs any more: scorer runs whose deadline has passed.
+
+Ages count from the end of a scorer run, by the database's clock: never from a time that a producer wrote, nor from
+the end before a redrive.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import and_, delete, exists, or_, select, update
+from sqlalchemy import and_, delete, exists, or_, select
 from sqlalchemy.engine import Connection
 
+from scorer_service.aside import Aside
 from scorer_service.database import Database, database_time
-from scorer_service.records import OPEN, TERMINAL, State
-from scorer_service.revisions import next_revision
-from scorer_service.schema import NOW, attempts, exports, samples, scorer_runs, scorers
+from scorer_service.faults import apart
+from scorer_service.holders import give_up
+from scorer_service.records import TERMINAL, Error, State
+from scorer_service.schema import NOW, attempts, exports, samples, scorer_runs
+
+log = logging.getLogger("scorer_service")
 
 row = scorer_runs.c
 BATCH: Final = 500
 _IDLE_SECONDS: Final = 60.0
-_ORPHAN_SECONDS: Final = 3600.0
+_DEADLINE_SECONDS: Final = 2.0
+"""How long a deadline may have passed until it is noticed."""
+_LIMIT_SECONDS: Final = 60.0
+"""Longest that a batch may take: nobody waits for it."""
+_MAX_ASIDE: Final = 1000
+_LATE: Final = Error("deadline_exceeded", "its deadline passed before it could be scored")
 
 
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """In seconds since creation; 0: for ever."""
+    """In seconds since the end; 0: for ever."""
 
     runs: float
     failed: float
@@ -34,39 +50,75 @@ class Retention:
     def __init__(self, database: Database, ages: Ages) -> None:
         self._database = database
         self._ages = ages
+        self._stuck: Aside[str, str] = Aside()
 
     async def run_once(self) -> float:
         """Removes one batch of each; returns at once for more while there is more."""
-        removed = await self.sweep_runs() + await self.sweep_samples() + await self.sweep_orphans()
+        removed = await self.sweep_runs() + await self.sweep_samples()
         return 0.05 if removed else _IDLE_SECONDS
 
-    async def sweep_runs(self) -> int:
-        """Removes up to a batch of scorer runs; returns how many."""
+    async def end_late_once(self) -> float:
+        """Ends what its deadline has passed for; returns when to look again."""
+        return 0.05 if await self.end_late() >= BATCH else _DEADLINE_SECONDS
+
+    async def end_late(self) -> int:
+        """Ends up to a batch of scorer runs whose deadline has passed, wherever they wait: for a worker, a retry, a
+        scorer that is paused or not there. What runs is left to its worker. Returns how many."""
+        late = (row.deadline < NOW, row.due_time.is_not(None))
+        waiting = or_(row.state != int(State.RUNNING), row.due_time < NOW)
+        query = select(row.scorer_run_id, row.state, row.claims, row.worker, row.start_time, row.steps)
+        query = query.where(*late, waiting).order_by(row.scorer_run_id).limit(BATCH)
 
         def work(connection: Connection) -> int:
-            now, removed = database_time(connection), 0
-            for states, age in self._by_age():
-                # One state at a time, as the index has them.
-                for state in states:
-                    removed += _remove(connection, state, now - age) if age else 0
-            return removed
+            lines = connection.execute(query.with_for_update(skip_locked=True)).all()
+            if lines:
+                give_up(connection, lines, _LATE)
+            return len(lines)
 
+        # Most often there is none: then nobody is kept from writing.
+        if not await self._database.look(lambda connection: connection.execute(query.limit(1)).first()):
+            return 0
         return await self._database.write(work)
 
-    def _by_age(self) -> list[tuple[list[State], float]]:
-        others: list[State] = [state for state in TERMINAL if state is not State.FAILED]
-        return [(others, self._ages.runs), ([State.FAILED], self._ages.failed)]
+    async def sweep_runs(self) -> int:
+        """Removes up to a batch of scorer runs of each state; returns how many."""
+        removed = 0
+        for state in TERMINAL:
+            age = self._ages.failed if state is State.FAILED else self._ages.runs
+            removed += await self._remove(state, age) if age else 0
+        return removed
+
+    async def _remove(self, state: State, age: float) -> int:
+        self._stuck.take_due()
+        old = (row.state == int(state), row.end_time < NOW - age, row.scorer_run_id.not_in(self._stuck.keys()))
+        query = select(row.scorer_run_id).where(*old).order_by(row.end_time).limit(BATCH)
+        ids = await self._database.look(lambda connection: connection.execute(query).scalars().all())
+        removed = 0
+
+        async def write(part: Sequence[str]) -> None:
+            nonlocal removed
+            removed += await self._database.write(lambda c: _delete(c, part, old), limit_seconds=_LIMIT_SECONDS)
+
+        stuck = await apart(ids, write)
+        for key in set(ids) - {each for each, _ in stuck}:
+            self._stuck.drop(key)
+        for key, error in stuck:
+            if len(self._stuck) < _MAX_ASIDE:
+                pause = self._stuck.put(key, key)
+                log.error("%s cannot be removed: %s: %s; again in %.0f s", key, type(error).__name__, error, pause)
+        return removed
 
     async def sweep_samples(self) -> int:
-        """Removes up to a batch of samples: those of no scorer run, and old ones that no open one needs."""
+        """Removes up to a batch of samples: those of no scorer run, and those whose scorer runs have all ended long
+        ago."""
 
         def work(connection: Connection) -> int:
             now = database_time(connection)
-            used, needed = exists(_users()), exists(_users().where(row.state.in_([int(state) for state in OPEN])))
             # A sample is written in the same transaction as its scorer run, so no fresh one is without.
-            unwanted: Any = ~used
+            unwanted: Any = ~exists(_users())
             if self._ages.samples:
-                unwanted = or_(unwanted, ~needed & (samples.c.create_time < now - self._ages.samples))
+                needed = _users().where(or_(row.due_time.is_not(None), row.end_time >= now - self._ages.samples))
+                unwanted = ~exists(needed)
             oldest = self._oldest(now)
             if oldest is None:
                 return 0
@@ -76,40 +128,7 @@ class Retention:
                 connection.execute(delete(samples).where(samples.c.sample_id.in_(ids), unwanted))
             return len(ids)
 
-        return await self._database.write(work)
-
-    async def sweep_orphans(self) -> int:
-        """Ends up to a batch of scorer runs that nobody will claim, because no process has had their scorer for an
-        hour; returns how many. A redrive makes them due again where there is one."""
-
-        def work(connection: Connection) -> int:
-            gone = exists(
-                select(1).where(
-                    scorers.c.scorer_id == row.scorer_id, scorers.c.seen_time < NOW - _ORPHAN_SECONDS, ~scorers.c.paused
-                )
-            )
-            orphans = select(row.scorer_run_id).where(row.due_time <= NOW, gone).order_by(row.scorer_run_id)
-            ids = connection.execute(orphans.limit(BATCH).with_for_update(skip_locked=True)).scalars().all()
-            if ids:
-                revision, now = next_revision(connection)
-                ended = (
-                    update(scorer_runs)
-                    .where(row.scorer_run_id.in_(ids))
-                    .values(
-                        state=int(State.FAILED),
-                        due_time=None,
-                        end_time=now,
-                        claims=row.claims + 1,
-                        error_reason="scorer_unknown",
-                        error_class="",
-                        error_message="no process has this scorer any more; redrive it when one does",
-                        revision=revision,
-                    )
-                )
-                connection.execute(ended)
-            return len(ids)
-
-        return await self._database.write(work)
+        return await self._database.write(work, limit_seconds=_LIMIT_SECONDS)
 
     def _oldest(self, now: float) -> float | None:
         ages = [age for age in (self._ages.runs, self._ages.failed, self._ages.samples) if age]
@@ -123,17 +142,12 @@ def _users() -> Any:
     return select(1).where(owned, row.sample_id == samples.c.sample_id)
 
 
-def _remove(connection: Connection, state: State, before: float) -> int:
-    old = (
-        select(row.scorer_run_id)
-        .where(row.state == int(state), row.create_time < before, row.due_time.is_(None))
-        .order_by(row.create_time)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    )
-    ids = connection.execute(old).scalars().all()
-    if ids:
-        connection.execute(delete(attempts).where(attempts.c.scorer_run_id.in_(ids)))
-        connection.execute(delete(exports).where(exports.c.scorer_run_id.in_(ids)))
-        connection.execute(delete(scorer_runs).where(row.scorer_run_id.in_(ids)))
-    return len(ids)
+def _delete(connection: Connection, ids: Sequence[str], old: Sequence[Any]) -> int:
+    """Removes those of the scorer runs that are still old; returns how many."""
+    still = select(row.scorer_run_id).where(row.scorer_run_id.in_(ids), *old).order_by(row.scorer_run_id)
+    found = connection.execute(still.with_for_update(skip_locked=True)).scalars().all()
+    if found:
+        connection.execute(delete(attempts).where(attempts.c.scorer_run_id.in_(found)))
+        connection.execute(delete(exports).where(exports.c.scorer_run_id.in_(found)))
+        connection.execute(delete(scorer_runs).where(row.scorer_run_id.in_(found)))
+    return len(found)

@@ -8,6 +8,7 @@
     deliveries  how often a worker took it        } since the last redrive
     failures    how often the scorer raised       }
     losses      how often its worker died         }
+    waits       how often it could not be tried   }
     revision    number of the write that changed it last, see `revisions`
 """
 
@@ -30,12 +31,18 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
 HEAD: Final = "0005"
 """The newest migration; a test holds it to migrations/."""
+
+VERSION_TABLE: Final = "runwire_scorer_version"
+"""Where Alembic keeps the version: not in its common table, which a database may share with others."""
+NEEDS: Final = "needs_version"
+"""Name of the counter that says which version a release must know at least to work with these tables."""
 
 metadata = MetaData()
 
@@ -44,7 +51,7 @@ class Lane(IntEnum):
     """Which rows are claimed first, and how."""
 
     ALONE = 0
-    """One at a time, by a worker process that does nothing else meanwhile."""
+    """One at a time, in a process of its own."""
     NORMAL = 1
     HIGH = 2
 
@@ -67,6 +74,8 @@ scorer_runs = Table(
     Column("deliveries", Integer, nullable=False, server_default="0"),
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("losses", Integer, nullable=False, server_default="0"),
+    Column("waits", Integer, nullable=False, server_default="0"),
+    Column("waiting_since", Double),
     Column("redrives", Integer, nullable=False, server_default="0"),
     Column("worker", String, nullable=False, server_default=""),
     Column("create_time", Double, nullable=False),
@@ -100,12 +109,26 @@ the same id."""
 runs = scorer_runs.c
 
 Index(
-    "ix_scorer_runs_queue",
+    "ix_scorer_runs_claim",
     runs.scorer_id,
+    runs.wanted_version,
     runs.lane,
     runs.due_time,
     sqlite_where=runs.due_time.is_not(None),
     postgresql_where=runs.due_time.is_not(None),
+)
+Index(
+    "ix_scorer_runs_ended",
+    runs.state,
+    runs.end_time,
+    sqlite_where=runs.end_time.is_not(None),
+    postgresql_where=runs.end_time.is_not(None),
+)
+Index(
+    "ix_scorer_runs_deadline",
+    runs.deadline,
+    sqlite_where=runs.deadline.is_not(None) & runs.due_time.is_not(None),
+    postgresql_where=runs.deadline.is_not(None) & runs.due_time.is_not(None),
 )
 Index("ix_scorer_runs_revision", runs.revision, runs.scorer_run_id)
 Index("ix_scorer_runs_created", runs.tenant, runs.create_time, runs.scorer_run_id)
@@ -137,10 +160,13 @@ attempts = Table(
     Column("error_class", String),
     Column("error_message", Text),
     Column("partial_results", Text, nullable=False),
+    Column("spent", Text),
+    Column("exchanges", Text),
     PrimaryKeyConstraint("scorer_run_id", "attempt"),
 )
-"""Attempts that ended without a score. The one that brought the score is recorded in `scorer_runs` itself. `attempt` is
-the value of `scorer_runs.claims` that the attempt held."""
+"""Attempts that ended without a score, and those that asked a judge. Where no judge was asked, the one that brought the
+score is recorded in `scorer_runs` itself. `attempt` is the value of `scorer_runs.claims` that the attempt held; `spent`
+is what judges took: see `meter.Meter.text`."""
 
 samples = Table(
     "samples",
@@ -165,6 +191,35 @@ scorers = Table(
 )
 """Scorers that some process of this service has, or had: `seen_time` is when one last said so."""
 
+holders = Table(
+    "holders",
+    metadata,
+    Column("worker", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("seen_time", Double, nullable=False),
+    PrimaryKeyConstraint("worker", "scorer_id", "version"),
+)
+"""Which process has which versions of which scorers, and when it last said so. Each that has any version of a scorer
+also has the version '': it does what asks for none."""
+
+Index("ix_holders_scorer", holders.c.scorer_id, holders.c.version, holders.c.seen_time)
+
+parked_requests = Table(
+    "parked_requests",
+    metadata,
+    Column("message_key", String, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("create_time", Double, nullable=False),
+    Column("due_time", Double, nullable=False),
+)
+"""Messages whose row cannot be written, for a reason nobody knows: tried again with growing pauses, for ever. The key
+is the hash of the body."""
+
+Index("ix_parked_requests_due", parked_requests.c.due_time)
+
 counters = Table(
     "counters",
     metadata,
@@ -187,8 +242,13 @@ rate_limits = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("next_time", Double, nullable=False),
+    Column("per_second", Double),
+    Column("cautious", Boolean, nullable=False, server_default=false()),
+    Column("cut_time", Double, nullable=False, server_default="0"),
+    Column("blocked_until", Double, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
 )
-"""When the next request to a judge model is allowed, for all replicas together."""
+"""How fast a judge model may be asked, by all replicas together: see `pace.Pace`."""
 
 exports = Table(
     "exports",

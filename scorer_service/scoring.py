@@ -138,19 +138,38 @@ class NotScorable(Exception):
 class NonRetriableError(Exception):
     """Raised by a scorer: the attempt failed, and so would every other. `reason` is machine-readable."""
 
+    reason = "scorer_error"
+
     def __init__(self, message: str, *, reason: str = "scorer_error") -> None:
         super().__init__(message)
         self.reason = reason
 
 
-class RetryAfter(Exception):
-    """Raised by a scorer: the attempt failed, and the next one makes sense after `delay`, in seconds or as a
-    timedelta. It counts as an attempt."""
+class ProviderUnavailable(Exception):
+    """Raised by a scorer: what it needs cannot be had now. That is no failed attempt: the scorer run is RETRYING, with
+    this `reason`, and is tried again after pauses that grow, for as long as `RetryPolicy.wait_seconds` says. `delay`,
+    in seconds or as a timedelta, is the least pause until then."""
+
+    reason = "provider_unavailable"
+    delay_seconds: float | None = None
+
+    def __init__(self, message: str, delay: float | timedelta | None = None) -> None:
+        super().__init__(message)
+        if delay is not None:
+            seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+            self.delay_seconds = max(0.0, seconds)
+
+
+class RetryAfter(ProviderUnavailable):
+    """Raised by a scorer that is asked too often: the next attempt makes sense after `delay`, in seconds or as a
+    timedelta. It comes then or a little later, so that not all come back in one moment, and counts as no attempt."""
+
+    reason = "rate_limited"
 
     def __init__(self, delay: float | timedelta, message: str = "") -> None:
-        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-        super().__init__(message or f"try again in {seconds:g} s")
-        self.delay_seconds = max(0.0, seconds)
+        super().__init__(message, delay)
+        if not message:
+            self.args = (f"try again in {self.delay_seconds:g} s",)
 
 
 class BadScore(NonRetriableError):
@@ -201,24 +220,29 @@ class Answer(BaseModel, typing.Generic[OutputT]):
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = None
+    cut: dict[str, int] = Field(default_factory=dict)
+    """Which parts of what was to be judged were too long to be shown whole, and how many characters they had."""
 
 
 class Judge(Protocol):
     """A language model that scorers ask."""
 
     async def ask(self, instructions: str, prompt: str, output_type: type[OutputT]) -> Answer[OutputT]:
-        """One answer of the form `output_type`. Raises RetryAfter when the model is busy, NonRetriableError when it
-        refuses, and any other exception for what a retry may heal."""
+        """One answer of the form `output_type`. Raises RetryAfter when the model is asked too often,
+        ProviderUnavailable when it cannot be reached, NonRetriableError when it refuses, and any other exception for
+        what a retry may heal."""
         ...
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often an attempt that raised is repeated, and when: a random part of a delay that doubles."""
+    """How often an attempt that raised is repeated, and when: a random part of a delay that doubles. Waiting for what
+    cannot be had (see ProviderUnavailable) is no attempt: it goes on for `wait_seconds`, with the same pauses."""
 
     retries: int = 4
     first_delay_seconds: float = 15.0
     max_delay_seconds: float = 7200.0
+    wait_seconds: float = 86_400.0
 
     def ceiling(self, failures: int) -> float:
         """The longest delay after this many failed attempts (1 or more)."""
@@ -312,6 +336,8 @@ class Scorer:
         self.process = process
         self.prompt_version = prompt_version
         self.judge = any("judge" in step.wants for step in self.steps)
+        self.is_code = False
+        """Whether it works the CPU and waits for nothing: the prebuilt ones that ask no model."""
         self.threaded = not process and not all(step.is_async for step in self.steps)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -19,10 +19,11 @@ from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.values import from_struct
 from scorer_service import messages
 from scorer_service.controls import Controls, Place, Selection, Walk
+from scorer_service.holders import Holder, Holders, by_scorer
 from scorer_service.intake import DEFAULT_TENANT
 from scorer_service.queries import MAX_ANSWER_WEIGHT, Filter, Queries
 from scorer_service.records import NewRun, Priority, json_text, scorer_run_id
-from scorer_service.registry import Registry
+from scorer_service.registry import Registry, newest_of
 from scorer_service.statistics import Statistics, Window
 from scorer_service.watch import Frame, Watch
 
@@ -43,10 +44,12 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         controls: Controls,
         watch: Watch,
         registry: Registry,
+        holders: Holders,
         *,
         judge_model: str,
         max_sample_bytes: int,
     ) -> None:
+        self._holders = holders
         self._queries = queries
         self._statistics = statistics
         self._controls = controls
@@ -57,9 +60,10 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
 
     async def ListScorers(self, request: pb.ListScorersRequest, context: Context) -> pb.ListScorersResponse:
         size, place = page_size(request), decode_token(request, str)
-        names = [name for name in self._registry.ids if place is None or name > place[0]]
+        found = by_scorer(await self._holders.all())
+        names = [name for name in sorted({*self._registry.ids, *found}) if place is None or name > place[0]]
         paused = await self._queries.paused()
-        scorers = [self._scorer(name, name in paused) for name in names[:size]]
+        scorers = [self._listed(name, name in paused, found.get(name, ())) for name in names[:size]]
         token = encode_token(request, names[size - 1]) if len(names) > size else ""
         return pb.ListScorersResponse(scorers=scorers, next_page_token=token)
 
@@ -185,6 +189,16 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
 
     def _scorer(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
         return messages.scorer(self._registry.newest(scorer_id), paused=paused, judge_model=self._judge_model)
+
+    def _listed(self, scorer_id: str, paused: bool, having: Sequence[Holder]) -> scorer_run_pb2.Scorer:
+        """A scorer of this process, or of another one: then only its name and its versions are known here."""
+        if scorer_id in self._registry:
+            listed = self._scorer(scorer_id, paused)
+        else:
+            version = newest_of([one.version for one in having])
+            listed = scorer_run_pb2.Scorer(scorer_id=scorer_id, version=version, paused=paused)
+        listed.holders.extend(messages.holder(one) for one in having)
+        return listed
 
     def _check_scorer(self, scorer_id: str, version: str = "") -> None:
         _text(scorer_id, "scorer_id")

@@ -7,14 +7,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from runwire.errors import Unavailable
+from scorer_service.aside import Aside
 from scorer_service.executor import Executor, Limits, handed_back
-from scorer_service.jobs import Jobs, Offer, Rate
+from scorer_service.faults import apart
+from scorer_service.jobs import Held, Jobs, Offer, Rate
 from scorer_service.loop import Bell, repeat
-from scorer_service.records import OPEN, Error, Finished, Job, State
+from scorer_service.records import OPEN, Finished, Job
 from scorer_service.registry import Registry
 from scorer_service.scoring import Scorer
 
@@ -27,6 +29,20 @@ MAX_THREADS: Final = 32
 _GRACE_AFTER_TIMEOUT_SECONDS: Final = 30.0
 _SILENT_SECONDS: Final = 1.0
 """From when on a scorers' loop that does not answer gets no more work."""
+_BLOCKED_SECONDS: Final = 30.0
+"""How long it must not have answered to be given up, once an attempt should have ended."""
+MAX_ASTRAY: Final = 32
+"""How many attempts may go on that were ended and cannot be stopped, until this process ends."""
+MAX_SAMPLE_BYTES: Final = 128 * 1024 * 1024
+"""Most bytes of samples that are held at once, unless it is a single one."""
+
+
+_ASIDE_SECONDS: Final = 1.0
+"""How often to look whether something that cannot be written is to be tried again."""
+
+
+def _key(done: Finished) -> tuple[str, int]:
+    return done.job.scorer_run_id, done.job.token
 
 
 @dataclass(slots=True)
@@ -51,7 +67,8 @@ class Worker:
         processes: int = 1,
         judge_rate: Rate | None = None,
         grace_seconds: float = 10.0,
-        on_stuck: Callable[[], None] = lambda: None,
+        max_sample_bytes: int = MAX_SAMPLE_BYTES,
+        on_stuck: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -60,14 +77,26 @@ class Worker:
         self._processes = processes
         self._judge_rate = judge_rate
         self._grace_seconds = grace_seconds
+        self._max_sample_bytes = max_sample_bytes
+        self._sample_bytes = 0
+        """Of all samples that are held."""
+        self._is_used_up = False
         self._on_stuck = on_stuck
-        """Called when a scorer blocks the loop for good: this process can score nothing any more."""
+        """Called, with words, when scorers have used this process up: it has to end, and another to go on."""
         self.executor: Executor
         """Set before `run`: it delivers to `deliver` and `on_step`."""
         self._held: dict[str, _Held] = {}
         self._finished: list[Finished] = []
+        self._unwritten: dict[tuple[str, int], Job] = {}
+        """What has ended and is not known to be written: its lease is renewed until it is."""
+        self._aside: Aside[tuple[str, int], Finished] = Aside()
+        """Ends that cannot be written, nobody knows why."""
+        self._given_up: set[tuple[str, int]] = set()
+        self._renewed_at = time.monotonic()
+        self._sparing_until = 0.0
+        self._behind = False
+        """The database was away: first what ended is written, then leases are renewed, then work is claimed."""
         self._steps: dict[Job, str] = {}
-        self._alone = False
         self._hungry = False
         """There may be more than there was room for: claim as soon as there is room."""
         self._claiming, self._finishing, self._renewing = Bell(), Bell(), Bell()
@@ -94,6 +123,11 @@ class Worker:
         self._hungry = True
         self._claiming.ring()
 
+    def resume(self) -> None:
+        """The database is there again: ends the pauses after errors."""
+        for bell in (self._finishing, self._renewing, self._claiming):
+            bell.ring()
+
     @property
     def running(self) -> int:
         """How many jobs this process holds."""
@@ -101,27 +135,56 @@ class Worker:
 
     async def claim_once(self) -> float:
         """Claims what there is room for; returns how long to wait for more."""
-        if self._alone:
-            return await self._claim_alone()
+        try:
+            if self._behind or self._overdue():
+                await self._catch_up()
+            return await self._claim()
+        except Unavailable:
+            self._behind = True
+            raise
+
+    def _overdue(self) -> bool:
+        """Whether leases may be over, as nothing could renew them: this process stood still, or the database did."""
+        return time.monotonic() - self._renewed_at > self._jobs.lease_seconds * 2 / 3 and bool(self._leases())
+
+    async def _catch_up(self) -> None:
+        """Finishes, then renews: what a claim would find otherwise is this worker's own work."""
+        while self._finished:
+            await self.finish_once()
+        await self.renew_once()
+        self._behind = False
+        self._sparing_until = time.monotonic() + self._jobs.lease_seconds / 2
+
+    def _leases(self) -> list[Job]:
+        return [*(held.job for held in self._held.values()), *self._unwritten.values()]
+
+    def _known(self) -> Held:
+        running = frozenset((job.scorer_run_id, job.token) for job in self._leases())
+        return Held(running, frozenset(self._given_up), time.monotonic() < self._sparing_until)
+
+    async def _claim(self) -> float:
         limit = self._concurrency - len(self._held)
-        if limit <= 0 or len(self._finished) > 2 * self._concurrency or self._blocked():
+        room = self._max_sample_bytes - self._sample_bytes
+        if limit <= 0 or room <= 0 or len(self._unwritten) > 2 * self._concurrency or self._blocked():
             return POLL_SECONDS
         offers, full = self._offers()
-        claimed = await self._jobs.claim(offers, limit)
+        # A sample that is larger than all the room may be held by itself.
+        claimed = await self._jobs.claim(offers, limit, max_bytes=room, or_one=not self._held, held=self._known())
         self._take(claimed.jobs)
-        self._alone = claimed.alone
+        alone = await self._claim_alone() if claimed.alone else ()
         # There may be more, if all places were taken, or those of some scorer.
         self._hungry = len(claimed.jobs) >= limit or full
-        return 0.0 if claimed.jobs or claimed.alone else POLL_SECONDS
+        return 0.0 if claimed.jobs or alone else POLL_SECONDS
 
-    async def _claim_alone(self) -> float:
-        """What killed its workers, or ran beside what did, runs by itself: so it can harm no other, nor be harmed."""
-        if self._held or self._blocked():
-            return POLL_SECONDS
-        claimed = await self._jobs.claim(self._offers()[0], 1, alone=True)
+    async def _claim_alone(self) -> Sequence[Job]:
+        """What killed its workers, or ran beside what did, gets a process of its own, one at a time: so it can harm no
+        other, nor be harmed, and nothing waits for it."""
+        if any(held.job.alone for held in self._held.values()):
+            return ()
+        offers = {scorer.id: Offer(1, self._rate(scorer), shared=scorer.process) for scorer in self._registry}
+        claimed = await self._jobs.claim(offers, 1, alone=True, held=self._known())
         self._take(claimed.jobs)
-        self._alone = bool(claimed.jobs)
-        return 0.0 if claimed.jobs else POLL_SECONDS
+        return claimed.jobs
 
     def _blocked(self) -> bool:
         """Whether a scorer keeps the others from running: what was claimed now would only be lost with it."""
@@ -129,17 +192,22 @@ class Worker:
 
     def _offers(self) -> tuple[dict[str, Offer], bool]:
         """What there is room for, and whether some scorer has as much as it may."""
-        held = Counter(one.job.scorer_id for one in self._held.values())
+        held = Counter(one.job.scorer_id for one in self._held.values() if not one.job.alone)
+        astray = self.executor.astray()
         processes = self._processes - sum(held[scorer.id] for scorer in self._registry if scorer.process)
         offers, full = {}, False
         for scorer in self._registry:
-            slots = (scorer.concurrency or self._default_slots(scorer)) - held[scorer.id]
+            # What cannot be stopped has the place of what could run; but one place is left.
+            slots = max(1, (scorer.concurrency or self._default_slots(scorer)) - astray[scorer.id]) - held[scorer.id]
             if scorer.process:  # no job is to wait for a process while its time runs
                 slots = min(slots, processes)
             if slots > 0:
-                offers[scorer.id] = Offer(slots, self._judge_rate if scorer.judge else None, shared=scorer.process)
+                offers[scorer.id] = Offer(slots, self._rate(scorer), shared=scorer.process)
             full = full or slots <= 0
         return offers, full
+
+    def _rate(self, scorer: Scorer) -> Rate | None:
+        return self._judge_rate if scorer.judge else None
 
     def _default_slots(self, scorer: Scorer) -> int:
         return min(self._concurrency, MAX_THREADS) if scorer.threaded else self._concurrency
@@ -150,6 +218,7 @@ class Worker:
         for job in jobs:
             limit = self.executor.timeout_of(job) + _GRACE_AFTER_TIMEOUT_SECONDS
             self._held[job.scorer_run_id] = _Held(job, time.monotonic() + limit)
+            self._sample_bytes += len(job.sample)
         self._emptied.clear()
         self.executor.submit(jobs)
 
@@ -160,7 +229,9 @@ class Worker:
         for done in finished:
             held = self._held.get(done.job.scorer_run_id)
             if held is not None and held.job.token == done.job.token:
-                del self._held[done.job.scorer_run_id]
+                self._release(done.job)
+                self._unwritten[_key(done)] = done.job
+            self._given_up.discard(_key(done))
             self._steps.pop(done.job, None)
         self._finished += finished
         self._finishing.ring()
@@ -170,6 +241,10 @@ class Worker:
             self._claiming.ring()
         if not self._held:
             self._emptied.set()
+
+    def _release(self, job: Job) -> None:
+        del self._held[job.scorer_run_id]
+        self._sample_bytes -= len(job.sample)
 
     def on_step(self, job: Job, steps: str) -> None:
         """Takes the results of steps, in case this process dies."""
@@ -189,56 +264,60 @@ class Worker:
             except Unavailable:
                 self._steps = steps | self._steps
                 raise
+        self._finished += self._aside.take_due()
         if not self._finished:
-            return 60.0
+            return _ASIDE_SECONDS if self._aside else 60.0
         batch, self._finished = self._finished[: 2 * self._concurrency], self._finished[2 * self._concurrency :]
         try:
-            refused = await self._jobs.finish(batch)
+            await self._write(batch)
         except Unavailable:
             self._finished = batch + self._finished
+            self._behind = True
             raise
-        except Exception:
-            log.exception("a batch of %d results was refused; now one by one", len(batch))
-            refused = []
-            for index, done in enumerate(batch):
-                try:
-                    refused += await self._finish_singly(done)
-                except Exception:
-                    self._finished = batch[index:] + self._finished
-                    raise
         soon = [done.delay_seconds for done in batch if done.state in OPEN and done.delay_seconds < 1.0]
         if soon:
             asyncio.get_running_loop().call_later(min(soon), self._claiming.ring)  # rather than at the next poll
-        for done in refused:
-            log.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
         return 0.0
 
-    async def _finish_singly(self, done: Finished) -> list[Finished]:
-        """One result that the database does not take must not hold up the others."""
-        try:
-            return await self._jobs.finish([done])
-        except Unavailable:
-            raise
-        except Exception as error:
-            reason = Error("bad_score", f"the database did not take the result: {type(error).__name__}")
-            plain = replace(done, state=State.FAILED, score=None, steps="{}", failed=True, error=reason)
-            return await self._jobs.finish([plain])
+    async def _write(self, batch: Sequence[Finished]) -> None:
+        """Writes ends. What cannot be written, nobody knows why, is kept and tried again: a score is never replaced by
+        a failure because of what a database said."""
+        refused: list[Finished] = []
+
+        async def write(part: Sequence[Finished]) -> None:
+            refused.extend(await self._jobs.finish(part))
+
+        stuck = await apart(batch, write)
+        for done in refused:
+            log.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
+        for done, error in stuck:
+            pause = self._aside.put(_key(done), done)
+            log.error(
+                "the end of %s cannot be written: %s: %s; it is kept and tried again in %.0f s",
+                *(done.job.scorer_run_id, type(error).__name__, error, pause),
+            )
+        kept = {_key(done) for done, _ in stuck}
+        for done in batch:
+            if _key(done) not in kept:
+                self._aside.drop(_key(done))
+                self._unwritten.pop(_key(done), None)
 
     async def renew_once(self) -> float:
         """Renews the leases of all that runs, and stops what was lost."""
         now = time.monotonic()
         overdue = [held.job for held in self._held.values() if held.give_up_at < now]
-        for job in overdue:
-            log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
-            del self._held[job.scorer_run_id]
-        if overdue and self._blocked():
-            log.critical("the scorers' loop is blocked for good; this process ends, another one has to go on")
-            self._on_stuck()
+        if overdue and self.executor.silent_seconds() >= _BLOCKED_SECONDS:
+            # Not renewed, nor handed back: one of them has blocked the loop, and the end of its lease is its loss.
+            for job in overdue:
+                log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
+                self._release(job)
+                self._given_up.add((job.scorer_run_id, job.token))
+            self.end_process("a scorer blocked the event loop of the scorers for good")
             return self._jobs.lease_seconds / 3
-        self.executor.cancel(overdue)
-        jobs = [held.job for held in self._held.values()]
-        lost_ids = await self._jobs.extend(jobs)
-        lost = [job for job in jobs if job.scorer_run_id in lost_ids]
+        self._count_astray()
+        lost_ids = await self._jobs.extend(self._leases())
+        self._renewed_at = now
+        lost = [held.job for held in self._held.values() if held.job.scorer_run_id in lost_ids]
         # What finished meanwhile is not lost: its row is no longer RUNNING.
         lost = [job for job in lost if (held := self._held.get(job.scorer_run_id)) and held.job.token == job.token]
         for job in lost:
@@ -248,7 +327,20 @@ class Worker:
             self._emptied.set()
         return self._jobs.lease_seconds / 3
 
+    def _count_astray(self) -> None:
+        astray = self.executor.astray()
+        if (count := astray.total()) >= MAX_ASTRAY:
+            worst = ", ".join(f"{scorer_id} ({number})" for scorer_id, number in astray.most_common(5))
+            self.end_process(f"{count} attempts of scorers do not end: {worst}")
+
     # Ending
+
+    def end_process(self, why: str) -> None:
+        """Says, once, that scorers have used this process up."""
+        if not self._is_used_up:
+            self._is_used_up = True
+            log.critical("%s; this process ends, another one has to go on", why)
+            self._on_stuck(why)
 
     async def _drain(self) -> None:
         """Lets what runs finish within the grace, then hands the rest back."""

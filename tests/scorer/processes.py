@@ -28,6 +28,7 @@ class ScorerProcess:
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self.errors: list[str] = []
+        self._more = threading.Condition()
         self._readers = [threading.Thread(target=work, daemon=True) for work in (self._read_out, self._read_errors)]
         for reader in self._readers:
             reader.start()
@@ -41,7 +42,9 @@ class ScorerProcess:
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self.errors.append(line.rstrip("\n"))
+            with self._more:
+                self.errors.append(line.rstrip("\n"))
+                self._more.notify_all()
 
     @property
     def pid(self) -> int:
@@ -61,6 +64,15 @@ class ScorerProcess:
         line = self.line()
         assert line.startswith(READY), (line, self.errors)
         return line.removeprefix(READY)
+
+    def wait_for_error(self, words: str) -> None:
+        """Waits until its standard error says something with these words."""
+        with self._more:
+            found = self._more.wait_for(lambda: any(words in line for line in self.errors), LIMIT_SECONDS)
+        assert found, self.errors
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def terminate(self) -> int:
         """Ends it in order; its exit code."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
 
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.connect import open_store
@@ -18,13 +21,13 @@ from runwire.frames import event_check, frame
 from runwire.pubsub import Commit, Schedule, Store
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_run_requested_pb2, scorer_service_pb2
+from scorer_service import schema
 from scorer_service.database import Database
 from scorer_service.intake import QUEUE, Intake
 from scorer_service.jobs import Jobs
 from scorer_service.queries import Filter, Queries
 from scorer_service.records import State
-from scorer_service.registry import load
-from tests.scorer.stage import SCORERS, request, send, service
+from tests.scorer.stage import request, send, service
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def intake_of(store: Store, database: Database, jobs: Any = None, **settings: An
     return Intake(
         store,
         jobs or Jobs(database, worker="w"),
-        load([SCORERS]),
+        database,
         max_sample_bytes=settings.get("max_sample_bytes", 4096),
         on_new=lambda: None,
     )
@@ -50,7 +53,8 @@ async def rows(database: Database) -> dict[str, Any]:
 
 
 async def test_every_message_becomes_a_row(store: Store, database: Database) -> None:
-    """Sampled or not, understood or not: each is kept with its state, and the queue is empty afterwards."""
+    """Sampled or not, understood or not, with a scorer that is here or not: each is kept with its state, and the queue
+    is empty afterwards."""
     nan = request("brevity", "nan")
     nan.options["x"] = float("nan")
     nul = request("brevity", "nul\0nul")
@@ -76,8 +80,8 @@ async def test_every_message_becomes_a_row(store: Store, database: Database) -> 
     assert states == {
         "good": (State.PENDING, None),
         "declined": (State.DECLINED, None),
-        "unknown": (State.FAILED, "scorer_unknown"),
-        "version": (State.FAILED, "scorer_unknown"),
+        "unknown": (State.PENDING, None),
+        "version": (State.PENDING, None),
         **{sha256(body).hexdigest()[:32]: malformed for body in bodies},
     }
     good = next(line for line in found.values() if line.run_id == "good")
@@ -122,20 +126,48 @@ async def test_a_message_that_comes_again_changes_nothing(store: Store, database
     assert len(await rows(database)) == 3
 
 
-async def test_one_row_that_the_database_refuses_holds_up_nobody(store: Store, database: Database) -> None:
-    """The others of its batch are taken in, and it is kept with the reason."""
+class Picky(Jobs):
+    """The database does not take a row of the run `bad`, and nobody knows why, until it is healed."""
 
-    class Picky(Jobs):
-        async def add(self, new_runs: Any) -> None:
-            if any(new.run_id == "bad" for new in new_runs):
-                raise ValueError("this row cannot be stored")
-            await super().add(new_runs)
+    healed = False
 
+    def add_on(self, connection: Any, new_runs: Any) -> None:
+        if not self.healed and any(new.run_id == "bad" for new in new_runs):
+            connection.execute(text("SELECT CAST(1 AS no_such_type) FROM no_such_table"))
+        super().add_on(connection, new_runs)
+
+
+async def test_one_row_that_the_database_does_not_take_holds_up_nobody(store: Store, database: Database) -> None:
+    """The others of its batch are taken in; it is parked, not failed, and taken in once the database takes it."""
+    picky = Picky(database, worker="w")
+    intake = intake_of(store, database, picky)
+    names = [f"run-{number}" for number in range(20)]
+    await send(store, [request("brevity", name) for name in (*names[:7], "bad", *names[7:])])
+    await intake.run_once()
+    assert await store.backlog(QUEUE) == 0
+    assert {line.run_id: line.error_reason for line in (await rows(database)).values()} == dict.fromkeys(names)
+    due = schema.parked_requests.update().values(due_time=0.0)
+    await database.write(lambda connection: connection.execute(due))
+    await intake.retry_once()
+    assert (await database.read(parked))[0].tries == 2, "it waits longer each time, and for ever"
+    picky.healed = True
+    await database.write(lambda connection: connection.execute(due))
+    await intake.retry_once()
+    assert await database.read(parked) == []
+    assert {line.run_id for line in (await rows(database)).values()} == {*names, "bad"}
+
+
+def parked(connection: Connection) -> list[Any]:
+    return list(connection.execute(schema.parked_requests.select()).all())
+
+
+async def test_what_cannot_even_be_parked_stays_in_the_queue(store: Store, database: Database) -> None:
+    """Nothing is acknowledged that is nowhere else, and those beside it are taken in."""
+    await database.write(lambda connection: connection.execute(text("DROP TABLE parked_requests")))
     await send(store, [request("brevity", name) for name in ("a", "bad", "b")])
     await intake_of(store, database, Picky(database, worker="w")).run_once()
-    assert await store.backlog(QUEUE) == 0
-    states = sorted((line.run_id, line.error_reason) for line in (await rows(database)).values())
-    assert states == [("", "malformed_request"), ("a", None), ("b", None)]
+    assert await store.backlog(QUEUE) == 1
+    assert {line.run_id for line in (await rows(database)).values()} == {"a", "b"}
 
 
 async def test_samples_are_shared(store: Store, database: Database) -> None:
@@ -189,27 +221,46 @@ async def _write_run(store: Store, output: str) -> None:
     await store.commit(commit)
 
 
-async def test_a_large_sample_is_fetched_from_its_run(sqlite_url: str) -> None:
-    """Above the limit the message's sample is dropped, and read from the run's log when it is scored."""
+def by_reference(run_id: str, scorer_id: str = "threaded", **fields: Any) -> Any:
+    """A request whose sample the agent service left out."""
+    message = request(scorer_id, run_id, **fields)
+    message.sample.ClearField("output")
+    message.sample.by_reference = True
+    return message
+
+
+async def test_a_sample_by_reference_is_fetched_from_its_run(sqlite_url: str) -> None:
+    """What its message left out is read from the run's log when it is scored."""
     output = "A cursor is a position. " * 200
-    async with service(sqlite_url, scorer_max_sample_bytes=2048) as running:
+    async with service(sqlite_url) as running:
         await _write_run(running.store, output)
-        run = await running.score(request("threaded", output=output))
+        run = await running.score(by_reference("run-1"))
         assert (run.state, run.score.value) == (S.SCORER_RUN_STATE_SUCCEEDED, len(output))
         assert (await running.get(run.scorer_run_id, include_sample=True)).sample.by_reference
-        tools = await running.score(request("called-tool", output=output, options={"tool": "search"}))
+        tools = await running.score(by_reference("run-1", "called-tool", options={"tool": "search"}))
         assert tools.score.value == 1
 
 
 async def test_a_sample_that_cannot_be_fetched_is_refused(sqlite_url: str) -> None:
     """The run is not there, or too large: FAILED with the reason, at once."""
     output = "A cursor is a position. " * 200
-    async with service(sqlite_url, scorer_max_sample_bytes=2048, scorer_max_fetched_bytes=3000) as running:
-        gone = await running.score(request("threaded", "no-such-run", output=output))
+    async with service(sqlite_url, scorer_max_fetched_bytes=3000) as running:
+        gone = await running.score(by_reference("no-such-run"))
         assert (gone.state, gone.error.reason) == (S.SCORER_RUN_STATE_FAILED, "sample_lost")
         await _write_run(running.store, output)
-        large = await running.score(request("threaded", output=output))
+        large = await running.score(by_reference("run-1"))
         assert (large.state, large.error.reason) == (S.SCORER_RUN_STATE_FAILED, "sample_too_large")
+
+
+async def test_a_whole_sample_of_a_foreign_producer_is_scored(sqlite_url: str) -> None:
+    """Whoever sends it with the message has no run that it could be read from: above 1 MiB it is kept as it came, and
+    above the limit it is refused by name."""
+    async with service(sqlite_url, scorer_max_fetched_bytes=3 * 1024 * 1024) as running:
+        run = await running.score(request("threaded", "foreign", output="x" * 2_000_000))
+        assert (run.state, run.score.value) == (S.SCORER_RUN_STATE_SUCCEEDED, 2_000_000)
+        large = await running.score(request("threaded", "larger", output="x" * 4_000_000))
+        assert (large.state, large.error.reason) == (S.SCORER_RUN_STATE_FAILED, "sample_too_large")
+        assert large.run_id == "larger"
 
 
 async def test_a_message_of_another_language_may_leave_out_what_it_can(store: Store, database: Database) -> None:
@@ -237,6 +288,52 @@ async def test_times_that_are_none_and_options_that_nobody_can_read_stop_nobody(
     assert await store.backlog(QUEUE) == 0
     lines = sorted((line.run_id, line.error_reason or "") for line in (await rows(database)).values())
     assert lines == [("", "malformed_request"), ("", "malformed_request"), ("good", "")]
+
+
+async def test_what_a_newer_producer_adds_is_no_fault(store: Store, database: Database) -> None:
+    """Fields that this release does not know, in the request and in its sample: taken in, and the sample keeps them."""
+    unknown = b"\xfa\x7f\x05later"  # field 2047
+    message = request("brevity", "newer")
+    message.sample.MergeFromString(unknown)
+    await send(store, [message.SerializeToString() + unknown])
+    await intake_of(store, database).run_once()
+    (line,) = (await rows(database)).values()
+    assert (line.run_id, line.state) == ("newer", State.PENDING)
+    found = await Queries(database).get("default", line.scorer_run_id, with_sample=True)
+    assert found is not None
+    assert unknown in (found.sample or b"")
+
+
+async def test_numbers_and_sizes_that_no_row_holds_are_malformed(store: Store, database: Database) -> None:
+    """Found by validation, before the database could say anything; nothing is parked."""
+    siblings, options = request("brevity", "siblings"), request("brevity", "options")
+    siblings.sibling_count = -1
+    options.options.update({"x": "y" * 300_000})
+    long = request("brevity", "x" * 300)
+    text_of_nul = request("brevity", "trace")
+    text_of_nul.tracestate = "a\0b"
+    await send(store, [siblings, options, long, text_of_nul])
+    await intake_of(store, database).run_once()
+    reasons = [(line.state, line.error_reason) for line in (await rows(database)).values()]
+    assert reasons == [(State.FAILED, "malformed_request")] * 4
+    assert await database.read(parked) == []
+
+
+async def test_foreign_garbage_parks_nothing(store: Store, database: Database) -> None:
+    """5,000 mutations of a request: each becomes a row, and what the database says is never asked."""
+    rng = random.Random(11)
+    whole = request("brevity", "run", options={"a": [1, {"b": None}]}).SerializeToString()
+    bodies = set()
+    while len(bodies) < 5000:
+        body = bytearray(whole)
+        for _ in range(rng.randrange(1, 6)):
+            body[rng.randrange(len(body))] = rng.randrange(256)
+        bodies.add(bytes(body[: rng.choice([len(body), rng.randrange(1, len(body))])]))
+    await send(store, sorted(bodies))
+    intake = intake_of(store, database)
+    while await store.backlog(QUEUE):
+        await intake.run_once()
+    assert await database.read(parked) == []
 
 
 async def test_a_watch_of_a_run_without_scorers_ends(sqlite_url: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
@@ -19,7 +21,7 @@ from scorer_service.jobs import Jobs
 from scorer_service.queries import Queries
 from scorer_service.records import NewRun
 from scorer_service.watch import Watch
-from tests.servers import free_port
+from tests.servers import PostgresServer, free_port
 
 
 def test_head_is_the_newest_migration() -> None:
@@ -33,7 +35,8 @@ async def test_the_migrations_make_the_schema(empty_url: str) -> None:
     """Tables, columns and indexes are those of schema.py, on both databases."""
 
     def differences(connection: Connection) -> list[object]:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "version_table": schema.VERSION_TABLE}
+        context = MigrationContext.configure(connection, opts=options)
         return list(compare_metadata(context, schema.metadata))
 
     async with databases.open_database(empty_url) as database:
@@ -61,14 +64,74 @@ async def test_a_database_without_tables_is_refused(empty_url: str) -> None:
             await migrate.check(database)
 
 
-async def test_a_newer_database_is_refused(empty_url: str) -> None:
-    """An older release does not touch what a newer one has made."""
+async def test_a_newer_database_is_worked_with(empty_url: str) -> None:
+    """Old and new processes run side by side during an upgrade: an older release starts on what a newer one has made,
+    and changes nothing, unless a migration says that it must not."""
+    newer = text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    needs = schema.counters.update().where(schema.counters.c.name == schema.NEEDS)
     async with databases.open_database(empty_url) as database:
         await migrate.migrate(database)
-        await database.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+        await database.write(lambda c: c.execute(newer))
+        await migrate.check(database)
+        assert await migrate.migrate(database) == ("9999", "9999")
+        await database.write(lambda c: c.execute(needs.values(value=9999)))
         for work in (migrate.check, migrate.migrate):
             with pytest.raises(ConfigurationError, match="newer release"):
                 await work(database)
+
+
+async def test_a_database_is_shared_with_another_user_of_alembic(empty_url: str) -> None:
+    """Their version, though it is called as ours, says nothing of our tables; it stays, and ours are made."""
+    async with databases.open_database(empty_url) as database:
+        await database.write(lambda c: c.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))")))
+        await database.write(lambda c: c.execute(text("INSERT INTO alembic_version VALUES ('0001')")))
+        with pytest.raises(ConfigurationError, match="no tables yet"):
+            await migrate.check(database)
+        assert await migrate.migrate(database) == ("", schema.HEAD)
+        theirs = text("SELECT version_num FROM alembic_version")
+        assert await database.read(lambda c: c.execute(theirs).scalars().all()) == ["0001"]
+
+
+async def test_a_database_of_before_is_taken_over(empty_url: str) -> None:
+    """Its version stood in Alembic's common table; it is read once, and left for the releases from before."""
+    first = importlib.import_module("scorer_service.migrations.versions.m0001_first_schema")
+
+    def as_before(connection: Connection) -> None:
+        with Operations.context(MigrationContext.configure(connection)):
+            first.upgrade()
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+        connection.execute(text("INSERT INTO scorers VALUES ('a', TRUE, 1.0)"))
+
+    async with databases.open_database(empty_url) as database:
+        await database.write(as_before)
+        with pytest.raises(ConfigurationError, match="at version 0001"):
+            await migrate.check(database)
+        assert await migrate.migrate(database) == ("0001", schema.HEAD)
+        assert await migrate.migrate(database) == (schema.HEAD, schema.HEAD)
+        await migrate.check(database)
+        kept = [text("SELECT scorer_id FROM scorers"), text("SELECT version_num FROM alembic_version")]
+        found = [await database.read(lambda c, q=query: c.execute(q).scalars().all()) for query in kept]  # type: ignore[misc]
+        assert found == [["a"], ["0001"]]
+
+
+async def test_somebody_elses_tables_are_left_alone(empty_url: str) -> None:
+    """A table of our name that no release made: refused, in one line."""
+    async with databases.open_database(empty_url) as database:
+        await database.write(lambda c: c.execute(text("CREATE TABLE scorer_runs (x INTEGER)")))
+        for work in (migrate.check, migrate.migrate):
+            with pytest.raises(ConfigurationError, match="no release of ours"):
+                await work(database)
+
+
+async def test_a_role_that_may_not_make_tables(postgres_server: PostgresServer, postgres_url: str) -> None:
+    """One line that says who can."""
+    postgres_server.execute("CREATE ROLE visitor LOGIN")
+    async with databases.open_database(postgres_url.replace("postgres@", "visitor@")) as database:
+        await database.reach()
+        with pytest.raises(ConfigurationError, match="as a role that may create them") as caught:
+            await migrate.migrate(database)
+    assert "\n" not in str(caught.value)
 
 
 async def test_a_failed_transaction_leaves_nothing(empty_url: str) -> None:

@@ -20,7 +20,7 @@ from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer.v1 import scorer_service_pb2_grpc
-from scorer_service import app, config
+from scorer_service import app, config, schema
 from tests.scorer.processes import ScorerProcess
 from tests.scorer.stage import SCORERS, eventually, request, send
 from tests.servers import free_port, start_postgres
@@ -226,7 +226,7 @@ def test_a_server_is_migrated_when_it_is_asked_for(urls: dict[str, str], postgre
     assert "python -m scorer_service migrate" in ended.stderr
     done = run("migrate", "--results", postgres_url)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "0001" in done.stdout
+    assert schema.HEAD in done.stdout
     again = run("migrate", RUNWIRE_RESULTS=postgres_url)
     assert (again.returncode, again.stderr) == (0, "")
     with ScorerProcess("--results", postgres_url, environment=urls) as process:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from scorer_service import app, schema
 from scorer_service.database import Database, open_database
 from scorer_service.executor import Limits
 from scorer_service.jobs import Jobs, Offer, Rate
+from scorer_service.meter import Meter
 from scorer_service.migrate import migrate
 from scorer_service.processes import Processes
 from scorer_service.queries import Filter, Queries
 from scorer_service.records import Finished, Job, NewRun, State
 from scorer_service.registry import load
-from scorer_service.scoring import RetryPolicy
+from scorer_service.scoring import RetryPolicy, Score
 from scorer_service.worker import Worker
 from tests.scorer import scorers
 from tests.scorer.stage import SCORERS, Service, request, service
@@ -96,19 +98,20 @@ async def test_options_that_do_not_fit_are_named(running: Service) -> None:
 
 
 async def test_a_scorer_says_when_to_come_back(running: Service) -> None:
-    """RetryAfter sets the due time."""
+    """RetryAfter sets the due time; that is no attempt, and one can see what is waited for."""
     message = request("later", options={"delay": 120})
     await running.send(message)
     run = await running.until(message.scorer_run_id, "RETRYING")
-    assert 119 < (run.due_time.ToNanoseconds() - run.attempts[0].end_time.ToNanoseconds()) / 1e9 < 121
+    assert 119 < (run.due_time.ToNanoseconds() - run.create_time.ToNanoseconds()) / 1e9 < 135
+    assert (run.error.reason, run.error.message, run.waits, len(run.attempts)) == ("rate_limited", "busy", 1, 0)
 
 
 async def test_a_pause_has_its_bounds(running: Service) -> None:
-    """A scorer, or a provider of judges, that asks for an eternity gets a week, and nobody's list breaks of it."""
+    """A scorer that asks for an eternity gets a week, and nobody's list breaks of it."""
     message = request("later", options={"delay": 1e300})
     await running.send(message)
     run = await running.until(message.scorer_run_id, "RETRYING")
-    assert 6 * 86_400 < run.due_time.seconds - run.attempts[0].end_time.seconds < 8 * 86_400
+    assert 6 * 86_400 < run.due_time.seconds - run.create_time.seconds < 8 * 86_400
 
 
 @pytest.mark.parametrize("depth, state", [(19, S.SCORER_RUN_STATE_SUCCEEDED), (40, S.SCORER_RUN_STATE_FAILED)])
@@ -133,10 +136,12 @@ async def test_a_store_that_is_away_is_no_failure_of_the_scorer(
         return scorer_run_requested_pb2.Sample(run_id="run-1").SerializeToString()
 
     monkeypatch.setattr(app.fetch, "fetch_from", lambda store, max_bytes: fetch)
-    async with service(sqlite_url, scorer_max_sample_bytes=1024) as running:
-        run = await running.score(request("threaded", output="long " * 1000))
+    message = request("threaded")
+    message.sample.by_reference = True
+    async with service(sqlite_url) as running:
+        run = await running.score(message)
     assert run.state == S.SCORER_RUN_STATE_SUCCEEDED
-    assert [attempt.error.reason for attempt in run.attempts] == ["store_unavailable"] * 7 + [""]
+    assert ([attempt.error.reason for attempt in run.attempts], run.waits) == ([""], 7)
 
 
 async def test_steps_of_another_version_are_done_again(sqlite_url: str) -> None:
@@ -144,6 +149,7 @@ async def test_steps_of_another_version_are_done_again(sqlite_url: str) -> None:
     message = request("staged", output="one two three")
     async with open_database(sqlite_url) as database, service(sqlite_url) as running:
         dead = Jobs(database, worker="dead", lease_seconds=0.1)
+        await dead.register(["staged"])
         await running.stub.PauseScorer(pb.PauseScorerRequest(scorer_id="staged"))
         await running.send(message)
         await running.until(message.scorer_run_id, "PENDING")
@@ -171,12 +177,16 @@ class Silent:
 
     def __init__(self) -> None:
         self.submitted: list[Job] = []
+        self.left_behind = Counter[str]()
 
     def silent_seconds(self) -> float:
         return self.silence
 
     def submit(self, jobs: Sequence[Job]) -> None:
         self.submitted += jobs
+
+    def astray(self) -> Counter[str]:
+        return self.left_behind
 
     def timeout_of(self, job: Job) -> float:
         return -1000.0
@@ -213,19 +223,19 @@ async def test_a_blocked_process_claims_nothing(sqlite_url: str) -> None:
 
 async def test_a_process_that_is_blocked_for_good_ends(sqlite_url: str) -> None:
     """Once an attempt is long overdue and the loop still does not answer, the process says that it is of no use."""
-    stuck = asyncio.Event()
+    stuck: list[str] = []
     async with open_database(sqlite_url) as database:
-        worker, executor, jobs = await worker_of(database, on_stuck=stuck.set)
+        worker, executor, jobs = await worker_of(database, on_stuck=stuck.append)
         await jobs.add([new("one")])
         await worker.claim_once()
         await worker.renew_once()  # overdue, but the loop answers
-        assert not stuck.is_set()
+        assert not stuck
         await jobs.add([new("two")])
         jobs.look_again()
         await worker.claim_once()
-        executor.silence = 5.0
+        executor.silence = 45.0
         await worker.renew_once()
-        assert stuck.is_set()
+        assert len(stuck) == 1
 
 
 async def test_a_lane_that_gives_nothing_is_not_asked_without_pause(sqlite_url: str) -> None:
@@ -239,7 +249,7 @@ async def test_a_lane_that_gives_nothing_is_not_asked_without_pause(sqlite_url: 
         alone = schema.scorer_runs.update().values(lane=int(schema.Lane.ALONE))
         await database.write(lambda c: c.execute(alone))
         jobs.look_again()
-        assert [await worker.claim_once(), await worker.claim_once() > 0] == [0.0, True]
+        assert [await worker.claim_once() > 0, await worker.claim_once() > 0] == [True, True]
         assert len(executor.submitted) == 1
 
 
@@ -270,11 +280,16 @@ async def test_results_are_kept_while_the_database_refuses_them(sqlite_url: str)
 async def test_a_process_that_died_idle_harms_nobody() -> None:
     """The next job gets another one."""
     processes, scorer = Processes(1, [SCORERS]), load([SCORERS]).newest("apart")
-    first = await processes.score(scorer, b"", {}, {}, lambda name, result: None)
-    (idle,) = processes._idle
+
+    async def score() -> Score:
+        async with processes.place(scorer) as place:
+            return await place.score(b"", {}, {}, lambda name, result: None, Meter())
+
+    first = await score()
+    ((_, idle),) = processes._idle
     idle.kill()
     await idle.wait()
-    second = await processes.score(scorer, b"", {}, {}, lambda name, result: None)
+    second = await score()
     assert first.value != second.value
     await processes.close()
 
@@ -294,10 +309,14 @@ def test_a_process_is_for_its_service_alone() -> None:
             child.stdin.write(len(body).to_bytes(4, "big") + body)  # type: ignore[union-attr]
             child.stdin.flush()  # type: ignore[union-attr]
 
+        def answer() -> bytes:
+            return child.stdout.read(int.from_bytes(child.stdout.read(4), "big"))  # type: ignore[union-attr]
+
         try:
+            assert b"ready" in answer()
             for number in (signal.SIGINT, signal.SIGTERM):
                 ask("")
-                assert b"score" in child.stdout.read(int.from_bytes(child.stdout.read(4), "big"))
+                assert b"score" in answer()
                 child.send_signal(number)
             ask("hang")
             child.stdin.close()
@@ -440,9 +459,7 @@ async def test_judges_are_slowed_down_together(sqlite_url: str, monkeypatch: Any
     """With a burst of two and next to no rate, two of five attempts of judges are made, over all scorers that judge."""
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    async with service(
-        sqlite_url, judge_model="openai-chat:none", judge_rate=0.001, judge_burst=2, scorer_retries=0
-    ) as running:
+    async with service(sqlite_url, judge_model="openai-chat:none", judge_rate=0.001, judge_burst=2) as running:
         messages = [request(name, f"run-{n}") for name in ("toxicity", "bias") for n in range(3)]
         await running.send(*messages, request("threaded"))
         await running.until(request("threaded").scorer_run_id)
@@ -450,6 +467,6 @@ async def test_judges_are_slowed_down_together(sqlite_url: str, monkeypatch: Any
         async with asyncio.timeout(20):
             while ended < 2:
                 runs = [await running.get(message.scorer_run_id) for message in messages]
-                ended = sum(run.state == S.SCORER_RUN_STATE_FAILED for run in runs)
+                ended = sum(run.waits for run in runs)
                 await asyncio.sleep(0.05)
         assert sum(run.state == S.SCORER_RUN_STATE_PENDING for run in runs) == 4

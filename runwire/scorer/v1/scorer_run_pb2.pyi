@@ -53,7 +53,7 @@ SCORER_RUN_PRIORITY_NORMAL: ScorerRunPriority
 SCORER_RUN_PRIORITY_HIGH: ScorerRunPriority
 
 class Scorer(_message.Message):
-    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused")
+    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused", "holders")
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class Scorer(_message.Message):
     JUDGE_MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_VERSION_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     version: str
     description: str
@@ -70,10 +71,21 @@ class Scorer(_message.Message):
     judge_model: str
     prompt_version: str
     paused: bool
-    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ...) -> None: ...
+    holders: _containers.RepeatedCompositeFieldContainer[ScorerHolder]
+    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ..., holders: _Optional[_Iterable[_Union[ScorerHolder, _Mapping]]] = ...) -> None: ...
+
+class ScorerHolder(_message.Message):
+    __slots__ = ("worker", "version", "seen_time")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEEN_TIME_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    version: str
+    seen_time: _timestamp_pb2.Timestamp
+    def __init__(self, worker: _Optional[str] = ..., version: _Optional[str] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ScorerRun(_message.Message):
-    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives", "attempts_omitted")
+    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives", "waits", "attempts_omitted")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +113,7 @@ class ScorerRun(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     REDRIVES_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     scorer_run_id: str
     run_id: str
@@ -122,8 +135,9 @@ class ScorerRun(_message.Message):
     priority: ScorerRunPriority
     sample: _scorer_run_requested_pb2.Sample
     redrives: int
+    waits: int
     attempts_omitted: int
-    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ..., attempts_omitted: _Optional[int] = ...) -> None: ...
+    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ..., waits: _Optional[int] = ..., attempts_omitted: _Optional[int] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("value", "label", "reason", "metadata", "direction", "judgement")
@@ -166,13 +180,14 @@ class ScorerRunError(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., error_class: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ScorerRunAttempt(_message.Message):
-    __slots__ = ("attempt", "worker", "start_time", "end_time", "error", "partial_results", "partial_results_omitted")
+    __slots__ = ("attempt", "worker", "start_time", "end_time", "error", "partial_results", "judging", "partial_results_omitted")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_RESULTS_FIELD_NUMBER: _ClassVar[int]
+    JUDGING_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_RESULTS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     worker: str
@@ -180,8 +195,33 @@ class ScorerRunAttempt(_message.Message):
     end_time: _timestamp_pb2.Timestamp
     error: ScorerRunError
     partial_results: _struct_pb2.Struct
+    judging: Judging
     partial_results_omitted: bool
-    def __init__(self, attempt: _Optional[int] = ..., worker: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., partial_results: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., partial_results_omitted: bool = ...) -> None: ...
+    def __init__(self, attempt: _Optional[int] = ..., worker: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., partial_results: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., judging: _Optional[_Union[Judging, _Mapping]] = ..., partial_results_omitted: bool = ...) -> None: ...
+
+class Judging(_message.Message):
+    __slots__ = ("model", "requests", "input_tokens", "output_tokens", "cost_usd", "exchanges")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    exchanges: _containers.RepeatedCompositeFieldContainer[JudgeExchange]
+    def __init__(self, model: _Optional[str] = ..., requests: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[float] = ..., exchanges: _Optional[_Iterable[_Union[JudgeExchange, _Mapping]]] = ...) -> None: ...
+
+class JudgeExchange(_message.Message):
+    __slots__ = ("prompt", "answer")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    answer: str
+    def __init__(self, prompt: _Optional[str] = ..., answer: _Optional[str] = ...) -> None: ...
 
 class Trace(_message.Message):
     __slots__ = ("traceparent", "tracestate")

@@ -102,7 +102,8 @@ class ScorerServiceServicer(object):
     """
 
     def ListScorers(self, request, context):
-        """Lists the scorers of this service.
+        """Lists the scorers of this service, also those that only another process of it has: of these it knows the id, the
+        versions and who has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

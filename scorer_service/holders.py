@@ -1,0 +1,187 @@
+"""Who has which scorer: each process says so again and again, and what nobody has had for long is given up.
+
+A scorer run waits, PENDING, for a process that has its scorer in the version that it asks for. It ends FAILED,
+`scorer_unknown`, only when it has been due for the orphan time and nobody has had that in all this time.
+
+That takes somebody who can tell. After an outage, or a jump of the database's clock, all that was said looks old; so
+a process gives up nothing until it has seen the others for a while, without interruption, by a clock of its own. And
+it says what it has itself in the transaction that gives up, before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import bindparam, case, delete, exists, false, or_, select, tuple_, update
+from sqlalchemy.engine import Connection
+
+from scorer_service.database import Database, database_time
+from scorer_service.jobs import record_ends, register
+from scorer_service.records import Error, State
+from scorer_service.revisions import next_revision
+from scorer_service.schema import NOW, holders, scorer_runs, scorers
+
+log = logging.getLogger("scorer_service")
+
+ORPHAN_SECONDS: Final = 3600.0
+_MOST_SECONDS: Final = 60.0
+"""Longest pause until a process says again what it has."""
+_WATCHED_ROUNDS: Final = 3
+_MAX_PAIRS: Final = 1000
+_BATCH: Final = 500
+_GONE: Final = Error("scorer_unknown", "no process has had this scorer for a long time; redrive it when one does")
+
+row = scorer_runs.c
+Pair = tuple[str, str]
+"""Id and version of a scorer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that has a scorer."""
+
+    scorer_id: str
+    version: str
+    worker: str
+    seen_time: float
+
+
+class Holders:
+    """What this process has, and what all of them have."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker: str,
+        versions: Mapping[str, Sequence[str]],
+        *,
+        orphan_seconds: float = ORPHAN_SECONDS,
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._versions = versions
+        self._orphan_seconds = orphan_seconds
+        self._pause_seconds = min(_MOST_SECONDS, orphan_seconds / 20)
+        self._place: Pair = ("", "")
+        self._last: tuple[float, float] | None = None
+        self._watching_since = 0.0
+
+    async def run_once(self) -> float:
+        """Says what is here, and gives up what nobody has; returns when to say it again."""
+        given_up = await self.sweep()
+        if given_up:
+            log.error("%d scorer runs failed: nobody has had their scorer for %g s", given_up, self._orphan_seconds)
+        return self._pause_seconds if given_up < _BATCH else 0.05
+
+    async def sweep(self) -> int:
+        """One round; returns how many scorer runs it gave up."""
+        wanted = await self._database.look(self._wanted)
+
+        def work(connection: Connection) -> tuple[float, int]:
+            register(connection, self._worker, self._versions)
+            now = database_time(connection)
+            if not self._may_tell(now):
+                return now, 0
+            old = holders.c.seen_time < now - self._orphan_seconds
+            connection.execute(delete(holders).where(old))
+            return now, sum(self._give_up(connection, pair, now) for pair in wanted)
+
+        now, given_up = await self._database.write(work)
+        self._last = (time.monotonic(), now)
+        return given_up
+
+    def _wanted(self, connection: Connection) -> list[Pair]:
+        """Scorers and versions that something waits for: a look into the index for each, not at each row."""
+        found: list[Pair] = []
+        while len(found) < _MAX_PAIRS:
+            line = connection.execute(_NEXT_PAIR, {"scorer_id": self._place[0], "version": self._place[1]}).first()
+            if line is None:
+                self._place = ("", "")
+                break
+            self._place = (line[0], line[1])
+            found.append(self._place)
+        return found
+
+    def _may_tell(self, now: float) -> bool:
+        """Whether this process has seen the others for long enough."""
+        present = time.monotonic()
+        if self._last is not None:
+            passed, told = present - self._last[0], now - self._last[1]
+            steady = passed <= _WATCHED_ROUNDS * self._pause_seconds + 5.0 and abs(told - passed) <= 5.0
+        else:
+            steady = False
+        if not steady:
+            self._watching_since = present
+        return present - self._watching_since >= _WATCHED_ROUNDS * self._pause_seconds
+
+    def _give_up(self, connection: Connection, pair: Pair, now: float) -> int:
+        """Ends up to a batch of scorer runs, if nobody has what they wait for."""
+        scorer_id, version = pair
+        long_ago = now - self._orphan_seconds
+        held = exists().where(
+            holders.c.scorer_id == scorer_id, holders.c.version == version, holders.c.seen_time >= long_ago
+        )
+        # A process of the release before says only that it has some version.
+        seen = false() if version else scorers.c.seen_time >= long_ago
+        kept = exists().where(scorers.c.scorer_id == scorer_id, or_(scorers.c.paused, seen))
+        mine = (row.scorer_id == scorer_id, row.wanted_version == version, row.due_time < long_ago)
+        orphans = select(row.scorer_run_id, row.state, row.claims, row.worker, row.start_time, row.steps)
+        orphans = orphans.where(*mine, ~held, ~kept).order_by(row.scorer_run_id).limit(_BATCH)
+        lines = connection.execute(orphans.with_for_update(skip_locked=True)).all()
+        if lines:
+            give_up(connection, lines, _GONE)
+        return len(lines)
+
+    async def all(self) -> list[Holder]:
+        """Who has what, as far as it was said within the orphan time."""
+        columns = (holders.c.scorer_id, holders.c.version, holders.c.worker, holders.c.seen_time)
+        query = select(*columns).where(holders.c.version != "", holders.c.seen_time >= NOW - self._orphan_seconds)
+        lines = await self._database.read(lambda c: c.execute(query.order_by(*columns)).all())
+        return [Holder(*line) for line in lines]
+
+
+def by_scorer(found: Iterable[Holder]) -> dict[str, list[Holder]]:
+    """Holders by the scorer that they have."""
+    listed: dict[str, list[Holder]] = {}
+    for one in found:
+        listed.setdefault(one.scorer_id, []).append(one)
+    return listed
+
+
+_NEXT_PAIR: Final = (
+    select(row.scorer_id, row.wanted_version)
+    .where(
+        row.due_time.is_not(None),
+        tuple_(row.scorer_id, row.wanted_version) > tuple_(bindparam("scorer_id"), bindparam("version")),
+    )
+    .order_by(row.scorer_id, row.wanted_version)
+    .limit(1)
+)
+
+
+def give_up(connection: Connection, lines: Sequence[Any], error: Error) -> None:
+    """Ends scorer runs that are in nobody's hands, FAILED. Whoever had one and died left an attempt behind."""
+    revision, now = next_revision(connection)
+    lost = [line for line in lines if line.state == State.RUNNING]
+    if lost:
+        record_ends(connection, lost, now, lambda line: Error("worker_lost", f"the lease of {line.worker} ended"))
+    ended = (
+        update(scorer_runs)
+        .where(row.scorer_run_id.in_([line.scorer_run_id for line in lines]))
+        .values(
+            state=int(State.FAILED),
+            due_time=None,
+            end_time=now,
+            claims=row.claims + 1,
+            losses=row.losses + case((row.state == int(State.RUNNING), 1), else_=0),
+            error_reason=error.reason,
+            error_class="",
+            error_message=error.message,
+            revision=revision,
+        )
+    )
+    connection.execute(ended)
