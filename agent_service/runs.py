@@ -11,6 +11,7 @@ from typing import Final
 from google.protobuf import timestamp_pb2
 
 from agent_service import record
+from agent_service.definition import MAX_SCORER_NAME_LENGTH, repeated_scorer
 from agent_service.registry import Registry
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
@@ -213,8 +214,12 @@ def _check_start(request: agent_service_pb2.StartRunRequest) -> None:
             wrong[f"scorers[{index}].scorer_id"] = "must be set"
         if scorer.HasField("sampling") and not 0 <= scorer.sampling <= 1:
             wrong[f"scorers[{index}].sampling"] = f"must be between 0 and 1, got {scorer.sampling}"
+        if len(scorer.name) > MAX_SCORER_NAME_LENGTH or not scorer.name.isprintable():
+            wrong[f"scorers[{index}].name"] = f"must have at most {MAX_SCORER_NAME_LENGTH} printable characters"
         if not record.TERMINAL.issuperset(scorer.match_states):
             wrong[f"scorers[{index}].match_states"] = "must be states that a run ends in: SUCCEEDED, FAILED, CANCELLED"
+    if (place := repeated_scorer(request.scorers)) is not None:
+        wrong[f"scorers[{place}].name"] = "the same scorer stands there already under this name; give each use its own"
     if wrong:
         raise InvalidRequest(wrong)
 
@@ -239,7 +244,8 @@ def _trace(request: agent_service_pb2.StartRunRequest) -> bytes:
 
 
 def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:
-    return list({scorer.scorer_id: scorer for scorer in (*own, *asked)}.values())
+    """The agent's scorers and those of the request, which takes the place of the agent's under the same name."""
+    return list({(scorer.scorer_id, scorer.name): scorer for scorer in (*own, *asked)}.values())
 
 
 def _place(request: agent_service_pb2.ListRunsRequest) -> tuple[float, str] | None:

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0001"
+HEAD: Final = "0004"
 """The newest migration; a test holds it to migrations/."""
 
 metadata = MetaData()
@@ -57,6 +57,7 @@ scorer_runs = Table(
     Column("run_id", String, nullable=False),
     Column("agent_id", String, nullable=False),
     Column("scorer_id", String, nullable=False),
+    Column("scorer_name", String, nullable=False, server_default=""),
     Column("scorer_version", String, nullable=False),
     Column("wanted_version", String, nullable=False),
     Column("state", SmallInteger, nullable=False),

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 async def beside(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a function of texts that have `size` characters together; if they are long in a thread, so that the scorers'
+    """Calls a function of texts that have `size` characters together; of long ones in a thread, so that the scorers'
     loop goes on meanwhile. The work of the function must be bounded: nothing stops a thread."""
     if size <= _INLINE_CHARACTERS:
         return function(*args, **kwargs)
@@ -121,7 +121,9 @@ def _coverage(wanted: str, output: str, given: list[str]) -> Score:
     reason = f"{found} of {len(keywords)} keywords are mentioned"
     if missing:
         reason += f"; missing: {', '.join(listed(missing, 20))}"
-    return Score(found / len(keywords), reason=reason, metadata={"keywords": listed(keywords), "missing": listed(missing)})
+    return Score(
+        found / len(keywords), reason=reason, metadata={"keywords": listed(keywords), "missing": listed(missing)}
+    )
 
 
 class _Mentions:
@@ -214,7 +216,9 @@ def _completeness(wanted: str, output: str, similarity: float) -> Score:
     reason = f"{len(known) - len(missing)} of {len(known)} content words in {len(parts)} sentences are taken up"
     if missing:
         reason += f"; missing: {', '.join(listed(missing, 20))}"
-    return Score(sum(shares) / len(shares), reason=reason, metadata={"missing": listed(missing), "sentences": len(parts)})
+    return Score(
+        sum(shares) / len(shares), reason=reason, metadata={"missing": listed(missing), "sentences": len(parts)}
+    )
 
 
 class ToneOptions(StrictOptions):

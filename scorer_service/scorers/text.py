@@ -3,10 +3,10 @@
 Words are those of UAX #29 (Unicode text segmentation, as the library `regex` has it), with four additions for what
 people look for in answers:
 
-- A script that is written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) has a word a character, so that a keyword
-  is found as the characters that follow each other.
-- A name with its sign is one word: `C++`, `C#`, `.NET`. So is an emoji, with everything that belongs to it, and a sign for
-  money, a per cent or a mathematical sign.
+- A script that is written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) has a word a character, so that a
+  keyword is found as the characters that follow each other.
+- A name with its sign is one word: `C++`, `C#`, `.NET`. So is an emoji, with everything that belongs to it, and a sign
+  for money, per cent or mathematics.
 - What is joined by an apostrophe is apart: `cursor` and `'s`, `l'` and `utilisateur`. A negation is not: `can't` is one
   word, and `can` is not in it.
 - Case is folded, and texts are compared in the Unicode form NFC: `10²` is not `102`, as it would be in NFKC.
@@ -156,7 +156,9 @@ class Vocabulary:
         """Whether there is a word like this one; `similarity` is from 0 to 1."""
         if word in self._all:
             return True
-        return any(_begin_alike(word, other) and _likeness(word, other) >= similarity for other in self.candidates(word))
+        return any(
+            _begin_alike(word, other) and _likeness(word, other) >= similarity for other in self.candidates(word)
+        )
 
 
 def _can_be_alike(word: str) -> bool:

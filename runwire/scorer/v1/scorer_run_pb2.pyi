@@ -73,7 +73,7 @@ class Scorer(_message.Message):
     def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ...) -> None: ...
 
 class ScorerRun(_message.Message):
-    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives")
+    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives", "scorer_name")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class ScorerRun(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     REDRIVES_FIELD_NUMBER: _ClassVar[int]
+    SCORER_NAME_FIELD_NUMBER: _ClassVar[int]
     scorer_run_id: str
     run_id: str
     agent_id: str
@@ -121,7 +122,8 @@ class ScorerRun(_message.Message):
     priority: ScorerRunPriority
     sample: _scorer_run_requested_pb2.Sample
     redrives: int
-    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ...) -> None: ...
+    scorer_name: str
+    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ..., scorer_name: _Optional[str] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("value", "label", "reason", "metadata", "direction", "judgement")

@@ -51,8 +51,8 @@ async def test_scores_of_the_guide(scorer_id: str, options: str, wanted: str, ou
 
 
 def test_the_guide_has_every_language() -> None:
-    """English, German, French, Chinese, Japanese, Thai, Arabic, Hindi, code, JSON and emoji are there: nothing was lost in
-    parsing the tables."""
+    """English, German, French, Chinese, Japanese, Thai, Arabic, Hindi, code, JSON and emoji are there: no row was lost
+    on the way from the page."""
     assert len(WORDS) == 13
     assert len(SCORES) == 26
     assert any(not unicodedata.is_normalized("NFC", row[3]) for row in SCORES)
@@ -133,7 +133,9 @@ def test_a_vocabulary_finds_what_a_search_of_all_words_finds(said: list[str], wo
     assert Vocabulary(said).has_like(word, 0.7) == each
 
 
-@pytest.mark.parametrize("piece", ["a", "'", "a'", "l'", "a+", ".", "👩‍", "́", "กำ", "🇩", "1,", " ", "\n", "敏", "C++", ".a"])
+@pytest.mark.parametrize(
+    "piece", ["a", "'", "a'", "l'", "a+", ".", "👩‍", "́", "กำ", "🇩", "1,", " ", "\n", "敏", "C++", ".a"]
+)
 def test_hostile_texts_cost_what_they_are_long(piece: str) -> None:
     """No text makes the search for its words go back and forth: a long one is done within the time of a test."""
     text = piece * (200_000 // len(piece))
