@@ -365,8 +365,9 @@ class Relevances(BaseModel):
 
 async def _relevance(sample: Sample, judge: Judge) -> Answer[Relevances]:
     task = (
-        "For each passage of `context`, with its number as `item`, from 1, say how relevant it is to `input` (`high`, "
-        "`medium`, `low` or `none`) and whether `output` used it. In `missing` list what would have been needed and is in no passage."
+        "For each passage of `context`, with its number as `item`, from 1, say how relevant it is to `input` "
+        "(`high`, `medium`, `low` or `none`) and whether `output` used it. In `missing` list what would have been "
+        "needed and is in no passage."
     )
     passages = _context(sample)
     answer = await _ask(judge, task, Relevances, input=sample.input, context=passages, output=_output(sample))
@@ -460,8 +461,8 @@ class ToolUse(BaseModel):
 async def _tool_use(sample: Sample, judge: Judge, options: Tools) -> Answer[ToolUse]:
     task = (
         "For each of `calls`, with its number as `item`, from 1, give a verdict on whether that call was right for "
-        "`input`, its arguments included: `yes`, `no` or `unsure`. In `missing` name tools of `tools` that should have been called and were "
-        "not."
+        "`input`, its arguments included: `yes`, `no` or `unsure`. In `missing` name tools of `tools` that should have "
+        "been called and were not."
     )
     calls = [{"tool": call.tool_name, "arguments": call.arguments} for call in sample.tool_calls]
     answer = await _ask(judge, task, ToolUse, input=sample.input, calls=calls, tools=options.tools)
@@ -499,8 +500,8 @@ class Rubric(StrictOptions):
 
 async def _rubric(sample: Sample, judge: Judge, options: Rubric) -> Answer[NumberedVerdicts]:
     task = (
-        "For each of `criteria`, with its number as `item`, from 1, give a verdict on whether `output`, as an answer to "
-        "`input`, meets it: `yes` or `no`."
+        "For each of `criteria`, with its number as `item`, from 1, give a verdict on whether `output`, as an answer "
+        "to `input`, meets it: `yes` or `no`."
     )
     criteria = [each.text for each in options.all()]
     answer = await _ask(
