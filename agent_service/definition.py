@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, Final, TypeVar, get_type_hints
@@ -21,6 +21,7 @@ Body = Callable[[RunContext, Any], Awaitable[Any]]
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
+MAX_SCORER_NAME_LENGTH: Final = 128
 _MAX_PROBLEMS: Final = 20
 _ENDS: Final[Mapping[str, run_pb2.RunState]] = {
     "succeeded": run_pb2.RUN_STATE_SUCCEEDED,
@@ -42,11 +43,16 @@ class ScorerRef:
     match_states: Sequence[str] = ()
     """`succeeded`, `failed`, `cancelled`; empty: `succeeded`."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    """Tells this use of the scorer from others, as where one scorer is asked twice with different options. At most 128
+    printable characters."""
 
     def to_proto(self) -> run_pb2.ScorerRef:
         """The reference as it stands in a Run. Raises ConfigurationError for values that cannot be."""
         if not self.scorer_id or not 0 <= self.sampling <= 1:
             raise ConfigurationError(f"{self!r}: scorer_id must be set and sampling be between 0 and 1")
+        if len(self.name) > MAX_SCORER_NAME_LENGTH or not self.name.isprintable():
+            raise ConfigurationError(f"{self!r}: name must have at most 128 printable characters")
         if not set(self.match_states) <= set(_ENDS):
             raise ConfigurationError(f"{self!r}: match_states are {', '.join(_ENDS)}")
         return run_pb2.ScorerRef(
@@ -56,6 +62,7 @@ class ScorerRef:
             match_labels=self.match_labels,
             match_states=[_ENDS[state] for state in self.match_states],
             options=self._options(),
+            name=self.name,
         )
 
     def _options(self) -> struct_pb2.Struct:
@@ -63,6 +70,16 @@ class ScorerRef:
             return to_struct(self.options)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"scorer {self.scorer_id!r}: options: {error}") from None
+
+
+def repeated_scorer(scorers: Iterable[run_pb2.ScorerRef]) -> int | None:
+    """The place of the first reference that repeats an earlier one, to the same scorer under the same name; or None."""
+    seen: set[tuple[str, str]] = set()
+    for place, scorer in enumerate(scorers):
+        if (key := (scorer.scorer_id, scorer.name)) in seen:
+            return place
+        seen.add(key)
+    return None
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,11 @@ class Definition:
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigurationError(
                 f"agent {self.agent_id!r}: concurrency is {self.concurrency}; it must be at least 1"
+            )
+
+        if (place := repeated_scorer(self.scorer_protos)) is not None:
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: {self.scorers[place]!r} repeats another reference; give it a name of its own"
             )
 
     @cached_property

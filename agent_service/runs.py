@@ -11,6 +11,7 @@ from typing import Final
 from google.protobuf import timestamp_pb2
 
 from agent_service import record
+from agent_service.definition import repeated_scorer
 from agent_service.registry import Registry
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
@@ -64,6 +65,7 @@ class Runs:
         """
         if not request.agent_id:
             raise InvalidRequest({"agent_id": "must be set"})
+        _check_scorers(request)
         definition = self._agents.get(request.agent_id)
         size = request.ByteSize()
         await off_loop(size, definition.parse_input, request.input)
@@ -215,6 +217,12 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
+def _check_scorers(request: agent_service_pb2.StartRunRequest) -> None:
+    if (place := repeated_scorer(request.scorers)) is not None:
+        problem = "the same scorer stands there already under this name; give each use its own"
+        raise InvalidRequest({f"scorers[{place}].name": problem})
+
+
 def _run_id(tenant: str, request_id: str) -> str:
     if not request_id:
         return secrets.token_hex(16)
@@ -235,7 +243,8 @@ def _trace(request: agent_service_pb2.StartRunRequest) -> bytes:
 
 
 def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:
-    return list({scorer.scorer_id: scorer for scorer in (*own, *asked)}.values())
+    """The agent's scorers and those of the request, which takes the place of the agent's under the same name."""
+    return list({(scorer.scorer_id, scorer.name): scorer for scorer in (*own, *asked)}.values())
 
 
 def _place(request: agent_service_pb2.ListRunsRequest) -> tuple[float, str] | None:

@@ -30,7 +30,9 @@ def is_eligible(scorer: run_pb2.ScorerRef, run: run_pb2.Run) -> bool:
 
 def scorer_run_id(tenant: str, run_id: str, scorer: run_pb2.ScorerRef) -> str:
     """As ScorerRunRequested.scorer_run_id has it."""
-    parts = (tenant, run_id, scorer.scorer_id, scorer.scorer_version)
+    parts = [tenant, run_id, scorer.scorer_id, scorer.scorer_version]
+    if scorer.name:
+        parts.append(scorer.name)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -82,6 +84,7 @@ def _request(
         tenant=tenant,
         scorer_id=scorer.scorer_id,
         scorer_version=scorer.scorer_version,
+        scorer_name=scorer.name,
         options=scorer.options if scorer.HasField("options") else None,
         sampling=scorer_run_requested_pb2.SamplingDecision(rate=rate, sampled=is_sampled(run.run_id, rate)),
         sample=sample,

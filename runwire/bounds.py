@@ -114,6 +114,7 @@ Bound = Text | Items | Labels | Size | Number | Span
 _RUN_ID: Final = Text(128, 1, re.compile(r"[A-Za-z0-9._-]{1,128}"), "must be 1 to 128 letters, digits, '.', '_' or '-'")
 _ID: Final = Text(256)
 _SCORER_ID: Final = Text(256, 1)
+_SCORER_NAME: Final = Text(128, 0, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds a control character")
 _VERSION: Final = Text(256)
 _REQUEST_ID: Final = Text(128)
 _TRACE: Final = Text(512)
@@ -152,6 +153,7 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "ScorerRef.match_labels": Labels(),
     _AGENT + "ScorerRef.match_states": _ENDS,
     _AGENT + "ScorerRef.options": Size(MAX_SCORERS_BYTES),
+    _AGENT + "ScorerRef.name": _SCORER_NAME,
     _AGENT + "GetRunRequest.run_id": _RUN_ID,
     _AGENT + "ListRunsRequest.agent_id": Text(128),
     _AGENT + "ListRunsRequest.states": _STATES,

@@ -115,7 +115,9 @@ class Intake:
     def _row(self, message: wire.ScorerRunRequested) -> NewRun:
         tenant = message.tenant or DEFAULT_TENANT
         sample = message.sample
-        key = message.scorer_run_id or scorer_run_id(tenant, sample.run_id, message.scorer_id, message.scorer_version)
+        key = message.scorer_run_id or scorer_run_id(
+            tenant, sample.run_id, message.scorer_id, message.scorer_version, message.scorer_name
+        )
         state, error = State.PENDING, None
         if message.HasField("sampling") and not message.sampling.sampled:
             state = State.DECLINED
@@ -128,6 +130,7 @@ class Intake:
             scorer_id=message.scorer_id,
             run_id=sample.run_id,
             agent_id=sample.agent_id,
+            scorer_name=message.scorer_name,
             wanted_version=message.scorer_version,
             state=state,
             error=error,
@@ -152,6 +155,7 @@ def _problem(message: wire.ScorerRunRequested) -> str:
         "tenant": message.tenant,
         "scorer_id": message.scorer_id,
         "scorer_version": message.scorer_version,
+        "scorer_name": message.scorer_name,
         "sample.run_id": message.sample.run_id,
         "sample.agent_id": message.sample.agent_id,
         "traceparent": message.traceparent,

@@ -752,6 +752,7 @@ def _new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
         "run_id": new.run_id,
         "agent_id": new.agent_id,
         "scorer_id": new.scorer_id,
+        "scorer_name": new.scorer_name,
         "scorer_version": new.wanted_version,
         "wanted_version": new.wanted_version,
         "state": int(new.state),

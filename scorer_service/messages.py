@@ -73,6 +73,7 @@ def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
         run_id=line.run_id,
         agent_id=line.agent_id,
         scorer_id=line.scorer_id,
+        scorer_name=line.scorer_name,
         scorer_version=line.scorer_version,
         state=line.state,
         error=_error(line) if line.state in _WITH_ERROR else None,

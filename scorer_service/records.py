@@ -65,6 +65,8 @@ class NewRun:
     scorer_id: str
     run_id: str = ""
     agent_id: str = ""
+    scorer_name: str = ""
+    """Which use of the scorer: ScorerRef.name."""
     wanted_version: str = ""
     state: State = State.PENDING
     """PENDING, or a terminal state for what will not be scored."""
@@ -171,9 +173,12 @@ class Finished:
     asked: Asked | None = None
 
 
-def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str) -> str:
+def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str, scorer_name: str = "") -> str:
     """Identity of the scoring of a run, as ScorerRunRequested.scorer_run_id says."""
-    return sha256("\0".join((tenant, run_id, scorer_id, scorer_version)).encode()).hexdigest()[:32]
+    parts = [tenant, run_id, scorer_id, scorer_version]
+    if scorer_name:
+        parts.append(scorer_name)
+    return sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def microseconds(seconds: float) -> float:

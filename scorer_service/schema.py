@@ -64,6 +64,7 @@ scorer_runs = Table(
     Column("run_id", String, nullable=False),
     Column("agent_id", String, nullable=False),
     Column("scorer_id", String, nullable=False),
+    Column("scorer_name", String, nullable=False, server_default=""),
     Column("scorer_version", String, nullable=False),
     Column("wanted_version", String, nullable=False),
     Column("state", SmallInteger, nullable=False),

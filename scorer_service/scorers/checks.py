@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
 from pydantic import Field
 
-from scorer_service.scorers.code import StrictOptions, likeness
+from scorer_service.scorers.code import StrictOptions, beside, likeness_of, listed
+from scorer_service.scorers.equality import same
 from scorer_service.scorers.text import is_subsequence, normal
 from scorer_service.scoring import NonRetriableError, NotScorable, Sample, Score, scorer, text_of
 
@@ -21,24 +23,28 @@ class TextOptions(StrictOptions):
     ignore_case: bool = False
 
 
-@scorer(id="includes", version="1")
+@scorer(id="includes", version="2")
 async def includes(sample: Sample, options: TextOptions) -> Score:
     """Whether the output has a text in it."""
-    found = _has(sample, options)
+    found = await _has(sample, options)
     return _verdict(found, f"{options.text!r} is {'' if found else 'not '}in the output")
 
 
-@scorer(id="excludes", version="1")
+@scorer(id="excludes", version="2")
 async def excludes(sample: Sample, options: TextOptions) -> Score:
     """Whether the output is without a text."""
-    found = _has(sample, options)
+    found = await _has(sample, options)
     return _verdict(not found, f"{options.text!r} is {'' if found else 'not '}in the output")
 
 
-def _has(sample: Sample, options: TextOptions) -> bool:
-    if options.ignore_case:
-        return options.text.casefold() in sample.output_text.casefold()
-    return options.text in sample.output_text
+async def _has(sample: Sample, options: TextOptions) -> bool:
+    output = sample.output_text
+    return await beside(len(output), _contains, output, options.text, options.ignore_case)
+
+
+def _contains(output: str, text: str, ignore_case: bool) -> bool:
+    shape = {"ignore_case": ignore_case, "ignore_space": False}
+    return normal(text, **shape) in normal(output, **shape)
 
 
 class EqualsOptions(StrictOptions):
@@ -48,28 +54,14 @@ class EqualsOptions(StrictOptions):
     ignore_space: bool = False
 
 
-@scorer(id="equals", version="1")
+@scorer(id="equals", version="2")
 async def equals(sample: Sample, options: EqualsOptions) -> Score:
-    """Whether the output is the expected one. Objects and lists are compared as such; texts may be compared without
-    regard to case and white space."""
+    """Whether the output is the expected one, as JSON has it: a number is not its text, null no empty text. Texts, also
+    those inside objects and lists, may be compared without regard to case and white space."""
     expected = _expected(sample, options.expected)
-    if isinstance(expected, str) or isinstance(sample.output, str):
-        shape = {"ignore_case": options.ignore_case, "ignore_space": options.ignore_space}
-        same = normal(text_of(expected), **shape) == normal(sample.output_text, **shape)
-    else:
-        same = _same(expected, sample.output)
-    return _verdict(same, f"the output is {'' if same else 'not '}the expected one")
-
-
-def _same(left: Any, right: Any) -> bool:
-    """Equality as JSON has it: 1 is 1.0, but true is not 1."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_same, left, right))
-    return bool(left == right)
+    shape = {"ignore_case": options.ignore_case, "ignore_space": options.ignore_space}
+    equal = await beside(len(sample.output_text), same, expected, sample.output, **shape)
+    return _verdict(equal, f"the output is {'' if equal else 'not '}the expected one")
 
 
 def _expected(sample: Sample, given: Any) -> Any:
@@ -86,14 +78,14 @@ class MatchesOptions(StrictOptions):
 
 
 # In a process of its own: a pattern can take for ever, and nothing stops a thread that is inside one.
-@scorer(id="matches", version="1", process=True, timeout_seconds=10)
+@scorer(id="matches", version="2", process=True, timeout_seconds=10)
 def matches(sample: Sample, options: MatchesOptions) -> Score:
     """Whether the output matches a regular expression."""
     try:
-        pattern = re.compile(options.pattern, re.IGNORECASE if options.ignore_case else 0)
+        pattern = re.compile(unicodedata.normalize("NFC", options.pattern), re.IGNORECASE if options.ignore_case else 0)
     except re.error as error:
         raise NonRetriableError(f"pattern: not a regular expression: {error}", reason="invalid_options") from None
-    found = pattern.search(sample.output_text)
+    found = pattern.search(unicodedata.normalize("NFC", sample.output_text))
     reason = f"found {found.group(0)[:200]!r}" if found else f"nothing matches {options.pattern!r}"
     return _verdict(found is not None, reason)
 
@@ -104,12 +96,11 @@ class SimilarityOptions(StrictOptions):
     """What the output should be like; None: the ground truth."""
 
 
-@scorer(id="similarity", version="1")
+@scorer(id="similarity", version="2")
 async def similarity(sample: Sample, options: SimilarityOptions) -> Score:
     """Whether the output is like the expected text: the formula of content-similarity, at or above a threshold."""
-    expected = normal(text_of(_expected(sample, options.expected)))
-    output = normal(sample.output_text)
-    value = likeness(expected, output)
+    expected, output = text_of(_expected(sample, options.expected)), sample.output_text
+    value = await beside(len(expected) + len(output), likeness_of, expected, output)
     return _verdict(value >= options.threshold, f"likeness {value:.3f}, threshold {options.threshold:g}")
 
 
@@ -145,7 +136,7 @@ class ToolOrderOptions(StrictOptions):
 async def tool_order(sample: Sample, options: ToolOrderOptions) -> Score:
     """Whether tools were called in this order, perhaps with others between."""
     called = [call.tool_name for call in sample.tool_calls]
-    return _verdict(is_subsequence(options.tools, called), f"called: {', '.join(called[:50]) or 'none'}")
+    return _verdict(is_subsequence(options.tools, called), f"called: {', '.join(listed(called, 50)) or 'none'}")
 
 
 class MaxToolCallsOptions(StrictOptions):
@@ -169,4 +160,4 @@ async def used_no_tools(sample: Sample) -> Score:
 async def no_tool_errors(sample: Sample) -> Score:
     """Whether every tool call succeeded. Passes too where none was made."""
     wrong = [f"{call.tool_name} {call.outcome}" for call in sample.tool_calls if call.outcome != "succeeded"]
-    return _verdict(not wrong, "; ".join(wrong[:20]) or f"{len(sample.tool_calls)} tool calls, none failed")
+    return _verdict(not wrong, "; ".join(listed(wrong, 20)) or f"{len(sample.tool_calls)} tool calls, none failed")

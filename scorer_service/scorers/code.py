@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
+import asyncio
+from collections.abc import Callable
 from statistics import pstdev
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
-from rapidfuzz import fuzz, process
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from rapidfuzz import fuzz
+from rapidfuzz.distance import LCSseq
 
-from scorer_service.scorers.text import content_words, is_subsequence, normal, sentences, words
+from scorer_service.scorers.equality import same
+from scorer_service.scorers.text import Vocabulary, content_words, is_subsequence, normal, sentences, words
 from scorer_service.scorers.tone import tone
 from scorer_service.scoring import NonRetriableError, NotScorable, Sample, Score, ToolCall, scorer, text_of
 
-_MAX_WORDS: Final = 5_000
+_INLINE_CHARACTERS: Final = 20_000
+"""Texts up to here take some milliseconds and are scored at once; longer ones in a thread, beside the other scorers."""
+_MAX_CHARACTERS: Final = 2_000_000
+"""Longest text that is cut into words: about two seconds of work."""
+_MAX_WORDS: Final = 10_000
+"""Most words of a text to compare in order."""
+_MAX_PAIRS: Final = 1_000_000
+"""Most pairs of words of which the likeness is measured: half a second of work."""
 _MAX_LISTED: Final = 100
-"""Most names in the metadata of a score, which has its bounds."""
-_MAX_PAIRS: Final = 10_000_000
-"""Most pairs of words to compare: half a second of work, during which the scorers beside it wait."""
+"""Most names in the metadata of a score."""
 _MAX_CHARACTER_PAIRS: Final = 10_000_000_000
-"""The same for characters, of which many are compared at once."""
-_MAX_CALL_PAIRS: Final = {"strict": 1_000_000, "in-order": 1_000_000, "any": 40_000}
+"""Most pairs of characters, of which many are compared at once."""
+_MAX_CALL_PAIRS: Final = 1_000_000
+_MAX_DEEP_CALL_PAIRS: Final = 40_000
+"""The same where arguments are compared, or calls are paired in any order."""
 
 
 class StrictOptions(BaseModel):
@@ -29,85 +39,149 @@ class StrictOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def beside(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function of texts that have `size` characters together; of long ones in a thread, so that the scorers'
+    loop goes on meanwhile. The work of the function must be bounded: nothing stops a thread."""
+    if size <= _INLINE_CHARACTERS:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def texts_of(sample: Sample) -> tuple[str, str]:
+    """What the output is compared with, and the output. Raises NotScorable for texts that are too long."""
+    wanted = sample.ground_truth if sample.ground_truth is not None else sample.input
+    left, right = text_of(wanted), sample.output_text
+    if max(len(left), len(right)) > _MAX_CHARACTERS:
+        raise NotScorable(f"texts of {len(left)} and {len(right)} characters; {_MAX_CHARACTERS} are the most")
+    return left, right
+
+
+def listed(names: list[str], most: int = _MAX_LISTED) -> list[str]:
+    """The first names, and how many there are beyond."""
+    return names if len(names) <= most else [*names[:most], f"... and {len(names) - most} more"]
+
+
 class SimilarityOptions(StrictOptions):
     ignore_case: bool = True
     ignore_space: bool = True
 
 
-@scorer(id="content-similarity", version="1")
+@scorer(id="content-similarity", version="2")
 async def content_similarity(sample: Sample, options: SimilarityOptions) -> Score:
     """How much of the output's text is the ground truth's; without a ground truth, the input's.
 
     1 - d / (|a| + |b|), where d is the least number of insertions and deletions that turn one text into the other
     (the indel distance): 2 * LCS / (|a| + |b|). Two empty texts are alike: 1.
     """
-    wanted = sample.ground_truth if sample.ground_truth is not None else sample.input
+    left, right = texts_of(sample)
     shape = {"ignore_case": options.ignore_case, "ignore_space": options.ignore_space}
-    left, right = normal(text_of(wanted), **shape), normal(sample.output_text, **shape)
-    value = likeness(left, right)
+    value = await beside(len(left) + len(right), likeness_of, left, right, **shape)
     compared = "ground truth" if sample.ground_truth is not None else "input"
     return Score(value, reason=f"{value:.0%} of the characters of {compared} and output agree in order")
 
 
-def likeness(left: str, right: str) -> float:
+def likeness_of(left: str, right: str, *, ignore_case: bool = True, ignore_space: bool = True) -> float:
     """The normalised indel similarity of two texts, from 0 to 1. Raises NotScorable for texts that are too long."""
+    shape = {"ignore_case": ignore_case, "ignore_space": ignore_space}
+    left, right = normal(left, **shape), normal(right, **shape)
     if len(left) * len(right) > _MAX_CHARACTER_PAIRS:
         raise NotScorable(f"texts of {len(left)} and {len(right)} characters are too long to compare")
     return fuzz.ratio(left, right) / 100 if left or right else 1.0
 
 
 class KeywordOptions(StrictOptions):
-    keywords: list[str] = Field(default_factory=list, max_length=1000)
+    keywords: list[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]] = Field(
+        default_factory=list, max_length=1000
+    )
     """What must be mentioned. Empty: the content words of the ground truth, or else of the input."""
 
 
-@scorer(id="keyword-coverage", version="1")
+@scorer(id="keyword-coverage", version="2")
 async def keyword_coverage(sample: Sample, options: KeywordOptions) -> Score:
     """Which share of the keywords the output mentions.
 
-    found / keywords. A keyword of several words is found where these follow each other. Case does not matter; words
-    are compared whole.
+    found / keywords. Words are compared whole, without regard to case. A keyword of several words is found where these
+    follow each other; one that has no word in it (`->`) where it stands in the text.
     """
-    wanted = sample.ground_truth if sample.ground_truth is not None else sample.input
-    keywords = list(dict.fromkeys(normal(word) for word in options.keywords)) or content_words(text_of(wanted))
-    keywords = [keyword for keyword in keywords if words(keyword)]
+    wanted, output = texts_of(sample)
+    return await beside(len(wanted) + len(output), _coverage, wanted, output, options.keywords)
+
+
+def _coverage(wanted: str, output: str, given: list[str]) -> Score:
+    keywords = list(dict.fromkeys(map(normal, given))) or content_words(wanted)
     if not keywords:
-        raise NotScorable("there are no keywords, and no content words in the input to take for them")
-    said = words(sample.output_text)
-    single, text = set(said), f" {' '.join(said)} "
-    missing = [keyword for keyword in keywords if not _is_mentioned(words(keyword), single, text)]
+        raise NotScorable("there are no keywords, and no content words to take for them")
+    mentions = _Mentions(output)
+    missing = [keyword for keyword in keywords if keyword not in mentions]
     found = len(keywords) - len(missing)
     reason = f"{found} of {len(keywords)} keywords are mentioned"
     if missing:
-        reason += f"; missing: {', '.join(missing[:20])}"
-    metadata = {"keywords": keywords[:_MAX_LISTED], "missing": missing[:_MAX_LISTED]}
-    return Score(found / len(keywords), reason=reason, metadata=metadata)
+        reason += f"; missing: {', '.join(listed(missing, 20))}"
+    return Score(
+        found / len(keywords), reason=reason, metadata={"keywords": listed(keywords), "missing": listed(missing)}
+    )
 
 
-def _is_mentioned(keyword: list[str], single: set[str], text: str) -> bool:
-    return keyword[0] in single if len(keyword) == 1 else f" {' '.join(keyword)} " in text
+class _Mentions:
+    """What a text mentions."""
+
+    def __init__(self, text: str) -> None:
+        self._text = normal(text)
+        said = words(text)
+        self._words = set(said)
+        self._in_order = _SEPARATOR.join(["", *said, ""])
+
+    def __contains__(self, keyword: str) -> bool:
+        phrase = words(keyword)
+        if not phrase:
+            return keyword in self._text
+        if len(phrase) == 1:
+            return phrase[0] in self._words
+        return _SEPARATOR.join(["", *phrase, ""]) in self._in_order
 
 
-@scorer(id="textual-difference", version="1")
-def textual_difference(sample: Sample) -> Score:
+_SEPARATOR: Final = "\x1f"
+
+
+@scorer(id="textual-difference", version="2")
+async def textual_difference(sample: Sample) -> Score:
     """How alike the words of input and output are, or of ground truth and output where there is one.
 
-    2 * M / T: M words lie in matching blocks, T words are in both texts together (Ratcliff and Obershelp, as in
-    difflib.SequenceMatcher). `metadata` counts the changes and says how much the lengths differ.
+    2 * L / (a + b): L is the length of the longest common subsequence of the words (the normalised indel similarity), a
+    and b the numbers of words. `metadata` counts the places that differ and says how much the lengths differ.
     """
-    wanted = sample.ground_truth if sample.ground_truth is not None else sample.input
-    left, right = words(text_of(wanted)), words(sample.output_text)
-    if max(len(left), len(right)) > _MAX_WORDS:
-        raise NotScorable(f"more than {_MAX_WORDS} words to compare")
-    matcher = SequenceMatcher(None, left, right, autojunk=False)
-    changes = sum(1 for tag, *_ in matcher.get_opcodes() if tag != "equal")
+    left, right = texts_of(sample)
+    return await beside(len(left) + len(right), _difference, left, right)
+
+
+def _difference(before: str, after: str) -> Score:
+    left, right = words(before), words(after)
     longer = max(len(left), len(right))
+    if longer > _MAX_WORDS:
+        raise NotScorable(f"{longer} words to compare; {_MAX_WORDS} are the most")
+    blocks = LCSseq.editops(left, right).as_matching_blocks()
+    common = sum(block.size for block in blocks)
+    value = 2 * common / (len(left) + len(right)) if longer else 1.0
+    changes = _places_that_differ([(block.a, block.b, block.size) for block in blocks])
     apart = abs(len(left) - len(right)) / longer if longer else 0.0
     return Score(
-        matcher.ratio(),
+        value,
         reason=f"{changes} changes; the lengths differ by {apart:.0%}",
         metadata={"changes": changes, "length_difference": round(apart, 6)},
     )
+
+
+def _places_that_differ(blocks: list[tuple[int, int, int]]) -> int:
+    """How many gaps there are between matching blocks, given with their places in both texts; the last is the end."""
+    gaps, left, right = 0, 0, 0
+    for left_start, right_start, size in blocks:
+        gaps += left_start > left or right_start > right
+        left, right = left_start + size, right_start + size
+    return gaps
 
 
 class CompletenessOptions(StrictOptions):
@@ -115,34 +189,36 @@ class CompletenessOptions(StrictOptions):
     """From which likeness on a word of the output stands for one of the input: `works` for `work`."""
 
 
-@scorer(id="completeness", version="1")
+@scorer(id="completeness", version="2")
 async def completeness(sample: Sample, options: CompletenessOptions) -> Score:
     """How much of each part of the input the output takes up.
 
     The input (or the ground truth, where there is one) is cut into sentences. A sentence counts with the share of
-    its content words that the output has, or has something like (normalised indel similarity, so that inflected words
-    count); the score is the mean over the sentences. So a question that is passed over shows, however short it is.
+    its content words that the output has, or has one like it (inflected: see `text.Vocabulary`); the score is the mean
+    over the sentences. So a question that is passed over shows, however short it is.
     """
-    wanted = sample.ground_truth if sample.ground_truth is not None else sample.input
-    parts = [found for sentence in sentences(text_of(wanted)) if (found := content_words(sentence))]
+    wanted, output = texts_of(sample)
+    return await beside(len(wanted) + len(output), _completeness, wanted, output, options.similarity)
+
+
+def _completeness(wanted: str, output: str, similarity: float) -> Score:
+    parts = [found for sentence in sentences(wanted) if (found := content_words(sentence))]
     if not parts:
         raise NotScorable("the input has no content words")
-    said = list(dict.fromkeys(words(sample.output_text)))
-    wanted_words = {word for part in parts for word in part}
-    if len(wanted_words) * len(said) > _MAX_PAIRS:
-        raise NotScorable(f"{len(wanted_words)} words of the input and {len(said)} of the output are too many")
-    known = {word: _is_said(word, said, options.similarity) for part in parts for word in part}
+    said = Vocabulary(words(output))
+    wanted_words = list(dict.fromkeys(word for part in parts for word in part))
+    pairs = sum(len(said.candidates(word)) for word in wanted_words)
+    if pairs > _MAX_PAIRS:
+        raise NotScorable(f"{pairs} pairs of words begin alike; {_MAX_PAIRS} are the most that are compared")
+    known = {word: said.has_like(word, similarity) for word in wanted_words}
     shares = [sum(known[word] for word in part) / len(part) for part in parts]
     missing = [word for word, there in known.items() if not there]
     reason = f"{len(known) - len(missing)} of {len(known)} content words in {len(parts)} sentences are taken up"
     if missing:
-        reason += f"; missing: {', '.join(missing[:20])}"
-    metadata = {"missing": missing[:_MAX_LISTED], "sentences": len(parts)}
-    return Score(sum(shares) / len(shares), reason=reason, metadata=metadata)
-
-
-def _is_said(word: str, said: list[str], similarity: float) -> bool:
-    return process.extractOne(word, said, scorer=fuzz.ratio, score_cutoff=similarity * 100) is not None
+        reason += f"; missing: {', '.join(listed(missing, 20))}"
+    return Score(
+        sum(shares) / len(shares), reason=reason, metadata={"missing": listed(missing), "sentences": len(parts)}
+    )
 
 
 class ToneOptions(StrictOptions):
@@ -150,7 +226,7 @@ class ToneOptions(StrictOptions):
     """`input`: whether the output has the tone of the input. `itself`: whether its sentences have one tone."""
 
 
-@scorer(id="tone-consistency", version="1")
+@scorer(id="tone-consistency", version="2")
 async def tone_consistency(sample: Sample, options: ToneOptions) -> Score:
     """Whether the tone stays the same: friendly, neutral or hostile.
 
@@ -158,6 +234,13 @@ async def tone_consistency(sample: Sample, options: ToneOptions) -> Score:
     with -0.74): from -1 to 1, 0 for a neutral text; the normalisation of VADER. Compared with the input the score is
     1 - |difference| / 2; compared with itself it is 1 - the standard deviation over its sentences.
     """
+    if max(len(sample.input_text), len(sample.output_text)) > _MAX_CHARACTERS:
+        raise NotScorable(f"a text has more than {_MAX_CHARACTERS} characters")
+    size = len(sample.input_text) + len(sample.output_text)
+    return await beside(size, _tone_score, sample, options)
+
+
+def _tone_score(sample: Sample, options: ToneOptions) -> Score:
     if not words(sample.output_text):
         raise NotScorable("the output has no words")
     if options.compare == "input":
@@ -202,7 +285,7 @@ async def tool_call_accuracy(sample: Sample, options: ToolCallOptions) -> Score:
         right = bool(called) and set(called) == set(expected) if options.strict else options.expected_tool in called
     else:
         raise NonRetriableError("give expected_tool or expected_order", reason="invalid_options")
-    expected, called = expected[:_MAX_LISTED], called[:_MAX_LISTED]
+    expected, called = listed(expected), listed(called)
     reason = f"expected {', '.join(expected)}; called {', '.join(called) or 'none'}"
     return Score(float(right), "correct" if right else "incorrect", reason, {"expected": expected, "called": called})
 
@@ -220,7 +303,7 @@ class TrajectoryOptions(StrictOptions):
     """`strict`: these and no others, in this order. `in-order`: these in this order, others between. `any`: these."""
 
 
-@scorer(id="trajectory-accuracy", version="1")
+@scorer(id="trajectory-accuracy", version="2")
 async def trajectory_accuracy(sample: Sample, options: TrajectoryOptions) -> Score:
     """How much of the expected path of tool calls was taken.
 
@@ -229,15 +312,18 @@ async def trajectory_accuracy(sample: Sample, options: TrajectoryOptions) -> Sco
     """
     expected = [ExpectedCall(tool=each) if isinstance(each, str) else each for each in options.expected]
     called = sample.tool_calls
-    if len(called) * len(expected) > _MAX_CALL_PAIRS[options.order]:
-        raise NotScorable("too many tool calls to compare")
-    if options.order == "any":
-        matched = _paired(expected, called)
-        value = matched / len(expected)
-    else:
-        matched = _longest_common(expected, called)
-        value = 2 * matched / (len(expected) + len(called)) if options.order == "strict" else matched / len(expected)
-    names = ", ".join(call.tool_name for call in called[:50]) or "none"
+    deep = options.order == "any" or any(each.arguments for each in expected)
+    pairs = len(called) * len(expected)
+    if pairs > (_MAX_DEEP_CALL_PAIRS if deep else _MAX_CALL_PAIRS):
+        raise NotScorable(f"{len(called)} tool calls and {len(expected)} expected ones are too many to compare")
+    return await beside(pairs, _trajectory_score, expected, called, options.order)
+
+
+def _trajectory_score(expected: list[ExpectedCall], called: list[ToolCall], order: str) -> Score:
+    fits = [[_fits(want, call) for call in called] for want in expected]
+    matched = _paired(fits) if order == "any" else _longest_common(fits, len(called))
+    value = 2 * matched / (len(expected) + len(called)) if order == "strict" else matched / len(expected)
+    names = ", ".join(listed([call.tool_name for call in called], 50)) or "none"
     return Score(
         value,
         reason=f"{matched} of {len(expected)} expected calls were made; called: {names}",
@@ -251,26 +337,26 @@ def _fits(expected: ExpectedCall, call: ToolCall) -> bool:
     if not expected.arguments:
         return True
     given = call.arguments if isinstance(call.arguments, dict) else {}
-    return all(name in given and given[name] == value for name, value in expected.arguments.items())
+    return all(name in given and same(given[name], value) for name, value in expected.arguments.items())
 
 
-def _longest_common(expected: list[ExpectedCall], called: list[ToolCall]) -> int:
-    row = [0] * (len(called) + 1)
-    for want in expected:
+def _longest_common(fits: list[list[bool]], called: int) -> int:
+    row = [0] * (called + 1)
+    for want in fits:
         before = row
         row = [0]
-        for index, call in enumerate(called):
-            row.append(before[index] + 1 if _fits(want, call) else max(before[index + 1], row[index]))
+        for index, fit in enumerate(want):
+            row.append(before[index] + 1 if fit else max(before[index + 1], row[index]))
     return row[-1]
 
 
-def _paired(expected: list[ExpectedCall], called: list[ToolCall]) -> int:
+def _paired(fits: list[list[bool]]) -> int:
     """The most pairs of an expected call and a call that fits it, each used once (augmenting paths)."""
     owner: dict[int, int] = {}
 
     def place(want: int, tried: set[int]) -> bool:
-        for index, call in enumerate(called):
-            if index in tried or not _fits(expected[want], call):
+        for index, fit in enumerate(fits[want]):
+            if not fit or index in tried:
                 continue
             tried.add(index)
             if index not in owner or place(owner[index], tried):
@@ -278,4 +364,4 @@ def _paired(expected: list[ExpectedCall], called: list[ToolCall]) -> int:
                 return True
         return False
 
-    return sum(place(want, set()) for want in range(len(expected)))
+    return sum(place(want, set()) for want in range(len(fits)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
@@ -15,7 +16,7 @@ from pydantic import BaseModel, Field
 from scorer_service.scorers.code import StrictOptions
 from scorer_service.scoring import Answer, Judge, Judgement, NonRetriableError, NotScorable, Pipeline, Sample, Score
 
-PROMPT_VERSION: Final = "1"
+PROMPT_VERSION: Final = "2"
 _CONCURRENCY: Final = 16
 _TIMEOUT_SECONDS: Final = 120.0
 
@@ -38,10 +39,41 @@ class Verdicts(BaseModel):
     verdicts: list[Verdict]
 
 
+class Numbered(BaseModel):
+    """What the judge says of something that was given to it in a list."""
+
+    item: int | None = None
+    """Its number in the list, from 1: a judge may answer in another order. None in all: the order is the list's."""
+
+
+class NumberedVerdict(Numbered):
+    """A verdict on something that was given in a list."""
+
+    verdict: Literal["yes", "no", "unsure"]
+    reason: str = ""
+
+
+class NumberedVerdicts(BaseModel):
+    verdicts: list[NumberedVerdict]
+
+
+def _in_order(answer: Answer[Any], field: str, count: int) -> Answer[Any]:
+    """The answer with the items of a field in the order of their numbers. Raises ValueError, which ends the attempt, if
+    they are not 1 to `count`, each once."""
+    items = getattr(answer.output, field)
+    numbers = [each.item for each in items]
+    if numbers == [None] * count:
+        return answer
+    if set(numbers) != set(range(1, count + 1)) or len(numbers) != count:
+        raise ValueError(f"the judge was given {count} things and spoke of numbers {numbers[:100]}")
+    items = sorted(items, key=attrgetter("item"))
+    return answer.model_copy(update={"output": answer.output.model_copy(update={field: items})})
+
+
 def _judge(id: str, analyze: Any, score: Any, *, direction: Literal["higher", "lower"] = "higher") -> Pipeline:
     return Pipeline(
         id,
-        "1",
+        "2",
         analyze=analyze,
         score=score,
         description=" ".join((score.__doc__ or "").split("\n\n")[0].split()),
@@ -61,11 +93,11 @@ def _score(value: float, answer: Answer[Any], reason: str, metadata: dict[str, A
     return Score(min(1.0, max(0.0, value)), reason=reason, metadata=metadata or {}, judgement=judgement)
 
 
-def _count(verdicts: Sequence[Verdict], verdict: str) -> int:
+def _count(verdicts: Sequence[Verdict | NumberedVerdict], verdict: str) -> int:
     return sum(each.verdict == verdict for each in verdicts)
 
 
-def _list(verdicts: Sequence[Verdict], verdict: str) -> dict[str, Any]:
+def _list(verdicts: Sequence[Verdict | NumberedVerdict], verdict: str) -> dict[str, Any]:
     """The verdicts, for metadata."""
     return {"verdicts": [each.model_dump() for each in verdicts[:100]], "counted": verdict}
 
@@ -289,20 +321,18 @@ prompt_alignment = _judge("prompt-alignment", _align, _alignment_score)
 # context-precision and context-relevance
 
 
-async def _useful(sample: Sample, judge: Judge) -> Answer[Verdicts]:
+async def _useful(sample: Sample, judge: Judge) -> Answer[NumberedVerdicts]:
     task = (
-        "For each passage of `context`, in its order, give a verdict on whether it is useful to answer `input`: "
-        "`yes` or `no`. `item` is the number of the passage, from 1. The right answer is `answer`."
+        "For each passage of `context` give a verdict on whether it is useful to answer `input`: `yes` or `no`. "
+        "`item` is the number of the passage, from 1. The right answer is `answer`."
     )
     passages = _context(sample)
     right = sample.ground_truth if sample.ground_truth is not None else sample.output
-    answer: Answer[Verdicts] = await _ask(judge, task, Verdicts, input=sample.input, context=passages, answer=right)
-    if len(answer.output.verdicts) != len(passages):
-        raise ValueError(f"the judge gave {len(answer.output.verdicts)} verdicts on {len(passages)} passages")
-    return answer
+    answer = await _ask(judge, task, NumberedVerdicts, input=sample.input, context=passages, answer=right)
+    return _in_order(answer, "verdicts", len(passages))
 
 
-async def _precision_score(sample: Sample, analysis: Answer[Verdicts]) -> Score:
+async def _precision_score(sample: Sample, analysis: Answer[NumberedVerdicts]) -> Score:
     """Whether the useful passages come first.
 
     Average precision: the mean, over the useful passages, of (useful passages so far) / (passages so far); 0 where
@@ -323,7 +353,7 @@ context_precision = _judge("context-precision", _useful, _precision_score)
 _RELEVANCES: Final = {"high": 1.0, "medium": 0.7, "low": 0.3, "none": 0.0}
 
 
-class PassageRelevance(BaseModel):
+class PassageRelevance(Numbered):
     relevance: Literal["high", "medium", "low", "none"]
     used: bool
 
@@ -335,16 +365,13 @@ class Relevances(BaseModel):
 
 async def _relevance(sample: Sample, judge: Judge) -> Answer[Relevances]:
     task = (
-        "For each passage of `context`, in its order, say how relevant it is to `input` (`high`, `medium`, `low` or "
-        "`none`) and whether `output` used it. In `missing` list what would have been needed and is in no passage."
+        "For each passage of `context`, with its number as `item`, from 1, say how relevant it is to `input` "
+        "(`high`, `medium`, `low` or `none`) and whether `output` used it. In `missing` list what would have been "
+        "needed and is in no passage."
     )
     passages = _context(sample)
-    answer: Answer[Relevances] = await _ask(
-        judge, task, Relevances, input=sample.input, context=passages, output=_output(sample)
-    )
-    if len(answer.output.passages) != len(passages):
-        raise ValueError(f"the judge spoke of {len(answer.output.passages)} passages, there are {len(passages)}")
-    return answer
+    answer = await _ask(judge, task, Relevances, input=sample.input, context=passages, output=_output(sample))
+    return _in_order(answer, "passages", len(passages))
 
 
 async def _relevance_score(sample: Sample, analysis: Answer[Relevances]) -> Score:
@@ -427,21 +454,19 @@ class Tools(StrictOptions):
 
 
 class ToolUse(BaseModel):
-    calls: list[Verdict]
+    calls: list[NumberedVerdict]
     missing: list[str] = Field(default_factory=list)
 
 
 async def _tool_use(sample: Sample, judge: Judge, options: Tools) -> Answer[ToolUse]:
     task = (
-        "For each of `calls`, in its order, give a verdict on whether that call was right for `input`, its arguments "
-        "included: `yes`, `no` or `unsure`. In `missing` name tools of `tools` that should have been called and were "
-        "not."
+        "For each of `calls`, with its number as `item`, from 1, give a verdict on whether that call was right for "
+        "`input`, its arguments included: `yes`, `no` or `unsure`. In `missing` name tools of `tools` that should have "
+        "been called and were not."
     )
     calls = [{"tool": call.tool_name, "arguments": call.arguments} for call in sample.tool_calls]
-    answer: Answer[ToolUse] = await _ask(judge, task, ToolUse, input=sample.input, calls=calls, tools=options.tools)
-    if len(answer.output.calls) != len(calls):
-        raise ValueError(f"the judge gave {len(answer.output.calls)} verdicts on {len(calls)} calls")
-    return answer
+    answer = await _ask(judge, task, ToolUse, input=sample.input, calls=calls, tools=options.tools)
+    return _in_order(answer, "calls", len(calls))
 
 
 async def _tool_use_score(sample: Sample, analysis: Answer[ToolUse]) -> Score:
@@ -473,28 +498,26 @@ class Rubric(StrictOptions):
         return [Criterion(text=each) if isinstance(each, str) else each for each in self.criteria]
 
 
-async def _rubric(sample: Sample, judge: Judge, options: Rubric) -> Answer[Verdicts]:
+async def _rubric(sample: Sample, judge: Judge, options: Rubric) -> Answer[NumberedVerdicts]:
     task = (
-        "For each of `criteria`, in its order, give a verdict on whether `output`, as an answer to `input`, meets it: "
-        "`yes` or `no`."
+        "For each of `criteria`, with its number as `item`, from 1, give a verdict on whether `output`, as an answer "
+        "to `input`, meets it: `yes` or `no`."
     )
     criteria = [each.text for each in options.all()]
-    answer: Answer[Verdicts] = await _ask(
+    answer = await _ask(
         judge,
         task,
-        Verdicts,
+        NumberedVerdicts,
         input=sample.input,
         output=sample.output,
         ground_truth=sample.ground_truth,
         tool_calls=[call.model_dump() for call in sample.tool_calls],
         criteria=criteria,
     )
-    if len(answer.output.verdicts) != len(criteria):
-        raise ValueError(f"the judge gave {len(answer.output.verdicts)} verdicts on {len(criteria)} criteria")
-    return answer
+    return _in_order(answer, "verdicts", len(criteria))
 
 
-async def _rubric_score(sample: Sample, analysis: Answer[Verdicts], options: Rubric) -> Score:
+async def _rubric_score(sample: Sample, analysis: Answer[NumberedVerdicts], options: Rubric) -> Score:
     """Whether the output meets criteria of one's own.
 
     Weight of the criteria that are met / weight of all.

@@ -78,6 +78,13 @@ EXAMPLES: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
     # useful: places 1 and 3: (1/1 + 2/3) / 2
     ("context-precision", {}, verdicts("yes", "no", "yes"), 5 / 6),
     ("context-precision", {}, verdicts("no", "no", "no"), 0.0),
+    # numbered 3, 1, 2: the third passage is the useful one
+    (
+        "context-precision",
+        {},
+        {"verdicts": [{"item": "3", "verdict": "yes"}, {"item": 1, "verdict": "no"}, {"item": "2", "verdict": "no"}]},
+        1 / 3,
+    ),
     # (1 + 0 + 1) / 3 - 0.1 * 1 - 0.15 * 1
     (
         "context-relevance",
@@ -91,6 +98,13 @@ EXAMPLES: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
             "missing": ["who issues it"],
         },
         2 / 3 - 0.25,
+    ),
+    # by number: the weight of the second criterion is 3
+    (
+        "rubric",
+        {"criteria": ["cites its sources", {"text": "short", "weight": 3}]},
+        {"verdicts": [{"item": 2, "verdict": "yes"}, {"item": 1, "verdict": "no"}]},
+        0.75,
     ),
     # (1 + 0.85 + 0.6 + 0.1) / 4 - 0.1
     (
@@ -132,7 +146,7 @@ async def test_a_worked_example(
     score = await run_scorer(scorer_id, SAMPLE, options, judge=MODEL)
     assert score.value == pytest.approx(value)
     assert score.judgement is not None
-    assert (score.judgement.model, score.judgement.prompt_version) == (MODEL, "1")
+    assert (score.judgement.model, score.judgement.prompt_version) == (MODEL, "2")
     assert (score.judgement.input_tokens, score.judgement.output_tokens) == (100, 20)
     assert score.judgement.cost_usd == pytest.approx(100 * 0.15e-6 + 20 * 0.6e-6)
     assert score.reason
@@ -179,7 +193,7 @@ async def test_a_run_is_judged(sqlite_url: str, openai: OpenAIServer) -> None:
     assert (run.state, run.score.value) == (S.SCORER_RUN_STATE_SUCCEEDED, 0.5)
     assert run.score.direction == S.SCORE_DIRECTION_LOWER_IS_BETTER
     judgement = run.score.judgement
-    assert (judgement.model, judgement.prompt_version) == (MODEL, "1")
+    assert (judgement.model, judgement.prompt_version) == (MODEL, "2")
     assert (judgement.input_tokens, judgement.output_tokens) == (100, 20)
     assert judgement.cost_usd > 0
     assert "analyze" in run.attempts[0].partial_results

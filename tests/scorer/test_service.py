@@ -123,7 +123,7 @@ async def test_scorers_are_listed_in_pages(running: Service) -> None:
     brevity = next(scorer for scorer in whole.scorers if scorer.scorer_id == "brevity")
     assert brevity.version == "2"
     judge = next(scorer for scorer in whole.scorers if scorer.scorer_id == "hallucination")
-    assert (judge.judge, judge.direction, judge.prompt_version) == (True, S.SCORE_DIRECTION_LOWER_IS_BETTER, "1")
+    assert (judge.judge, judge.direction, judge.prompt_version) == (True, S.SCORE_DIRECTION_LOWER_IS_BETTER, "2")
 
 
 async def test_scorer_runs_are_listed_by_filter_and_page(running: Service) -> None:

@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
 import pytest
 
-from agent_service import ScorerRef, workflow
+from agent_service import Definition, ScorerRef, workflow
 from agent_service.context import RunContext
 from agent_service.scoring import QUEUE, is_sampled
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client.values import from_struct, from_value, to_struct, to_value
+from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_requested_pb2 as pb
 from tests.service.replica import Replica, mortal_worker, replica
 from tests.service.test_durability import Ledger
@@ -106,14 +108,44 @@ async def test_a_run_without_scorers_asks_for_nothing(url: str) -> None:
 
 
 async def test_a_scorer_of_the_request_replaces_the_agent_s(url: str) -> None:
-    """One of the agent's with the same id is replaced; the same id twice counts once, the last of them."""
+    """One of the agent's with the same id and name is replaced; one with another name stands beside it."""
     async with replica(url, scored) as it:
-        refs = [scorer("brevity", scorer_version="9"), scorer("x", sampling=0.0), scorer("x", sampling=1.0)]
+        refs = [scorer("brevity", scorer_version="9"), scorer("brevity", name="strict")]
         await it.do("scored", {}, scorers=refs)
-        found = {request.scorer_id: request for request in await requests(it)}
-    assert sorted(found) == ["brevity", "x"]
-    assert found["brevity"].scorer_version == "9"
-    assert found["x"].sampling.rate == 1.0
+        found = {request.scorer_name: request for request in await requests(it)}
+    assert sorted(found) == ["", "strict"]
+    assert found[""].scorer_version == "9"
+    assert {request.sibling_count for request in found.values()} == {2}
+
+
+async def test_one_scorer_several_times(url: str) -> None:
+    """Each use of a scorer has a name, options and an id of its own, which the documented formula gives."""
+    refs = [scorer("x", name=name, options=to_struct({"n": name})) for name in ("", "a", "b")]
+    async with replica(url, echo) as it:
+        run = await it.do("echo", "x", scorers=refs)
+        found = await requests(it)
+    assert {each.scorer_name: each.options["n"] for each in found} == {"": "", "a": "a", "b": "b"}
+    for each in found:
+        parts = ["default", run.run_id, "x", "", *([each.scorer_name] if each.scorer_name else [])]
+        assert each.scorer_run_id == hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+@pytest.mark.parametrize("names", [("", ""), ("a", "b", "a")])
+async def test_a_scorer_twice_under_one_name_is_refused(sqlite_url: str, names: tuple[str, ...]) -> None:
+    """One of the two would be dropped without a word: INVALID_ARGUMENT names the second."""
+    async with replica(sqlite_url, echo) as it:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await it.start("echo", "x", scorers=[scorer("x", name=name) for name in names])
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"scorers[{len(names) - 1}].name" in str(caught.value.details())
+
+
+def test_an_agent_with_a_scorer_twice_is_refused() -> None:
+    """The author is told at the definition, with the reference that repeats another."""
+    with pytest.raises(ConfigurationError, match="'strict'"):
+        Definition("a", echo.body, scorers=[ScorerRef("x", name="strict"), ScorerRef("x", name="strict")])
+    with pytest.raises(ConfigurationError, match="printable"):
+        ScorerRef("x", name="a\n").to_proto()
 
 
 async def test_only_runs_that_end_as_wanted_are_eligible(url: str) -> None:

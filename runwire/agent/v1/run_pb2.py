@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arunwire/agent/v1/run.proto\x12\x10runwire.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12)\n\x04kind\x18\x03 \x01(\x0e\x32\x1b.runwire.agent.v1.AgentKind\x12\x0f\n\x07version\x18\x04 \x01(\t\x12-\n\x0cinput_schema\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\x07scorers\x18\x07 \x03(\x0b\x32\x1b.runwire.agent.v1.ScorerRef\"\xae\x02\n\tScorerRef\x12\x11\n\tscorer_id\x18\x01 \x01(\t\x12\x15\n\x08sampling\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0escorer_version\x18\x03 \x01(\t\x12\x42\n\x0cmatch_labels\x18\x04 \x03(\x0b\x32,.runwire.agent.v1.ScorerRef.MatchLabelsEntry\x12\x30\n\x0cmatch_states\x18\x05 \x03(\x0e\x32\x1a.runwire.agent.v1.RunState\x12(\n\x07options\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a\x32\n\x10MatchLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_sampling\"\xca\x06\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12%\n\x05input\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06output\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x31\n\x06labels\x18\x08 \x03(\x0b\x32!.runwire.agent.v1.Run.LabelsEntry\x12&\n\x05usage\x18\t \x01(\x0b\x32\x17.runwire.agent.v1.Usage\x12\x15\n\rlast_sequence\x18\n \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x07scorers\x18\x10 \x03(\x0b\x32\x1b.runwire.agent.v1.ScorerRef\x12\x15\n\ragent_version\x18\x11 \x01(\t\x12\x31\n\x07pending\x18\x12 \x03(\x0b\x32 .runwire.agent.v1.PendingRequest\x12*\n\x07timeout\x18\x13 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x61ttempts\x18\x14 \x03(\x0b\x32\x19.runwire.agent.v1.Attempt\x12\x18\n\x10\x63\x61ncel_requested\x18\x15 \x01(\x08\x12\x0f\n\x07omitted\x18\x16 \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\x08RunError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x13\n\x0b\x65rror_class\x18\x03 \x01(\t\"Z\n\x05Usage\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x12\n\ntool_calls\x18\x04 \x01(\x03\"\x99\x01\n\x07\x41ttempt\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x05 \x01(\t\"\xa2\x02\n\x0ePendingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.runwire.agent.v1.PendingKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12)\n\targuments\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12\'\n\x06schema\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctool_call_id\x18\x07 \x01(\t\x12)\n\x08metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct*V\n\tAgentKind\x12\x1a\n\x16\x41GENT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GENT_KIND_AGENT\x10\x01\x12\x17\n\x13\x41GENT_KIND_WORKFLOW\x10\x02*\xb3\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUSPENDED\x10\x03\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x06*\x94\x01\n\x0bPendingKind\x12\x1c\n\x18PENDING_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15PENDING_KIND_APPROVAL\x10\x01\x12\x1e\n\x1aPENDING_KIND_EXTERNAL_TOOL\x10\x02\x12\x15\n\x11PENDING_KIND_DATA\x10\x03\x12\x15\n\x11PENDING_KIND_TIME\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arunwire/agent/v1/run.proto\x12\x10runwire.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12)\n\x04kind\x18\x03 \x01(\x0e\x32\x1b.runwire.agent.v1.AgentKind\x12\x0f\n\x07version\x18\x04 \x01(\t\x12-\n\x0cinput_schema\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\x07scorers\x18\x07 \x03(\x0b\x32\x1b.runwire.agent.v1.ScorerRef\"\xbc\x02\n\tScorerRef\x12\x11\n\tscorer_id\x18\x01 \x01(\t\x12\x15\n\x08sampling\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0escorer_version\x18\x03 \x01(\t\x12\x42\n\x0cmatch_labels\x18\x04 \x03(\x0b\x32,.runwire.agent.v1.ScorerRef.MatchLabelsEntry\x12\x30\n\x0cmatch_states\x18\x05 \x03(\x0e\x32\x1a.runwire.agent.v1.RunState\x12(\n\x07options\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04name\x18\x07 \x01(\t\x1a\x32\n\x10MatchLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_sampling\"\xca\x06\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12%\n\x05input\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06output\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x31\n\x06labels\x18\x08 \x03(\x0b\x32!.runwire.agent.v1.Run.LabelsEntry\x12&\n\x05usage\x18\t \x01(\x0b\x32\x17.runwire.agent.v1.Usage\x12\x15\n\rlast_sequence\x18\n \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x07scorers\x18\x10 \x03(\x0b\x32\x1b.runwire.agent.v1.ScorerRef\x12\x15\n\ragent_version\x18\x11 \x01(\t\x12\x31\n\x07pending\x18\x12 \x03(\x0b\x32 .runwire.agent.v1.PendingRequest\x12*\n\x07timeout\x18\x13 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x61ttempts\x18\x14 \x03(\x0b\x32\x19.runwire.agent.v1.Attempt\x12\x18\n\x10\x63\x61ncel_requested\x18\x15 \x01(\x08\x12\x0f\n\x07omitted\x18\x16 \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\x08RunError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x13\n\x0b\x65rror_class\x18\x03 \x01(\t\"Z\n\x05Usage\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x12\n\ntool_calls\x18\x04 \x01(\x03\"\x99\x01\n\x07\x41ttempt\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x05 \x01(\t\"\xa2\x02\n\x0ePendingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.runwire.agent.v1.PendingKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12)\n\targuments\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12\'\n\x06schema\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctool_call_id\x18\x07 \x01(\t\x12)\n\x08metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct*V\n\tAgentKind\x12\x1a\n\x16\x41GENT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GENT_KIND_AGENT\x10\x01\x12\x17\n\x13\x41GENT_KIND_WORKFLOW\x10\x02*\xb3\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUSPENDED\x10\x03\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x06*\x94\x01\n\x0bPendingKind\x12\x1c\n\x18PENDING_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15PENDING_KIND_APPROVAL\x10\x01\x12\x1e\n\x1aPENDING_KIND_EXTERNAL_TOOL\x10\x02\x12\x15\n\x11PENDING_KIND_DATA\x10\x03\x12\x15\n\x11PENDING_KIND_TIME\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,28 +38,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORERREF_MATCHLABELSENTRY']._serialized_options = b'8\001'
   _globals['_RUN_LABELSENTRY']._loaded_options = None
   _globals['_RUN_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_AGENTKIND']._serialized_start=2150
-  _globals['_AGENTKIND']._serialized_end=2236
-  _globals['_RUNSTATE']._serialized_start=2239
-  _globals['_RUNSTATE']._serialized_end=2418
-  _globals['_PENDINGKIND']._serialized_start=2421
-  _globals['_PENDINGKIND']._serialized_end=2569
+  _globals['_AGENTKIND']._serialized_start=2164
+  _globals['_AGENTKIND']._serialized_end=2250
+  _globals['_RUNSTATE']._serialized_start=2253
+  _globals['_RUNSTATE']._serialized_end=2432
+  _globals['_PENDINGKIND']._serialized_start=2435
+  _globals['_PENDINGKIND']._serialized_end=2583
   _globals['_AGENT']._serialized_start=144
   _globals['_AGENT']._serialized_end=391
   _globals['_SCORERREF']._serialized_start=394
-  _globals['_SCORERREF']._serialized_end=696
-  _globals['_SCORERREF_MATCHLABELSENTRY']._serialized_start=633
-  _globals['_SCORERREF_MATCHLABELSENTRY']._serialized_end=683
-  _globals['_RUN']._serialized_start=699
-  _globals['_RUN']._serialized_end=1541
-  _globals['_RUN_LABELSENTRY']._serialized_start=1496
-  _globals['_RUN_LABELSENTRY']._serialized_end=1541
-  _globals['_RUNERROR']._serialized_start=1543
-  _globals['_RUNERROR']._serialized_end=1607
-  _globals['_USAGE']._serialized_start=1609
-  _globals['_USAGE']._serialized_end=1699
-  _globals['_ATTEMPT']._serialized_start=1702
-  _globals['_ATTEMPT']._serialized_end=1855
-  _globals['_PENDINGREQUEST']._serialized_start=1858
-  _globals['_PENDINGREQUEST']._serialized_end=2148
+  _globals['_SCORERREF']._serialized_end=710
+  _globals['_SCORERREF_MATCHLABELSENTRY']._serialized_start=647
+  _globals['_SCORERREF_MATCHLABELSENTRY']._serialized_end=697
+  _globals['_RUN']._serialized_start=713
+  _globals['_RUN']._serialized_end=1555
+  _globals['_RUN_LABELSENTRY']._serialized_start=1510
+  _globals['_RUN_LABELSENTRY']._serialized_end=1555
+  _globals['_RUNERROR']._serialized_start=1557
+  _globals['_RUNERROR']._serialized_end=1621
+  _globals['_USAGE']._serialized_start=1623
+  _globals['_USAGE']._serialized_end=1713
+  _globals['_ATTEMPT']._serialized_start=1716
+  _globals['_ATTEMPT']._serialized_end=1869
+  _globals['_PENDINGREQUEST']._serialized_start=1872
+  _globals['_PENDINGREQUEST']._serialized_end=2162
 # @@protoc_insertion_point(module_scope)

@@ -70,7 +70,7 @@ class Agent(_message.Message):
     def __init__(self, agent_id: _Optional[str] = ..., description: _Optional[str] = ..., kind: _Optional[_Union[AgentKind, str]] = ..., version: _Optional[str] = ..., input_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., output_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scorers: _Optional[_Iterable[_Union[ScorerRef, _Mapping]]] = ...) -> None: ...
 
 class ScorerRef(_message.Message):
-    __slots__ = ("scorer_id", "sampling", "scorer_version", "match_labels", "match_states", "options")
+    __slots__ = ("scorer_id", "sampling", "scorer_version", "match_labels", "match_states", "options", "name")
     class MatchLabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -84,13 +84,15 @@ class ScorerRef(_message.Message):
     MATCH_LABELS_FIELD_NUMBER: _ClassVar[int]
     MATCH_STATES_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     sampling: float
     scorer_version: str
     match_labels: _containers.ScalarMap[str, str]
     match_states: _containers.RepeatedScalarFieldContainer[RunState]
     options: _struct_pb2.Struct
-    def __init__(self, scorer_id: _Optional[str] = ..., sampling: _Optional[float] = ..., scorer_version: _Optional[str] = ..., match_labels: _Optional[_Mapping[str, str]] = ..., match_states: _Optional[_Iterable[_Union[RunState, str]]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    name: str
+    def __init__(self, scorer_id: _Optional[str] = ..., sampling: _Optional[float] = ..., scorer_version: _Optional[str] = ..., match_labels: _Optional[_Mapping[str, str]] = ..., match_states: _Optional[_Iterable[_Union[RunState, str]]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("run_id", "agent_id", "state", "input", "output", "error", "attempt", "labels", "usage", "last_sequence", "cursor", "create_time", "start_time", "end_time", "expire_time", "scorers", "agent_version", "pending", "timeout", "attempts", "cancel_requested", "omitted")

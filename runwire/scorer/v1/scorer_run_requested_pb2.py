@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,runwire/scorer/v1/scorer_run_requested.proto\x12\x11runwire.scorer.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\x03\n\x12ScorerRunRequested\x12\x15\n\rscorer_run_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tscorer_id\x18\x03 \x01(\t\x12\x16\n\x0escorer_version\x18\x04 \x01(\t\x12(\n\x07options\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x35\n\x08sampling\x18\x06 \x01(\x0b\x32#.runwire.scorer.v1.SamplingDecision\x12)\n\x06sample\x18\x07 \x01(\x0b\x32\x19.runwire.scorer.v1.Sample\x12\x30\n\x0crequest_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btraceparent\x18\n \x01(\t\x12\x12\n\ntracestate\x18\x0b \x01(\t\x12\x15\n\rsibling_count\x18\x0c \x01(\x05\"1\n\x10SamplingDecision\x12\x0c\n\x04rate\x18\x01 \x01(\x01\x12\x0f\n\x07sampled\x18\x02 \x01(\x08\"\xfd\x04\n\x06Sample\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x11\n\trun_state\x18\x04 \x01(\t\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x14\n\x0c\x65rror_reason\x18\x07 \x01(\t\x12\x15\n\rerror_message\x18\x08 \x01(\t\x12\x35\n\ntool_calls\x18\t \x03(\x0b\x32!.runwire.scorer.v1.SampleToolCall\x12,\n\x05steps\x18\n \x03(\x0b\x32\x1d.runwire.scorer.v1.SampleStep\x12-\n\x05usage\x18\x0b \x01(\x0b\x32\x1e.runwire.scorer.v1.SampleUsage\x12\x35\n\x06labels\x18\x0c \x03(\x0b\x32%.runwire.scorer.v1.Sample.LabelsEntry\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0cground_truth\x18\x0f \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0f\n\x07\x63ontext\x18\x10 \x03(\t\x12\x14\n\x0c\x62y_reference\x18\x11 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x01\n\x0eSampleToolCall\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12)\n\targuments\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06result\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\x05\"6\n\nSampleStep\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"`\n\x0bSampleUsage\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x12\n\ntool_calls\x18\x04 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,runwire/scorer/v1/scorer_run_requested.proto\x12\x11runwire.scorer.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x03\n\x12ScorerRunRequested\x12\x15\n\rscorer_run_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tscorer_id\x18\x03 \x01(\t\x12\x16\n\x0escorer_version\x18\x04 \x01(\t\x12(\n\x07options\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x35\n\x08sampling\x18\x06 \x01(\x0b\x32#.runwire.scorer.v1.SamplingDecision\x12)\n\x06sample\x18\x07 \x01(\x0b\x32\x19.runwire.scorer.v1.Sample\x12\x30\n\x0crequest_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btraceparent\x18\n \x01(\t\x12\x12\n\ntracestate\x18\x0b \x01(\t\x12\x15\n\rsibling_count\x18\x0c \x01(\x05\x12\x13\n\x0bscorer_name\x18\r \x01(\t\"1\n\x10SamplingDecision\x12\x0c\n\x04rate\x18\x01 \x01(\x01\x12\x0f\n\x07sampled\x18\x02 \x01(\x08\"\xfd\x04\n\x06Sample\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x11\n\trun_state\x18\x04 \x01(\t\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x14\n\x0c\x65rror_reason\x18\x07 \x01(\t\x12\x15\n\rerror_message\x18\x08 \x01(\t\x12\x35\n\ntool_calls\x18\t \x03(\x0b\x32!.runwire.scorer.v1.SampleToolCall\x12,\n\x05steps\x18\n \x03(\x0b\x32\x1d.runwire.scorer.v1.SampleStep\x12-\n\x05usage\x18\x0b \x01(\x0b\x32\x1e.runwire.scorer.v1.SampleUsage\x12\x35\n\x06labels\x18\x0c \x03(\x0b\x32%.runwire.scorer.v1.Sample.LabelsEntry\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0cground_truth\x18\x0f \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0f\n\x07\x63ontext\x18\x10 \x03(\t\x12\x14\n\x0c\x62y_reference\x18\x11 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x01\n\x0eSampleToolCall\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12)\n\targuments\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06result\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\x05\"6\n\nSampleStep\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"`\n\x0bSampleUsage\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x12\n\ntool_calls\x18\x04 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,17 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLE_LABELSENTRY']._loaded_options = None
   _globals['_SAMPLE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_SCORERRUNREQUESTED']._serialized_start=131
-  _globals['_SCORERRUNREQUESTED']._serialized_end=533
-  _globals['_SAMPLINGDECISION']._serialized_start=535
-  _globals['_SAMPLINGDECISION']._serialized_end=584
-  _globals['_SAMPLE']._serialized_start=587
-  _globals['_SAMPLE']._serialized_end=1224
-  _globals['_SAMPLE_LABELSENTRY']._serialized_start=1179
-  _globals['_SAMPLE_LABELSENTRY']._serialized_end=1224
-  _globals['_SAMPLETOOLCALL']._serialized_start=1227
-  _globals['_SAMPLETOOLCALL']._serialized_end=1398
-  _globals['_SAMPLESTEP']._serialized_start=1400
-  _globals['_SAMPLESTEP']._serialized_end=1454
-  _globals['_SAMPLEUSAGE']._serialized_start=1456
-  _globals['_SAMPLEUSAGE']._serialized_end=1552
+  _globals['_SCORERRUNREQUESTED']._serialized_end=554
+  _globals['_SAMPLINGDECISION']._serialized_start=556
+  _globals['_SAMPLINGDECISION']._serialized_end=605
+  _globals['_SAMPLE']._serialized_start=608
+  _globals['_SAMPLE']._serialized_end=1245
+  _globals['_SAMPLE_LABELSENTRY']._serialized_start=1200
+  _globals['_SAMPLE_LABELSENTRY']._serialized_end=1245
+  _globals['_SAMPLETOOLCALL']._serialized_start=1248
+  _globals['_SAMPLETOOLCALL']._serialized_end=1419
+  _globals['_SAMPLESTEP']._serialized_start=1421
+  _globals['_SAMPLESTEP']._serialized_end=1475
+  _globals['_SAMPLEUSAGE']._serialized_start=1477
+  _globals['_SAMPLEUSAGE']._serialized_end=1573
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ScorerRunRequested(_message.Message):
-    __slots__ = ("scorer_run_id", "tenant", "scorer_id", "scorer_version", "options", "sampling", "sample", "request_time", "deadline", "traceparent", "tracestate", "sibling_count")
+    __slots__ = ("scorer_run_id", "tenant", "scorer_id", "scorer_version", "options", "sampling", "sample", "request_time", "deadline", "traceparent", "tracestate", "sibling_count", "scorer_name")
     SCORER_RUN_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class ScorerRunRequested(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     SIBLING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SCORER_NAME_FIELD_NUMBER: _ClassVar[int]
     scorer_run_id: str
     tenant: str
     scorer_id: str
@@ -36,7 +37,8 @@ class ScorerRunRequested(_message.Message):
     traceparent: str
     tracestate: str
     sibling_count: int
-    def __init__(self, scorer_run_id: _Optional[str] = ..., tenant: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., sampling: _Optional[_Union[SamplingDecision, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., request_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., sibling_count: _Optional[int] = ...) -> None: ...
+    scorer_name: str
+    def __init__(self, scorer_run_id: _Optional[str] = ..., tenant: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., sampling: _Optional[_Union[SamplingDecision, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., request_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., sibling_count: _Optional[int] = ..., scorer_name: _Optional[str] = ...) -> None: ...
 
 class SamplingDecision(_message.Message):
     __slots__ = ("rate", "sampled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -125,12 +126,12 @@ def test_every_scorer_has_an_example() -> None:
     "scorer_id, sample, options",
     [
         ("keyword-coverage", Sample(input="is it the", output="x"), {}),
-        ("keyword-coverage", Sample(output="x"), {"keywords": ["!!!"]}),
+        ("keyword-coverage", Sample(input="!!! ->", output="x"), {}),
         ("completeness", Sample(input="?", output="x"), {}),
         ("tone-consistency", Sample(input="x", output=""), {}),
         ("equals", Sample(output="x"), {}),
         ("similarity", Sample(output="x"), {}),
-        ("textual-difference", Sample(input="a " * 6000, output="x"), {}),
+        ("textual-difference", Sample(input="a " * 10_001, output="x"), {}),
     ],
 )
 async def test_what_cannot_be_scored(scorer_id: str, sample: Sample, options: dict[str, Any]) -> None:
@@ -146,6 +147,7 @@ async def test_what_cannot_be_scored(scorer_id: str, sample: Sample, options: di
         ("includes", {}, "text"),
         ("includes", {"text": "x", "case": False}, "case"),
         ("called-tool", {"tool": "x", "min_calls": 0}, "min_calls"),
+        ("keyword-coverage", {"keywords": ["x", "  "]}, "keywords.1"),
         ("trajectory-accuracy", {"expected": []}, "expected"),
         ("trajectory-accuracy", {"expected": ["a"], "order": "sideways"}, "order"),
         ("tool-call-accuracy", {}, "expected_tool"),
@@ -181,6 +183,8 @@ async def test_values_of_all_kinds_have_a_text() -> None:
 
 
 LONG = " ".join(f"word{number}" for number in range(20_000))
+ALIKE = " ".join("common" + "".join(letters) for letters in product("abcdefghij", repeat=4))
+"""Ten thousand words that begin alike."""
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,9 @@ LONG = " ".join(f"word{number}" for number in range(20_000))
     [
         ("content-similarity", Sample(input=LONG, output=LONG), {}),
         ("similarity", Sample(output=LONG), {"expected": LONG}),
-        ("completeness", Sample(input=LONG, output=LONG), {}),
+        ("completeness", Sample(input=ALIKE, output=ALIKE), {}),
+        ("keyword-coverage", Sample(input="x", output="a " * 1_000_001), {}),
+        ("tone-consistency", Sample(input="x", output="a " * 1_000_001), {}),
         ("textual-difference", Sample(input=LONG, output=LONG), {}),
         ("trajectory-accuracy", Sample(tool_calls=tools(*"a" * 300)), {"expected": ["a"] * 300, "order": "any"}),
     ],

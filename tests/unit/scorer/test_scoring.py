@@ -182,7 +182,7 @@ def test_ones_own_scorer_replaces_a_prebuilt_one(monkeypatch: pytest.MonkeyPatch
     module.own = _scorer("includes", "77")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "own_scorers", module)
     assert load(["own_scorers"]).newest("includes").version == "77"
-    assert load([]).newest("includes").version == "1"
+    assert load([]).newest("includes").version == "2"
 
 
 def test_delays_double_up_to_a_limit() -> None:
