@@ -22,9 +22,9 @@ from agent_service import record, scoring
 from agent_service.context import BudgetExceeded, ModelFailed
 from agent_service.history import Excerpt
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import from_value
 from runwire.pubsub import Claim, Message
 from runwire.redaction import masked, redact
+from runwire.values import from_value
 
 _MAX_TRACE_LENGTH: Final = 10_000
 """Of the traceback of a failed run in the log of the process."""

@@ -33,9 +33,9 @@ from runwire import frames
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.client.values import to_value
 from runwire.connect import open_store
 from runwire.pubsub import Claim, Commit, Schedule, Store
+from runwire.values import to_value
 from tests.servers import RedisServer, redis_servers, start_redis
 
 FLAT: Final = 1.5

@@ -25,10 +25,10 @@ from benchmarks.processes import cpu_seconds, service
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_pb2
-from runwire.client.values import to_value
 from runwire.connect import open_store
 from runwire.pubsub import Commit, Entry, Schedule, Store
 from runwire.redis.link import Access, Address, connect
+from runwire.values import to_value
 from tests.servers import RedisServer, redis_servers, start_redis
 
 _EVENT = b"e" * 149

@@ -18,7 +18,7 @@ from benchmarks import http2
 from benchmarks.processes import cpu_seconds, resident_bytes, service
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2
-from runwire.client.values import to_value
+from runwire.values import to_value
 
 _SECONDS = 6
 _IDLE_SECONDS = 20

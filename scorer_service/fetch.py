@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import Fold, RunView
 from runwire.errors import NotFound, Unavailable
+from runwire.fold import Fold, RunView
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from runwire.values import carry_value

@@ -26,11 +26,11 @@ from runwire.agent.v1.run_pb2 import (
 )
 from runwire.client.agent import AgentClient, RunStream
 from runwire.client.calls import Stream
-from runwire.client.fold import Custom, Fold, RunView, Step, ToolCall, fold
 from runwire.client.requests import approve, deny, scorer_run_filter, supply
 from runwire.client.resume import Discontinuity, OnDiscontinuity, ResumePolicy
 from runwire.client.sample import sample_of
 from runwire.client.scorer import ScorerClient
+from runwire.fold import Custom, Fold, RunView, Step, ToolCall, fold
 from runwire.scorer.v1.scorer_run_pb2 import Scorer, ScorerRun, ScorerRunState, ScorerStats
 from runwire.values import Json, from_struct, from_value, to_struct, to_value
 

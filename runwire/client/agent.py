@@ -13,8 +13,8 @@ from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.client import requests
 from runwire.client.calls import Client, Stream
-from runwire.client.fold import Fold, RunView
 from runwire.client.resume import OnDiscontinuity, RunReader
+from runwire.fold import Fold, RunView
 from runwire.values import Json
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import RunView, Step, ToolCall
+from runwire.fold import RunView, Step, ToolCall
 from runwire.scorer.v1 import scorer_run_requested_pb2 as pb
 from runwire.values import carry_value
 

@@ -19,10 +19,10 @@ from google.protobuf import struct_pb2
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.client import requests
-from runwire.client.fold import Fold, RunView
 from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
 from runwire.client.sync_calls import Client, Stream
 from runwire.client.walk import OnProgress, Walk
+from runwire.fold import Fold, RunView
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import Json

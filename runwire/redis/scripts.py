@@ -23,7 +23,7 @@ class Script:
 
 
 def _load(name: str) -> Script:
-    folder = files("runwire") / "lua"
+    folder = files("runwire.redis") / "lua"
     text = _CONSTANTS + (folder / "head.lua").read_text() + (folder / f"{name}.lua").read_text()
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -127,7 +127,7 @@ class Database:
         if _check_ours(connection, self.path):  # another process was faster
             connection.execute("ROLLBACK")
             return
-        schema = files("runwire").joinpath("sql", "schema.sql").read_text()
+        schema = files("runwire.sqlite").joinpath("schema.sql").read_text()
         for statement in _statements(schema):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")

@@ -16,10 +16,10 @@ from agent_service.runs import Runs
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.client.fold import RunView, fold
-from runwire.client.values import to_value
+from runwire.fold import RunView, fold
 from runwire.memory import MemoryStore
 from runwire.pubsub import MOST_GRACE_SECONDS, Claim, Commit, Committed
+from runwire.values import to_value
 
 TENANT = "default"
 LIMIT_SECONDS = 20.0

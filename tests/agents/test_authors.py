@@ -18,8 +18,8 @@ from pydantic_ai.usage import UsageLimits
 from agent_service import Retry, RunContext, current_idempotency_key, durable_agent, record
 from agent_service.pydantic_ai_steps import AfterCrash
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import RunView
-from runwire.client.values import from_struct, to_struct
+from runwire.fold import RunView
+from runwire.values import from_struct, to_struct
 from tests.agents.stage import Stage
 
 FAST = Retry(attempts=3, delay_seconds=0.0)

@@ -16,7 +16,7 @@ from pydantic_ai.toolsets import DynamicToolset, FunctionToolset
 from agent_service import current_idempotency_key
 from agent_service.pydantic_ai_agent import durable_agent
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import RunView
+from runwire.fold import RunView
 from tests.agents.stage import Stage
 
 SUCCEEDED = run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED

@@ -8,8 +8,8 @@ import pytest
 from agent_service.demo import librarian, library, ticker
 from agent_service.demo.library import Library, Passage, passages
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import to_value
 from runwire.errors import InvalidRequest
+from runwire.values import to_value
 from tests.agents.stage import Stage
 
 PAGE = """# Title

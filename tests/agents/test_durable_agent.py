@@ -23,8 +23,8 @@ from agent_service.execution import Interrupt
 from agent_service.pydantic_ai_agent import durable_agent
 from agent_service.pydantic_ai_durability import Durability
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import from_struct
 from runwire.errors import ConfigurationError
+from runwire.values import from_struct
 from tests.agents.stage import Stage
 
 

@@ -11,7 +11,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from agent_service import Retry
 from agent_service.pydantic_ai_agent import durable_agent
 from runwire.agent.v1 import run_pb2
-from runwire.client.fold import RunView
+from runwire.fold import RunView
 from tests.agents.provider import Call, Cut, Provider, Refuse, Speak, Stall, provider
 from tests.agents.stage import Stage
 

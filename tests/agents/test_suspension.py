@@ -15,7 +15,7 @@ from pydantic_ai.toolsets import ExternalToolset
 from agent_service.pydantic_ai_agent import durable_agent
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import approve, deny, supply
-from runwire.client.values import from_struct, from_value
+from runwire.values import from_struct, from_value
 from tests.agents.stage import Stage
 
 SUCCEEDED = run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED

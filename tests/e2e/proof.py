@@ -11,8 +11,8 @@ from agent_service.scoring import QUEUE
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import AgentClient, ResumePolicy
-from runwire.client.fold import RunView, fold
 from runwire.connect import open_store
+from runwire.fold import RunView, fold
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2
 
@@ -98,6 +98,6 @@ async def prove_run(url: str, address: str, run_id: str, events: Sequence[Event]
 
 
 def as_json(run: run_pb2.Run) -> Any:
-    from runwire.client.values import from_value
+    from runwire.values import from_value
 
     return from_value(run.output)

@@ -12,8 +12,8 @@ import pytest
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_pb2
 from runwire.client import AgentClient, supply
-from runwire.client.fold import fold
-from runwire.client.values import from_value
+from runwire.fold import fold
+from runwire.values import from_value
 from tests.e2e.ledger import Ledger
 from tests.e2e.processes import AgentProcess, Processes, processes
 from tests.e2e.proof import client, followed, prove_requests, prove_run

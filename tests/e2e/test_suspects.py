@@ -14,7 +14,7 @@ import pytest
 
 from runwire.agent.v1 import run_pb2
 from runwire.client import supply
-from runwire.client.values import from_value
+from runwire.values import from_value
 from tests.e2e.ledger import Ledger
 from tests.e2e.processes import AgentProcess, Processes, processes
 from tests.e2e.proof import client

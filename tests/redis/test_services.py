@@ -12,8 +12,8 @@ import pytest
 
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
-from runwire.client.values import to_value
 from runwire.connect import open_store
+from runwire.values import to_value
 from tests.client.processes import AgentProcess
 from tests.conformance.logs import read_all
 from tests.servers import RedisBinary, RedisServer, redis_servers, start_redis

@@ -21,9 +21,9 @@ from agent_service.worker import Worker
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.client.values import to_value
 from runwire.connect import open_store
 from runwire.pubsub import Store
+from runwire.values import to_value
 
 LIMIT_SECONDS = 20.0
 TENANT = "default"

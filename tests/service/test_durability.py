@@ -12,10 +12,10 @@ from google.protobuf import duration_pb2
 from agent_service import Definition, NonRetriable, Retry, RunContext, workflow
 from agent_service.journal import PREFIX
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import fold
-from runwire.client.values import from_value
 from runwire.errors import EventsLost, StoreUnavailable
+from runwire.fold import fold
 from runwire.pubsub import Commit, Schedule
+from runwire.values import from_value
 from tests.service.faults import FaultyStore
 from tests.service.replica import Replica, dense, eventually, mortal_worker, replica, topic_of
 from tests.service.test_frames import Held, speak

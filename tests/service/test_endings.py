@@ -16,10 +16,10 @@ from agent_service.history import Excerpt
 from agent_service.log_writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.client.values import from_value, to_value
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Commit, Schedule
 from runwire.scorer.v1 import scorer_run_requested_pb2
+from runwire.values import from_value, to_value
 from tests.service.replica import Replica, eventually, mortal_worker, refused, replica, topic_of
 
 SUCCEEDED, FAILED, CANCELLED = (

@@ -16,7 +16,7 @@ from agent_service.context import RunContext
 from agent_service.definition import workflow
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.fold import fold
+from runwire.fold import fold
 from runwire.pubsub import Commit, Schedule
 from runwire.values import from_value
 from tests.service.fuzzing import AGENT_SERVICE, Wire, deep

@@ -14,8 +14,8 @@ from agent_service import Definition, RunContext, ScorerRef, record, workflow
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.values import from_struct, from_value, to_value
 from runwire.pubsub import Commit
+from runwire.values import from_struct, from_value, to_value
 from tests.service.replica import ENDED, Refusal, dense, eventually, mortal_worker, refused, replica, topic_of
 from tests.service.test_errors import is_refusal
 from tests.service.test_frames import Held, bulk, speak, steps

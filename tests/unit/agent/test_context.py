@@ -16,8 +16,8 @@ from agent_service.definition import Definition
 from agent_service.history import Past
 from agent_service.journal import MAX_ENTRY_BYTES, Journal, JournalEntryTooLarge
 from runwire.agent.v1 import run_pb2
-from runwire.client.values import to_value
 from runwire.errors import ConfigurationError, InvalidRequest
+from runwire.values import to_value
 
 
 class Notebook:
