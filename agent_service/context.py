@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import inspect
 import math
-import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,7 +21,9 @@ from agent_service.history import Past
 from agent_service.journal import Journal
 from agent_service.log_writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.backoff import Backoff
 from runwire.bounds import LONGEST_TIMEOUT_SECONDS
+from runwire.times import timestamp
 from runwire.values import carry_struct, carry_text, carry_value, cleaned, from_value
 
 Result = TypeVar("Result")
@@ -90,13 +91,8 @@ class Retry:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least {least}")
 
     def delay(self, tries: int) -> float:
-        """Seconds to wait after `tries` failures, at random up to the bound (AWS, "Exponential Backoff And
-        Jitter")."""
-        try:
-            bound = min(self.max_delay_seconds, self.delay_seconds * self.factor ** (tries - 1))
-        except OverflowError:
-            bound = self.max_delay_seconds
-        return random.uniform(0, bound)
+        """Seconds to wait after `tries` failures; see `runwire.backoff`."""
+        return Backoff(self.delay_seconds, self.max_delay_seconds, self.factor).pause(tries)
 
 
 ONCE: Final = Retry()
@@ -313,7 +309,7 @@ class RunContext:
         remaining = float(moment) - self.now()
         if remaining > _INLINE_SLEEP_SECONDS:
             pending = run_pb2.PendingRequest(request_id=key, kind=run_pb2.PENDING_KIND_TIME, name=name or "sleep")
-            pending.deadline.FromNanoseconds(int(float(moment) * 1e9))
+            pending.deadline.CopyFrom(timestamp(float(moment)))
             raise Suspended([pending], due_in=remaining)
         await asyncio.sleep(max(0.0, remaining))
 
@@ -356,7 +352,7 @@ class RunContext:
         remaining = float(moment) - self.now()
         if remaining <= 0:
             raise TimeoutError(f"nobody answered {request_id!r} in time")
-        pending.deadline.FromNanoseconds(int(float(moment) * 1e9))
+        pending.deadline.CopyFrom(timestamp(float(moment)))
         return remaining
 
     def idempotency_key(self, tool_call: str) -> str:

@@ -24,6 +24,7 @@ from agent_service.history import Excerpt
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.pubsub import Claim, Message
 from runwire.redaction import masked, redact
+from runwire.times import timestamp
 from runwire.values import from_value
 
 _MAX_TRACE_LENGTH: Final = 10_000
@@ -157,7 +158,7 @@ class Ending:
             run.error.CopyFrom(
                 self.failure.to_proto() if form is not Form.LEAST else run_pb2.RunError(reason=self.failure.reason)
             )
-        run.end_time.CopyFrom(record.timestamp(self.time))
+        run.end_time.CopyFrom(timestamp(self.time))
         finished = run_event_pb2.RunFinished(state=self.state, output=output, usage=run.usage)
         if self.failure is not None:
             finished.error.CopyFrom(run.error)

@@ -27,6 +27,7 @@ from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import EventsLost, StoreUnavailable
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
+from runwire.times import seconds_of, timestamp
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
@@ -262,7 +263,7 @@ class Execution:
         """Seconds until the run's deadline; None without one."""
         if not self._run.HasField("timeout"):
             return None
-        return self._claim.head.create_time + self._run.timeout.ToNanoseconds() / 1e9 - self._now()
+        return self._claim.head.create_time + seconds_of(self._run.timeout) - self._now()
 
     def _still_waits(self) -> bool:
         """Whether a suspended run was claimed although what it waits for has not come."""
@@ -274,7 +275,7 @@ class Execution:
 
     def _waits(self) -> float | None:
         """Seconds until a suspended run goes on without an answer: a request lapses, or the run's deadline."""
-        moments = [r.deadline.ToNanoseconds() / 1e9 - self._now() for r in self._run.pending if r.HasField("deadline")]
+        moments = [seconds_of(r.deadline) - self._now() for r in self._run.pending if r.HasField("deadline")]
         remaining = self._remaining()
         return min([*moments, *([remaining] if remaining is not None else [])], default=None)
 
@@ -296,7 +297,7 @@ class Execution:
         self._close_attempt("worker_lost")
         run.state, run.attempt = run_pb2.RUN_STATE_RUNNING, self._claim.head.attempt
         del run.pending[:]
-        attempt = run.attempts.add(attempt=run.attempt, worker=self._worker, start_time=record.timestamp(self._now()))
+        attempt = run.attempts.add(attempt=run.attempt, worker=self._worker, start_time=timestamp(self._now()))
         del run.attempts[:-_MAX_ATTEMPTS_KEPT]
         if not run.HasField("start_time"):
             run.start_time.CopyFrom(attempt.start_time)
@@ -512,7 +513,7 @@ class Execution:
             attempt = self._run.attempts[-1]
             attempt.outcome = outcome
             if outcome != "worker_lost":
-                attempt.end_time.CopyFrom(record.timestamp(self._now()))
+                attempt.end_time.CopyFrom(timestamp(self._now()))
 
     async def _watch_for_cancel(self) -> None:
         """Looks, whenever the lease says that somebody woke the run, whether it was cancelled."""

@@ -202,7 +202,7 @@ class LogWriter:
             # Whoever made it: a log that some clients cannot read is lost for them from here on.
             mend(part)
         event = run_event_pb2.RunEvent(sequence=self._sequence + 1, attempt=self._attempt, step=step, **payload)
-        event.create_time.FromNanoseconds(int(self._now() * 1e9))
+        event.create_time.FromMicroseconds(round(self._now() * 1e6))
         data = event.SerializeToString()
         if len(data) > MAX_EVENT_BYTES:
             raise EventTooLarge(f"an event of {len(data)} bytes is above the limit of {MAX_EVENT_BYTES}")

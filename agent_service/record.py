@@ -7,13 +7,13 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
-from google.protobuf import timestamp_pb2
 from google.protobuf.message import DecodeError, Message
 
 from runwire import frames, values
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
 from runwire.pubsub import Head, Stored
+from runwire.times import timestamp
 
 RUN: Final = "run"
 """The Run, as its owner last wrote it."""
@@ -107,13 +107,6 @@ def _brief(run: run_pb2.Run) -> run_pb2.Run:
 def _size(value: Any) -> int:
     """Of a field that holds a message, or many."""
     return value.ByteSize() if isinstance(value, Message) else sum(each.ByteSize() for each in value)
-
-
-def timestamp(seconds: float) -> timestamp_pb2.Timestamp:
-    """Seconds since the Unix epoch as a Timestamp, to the microsecond."""
-    stamp = timestamp_pb2.Timestamp()
-    stamp.FromMicroseconds(round(seconds * 1e6))
-    return stamp
 
 
 def to_run(stored: Stored) -> run_pb2.Run:

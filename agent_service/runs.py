@@ -8,8 +8,6 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from google.protobuf import timestamp_pb2
-
 from agent_service import record
 from agent_service.definition import repeated_scorer
 from agent_service.registry import Registry
@@ -32,6 +30,7 @@ from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import Commit, Scan, Schedule, Store, Stored
 from runwire.scan import merged, place_of
 from runwire.threads import off_loop
+from runwire.times import seconds_of, timestamp
 
 MAX_PAGE_BYTES: Final = 1024 * 1024
 """Of the runs of one page, after the first: a run is at most about 2.5 MiB, and a client takes 4 MiB by default."""
@@ -101,7 +100,7 @@ class Runs:
     async def list(self, tenant: str, request: agent_service_pb2.ListRunsRequest) -> tuple[Sequence[run_pb2.Run], str]:
         """A page, newest first, and the token of the next one. Raises InvalidRequest."""
         size, place = page_size(request), _place(request)
-        since = _seconds(request.created_after) - _ROUNDING_SECONDS if request.HasField("created_after") else 0.0
+        since = seconds_of(request.created_after) - _ROUNDING_SECONDS if request.HasField("created_after") else 0.0
         runs: list[run_pb2.Run] = []
         room = MAX_PAGE_BYTES
         for _ in range(_SCAN_ROUNDS + size // _SCAN_LIMIT):
@@ -252,12 +251,8 @@ def _place(request: agent_service_pb2.ListRunsRequest) -> tuple[float, str] | No
     if place is not None:
         return place[0], place[1]
     if request.HasField("created_before"):
-        return _seconds(request.created_before) + _ROUNDING_SECONDS, ""
+        return seconds_of(request.created_before) + _ROUNDING_SECONDS, ""
     return None
-
-
-def _seconds(time: timestamp_pb2.Timestamp) -> float:
-    return time.ToNanoseconds() / 1e9
 
 
 def _matches(run: run_pb2.Run, request: agent_service_pb2.ListRunsRequest) -> bool:
@@ -293,7 +288,7 @@ def _check_answers(
         request = pending.get(answer.request_id)
         if request is None or request.kind == run_pb2.PENDING_KIND_TIME:
             raise NotSuspended(f"the run does not wait for an answer to {answer.request_id!r}")
-        if request.HasField("deadline") and time >= _seconds(request.deadline):
+        if request.HasField("deadline") and time >= seconds_of(request.deadline):
             raise NotSuspended(f"{answer.request_id!r} has lapsed: nobody answered until its deadline")
         decision = answer.WhichOneof("decision")
         if decision is None:
@@ -305,5 +300,5 @@ def _check_answers(
 
 
 def _answered(request_id: str, data: bytes) -> AlreadyAnswered:
-    time = record.timestamp(record.unpack_answer(data)[0]).ToJsonString()
+    time = timestamp(record.unpack_answer(data)[0]).ToJsonString()
     return AlreadyAnswered(f"{request_id!r} was answered at {time}", request_id=request_id, answer_time=time)

@@ -8,7 +8,6 @@ from contextlib import aclosing, contextmanager
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
-from google.protobuf import duration_pb2
 
 from agent_service import record
 from agent_service.config import Settings
@@ -34,6 +33,7 @@ from runwire.errors import (
 from runwire.frames import varint
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import MAX_COMMIT_EVENTS, Position
+from runwire.times import duration, seconds_of
 
 TENANT: Final = "default"
 """Of every call, as long as there is no authentication."""
@@ -205,7 +205,7 @@ def _errors_of_run(run_id: str, codec: CursorCodec) -> Iterator[None]:
 def _heartbeat_of(request: agent_service_pb2.WatchRunRequest) -> float:
     """The heartbeat interval in force, in seconds."""
     if request.HasField("heartbeat_interval"):
-        return request.heartbeat_interval.ToNanoseconds() / 1e9
+        return seconds_of(request.heartbeat_interval)
     return _HEARTBEAT_SECONDS
 
 
@@ -236,7 +236,7 @@ def _frame(item: Item, cursor: str, heartbeat: float) -> bytes:
         response.opened.resumed = item.position.sequence > 0
         response.opened.earliest_sequence = item.head.earliest if item.head.last else 0
         response.opened.latest_sequence = item.head.last
-        response.opened.heartbeat_interval.CopyFrom(_duration(heartbeat))
+        response.opened.heartbeat_interval.CopyFrom(duration(heartbeat))
     elif isinstance(item, CaughtUp):
         response.caught_up.SetInParent()
     elif isinstance(item, Idle):
@@ -266,11 +266,5 @@ def _closing(error: ServerDraining | StreamMaxAge, cursor: str) -> bytes:
     response.closing.reason = (
         agent_service_pb2.CLOSE_REASON_DRAINING if draining else agent_service_pb2.CLOSE_REASON_MAX_AGE
     )
-    response.closing.retry_delay.CopyFrom(_duration(error.retry_delay_seconds))
+    response.closing.retry_delay.CopyFrom(duration(error.retry_delay_seconds))
     return response.SerializeToString()
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration

@@ -33,6 +33,7 @@ from agent_service.execution import Interrupt
 from runwire.agent.v1 import run_pb2
 from runwire.errors import CommitRefused, NotFound, StoreUnavailable
 from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule, Store
+from runwire.times import timestamp
 
 _START_SECONDS: Final = 60.0
 _START_RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -309,5 +310,5 @@ def _with_loss(stored: bytes | None, attempt: int, now: float) -> dict[str, byte
     if not run.attempts or run.attempts[-1].attempt != attempt or run.attempts[-1].outcome:
         return {}
     run.attempts[-1].outcome = "worker_lost"
-    run.attempts[-1].end_time.CopyFrom(record.timestamp(now))
+    run.attempts[-1].end_time.CopyFrom(timestamp(now))
     return record.puts(run)

@@ -23,6 +23,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from runwire import values
+from runwire.times import seconds_of
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 MAX_LABELS: Final = 32
@@ -328,7 +329,7 @@ def _of_message(value: Message, bound: Bound | None, path: str) -> Iterator[tupl
 def _of_duration(value: duration_pb2.Duration, bound: Bound | None, path: str) -> Iterator[tuple[str, str]]:
     if not values.is_time(value):
         yield path, "is no duration: seconds and nanoseconds are out of range, or of different signs"
-    elif isinstance(bound, Span) and not bound.least <= (seconds := value.ToNanoseconds() / 1e9) <= bound.most:
+    elif isinstance(bound, Span) and not bound.least <= (seconds := seconds_of(value)) <= bound.most:
         if bound.least < 1:
             yield path, f"must be positive, and at most {bound.most:g} seconds, got {seconds:g}"
         else:

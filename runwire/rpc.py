@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
@@ -26,6 +26,7 @@ from grpc_status import rpc_status
 from runwire import errors, requests
 from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, Unavailable
 from runwire.logs import Sparing
+from runwire.times import duration
 
 DOMAIN: Final = "runwire.dev"
 
@@ -98,9 +99,7 @@ def to_status(error: RunwireError) -> status_pb2.Status:
         if (shown := len(bad.field_violations)) < len(error.violations):
             message += f" ({shown} of {len(error.violations)} violations shown)"
     if isinstance(error, Unavailable):
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(error.retry_delay_seconds * 1e9))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        details.append(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_delay_seconds)))
     status = status_pb2.Status(code=code, message=message)
     for detail in details:
         packed = any_pb2.Any()

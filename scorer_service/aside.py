@@ -4,22 +4,18 @@ again with growing pauses, for as long as this process lives."""
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from runwire.backoff import Backoff
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-_FIRST_SECONDS: Final = 5.0
-_LONGEST_SECONDS: Final = 600.0
-
-
-def pause_seconds(tries: int) -> float:
-    """How long to wait after so many tries: doubling, up to ten minutes, not for all at the same moment."""
-    return float(random.uniform(0.75, 1.0) * min(_LONGEST_SECONDS, _FIRST_SECONDS * 2.0 ** min(tries - 1, 10)))
+PAUSES: Final = Backoff(5.0, 600.0, jitter=0.25)
+"""Between tries: doubling, up to ten minutes, not for all at the same moment."""
 
 
 @dataclass(slots=True)
@@ -45,7 +41,7 @@ class Aside(Generic[K, V]):
         """Has it wait, longer each time; returns for how many seconds."""
         there = self._waiting.get(key)
         tries = there.tries + 1 if there else 1
-        pause = pause_seconds(tries)
+        pause = PAUSES.pause(tries)
         self._waiting[key] = _Waiting(value, tries, time.monotonic() + pause)
         return pause
 

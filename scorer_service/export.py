@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.engine import Connection
 
+from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError
 from scorer_service.database import Database, database_time
 from scorer_service.queries import Attempt
@@ -31,7 +31,7 @@ log = logging.getLogger("scorer_service")
 
 _BATCH: Final = 256
 _LEASE_SECONDS: Final = 60.0
-_MAX_DELAY_SECONDS: Final = 300.0
+_BACKOFF: Final = Backoff(1.0, 300.0, jitter=0.5)
 _IDLE_SECONDS: Final = 1.0
 _TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _SCOPE: Final = "runwire.scorer_service"
@@ -130,7 +130,7 @@ def _remove(connection: Connection, items: Sequence[Item]) -> None:
 
 def _postpone(connection: Connection, items: Sequence[Item]) -> None:
     tries = max(item.tries for item in items)
-    delay = min(_MAX_DELAY_SECONDS, 2.0 ** min(tries, 10)) * random.uniform(0.5, 1.0)
+    delay = _BACKOFF.pause(tries + 1)
     pairs = tuple_(exports.c.scorer_run_id, exports.c.attempt).in_(_pairs(items))
     connection.execute(update(exports).where(pairs).values(due_time=database_time(connection) + delay))
 

@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 
 from runwire.pubsub import Delivery, Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from runwire.times import seconds_of
 from runwire.values import from_struct
 from scorer_service.database import Database
 from scorer_service.faults import apart
@@ -140,9 +141,9 @@ class Intake:
             labels=json.dumps(dict(sample.labels)) if sample.labels else "{}",
             traceparent=message.traceparent,
             tracestate=message.tracestate,
-            deadline=message.deadline.ToNanoseconds() / 1e9 if message.HasField("deadline") else None,
+            deadline=seconds_of(message.deadline) if message.HasField("deadline") else None,
             sample=(_without_texts(sample) if error else sample).SerializeToString(),
-            create_time=message.request_time.ToNanoseconds() / 1e9 if message.HasField("request_time") else None,
+            create_time=seconds_of(message.request_time) if message.HasField("request_time") else None,
         )
 
 

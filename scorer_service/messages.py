@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.scorer.v1 import scorer_run_pb2 as pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
+from runwire.times import duration, timestamp
 from scorer_service.holders import Holder
 from scorer_service.queries import Found
 from scorer_service.records import OPEN, State, kept_steps
@@ -29,22 +30,13 @@ _DIRECTIONS = {
 }
 
 
-def timestamp(seconds: float | None) -> Timestamp | None:
-    """Seconds since the Unix epoch as a Timestamp, to the microsecond."""
-    if seconds is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromMicroseconds(round(seconds * 1e6))
-    return stamp
+def _time(seconds: float | None) -> Timestamp | None:
+    return None if seconds is None else timestamp(seconds)
 
 
-def duration(seconds: float | None) -> Duration | None:
-    """Seconds as a Duration, to the microsecond; never negative."""
-    if seconds is None:
-        return None
-    span = Duration()
-    span.FromMicroseconds(max(0, round(seconds * 1e6)))
-    return span
+def _span(seconds: float | None) -> Duration | None:
+    """Never negative: the clocks of two databases may differ."""
+    return None if seconds is None else duration(max(0.0, seconds))
 
 
 def shared(found: Found) -> pb.ScorerRun:
@@ -80,9 +72,9 @@ def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
         attempts=[_attempt(number, one) for number, one in enumerate(found.attempts, found.omitted + 1)],
         attempts_omitted=found.omitted,
         deliveries=line.deliveries,
-        create_time=timestamp(line.create_time),
-        due_time=timestamp(line.due_time),
-        end_time=timestamp(line.end_time),
+        create_time=_time(line.create_time),
+        due_time=_time(line.due_time),
+        end_time=_time(line.end_time),
         trace=pb.Trace(traceparent=line.traceparent, tracestate=line.tracestate) if line.traceparent else None,
         sampling=requested.SamplingDecision(rate=line.rate, sampled=line.state != State.DECLINED),
         labels=json.loads(line.labels),
@@ -121,8 +113,8 @@ def _attempt(number: int, line: Any) -> pb.ScorerRunAttempt:
     attempt = pb.ScorerRunAttempt(
         attempt=number,
         worker=line.worker,
-        start_time=timestamp(line.start_time),
-        end_time=timestamp(line.end_time),
+        start_time=_time(line.start_time),
+        end_time=_time(line.end_time),
         error=_error(line) if line.error_reason else None,
     )
     if line.spent:
@@ -163,7 +155,7 @@ def scorer(scorer: Scorer, *, paused: bool, judge_model: str) -> pb.Scorer:
 
 def holder(found: Holder) -> pb.ScorerHolder:
     """A process that has a scorer."""
-    return pb.ScorerHolder(worker=found.worker, version=found.version, seen_time=timestamp(found.seen_time))
+    return pb.ScorerHolder(worker=found.worker, version=found.version, seen_time=_time(found.seen_time))
 
 
 def stats(found: Stats) -> pb.ScorerStats:
@@ -184,11 +176,11 @@ def stats(found: Stats) -> pb.ScorerStats:
         cancelled=counts.get(State.CANCELLED, 0),
         waiting=sum(counts.get(state, 0) for state in OPEN),
         coverage=scored / eligible if eligible else 0.0,
-        oldest_age=duration(found.oldest_age),
-        oldest_due_age=duration(found.oldest_due_age),
-        latency_p50=duration(p50),
-        latency_p95=duration(p95),
-        latency_p99=duration(p99),
+        oldest_age=_span(found.oldest_age),
+        oldest_due_age=_span(found.oldest_due_age),
+        latency_p50=_span(p50),
+        latency_p95=_span(p95),
+        latency_p99=_span(p99),
         mean_score=found.mean_score or 0.0,
         paused=found.paused,
         counts=[pb.StateCount(state=state, count=count) for state, count in sorted(counts.items())],  # type: ignore[arg-type]

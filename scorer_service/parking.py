@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import StoreUnavailable
-from scorer_service.aside import pause_seconds
+from scorer_service.aside import PAUSES
 from scorer_service.batches import insert_new
 from scorer_service.database import Database, database_time
 from scorer_service.jobs import Jobs
@@ -48,7 +48,7 @@ class Parking:
                 "error": printable(f"{_name(error)}: {error}"),
                 "tries": 1,
                 "create_time": now,
-                "due_time": now + pause_seconds(1),
+                "due_time": now + PAUSES.pause(1),
             }
             insert_new(connection, parked_requests, [line])
 
@@ -79,7 +79,7 @@ class Parking:
             connection.execute(delete(parked_requests).where(mine))
 
         def postpone(connection: Connection) -> None:
-            due_time = database_time(connection) + pause_seconds(line.tries + 1)
+            due_time = database_time(connection) + PAUSES.pause(line.tries + 1)
             connection.execute(update(parked_requests).where(mine).values(tries=line.tries + 1, due_time=due_time))
 
         try:

@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError
 
 Direction = Literal["higher", "lower"]
@@ -246,8 +247,7 @@ class RetryPolicy:
 
     def ceiling(self, failures: int) -> float:
         """The longest delay after this many failed attempts (1 or more)."""
-        doublings = min(failures - 1, 64)
-        return min(self.max_delay_seconds, self.first_delay_seconds * 2.0**doublings)
+        return Backoff(self.first_delay_seconds, self.max_delay_seconds).bound(failures)
 
 
 StepFunction = Callable[..., Any]

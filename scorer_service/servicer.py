@@ -10,12 +10,12 @@ from hashlib import sha256
 from typing import Any, Final
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.errors import InvalidRequest, ScorerNotFound, ScorerRunNotFound
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from runwire.times import microseconds_of, seconds_of
 from runwire.values import from_struct
 from scorer_service import messages
 from scorer_service.controls import Controls, Place, Selection, Walk
@@ -269,14 +269,13 @@ def _text(text: str, path: str, *, required: bool = True) -> str:
 def _seconds(message: Any, name: str) -> float | None:
     if not message.HasField(name):
         return None
-    stamp: Timestamp = getattr(message, name)
-    return (stamp.seconds * 1_000_000 + stamp.nanos // 1000) / 1e6
+    return microseconds_of(getattr(message, name))
 
 
 def _heartbeat_seconds(request: pb.WatchScorerRunsRequest) -> float:
     if not request.HasField("heartbeat_interval"):
         return _DEFAULT_HEARTBEAT_SECONDS
-    return request.heartbeat_interval.ToNanoseconds() / 1e9
+    return seconds_of(request.heartbeat_interval)
 
 
 def _frame(frame: Frame) -> pb.WatchScorerRunsResponse:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
@@ -100,10 +99,6 @@ def span(seconds: float) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"
     return f"{seconds:.0f} s"
-
-
-def seconds_of(duration: Duration) -> float:
-    return duration.ToNanoseconds() / 1e9
 
 
 def _plain(cell: object) -> str:

@@ -14,13 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from runwire.cli.inputs import Since, State, parse_json
-from runwire.cli.output import new_table, print_json, print_table, seconds_of, span, state_name, styled
+from runwire.cli.output import new_table, print_json, print_table, span, state_name, styled
 from runwire.cli.session import Interrupted, Session, on_terminal, pass_session, service_options
 from runwire.client import fold, sample_of, scorer_run_filter, to_value
 from runwire.client.walk import OnProgress
 from runwire.errors import Unavailable
 from runwire.scorer.v1 import scorer_run_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from runwire.times import seconds_of
 
 _STATE = State(scorer_run_pb2.ScorerRunState)
 _STATISTICS = (

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, Self
 import grpc
 
 from runwire.client.channels import Channels, Lease, MetadataSource, call_metadata, channel_options, readable
-from runwire.client.resume import Backoff, FrameReader, Item, OnDiscontinuity, ResumePolicy, is_news
+from runwire.client.resume import Delays, FrameReader, Item, OnDiscontinuity, ResumePolicy, is_news
 from runwire.client.status import error_of
 from runwire.errors import (
     ClientClosed,
@@ -82,13 +82,13 @@ class Client:
     async def _call(self, method: str, request: Any, *, repeat: bool = True) -> Any:
         """Makes a unary call, and with `repeat` makes it again while the service is unavailable."""
         ends = time.monotonic() + self._timeout
-        backoff = Backoff(self._policy)
+        delays = Delays(self._policy)
         while True:
             try:
                 return await self._try(method, request, ends - time.monotonic(), repeat=repeat)
             except Unavailable as error:
                 now = time.monotonic()
-                pause = backoff.delay(error, now)
+                pause = delays.delay(error, now)
                 if not repeat or now + pause >= ends:
                     raise
             await asyncio.sleep(pause)
@@ -150,7 +150,7 @@ class Stream(Generic[Item]):
         self._reader = reader
         self._on_discontinuity = on_discontinuity
         self._prepare = prepare
-        self._backoff = Backoff(client._policy)
+        self._delays = Delays(client._policy)
         self._items: deque[Item] = deque()
         self._current: Item | None = None
         self._call: grpc.aio.UnaryStreamCall[Any, Any] | None = None
@@ -249,9 +249,9 @@ class Stream(Generic[Item]):
     def _take(self, frame: Any) -> None:
         self._items.extend(self._reader.take(frame))
         if is_news(frame):
-            self._backoff.heard()
+            self._delays.heard()
         if self._items:
-            self._backoff.progressed()
+            self._delays.progressed()
         else:
             self._reader.settle()
 
@@ -304,7 +304,7 @@ class Stream(Generic[Item]):
             error = Unavailable(error.message, 0.0)
         if not isinstance(error, Unavailable):
             raise error
-        pause = self._backoff.delay(error, time.monotonic(), at_least=self._reader.retry_delay_seconds)
+        pause = self._delays.delay(error, time.monotonic(), at_least=self._reader.retry_delay_seconds)
         self.reconnects += 1
         await asyncio.sleep(pause)
 

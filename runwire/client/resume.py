@@ -14,8 +14,10 @@ from typing import Final, Generic, TypeVar
 from google.protobuf import duration_pb2
 
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.backoff import Backoff
 from runwire.errors import CursorEpochMismatch, CursorExpired, EventsLost, RunwireError, Unavailable
 from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2
+from runwire.times import duration, seconds_of
 
 DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
 
@@ -40,11 +42,12 @@ class ResumePolicy:
     """The error is raised when nothing useful was received for this long after a failure. None: never."""
 
 
-class Backoff:
+class Delays:
     """The delays of one stream or call."""
 
     def __init__(self, policy: ResumePolicy, uniform: Callable[[float, float], float] = random.uniform) -> None:
         self._policy = policy
+        self._backoff = Backoff(policy.first_delay_seconds, policy.max_delay_seconds, policy.growth)
         self._uniform = uniform
         self._failures = 0
         self._failing_since: float | None = None
@@ -59,9 +62,8 @@ class Backoff:
         limit = self._policy.give_up_seconds
         if limit is not None and now - self._failing_since >= limit:
             raise error
-        bound = self._policy.first_delay_seconds * self._policy.growth ** min(self._failures, 64)
         self._failures += 1
-        jitter = self._uniform(0.0, min(bound, self._policy.max_delay_seconds))
+        jitter = self._uniform(0.0, self._backoff.bound(self._failures))
         return max(error.retry_delay_seconds, at_least) + jitter
 
     def heard(self) -> None:
@@ -130,7 +132,7 @@ class FrameReader(ABC, Generic[Item, Request, Response]):
         """Begins again where `error` allows to, and says what that means."""
 
     def _heartbeat(self) -> duration_pb2.Duration | None:
-        return None if self._asked_heartbeat is None else _duration(self._asked_heartbeat)
+        return None if self._asked_heartbeat is None else duration(self._asked_heartbeat)
 
 
 class RunReader(
@@ -182,7 +184,7 @@ class RunReader(
         elif kind == "caught_up":
             self.caught_up = True
         elif kind == "closing":
-            self.retry_delay_seconds = _seconds(response.closing.retry_delay)
+            self.retry_delay_seconds = seconds_of(response.closing.retry_delay)
         elif kind == "ended":
             self._end(response.ended)
         # Kinds of a newer service carry nothing that this reader could miss: a hole in the sequences would show.
@@ -205,7 +207,7 @@ class RunReader(
         if self._epoch and opened.epoch != self._epoch:
             raise CursorEpochMismatch("the log was re-created since the last event")
         self._epoch = opened.epoch
-        self.heartbeat_seconds = _seconds(opened.heartbeat_interval) or self.heartbeat_seconds
+        self.heartbeat_seconds = seconds_of(opened.heartbeat_interval) or self.heartbeat_seconds
         self.retry_delay_seconds = 0.0
         if self._next is None and not self.cursor:
             self._next = opened.latest_sequence + 1 if self._latest else max(opened.earliest_sequence, 1)
@@ -266,13 +268,3 @@ class ScorerRunReader(
 def is_news(response: agent_service_pb2.WatchRunResponse | scorer_service_pb2.WatchScorerRunsResponse) -> bool:
     """Whether a frame shows that the service works, and does not only answer."""
     return response.WhichOneof("frame") not in ("opened", "closing")
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
-
-
-def _seconds(duration: duration_pb2.Duration) -> float:
-    return duration.ToNanoseconds() / 1e9

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from runwire import errors
+from runwire.times import seconds_of
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 
@@ -67,7 +68,7 @@ class _Details:
             elif isinstance(detail, error_details_pb2.BadRequest):
                 self.violations = {each.field: each.description for each in detail.field_violations}
             elif isinstance(detail, error_details_pb2.RetryInfo):
-                self.retry_delay_seconds = max(0.0, detail.retry_delay.ToNanoseconds() / 1e9)
+                self.retry_delay_seconds = max(0.0, seconds_of(detail.retry_delay))
 
 
 _Detail: TypeAlias = error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo

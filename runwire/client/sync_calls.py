@@ -18,7 +18,7 @@ import grpc
 
 from runwire.client.calls import DEFAULT_TIMEOUT_SECONDS
 from runwire.client.channels import Channels, Lease, MetadataSource, call_metadata, channel_options, readable
-from runwire.client.resume import Backoff, FrameReader, Item, OnDiscontinuity, ResumePolicy, is_news
+from runwire.client.resume import Delays, FrameReader, Item, OnDiscontinuity, ResumePolicy, is_news
 from runwire.client.status import error_of
 from runwire.errors import (
     ClientClosed,
@@ -81,13 +81,13 @@ class Client:
     def _call(self, method: str, request: Any, *, repeat: bool = True) -> Any:
         """Makes a unary call, and with `repeat` makes it again while the service is unavailable."""
         ends = time.monotonic() + self._timeout
-        backoff = Backoff(self._policy)
+        delays = Delays(self._policy)
         while True:
             try:
                 return self._try(method, request, ends - time.monotonic(), repeat=repeat)
             except Unavailable as error:
                 now = time.monotonic()
-                pause = backoff.delay(error, now)
+                pause = delays.delay(error, now)
                 if not repeat or now + pause >= ends:
                     raise
             time.sleep(pause)
@@ -152,7 +152,7 @@ class Stream(Generic[Item]):
         self._reader = reader
         self._on_discontinuity = on_discontinuity
         self._prepare = prepare
-        self._backoff = Backoff(client._policy)
+        self._delays = Delays(client._policy)
         self._items: deque[Item] = deque()
         self._current: Item | None = None
         self._call: Any = None
@@ -243,9 +243,9 @@ class Stream(Generic[Item]):
     def _take(self, frame: Any) -> None:
         self._items.extend(self._reader.take(frame))
         if is_news(frame):
-            self._backoff.heard()
+            self._delays.heard()
         if self._items:
-            self._backoff.progressed()
+            self._delays.progressed()
         else:
             self._reader.settle()
 
@@ -299,7 +299,7 @@ class Stream(Generic[Item]):
             error = Unavailable(error.message, 0.0)
         if not isinstance(error, Unavailable):
             raise error
-        pause = self._backoff.delay(error, time.monotonic(), at_least=self._reader.retry_delay_seconds)
+        pause = self._delays.delay(error, time.monotonic(), at_least=self._reader.retry_delay_seconds)
         self.reconnects += 1
         self._closed.wait(pause)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Final
 
+from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.redis.client import Client
 from runwire.redis.link import LinkLost, ReplyError
@@ -19,8 +21,7 @@ logger = logging.getLogger("runwire.redis")
 LAYOUT: Final = "1"
 """Of keys and entries. A later version that reads them differently counts up."""
 _OLDEST: Final = (6, 2)
-_FIRST_DELAY_SECONDS: Final = 0.1
-_MOST_DELAY_SECONDS: Final = 2.0
+_BACKOFF: Final = Backoff(0.1, 2.0, factor=1.6, jitter=0.5)
 _SHUT_OUT: Final = {"NOAUTH", "WRONGPASS", "NOPERM", "ERR"}
 
 
@@ -33,15 +34,14 @@ async def wait_for_server(client: Client, settings: Settings) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + settings.start_seconds
-    delay = _FIRST_DELAY_SECONDS
-    while True:
+    for tries in count(1):
         answered, problems = await _ask_each(client)
         if not problems:
             return
+        delay = _BACKOFF.pause(tries)
         if loop.time() + delay > deadline:
             break
         await asyncio.sleep(delay)
-        delay = min(delay * 1.6, _MOST_DELAY_SECONDS)
     if not answered:
         problem = next(iter(problems.values()))
         raise StoreUnavailable(f"no Redis within {settings.start_seconds:g} s: {problem}") from None

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, TypedDict
 
+from runwire.backoff import Backoff
 from runwire.errors import StoreUnavailable
 from runwire.redis.link import Address, Link, LinkLost, Reply, ReplyError, Word, connect
 from runwire.redis.scripts import Script
@@ -26,8 +26,7 @@ from runwire.redis.url import Settings
 
 logger = logging.getLogger("runwire.redis")
 
-_FIRST_DELAY_SECONDS: Final = 0.02
-_MOST_DELAY_SECONDS: Final = 0.5
+_BACKOFF: Final = Backoff(0.02, 0.5, factor=1.6, jitter=0.5)
 _WARN_SECONDS: Final = 5.0
 POLL_PATIENCE_SECONDS: Final = 0.5
 """How long a poll of several shards waits for one; twice as long each time that this was too short for a slow one."""
@@ -223,11 +222,11 @@ class Client:
         lane = options["lane"]
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.access.timeout_seconds
-        delay = _FIRST_DELAY_SECONDS
         tries = 0
         while True:
             link = None
             tries += 1
+            delay = _BACKOFF.pause(tries)
             try:
                 link = await self._link(shard, lane)
                 reply = await self._send(link, words, options["unclaimed"])
@@ -246,8 +245,7 @@ class Client:
             self._warn(problem)
             if loop.time() + delay > deadline or tries == options["tries"]:
                 raise StoreUnavailable(f"Redis does not answer as it should: {problem}") from None
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(delay * 1.6, _MOST_DELAY_SECONDS)
+            await asyncio.sleep(delay)
 
     def run_unheard(self, script: Script, shard: int, keys: Sequence[str], args: Sequence[Word]) -> None:
         """Sends a script if there is a connection, and does not look at what comes back."""

@@ -15,7 +15,7 @@ import pytest
 
 from runwire import client, errors
 from runwire.client import AgentClient, ResumePolicy, ScorerClient, sync
-from runwire.client.resume import Backoff
+from runwire.client.resume import Delays
 from tests.client.conftest import QUICK
 from tests.client.scripted import Context, ScriptedAgentService, fail, play
 from tests.servers import free_port
@@ -183,9 +183,9 @@ def test_base_install_is_small() -> None:
 
 def test_give_up_is_off_without_a_limit() -> None:
     """A policy without a limit never gives up by itself."""
-    backoff = Backoff(ResumePolicy(give_up_seconds=None))
-    assert backoff.delay(errors.Unavailable("no", 0.0), 0.0) <= 0.05
-    assert backoff.delay(errors.Unavailable("no", 0.0), 1e9) <= 0.08
+    delays = Delays(ResumePolicy(give_up_seconds=None))
+    assert delays.delay(errors.Unavailable("no", 0.0), 0.0) <= 0.05
+    assert delays.delay(errors.Unavailable("no", 0.0), 1e9) <= 0.08
 
 
 def test_backoff() -> None:
@@ -198,13 +198,13 @@ def test_backoff() -> None:
         bounds.append(high)
         return high
 
-    backoff = Backoff(ResumePolicy(), uniform)
+    delays = Delays(ResumePolicy(), uniform)
     asked = errors.Unavailable("no", 3.0)
-    delays = [backoff.delay(asked, 0.0) for _ in range(14)]
-    backoff.heard()
-    backoff.delay(asked, 0.0)
-    backoff.progressed()
-    backoff.delay(asked, 0.0)
+    delays = [delays.delay(asked, 0.0) for _ in range(14)]
+    delays.heard()
+    delays.delay(asked, 0.0)
+    delays.progressed()
+    delays.delay(asked, 0.0)
     assert bounds[:3] == pytest.approx([0.05, 0.08, 0.128])
     assert bounds[13:] == [10.0, 10.0, 0.05]
     assert delays == [3.0 + bound for bound in bounds[:14]]

@@ -17,7 +17,7 @@ from runwire import errors
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_pb2
 from runwire.client import AgentClient, Discontinuity, ResumePolicy, RunStream, ScorerClient, ScorerRun, sync
-from runwire.client.resume import Backoff
+from runwire.client.resume import Delays
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.scorer.v1 import scorer_service_pb2_grpc
 from tests.client.conftest import QUICK, Watch
@@ -283,13 +283,13 @@ async def test_only_progress_makes_the_next_wait_short(
     """A service that accepts streams and ends them at once, even with OK, is not asked again and again without a
     pause: the bound of the pauses grows until a new event comes."""
     bounds: list[float] = []
-    delay = Backoff.delay
+    delay = Delays.delay
 
-    def record(self: Backoff, error: errors.Unavailable, now: float, *, at_least: float = 0.0) -> float:
+    def record(self: Delays, error: errors.Unavailable, now: float, *, at_least: float = 0.0) -> float:
         self._uniform = lambda low, high: bounds.append(high) or 0.0  # type: ignore[func-returns-value]
         return delay(self, error, now, at_least=at_least)
 
-    monkeypatch.setattr(Backoff, "delay", record)
+    monkeypatch.setattr(Delays, "delay", record)
     service.parts += [play(4, ok=True), *[play(0, ok=True)] * 3, play(1, ok=True), play(0, heartbeat=True, ok=True)]
     watched = await watch(address, policy=ResumePolicy())
     assert watched.sequences == ALL
