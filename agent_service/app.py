@@ -12,7 +12,6 @@ from typing import Final
 
 from agent_service import registry
 from agent_service.config import Settings
-from agent_service.endurance import endure
 from agent_service.process_end import LAST_SECONDS, BoundedEnd
 from agent_service.registry import Registry
 from agent_service.runs import Runs
@@ -22,6 +21,7 @@ from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runwire.caching_pubsub import CachingPubSub
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
+from runwire.loop import repeat
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 
@@ -100,10 +100,8 @@ class Service:
         worker = Worker(store, logs, self._agents, settings, _reopen(settings.store))
         async with asyncio.TaskGroup() as group:
             background = [
-                group.create_task(endure("idle check", logs.run, retry_seconds=_HEALTH_SECONDS), name="idle check"),
-                group.create_task(
-                    endure("health", partial(_watch_store, store, server), retry_seconds=_HEALTH_SECONDS), name="health"
-                ),
+                group.create_task(repeat("idle check", logs.run), name="idle check"),
+                group.create_task(repeat("health", partial(_watch_store, store, server)), name="health"),
             ]
             if settings.role != "serve":
                 group.create_task(worker.run(), name="worker")

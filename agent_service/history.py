@@ -15,6 +15,7 @@ from google.protobuf import struct_pb2
 
 from runwire.agent.v1 import run_event_pb2
 from runwire.scorer.v1 import scorer_run_requested_pb2
+from runwire.scorer_requests import OUTCOMES
 
 _PART_BYTES: Final = 64
 """What a step or a tool call counts for beside its texts, so that many empty ones are bounded too."""
@@ -30,12 +31,6 @@ _OF_STEP: Final = frozenset(
         "custom",
     }
 )
-_OUTCOMES: Final = {
-    run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
-    run_event_pb2.TOOL_CALL_OUTCOME_FAILED: "failed",
-    run_event_pb2.TOOL_CALL_OUTCOME_DENIED: "denied",
-    run_event_pb2.TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH: "unknown_after_crash",
-}
 
 
 @dataclass(slots=True)
@@ -177,7 +172,7 @@ def _finished(event: run_event_pb2.RunEvent, before: bytes | None) -> scorer_run
     if before is not None:
         call = scorer_run_requested_pb2.SampleToolCall.FromString(before)
     call.result.CopyFrom(done.result if done.HasField("result") else _null())
-    call.outcome = _OUTCOMES.get(done.outcome, "")
+    call.outcome = OUTCOMES.get(done.outcome, "")
     return call
 
 

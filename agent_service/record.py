@@ -42,11 +42,6 @@ TERMINAL: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAIL
 _TIME = struct.Struct(">d")
 
 
-def topic_of(tenant: str, run_id: str) -> str:
-    """The topic of a run."""
-    return f"{tenant}/{run_id}"
-
-
 def split_topic(topic: str) -> tuple[str, str]:
     """(tenant, run id) of a topic."""
     tenant, _, run_id = topic.partition("/")

@@ -29,6 +29,7 @@ from runwire.errors import (
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import Commit, Scan, Schedule, Store, Stored
 from runwire.scan import merged, place_of
+from runwire.scorer_requests import topic_of
 from runwire.threads import off_loop
 from runwire.times import seconds_of, timestamp
 
@@ -78,7 +79,7 @@ class Runs:
             scorers=_merge(definition.scorer_protos, request.scorers),
             timeout=request.timeout if request.HasField("timeout") else None,
         )
-        topic, digest = record.topic_of(tenant, run.run_id), await off_loop(size, _digest, request)
+        topic, digest = topic_of(tenant, run.run_id), await off_loop(size, _digest, request)
         commit = Commit(
             topic,
             create=True,
@@ -199,7 +200,7 @@ class Runs:
         return record.to_run(stored)
 
     async def _stored(self, tenant: str, run_id: str, fields: Sequence[str] | None) -> Stored:
-        stored = await self._store.get(record.topic_of(tenant, check_run_id(run_id)), fields)
+        stored = await self._store.get(topic_of(tenant, check_run_id(run_id)), fields)
         if stored is None:
             raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
         if stored.head.expired:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 
@@ -10,30 +9,15 @@ from agent_service.history import Excerpt
 from runwire.agent.v1 import run_pb2
 from runwire.pubsub import Message
 from runwire.scorer.v1 import scorer_run_requested_pb2
-
-QUEUE = "scorer-requests"
+from runwire.scorer_requests import QUEUE, add_content, is_sampled, scorer_run_id, summary_of
 
 log = logging.getLogger("agent_service.scoring")
-
-
-def is_sampled(run_id: str, rate: float) -> bool:
-    """Whether a run is scored at this rate: the first 48 bits of sha256(run_id) / 2^48 < rate. Whoever is chosen at a
-    rate is chosen at every higher one."""
-    return int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:6], "big") / 2**48 < rate
 
 
 def is_eligible(scorer: run_pb2.ScorerRef, run: run_pb2.Run) -> bool:
     """Whether the scorer wants runs with these labels that end in this state."""
     states = scorer.match_states or [run_pb2.RUN_STATE_SUCCEEDED]
     return run.state in states and all(run.labels.get(key) == value for key, value in scorer.match_labels.items())
-
-
-def scorer_run_id(tenant: str, run_id: str, scorer: run_pb2.ScorerRef) -> str:
-    """As ScorerRunRequested.scorer_run_id has it."""
-    parts = [tenant, run_id, scorer.scorer_id, scorer.scorer_version]
-    if scorer.name:
-        parts.append(scorer.name)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def requests(
@@ -80,7 +64,7 @@ def _request(
 ) -> scorer_run_requested_pb2.ScorerRunRequested:
     rate = scorer.sampling if scorer.HasField("sampling") else 1.0
     return scorer_run_requested_pb2.ScorerRunRequested(
-        scorer_run_id=scorer_run_id(tenant, run.run_id, scorer),
+        scorer_run_id=scorer_run_id(tenant, run.run_id, scorer.scorer_id, scorer.scorer_version, scorer.name),
         tenant=tenant,
         scorer_id=scorer.scorer_id,
         scorer_version=scorer.scorer_version,
@@ -104,7 +88,7 @@ def _bounded_sample(
         except Exception:
             log.exception("the sample of run %s cannot be made: scorers fetch it", run.run_id)
     try:
-        sample = _facts(run)
+        sample = summary_of(run)
     except Exception:
         log.exception("run %s cannot be described to scorers: they are given its name", run.run_id)
         sample = scorer_run_requested_pb2.Sample(run_id=run.run_id)
@@ -112,33 +96,9 @@ def _bounded_sample(
     return sample
 
 
-def _facts(run: run_pb2.Run) -> scorer_run_requested_pb2.Sample:
-    """What a sample says of the run as a whole."""
-    return scorer_run_requested_pb2.Sample(
-        run_id=run.run_id,
-        agent_id=run.agent_id,
-        agent_version=run.agent_version,
-        run_state=run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower(),
-        error_reason=run.error.reason,
-        error_message=run.error.message,
-        usage=scorer_run_requested_pb2.SampleUsage(
-            requests=run.usage.requests,
-            input_tokens=run.usage.input_tokens,
-            output_tokens=run.usage.output_tokens,
-            tool_calls=run.usage.tool_calls,
-        ),
-        labels=run.labels,
-        start_time=run.start_time,
-        end_time=run.end_time,
-    )
-
-
 def _sample(run: run_pb2.Run, excerpt: Excerpt) -> scorer_run_requested_pb2.Sample:
-    sample = _facts(run)
-    if run.HasField("input"):
-        sample.input.CopyFrom(run.input)
-    if run.HasField("output"):
-        sample.output.CopyFrom(run.output)
+    sample = summary_of(run)
+    add_content(sample, run)
     sample.steps.extend(excerpt.steps())
     sample.tool_calls.extend(excerpt.tool_calls())
     return sample

@@ -9,7 +9,6 @@ from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
-from agent_service import record
 from agent_service.config import Settings
 from agent_service.registry import Registry
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
@@ -33,9 +32,9 @@ from runwire.errors import (
 from runwire.frames import varint
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import MAX_COMMIT_EVENTS, Position
+from runwire.scorer_requests import DEFAULT_TENANT, topic_of
 from runwire.times import duration, seconds_of
 
-TENANT: Final = "default"
 """Of every call, as long as there is no authentication."""
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
@@ -83,33 +82,33 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             given = [str(metadata.get(name, "")) for name in ("traceparent", "tracestate")]
             if len(given[0]) <= MAX_TRACEPARENT_LENGTH and len(given[1]) <= MAX_TRACE_LENGTH:
                 request.traceparent, request.tracestate = given
-        return agent_service_pb2.StartRunResponse(run=await self._runs.start(TENANT, request))
+        return agent_service_pb2.StartRunResponse(run=await self._runs.start(DEFAULT_TENANT, request))
 
     async def GetRun(
         self, request: agent_service_pb2.GetRunRequest, context: Context
     ) -> agent_service_pb2.GetRunResponse:
-        return agent_service_pb2.GetRunResponse(run=await self._runs.get(TENANT, request.run_id))
+        return agent_service_pb2.GetRunResponse(run=await self._runs.get(DEFAULT_TENANT, request.run_id))
 
     async def ListRuns(
         self, request: agent_service_pb2.ListRunsRequest, context: Context
     ) -> agent_service_pb2.ListRunsResponse:
-        runs, token = await self._runs.list(TENANT, request)
+        runs, token = await self._runs.list(DEFAULT_TENANT, request)
         return agent_service_pb2.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def CancelRun(
         self, request: agent_service_pb2.CancelRunRequest, context: Context
     ) -> agent_service_pb2.CancelRunResponse:
-        run = await self._runs.cancel(TENANT, request.run_id, request.reason)
+        run = await self._runs.cancel(DEFAULT_TENANT, request.run_id, request.reason)
         return agent_service_pb2.CancelRunResponse(run=run)
 
     async def ResumeRun(
         self, request: agent_service_pb2.ResumeRunRequest, context: Context
     ) -> agent_service_pb2.ResumeRunResponse:
-        run = await self._runs.resume(TENANT, request.run_id, request.answers)
+        run = await self._runs.resume(DEFAULT_TENANT, request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
-        topic = record.topic_of(TENANT, check_run_id(request.run_id))
+        topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
         codec, size = CursorCodec(topic), page_size(request, _EVENTS_PAGE_SIZE)
         position = _after(request, codec)
         with _errors_of_run(request.run_id, codec):
@@ -123,7 +122,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         return _page(batch.body, token, cursor)
 
     async def WatchRun(self, request: agent_service_pb2.WatchRunRequest, context: Context) -> None:
-        topic = record.topic_of(TENANT, check_run_id(request.run_id))
+        topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
         codec = CursorCodec(topic)
         heartbeat = _heartbeat_of(request)
         items = self._runs.log.subscribe_with_replay(

@@ -28,10 +28,10 @@ from typing import Any, Final
 
 from agent_service import record
 from agent_service.config import Settings
-from agent_service.endurance import endure
 from agent_service.execution import Interrupt
 from runwire.agent.v1 import run_pb2
 from runwire.errors import CommitRefused, NotFound, StoreUnavailable
+from runwire.loop import repeat
 from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule, Store
 from runwire.times import timestamp
 
@@ -192,9 +192,7 @@ class Children:
     async def keep(self) -> AsyncIterator[None]:
         """Ends those that have been idle for long while the block runs, then all that are idle."""
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(
-                endure("idle processes", self._look, retry_seconds=_LOOK_SECONDS), name="idle processes"
-            )
+            looking = group.create_task(repeat("idle processes", self._look), name="idle processes")
             try:
                 yield
             finally:

@@ -7,24 +7,25 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from typing import Final
 
 from agent_service import record
 from agent_service.config import Settings
-from agent_service.endurance import endure
 from agent_service.execution import Execution, Interrupt, is_given_up
 from agent_service.leases import Leases, OpenStore
 from agent_service.registry import Registry
 from agent_service.suspects import AloneExecution, Children
+from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import RunwireError
+from runwire.loop import Wakeup, repeat, wait_for
 from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule, Store
 
 _CLAIM_WAIT_SECONDS: Final = 1.0
 _FULL_WAIT_SECONDS: Final = 0.1
-_RETRY_SECONDS: Final = 1.0
+_PAUSES: Final = Backoff(1.0, 1.0, jitter=0.0)
 _SWEEP_SECONDS: Final = 30.0
 _SUSPECT_SECONDS: Final = 1.0
 """How often it is looked whether there are suspects. There mostly are none, and they are in no hurry."""
@@ -56,7 +57,7 @@ class Worker:
         self._changed = asyncio.Event()
         self._freed = asyncio.Event()
         """A suspect has left its process, or there are to be no more."""
-        self._draining = asyncio.Event()
+        self._claiming = Wakeup()
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
 
     async def run(self) -> None:
@@ -67,15 +68,13 @@ class Worker:
             asyncio.TaskGroup() as bodies,
             asyncio.TaskGroup() as group,
         ):
-            sweeping = group.create_task(endure("sweep", self._sweep, retry_seconds=_RETRY_SECONDS), name="sweep")
+            sweeping = group.create_task(repeat("sweep", self._sweep, pauses=_PAUSES), name="sweep")
             async with asyncio.TaskGroup() as claiming:
                 loops = {"claims": self.run_once}
                 if self._children is not None:
                     loops["suspects"] = self._claim_for_children
                 for name, turn in loops.items():
-                    turns = endure(
-                        name, partial(turn, group, bodies), retry_seconds=_RETRY_SECONDS, until=self._draining
-                    )
+                    turns = repeat(name, partial(turn, group, bodies), self._claiming, pauses=_PAUSES)
                     claiming.create_task(turns, name=name)
             sweeping.cancel()
             # Not earlier: a claim under way may still bring runs, and what is handed back must not be claimed again.
@@ -121,10 +120,8 @@ class Worker:
                 self._suspects.add(claim.topic)
                 await self._begin_safely(claim, group, bodies)
         self._freed.clear()
-        if not self._draining.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(_SUSPECT_SECONDS, self._settings.lease_seconds / 3)):
-                    await self._freed.wait()
+        if not self._claiming.stopped:
+            await wait_for(self._freed, min(_SUSPECT_SECONDS, self._settings.lease_seconds / 3))
 
     async def _claim_suspect(self, queues: Sequence[str]) -> Sequence[Claim]:
         """The same where there are no such processes: one, and only while nothing else is executed here.
@@ -143,7 +140,7 @@ class Worker:
 
     def drain(self) -> None:
         """Claims no more; `run` returns once what is being executed has finished or is handed back."""
-        self._draining.set()
+        self._claiming.stop()
         self._changed.set()
         self._freed.set()
 
@@ -157,11 +154,7 @@ class Worker:
 
     async def _wait_for_change(self, limit_seconds: float) -> None:
         self._changed.clear()
-        try:
-            async with asyncio.timeout(limit_seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+        await wait_for(self._changed, limit_seconds)
 
     def _room(self) -> tuple[list[str], int, float]:
         """The queues of agents that have room, how many of their runs may be claimed at once, and how long to wait for

@@ -47,13 +47,3 @@ class Bell:
     def awaited(self) -> frozenset[Waited]:
         """What somebody waits for now."""
         return frozenset(self._listeners)
-
-
-async def wait_for(rung: asyncio.Event, seconds: float) -> None:
-    """Waits for the bell, but not longer than this; then clears it."""
-    try:
-        async with asyncio.timeout(seconds):
-            await rung.wait()
-    except TimeoutError:
-        pass  # nothing happened; the caller looks for itself
-    rung.clear()

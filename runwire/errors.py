@@ -253,6 +253,8 @@ class Unavailable(RunwireError):
     """Not now. `retry_delay_seconds` says when to try again."""
 
     reason = "UNAVAILABLE"
+    needs_somebody: ClassVar[bool] = False
+    """It will not pass by itself."""
 
     def __init__(self, message: str, retry_delay_seconds: float = 1.0, **metadata: str | int) -> None:
         super().__init__(message, **metadata)

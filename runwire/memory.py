@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from runwire.bell import Bell, Waited, messages_in, wait_for, work_in
+from runwire.bell import Bell, Waited, messages_in, work_in
 from runwire.errors import FieldExists, RunNotFound, TopicExists
 from runwire.hub import Hub
+from runwire.loop import wait_for
 from runwire.pubsub import (
     MAX_RECEIVE_BYTES,
     MAX_SCAN_LOOKS,
@@ -287,6 +288,7 @@ class MemoryStore:
                 if claims or remaining <= 0:
                     return claims
                 await wait_for(rung, min(remaining, _POLL_SECONDS) if any(map(self._due.get, lanes)) else remaining)
+                rung.clear()
 
     def _claim(
         self, lanes: Sequence[Waited], holder: str, limit: int, lease_seconds: float, alone: bool
@@ -355,6 +357,7 @@ class MemoryStore:
                 if deliveries or remaining <= 0:
                     return deliveries
                 await wait_for(rung, min(remaining, _POLL_SECONDS) if queue in self._mailboxes else remaining)
+                rung.clear()
 
     def _receive(self, queue: str, limit: int, lease_seconds: float, max_bytes: int) -> list[Delivery]:
         mailbox = self._mailboxes.get(queue)

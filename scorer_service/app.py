@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
+from runwire.loop import Wakeup, repeat
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
+from runwire.scorer_requests import QUEUE
 from scorer_service import fetch, migrate, registry, revisions
 from scorer_service.config import Settings
 from scorer_service.controls import Controls
 from scorer_service.database import WORK_SECONDS, Database, open_database
 from scorer_service.executor import Executor, Limits, start_executor
 from scorer_service.holders import Holders
-from scorer_service.intake import QUEUE, Intake
+from scorer_service.intake import Intake
 from scorer_service.jobs import Jobs, Rate
-from scorer_service.loop import Bell, repeat
 from scorer_service.processes import JudgeSettings, Processes
 from scorer_service.queries import Queries
 from scorer_service.registry import Registry
@@ -190,26 +191,26 @@ class _Parts:
         self._retention = retention
         self._exporter = exporter
         self._problem = ""
-        self._bells: Sequence[Bell] = ()
+        self._wakeups: Sequence[Wakeup] = ()
         self._stopping = False
 
     async def run(self, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
         async with asyncio.TaskGroup() as group:
-            intake = Bell()
-            loops: list[tuple[str, Any, Bell]] = [
+            intake = Wakeup()
+            loops: list[tuple[str, Any, Wakeup]] = [
                 ("intake", self._intake.run_once, intake),
-                ("parked requests", self._intake.retry_once, Bell()),
-                ("watch", self._watch.poll_once, Bell()),
-                ("statistics", self._statistics.run_once, Bell()),
-                ("retention", self._retention.run_once, Bell()),
-                ("deadlines", self._retention.end_late_once, Bell()),
-                ("health", self._check_health, Bell()),
-                ("registration", self._holders.run_once, Bell()),
+                ("parked requests", self._intake.retry_once, Wakeup()),
+                ("watch", self._watch.poll_once, Wakeup()),
+                ("statistics", self._statistics.run_once, Wakeup()),
+                ("retention", self._retention.run_once, Wakeup()),
+                ("deadlines", self._retention.end_late_once, Wakeup()),
+                ("health", self._check_health, Wakeup()),
+                ("registration", self._holders.run_once, Wakeup()),
             ]
             if self._exporter is not None:
-                loops.append(("export", self._exporter.run_once, Bell()))
-            self._bells = [bell for _, _, bell in loops]
-            tasks = [group.create_task(repeat(name, work, bell), name=name) for name, work, bell in loops]
+                loops.append(("export", self._exporter.run_once, Wakeup()))
+            self._wakeups = [wakeup for _, _, wakeup in loops]
+            tasks = [group.create_task(repeat(name, work, wakeup), name=name) for name, work, wakeup in loops]
             working = group.create_task(self._worker.run(), name="worker")
             await self._server.set_serving(True)
             announce(self._server.address)
@@ -244,8 +245,8 @@ class _Parts:
             await self._server.set_serving(not problem)
         if self._problem and not problem:
             self._worker.resume()
-            for bell in self._bells:
-                bell.ring()  # whoever waits with growing pauses need not wait any longer
+            for wakeup in self._wakeups:
+                wakeup.wake()  # whoever waits with growing pauses need not wait any longer
         self._problem = problem
         return _AWAY_SECONDS if problem else _HEALTH_SECONDS
 

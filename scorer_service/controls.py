@@ -18,11 +18,12 @@ from sqlalchemy import ColumnElement, case, exists, select, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
+from runwire.scorer_requests import scorer_run_id
 from scorer_service.database import Database
 from scorer_service.gate import Gate
 from scorer_service.jobs import Jobs, record_ends
 from scorer_service.queries import Filter, scan
-from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State, scorer_run_id
+from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
 from scorer_service.registry import Registry
 from scorer_service.revisions import newest_revision, next_revision
 from scorer_service.schema import Lane, samples, scorer_runs, scorers

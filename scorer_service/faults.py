@@ -38,6 +38,8 @@ class Verdict(Enum):
 class DatabaseRefuses(StoreUnavailable):
     """The results database is there and will not do it until somebody changes something: REFUSED."""
 
+    needs_somebody = True
+
 
 _PASSING_STATES: Final = (
     "08",  # connection

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from runwire import frames
-from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.agent.v1 import run_event_pb2
 from runwire.errors import NotFound, Unavailable
 from runwire.fold import Fold, RunView
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from runwire.scorer_requests import add_steps, state_name, topic_of
 from runwire.values import carry_value
 from scorer_service.records import Job
 from scorer_service.scoring import NonRetriableError
-
-_OUTCOMES = {
-    run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
-    run_event_pb2.TOOL_CALL_OUTCOME_FAILED: "failed",
-    run_event_pb2.TOOL_CALL_OUTCOME_DENIED: "denied",
-    run_event_pb2.TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH: "unknown_after_crash",
-}
 
 
 def fetch_from(store: Store, max_bytes: int) -> Callable[[Job], Awaitable[bytes]]:
@@ -32,7 +26,7 @@ def fetch_from(store: Store, max_bytes: int) -> Callable[[Job], Awaitable[bytes]
     async def fetch(job: Job) -> bytes:
         stub = wire.Sample.FromString(job.sample)
         try:
-            view = await _view(store, f"{job.tenant}/{stub.run_id}", max_bytes)
+            view = await _view(store, topic_of(job.tenant, stub.run_id), max_bytes)
         except NotFound:
             raise NonRetriableError(
                 "the sample was too large for its message, and the run is not in the store any more",
@@ -49,7 +43,7 @@ def all_sent(store: Store, queue: str) -> Callable[[str, str], Awaitable[bool]]:
 
     async def check(tenant: str, run_id: str) -> bool:
         try:
-            (head,) = await store.heads([f"{tenant}/{run_id}"])
+            (head,) = await store.heads([topic_of(tenant, run_id)])
             # They came with the last event. Once that is there and the queue was empty, all are in the database.
             return head is not None and head.final > 0 and await store.backlog(queue) == 0
         except Unavailable:
@@ -80,19 +74,8 @@ def _complete(stub: wire.Sample, view: RunView) -> wire.Sample:
     sample = wire.Sample()
     sample.CopyFrom(stub)
     sample.by_reference = False
-    sample.run_state = run_pb2.RunState.Name(view.state).removeprefix("RUN_STATE_").lower()
+    sample.run_state = state_name(view.state)
     sample.input.CopyFrom(carry_value(view.input))
     sample.output.CopyFrom(carry_value(view.output))
-    for number in sorted(number for number in view.steps if number > 0):
-        step = view.steps[number]
-        sample.steps.add(step=step.step, name=step.name, text=step.text)
-        for call in step.tool_calls:
-            sample.tool_calls.add(
-                tool_call_id=call.tool_call_id,
-                tool_name=call.tool_name,
-                arguments=carry_value(call.arguments),
-                result=carry_value(call.result),
-                outcome=_OUTCOMES.get(call.outcome, ""),
-                step=step.step,
-            )
+    add_steps(sample, view)
     return sample

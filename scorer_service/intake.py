@@ -24,18 +24,17 @@ from google.protobuf.message import DecodeError
 
 from runwire.pubsub import Delivery, Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from runwire.scorer_requests import DEFAULT_TENANT, QUEUE, scorer_run_id
 from runwire.times import seconds_of
 from runwire.values import from_struct
 from scorer_service.database import Database
 from scorer_service.faults import apart
 from scorer_service.jobs import Jobs
 from scorer_service.parking import Parking
-from scorer_service.records import Error, NewRun, State, json_text, printable, scorer_run_id
+from scorer_service.records import Error, NewRun, State, json_text, printable
 
 log = logging.getLogger("scorer_service")
 
-QUEUE: Final = "scorer-requests"
-DEFAULT_TENANT: Final = "default"
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 15.0
 _WAIT_SECONDS: Final = 1.0

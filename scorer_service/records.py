@@ -173,14 +173,6 @@ class Finished:
     asked: Asked | None = None
 
 
-def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str, scorer_name: str = "") -> str:
-    """Identity of the scoring of a run, as ScorerRunRequested.scorer_run_id says."""
-    parts = [tenant, run_id, scorer_id, scorer_version]
-    if scorer_name:
-        parts.append(scorer_name)
-    return sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
 def microseconds(seconds: float) -> float:
     """Seconds cut to what a client is told, so that a time that it gives back compares equal."""
     return round(seconds * 1e6) / 1e6

@@ -15,14 +15,14 @@ from runwire.errors import InvalidRequest, ScorerNotFound, ScorerRunNotFound
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from runwire.scorer_requests import DEFAULT_TENANT, scorer_run_id
 from runwire.times import microseconds_of, seconds_of
 from runwire.values import from_struct
 from scorer_service import messages
 from scorer_service.controls import Controls, Place, Selection, Walk
 from scorer_service.holders import Holder, Holders, by_scorer
-from scorer_service.intake import DEFAULT_TENANT
 from scorer_service.queries import MAX_ANSWER_WEIGHT, Filter, Queries
-from scorer_service.records import NewRun, Priority, json_text, scorer_run_id
+from scorer_service.records import NewRun, Priority, json_text
 from scorer_service.registry import Registry, newest_of
 from scorer_service.statistics import Statistics, Window
 from scorer_service.watch import Frame, Watch

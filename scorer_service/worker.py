@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from runwire.errors import Unavailable
+from runwire.loop import Wakeup, repeat
 from scorer_service.aside import Aside
 from scorer_service.executor import Executor, Limits, handed_back
 from scorer_service.faults import apart
 from scorer_service.jobs import Held, Jobs, Offer, Rate
-from scorer_service.loop import Bell, repeat
 from scorer_service.records import OPEN, Finished, Job
 from scorer_service.registry import Registry
 from scorer_service.scoring import Scorer
@@ -99,7 +99,7 @@ class Worker:
         self._steps: dict[Job, str] = {}
         self._hungry = False
         """There may be more than there was room for: claim as soon as there is room."""
-        self._claiming, self._finishing, self._renewing = Bell(), Bell(), Bell()
+        self._claiming, self._finishing, self._renewing = Wakeup(), Wakeup(), Wakeup()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -121,12 +121,12 @@ class Worker:
     def wake(self) -> None:
         """There may be new work."""
         self._hungry = True
-        self._claiming.ring()
+        self._claiming.wake()
 
     def resume(self) -> None:
         """The database is there again: ends the pauses after errors."""
-        for bell in (self._finishing, self._renewing, self._claiming):
-            bell.ring()
+        for wakeup in (self._finishing, self._renewing, self._claiming):
+            wakeup.wake()
 
     @property
     def running(self) -> int:
@@ -234,11 +234,11 @@ class Worker:
             self._given_up.discard(_key(done))
             self._steps.pop(done.job, None)
         self._finished += finished
-        self._finishing.ring()
+        self._finishing.wake()
         free = self._concurrency - len(self._held)
         # Not for each place that becomes free: a claim costs nearly the same for one row as for many.
         if (self._hungry and free * 4 >= self._concurrency) or not self._held:
-            self._claiming.ring()
+            self._claiming.wake()
         if not self._held:
             self._emptied.set()
 
@@ -251,7 +251,7 @@ class Worker:
         held = self._held.get(job.scorer_run_id)
         if held is not None and held.job.token == job.token:
             self._steps[job] = steps
-            self._finishing.ring()
+            self._finishing.wake()
 
     # Writing
 
@@ -276,7 +276,7 @@ class Worker:
             raise
         soon = [done.delay_seconds for done in batch if done.state in OPEN and done.delay_seconds < 1.0]
         if soon:
-            asyncio.get_running_loop().call_later(min(soon), self._claiming.ring)  # rather than at the next poll
+            asyncio.get_running_loop().call_later(min(soon), self._claiming.wake)  # rather than at the next poll
         return 0.0
 
     async def _write(self, batch: Sequence[Finished]) -> None:

@@ -23,6 +23,7 @@ from runwire.cli.session import Session, pass_session, service_options
 from runwire.client.probe import Probe, probe_agent_service, probe_scorer_service
 from runwire.errors import ConfigurationError, RunwireError, Unavailable
 from runwire.scorer.v1 import scorer_service_pb2
+from runwire.scorer_requests import QUEUE
 
 LIMIT_SECONDS: Final = 5.0
 SKEW_SECONDS: Final = 2.0
@@ -156,7 +157,7 @@ async def _store(url: str) -> list[Finding]:
             began = time.time()
             theirs = await store.now()
             ended = time.time()
-            backlog = await store.backlog("scorer-requests")
+            backlog = await store.backlog(QUEUE)
     except TimeoutError:
         return [Finding("store", FAILED, f"no answer within {LIMIT_SECONDS:g} s", "is it up, and the URL right?", True)]
     except RunwireError as error:

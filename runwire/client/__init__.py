@@ -28,10 +28,10 @@ from runwire.client.agent import AgentClient, RunStream
 from runwire.client.calls import Stream
 from runwire.client.requests import approve, deny, scorer_run_filter, supply
 from runwire.client.resume import Discontinuity, OnDiscontinuity, ResumePolicy
-from runwire.client.sample import sample_of
 from runwire.client.scorer import ScorerClient
 from runwire.fold import Custom, Fold, RunView, Step, ToolCall, fold
 from runwire.scorer.v1.scorer_run_pb2 import Scorer, ScorerRun, ScorerRunState, ScorerStats
+from runwire.scorer_requests import sample_of
 from runwire.values import Json, from_struct, from_value, to_struct, to_value
 
 __all__ = [

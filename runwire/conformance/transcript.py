@@ -8,8 +8,7 @@ from runwire.agent.v1 import run_event_pb2
 from runwire.cursor import CursorCodec
 from runwire.errors import RunwireError
 from runwire.pubsub import Position
-
-TENANT = "default"
+from runwire.scorer_requests import DEFAULT_TENANT, topic_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Transcript:
 def place(run_id: str, cursor: str) -> Position | None:
     """The position that a cursor of the run stands for; None if it is none."""
     try:
-        return CursorCodec(f"{TENANT}/{run_id}").decode(cursor)
+        return CursorCodec(topic_of(DEFAULT_TENANT, run_id)).decode(cursor)
     except RunwireError:
         return None
 
@@ -109,7 +108,7 @@ def of_another_log(run_id: str, cursor: str) -> str:
     if position is None:
         raise ValueError(f"the service gave out {cursor!r}, which this kit cannot read")
     other = Position(another_epoch(position.epoch), position.sequence, position.check)
-    return CursorCodec(f"{TENANT}/{run_id}").encode(other)
+    return CursorCodec(topic_of(DEFAULT_TENANT, run_id)).encode(other)
 
 
 def another_epoch(epoch: str) -> str:

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, TypeVar
 
-from runwire.bell import Bell, Waited, messages_in, wait_for, work_in
+from runwire.bell import Bell, Waited, messages_in, work_in
 from runwire.hub import Hub
+from runwire.loop import wait_for
 from runwire.pubsub import (
     MAX_RECEIVE_BYTES,
     Claim,
@@ -214,6 +215,7 @@ class SqliteStore:
                 if found or remaining <= 0:
                     return found
                 await wait_for(rung, min(remaining, _RECHECK_SECONDS))
+                rung.clear()
 
     async def acknowledge(self, queue: str, message_ids: Sequence[str]) -> None:
         await self._writer.write(lambda tx: tables.acknowledge(tx, queue, message_ids))

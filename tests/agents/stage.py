@@ -19,6 +19,7 @@ from runwire.caching_pubsub import CachingPubSub
 from runwire.fold import RunView, fold
 from runwire.memory import MemoryStore
 from runwire.pubsub import MOST_GRACE_SECONDS, Claim, Commit, Committed
+from runwire.scorer_requests import topic_of
 from runwire.values import to_value
 
 TENANT = "default"
@@ -75,7 +76,7 @@ class Stage:
 
     @property
     def topic(self) -> str:
-        return record.topic_of(TENANT, self.run_id)
+        return topic_of(TENANT, self.run_id)
 
     async def start(self, input: Any) -> None:
         request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, input=to_value(input))

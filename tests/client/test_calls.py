@@ -188,7 +188,7 @@ def test_give_up_is_off_without_a_limit() -> None:
     assert delays.delay(errors.Unavailable("no", 0.0), 1e9) <= 0.08
 
 
-def test_backoff() -> None:
+def test_delays() -> None:
     """Delays have full jitter under a bound that grows to a limit, on top of what the service asks for; only progress
     resets them."""
     bounds: list[float] = []
@@ -200,11 +200,11 @@ def test_backoff() -> None:
 
     delays = Delays(ResumePolicy(), uniform)
     asked = errors.Unavailable("no", 3.0)
-    delays = [delays.delay(asked, 0.0) for _ in range(14)]
+    drawn = [delays.delay(asked, 0.0) for _ in range(14)]
     delays.heard()
     delays.delay(asked, 0.0)
     delays.progressed()
     delays.delay(asked, 0.0)
     assert bounds[:3] == pytest.approx([0.05, 0.08, 0.128])
     assert bounds[13:] == [10.0, 10.0, 0.05]
-    assert delays == [3.0 + bound for bound in bounds[:14]]
+    assert drawn == [3.0 + bound for bound in bounds[:14]]

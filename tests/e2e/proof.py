@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_service import record
-from agent_service.scoring import QUEUE
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import AgentClient, ResumePolicy
@@ -15,6 +13,7 @@ from runwire.connect import open_store
 from runwire.fold import RunView, fold
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2
+from runwire.scorer_requests import QUEUE, topic_of
 
 LIMIT_SECONDS = 110.0
 PATIENT = ResumePolicy(max_delay_seconds=0.3, give_up_seconds=60.0)
@@ -37,7 +36,7 @@ async def stored_log(store: Store, run_id: str) -> list[bytes]:
     """The events of a run as the store has them."""
     found: list[bytes] = []
     while True:
-        page = await store.read(record.topic_of("default", run_id), len(found))
+        page = await store.read(topic_of("default", run_id), len(found))
         for entry in page.entries:
             assert entry.first == len(found) + 1
             found += frames.events(entry.body)

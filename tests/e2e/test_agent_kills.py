@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from agent_service import record
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import RunView, approve, fold
 from runwire.connect import open_store
 from runwire.errors import AlreadyAnswered
 from runwire.pubsub import Store
+from runwire.scorer_requests import topic_of
 from tests.e2e import agents
 from tests.e2e.ledger import Ledger
 from tests.e2e.processes import AgentProcess, Processes, processes
@@ -111,7 +111,7 @@ class Runs:
 
     async def remember(self, run_id: str) -> None:
         """Called while nobody executes the run: notes what the store knows to be finished."""
-        stored = await self._store.get(record.topic_of("default", run_id))
+        stored = await self._store.get(topic_of("default", run_id))
         assert stored is not None
         executions = Executions.of(self._ledger)
         if stored.head.final:

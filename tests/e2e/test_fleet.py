@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from agent_service import record
 from runwire.agent.v1 import run_pb2
 from runwire.connect import open_store
+from runwire.scorer_requests import topic_of
 from tests.e2e.ledger import Ledger
 from tests.e2e.processes import AgentProcess, Processes, processes
 from tests.e2e.proof import Event, client, followed, prove_log, prove_requests, prove_steps, stored_log
@@ -99,7 +99,7 @@ async def prove_fleet(
             assert view.text == "".join(f"{number} " for number in range(STEPS))
             steps = {f"step {number}": done[f"{name} step {number}"] for number in range(STEPS)}
             repeated += prove_steps(events, steps)
-            assert (await store.get(record.topic_of("default", run_id), [])) is not None
+            assert (await store.get(topic_of("default", run_id), [])) is not None
             if by_id[run_id].attempt == 1:
                 assert len(events) == EVENTS
     await prove_requests(url, {run_id: ["s"] for run_id, _ in started.values()})

@@ -16,8 +16,8 @@ from runwire.connect import open_store
 from runwire.pubsub import Commit, Message, Schedule, Store
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from runwire.scorer_requests import scorer_run_id
 from scorer_service import app, config
-from scorer_service.records import scorer_run_id
 
 LIMIT_SECONDS = 20.0
 SCORERS = "tests.scorer.scorers"

@@ -16,10 +16,11 @@ from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from runwire.scorer_requests import QUEUE
 from scorer_service import schema
 from scorer_service.database import Database, open_database
 from scorer_service.executor import Limits
-from scorer_service.intake import QUEUE, Intake
+from scorer_service.intake import Intake
 from scorer_service.jobs import Jobs
 from scorer_service.records import Finished, Job, NewRun, ScoreRecord, State
 from scorer_service.registry import load

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from scorer_service.records import scorer_run_id
+from runwire.scorer_requests import scorer_run_id
 from tests.scorer.stage import Service, request, service
 
 S = scorer_run_pb2

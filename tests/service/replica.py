@@ -14,10 +14,11 @@ from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from agent_service import app, config, record
+from agent_service import app, config
 from agent_service.definition import Definition
 from agent_service.registry import Registry
 from agent_service.worker import Worker
+from runwire import scorer_requests
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
@@ -265,7 +266,7 @@ async def mortal_worker(url: str, *agents: Definition, **settings: Any) -> Async
 
 
 def topic_of(run_id: str) -> str:
-    return record.topic_of(TENANT, run_id)
+    return scorer_requests.topic_of(TENANT, run_id)
 
 
 def dense(events: Sequence[run_event_pb2.RunEvent], after: int = 0) -> bool:

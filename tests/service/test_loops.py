@@ -12,6 +12,7 @@ from agent_service.leases import Leases
 from agent_service.suspects import Children
 from agent_service.worker import Worker
 from runwire.agent.v1 import run_pb2
+from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
 from tests.service.faults import FaultyStore
 from tests.service.replica import eventually, replica
@@ -55,7 +56,8 @@ class Failing:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent_service.worker._RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("agent_service.worker._PAUSES", Backoff(0.02, 0.02))
+    monkeypatch.setattr("runwire.loop.PAUSES", Backoff(0.02, 0.02))
     monkeypatch.setattr("agent_service.worker._SWEEP_SECONDS", 0.02)
     monkeypatch.setattr("agent_service.suspects._LOOK_SECONDS", 0.02)
     monkeypatch.setattr("agent_service.app._HEALTH_SECONDS", 0.02)

@@ -9,10 +9,10 @@ import pytest
 
 from agent_service import Definition, ScorerRef, workflow
 from agent_service.context import RunContext
-from agent_service.scoring import QUEUE, is_sampled
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_requested_pb2 as pb
+from runwire.scorer_requests import QUEUE, is_sampled
 from runwire.values import from_struct, from_value, to_struct, to_value
 from tests.service.replica import Replica, mortal_worker, replica
 from tests.service.test_durability import Ledger

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2
+from runwire.scorer_requests import scorer_run_id
 from scorer_service import (
     BadScore,
     NonRetriableError,
@@ -23,7 +24,7 @@ from scorer_service import (
     run_scorer,
     scorer,
 )
-from scorer_service.records import Priority, State, printable, scorer_run_id
+from scorer_service.records import Priority, State, printable
 from scorer_service.registry import Registry, load, scorers_of
 from scorer_service.samples import from_wire
 from scorer_service.scoring import evaluate
