@@ -14,6 +14,8 @@ import pytest
 from runwire.errors import RunwireError
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from scorer_service import schema
+from scorer_service.database import open_database
 from scorer_service.guard import GuardedLoop
 from scorer_service.room import Room
 from scorer_service.threads import SCORER, Threads
@@ -191,3 +193,25 @@ async def test_room_is_given_in_turn() -> None:
         await asyncio.sleep(0)
         tasks[2].cancel()
     assert (order, most <= 10, room._free) == ([0, 1, 3, 4, 5, 6], True, 10)
+
+
+async def test_what_killed_its_workers_is_tried_in_a_process_of_its_own(sqlite_url: str) -> None:
+    """Nothing waits for it, and only it is found guilty: quick scorer runs go on beside it in the same process, and an
+    innocent one that two workers died with is scored."""
+    guilty, innocent = request("killer", "bad"), request("innocent", "good")
+    async with open_database(sqlite_url) as database, service(sqlite_url, scorers=HOSTILE) as running:
+        for scorer_id in ("killer", "innocent"):
+            await running.stub.PauseScorer(pb.PauseScorerRequest(scorer_id=scorer_id))
+        await running.send(guilty, innocent)
+        await running.until(guilty.scorer_run_id, "PENDING")
+        await running.until(innocent.scorer_run_id, "PENDING")
+        twice = schema.scorer_runs.update().values(losses=2, lane=int(schema.Lane.ALONE))
+        await database.write(lambda connection: connection.execute(twice))
+        for scorer_id in ("killer", "innocent"):
+            await running.stub.ResumeScorer(pb.ResumeScorerRequest(scorer_id=scorer_id))
+        quick = [await running.score(request("innocent-thread", f"quick-{number}")) for number in range(5)]
+        assert {(run.state, run.deliveries) for run in quick} == {(S.SCORER_RUN_STATE_SUCCEEDED, 1)}
+        ended = await running.until(guilty.scorer_run_id)
+        assert (ended.state, ended.error.reason) == (S.SCORER_RUN_STATE_FAILED, "worker_lost")
+        assert "exit code 9" in ended.error.message
+        assert (await running.until(innocent.scorer_run_id)).state == S.SCORER_RUN_STATE_SUCCEEDED
