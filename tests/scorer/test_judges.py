@@ -17,6 +17,7 @@ from runwire.scorer.v1 import scorer_service_pb2 as pb
 from scorer_service import NotScorable, Sample, ToolCall, run_scorer
 from scorer_service.registry import load
 from scorer_service.scorers.model import configured_judge
+from scorer_service.scorers.prompt import MAX_PROMPT_LENGTH
 from tests.scorer.openai_server import Answer, OpenAIServer, failure
 from tests.scorer.stage import request, service
 
@@ -174,6 +175,28 @@ async def test_results_of_tools_are_context(openai: OpenAIServer) -> None:
     sample = Sample(input="?", output="x", tool_calls=[ToolCall(tool_name="t", result={"found": 1})])
     assert (await run_scorer("faithfulness", sample, judge=MODEL)).value == 1
     assert openai.prompt()["context"] == ['{"found": 1}']
+
+
+async def test_what_is_too_long_is_cut_and_told(openai: OpenAIServer) -> None:
+    """In the middle of the longest text: the model is told, and so is who reads the score; the rest is whole."""
+    openai.says(verdicts("yes"))
+    sample = Sample(input="?", output=f"begin {'x' * 1_000_000} end", context=["short"])
+    score = await run_scorer("faithfulness", sample, judge=MODEL)
+    prompt = openai.prompt()
+    assert len(str(prompt)) <= MAX_PROMPT_LENGTH + 200
+    assert prompt["output"].startswith("begin ")
+    assert prompt["output"].endswith(" end")
+    assert "characters cut" in prompt["output"]
+    assert (prompt["context"], prompt["cut"]) == (["short"], {"output": 1_000_010})
+    assert "`cut`" in str(openai.requests[0]["messages"])
+    assert score.metadata["cut"] == {"output": 1_000_010}
+
+
+async def test_what_has_too_many_parts_is_not_judged(openai: OpenAIServer) -> None:
+    """NOT_SCORABLE, and no request to the model."""
+    with pytest.raises(NotScorable, match="too many parts"):
+        await run_scorer("faithfulness", Sample(output="x", context=["passage " * 20] * 10_000), judge=MODEL)
+    assert openai.requests == []
 
 
 async def test_a_run_is_judged(sqlite_url: str, openai: OpenAIServer) -> None:
