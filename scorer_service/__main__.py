@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import sys
@@ -62,6 +63,8 @@ def _serve(given: dict[str, Any]) -> None:
     settings = config.load(**given)
     logs.configure(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a scorer that closes our standard error must not make every log line an error
+    faulthandler.enable()  # what crashes natively leaves a word
     asyncio.run(app.run(settings, lambda address: print(f"scorer service listening on {address}", flush=True)))
 
 

@@ -78,6 +78,10 @@ class Limits:
     """Whether prompts and answers of judges are kept."""
 
 
+_NO_METER: Final = Meter()
+"""Of scorers that ask nobody."""
+
+
 class _Attempt:
     """An attempt on its way."""
 
@@ -225,7 +229,8 @@ class Executor:
     def _begin(self, job: Job) -> None:
         scorer = self._registry.find(job.scorer_id, job.wanted_version)
         steps = kept_steps(job.steps, scorer.version if scorer else "")
-        attempt = _Attempt(job, scorer, steps, Meter(with_content=self._limits.keep_content))
+        asks = scorer is not None and scorer.judge
+        attempt = _Attempt(job, scorer, steps, Meter(with_content=self._limits.keep_content) if asks else _NO_METER)
         attempt.task = self._loop.create_task(self._run(attempt), name=f"score {job.scorer_run_id}")
         # So that a scorer that cancels all tasks there are does not find those of others.
         asyncio.tasks._unregister_task(attempt.task)
@@ -310,7 +315,8 @@ class Executor:
 
     async def _run(self, attempt: _Attempt) -> None:
         SCORER.set(attempt.job.scorer_id)
-        METER.set(attempt.meter)
+        if attempt.meter is not _NO_METER:
+            METER.set(attempt.meter)
         try:
             finished = await self._score(attempt)
         except BaseException as error:  # a scorer may raise anything: SystemExit, or a cancellation that is not ours
@@ -327,7 +333,11 @@ class Executor:
                 "this scorer asks a language model, and the service has none: set --judge-model",
                 reason="judge_not_configured",
             )
-        async with self._message(attempt) as message:
+        message = wire.Sample.FromString(job.sample)
+        if message.by_reference:
+            async with self._fetched(attempt) as fetched:
+                score = await self._evaluate(attempt, scorer, fetched)
+        else:
             score = await self._evaluate(attempt, scorer, message)
         meter = attempt.meter
         return Finished(
@@ -342,12 +352,8 @@ class Executor:
         )
 
     @asynccontextmanager
-    async def _message(self, attempt: _Attempt) -> AsyncIterator[wire.Sample]:
-        """The sample; one that has to be fetched waits for room in memory before its time begins to run."""
-        message = wire.Sample.FromString(attempt.job.sample)
-        if not message.by_reference:
-            yield message
-            return
+    async def _fetched(self, attempt: _Attempt) -> AsyncIterator[wire.Sample]:
+        """A sample that has to be fetched; it waits for room in memory before its time begins to run."""
         async with self._room.hold(self._limits.max_fetched_bytes * _COPIES) as held:
             self._arm(attempt)
             attempt.fetching = True
@@ -377,7 +383,7 @@ class Executor:
                 return await self._evaluate_in(place, attempt, message, options, done, on_step)
         if attempt.timer is None:
             self._arm(attempt)
-        if message.ByteSize() + len(job.options) <= _LARGE_BYTES:
+        if message.ByteSize() + len(job.options) <= _LARGE_BYTES:  # most are small: a thread would cost more
             sample = from_wire(message)
         else:
             sample = await asyncio.to_thread(from_wire, message)

@@ -38,6 +38,7 @@ class GuardedLoop:
         self._on_death = on_death
         self._stopping = False
         self._turned = False
+        self._ended_by: set[str] = set()
         self._told: set[str] = set()
         self._pulse_due = 0.0
 
@@ -70,9 +71,7 @@ class GuardedLoop:
                 self.dead = True
                 self._on_death(f"the event loop of the scorers cannot go on: {how}")
                 break
-            if not self._stopping and how not in self._told:
-                self._told.add(how)
-                log.error("something ended the event loop of the scorers (%s); it goes on", how)
+            self._ended_by.add(how)
         self._close()
         self.ended.set()
 
@@ -88,6 +87,9 @@ class GuardedLoop:
 
     def _turn(self) -> None:
         self._turned = True
+        for how in self._ended_by - self._told:
+            self._told.add(how)
+            log.error("something ended the event loop of the scorers (%s); it goes on", how)
         if not self._pulse_due:
             self._pulse()
 

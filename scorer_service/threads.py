@@ -7,11 +7,12 @@ others go on, and it is counted for the scorer that it serves. Past a bound the 
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 SCORER: Final[ContextVar[str]] = ContextVar("scorer", default="")
@@ -26,17 +27,18 @@ class Threads(ThreadPoolExecutor):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._size = size
-        self._changed = threading.Condition()
-        self._waiting: deque[_Call] = deque()
-        self._living = self._idle = 0
+        self._lock = threading.Lock()
+        self._calls: SimpleQueue[_Call] = SimpleQueue()
+        self._waiting = self._living = self._idle = 0
         self._astray: Counter[str] = Counter()
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         """Has a thread call the function. Cancelling what is returned gives up a call that runs."""
         call = _Call(self, partial(function, *arguments, **named), SCORER.get())
-        with self._changed:
-            self._waiting.append(call)
+        with self._lock:
+            self._waiting += 1
             self._serve()
+            self._calls.put(call)
         return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -44,53 +46,58 @@ class Threads(ThreadPoolExecutor):
 
     def astray(self) -> Counter[str]:
         """How many calls go on although they were given up, by scorer."""
-        with self._changed:
+        with self._lock:
             return +self._astray
 
     def give_up(self, call: _Call) -> None:
         """Counts a call as astray and gives its place to another."""
-        with self._changed:
+        with self._lock:
             if not call.running() or call.is_astray:
                 return
             call.is_astray = True
             self._astray[call.scorer_id] += 1
             self._living -= 1
-            if self._waiting:
-                self._serve()
+            self._serve()
 
     def _serve(self) -> None:
         """Finds a thread for what waits."""
-        if self._idle >= len(self._waiting):
-            self._changed.notify()
-        elif self._living < self._size:
-            self._living += 1
-            try:
-                threading.Thread(target=self._work, name="scorer", daemon=True).start()
-            except RuntimeError:  # there are too many threads already: those that live will do it
-                self._living -= 1
-                if not self._living:
-                    self._waiting.pop()
-                    raise
+        if self._waiting <= self._idle or self._living >= self._size:
+            return
+        self._living += 1
+        try:
+            threading.Thread(target=self._work, name="scorer", daemon=True).start()
+        except RuntimeError:  # there are too many threads already: those that live will do it
+            self._living -= 1
+            if not self._living:
+                self._waiting -= 1
+                raise
 
     def _work(self) -> None:
         while (call := self._next()) is not None:
             call.run()
-            with self._changed:
+            with self._lock:
                 if call.is_astray:  # another thread has its place
                     self._astray[call.scorer_id] -= 1
                     return
             del call  # and all that it holds
 
     def _next(self) -> _Call | None:
-        with self._changed:
-            while not self._waiting:
-                self._idle += 1
-                called = self._changed.wait(_IDLE_SECONDS)
-                self._idle -= 1
-                if not called and not self._waiting:
+        with self._lock:
+            self._idle += 1
+        while True:
+            try:
+                call = self._calls.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if self._waiting >= self._idle:
+                        continue
+                    self._idle -= 1
                     self._living -= 1
                     return None
-            return self._waiting.popleft()
+            with self._lock:
+                self._idle -= 1
+                self._waiting -= 1
+            return call
 
 
 class _Call(Future[Any]):

@@ -5,25 +5,39 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
 
 
+Answer = tuple[int, dict[str, Any], dict[str, str]]
+
+
+def failure(status: int, message: str, **headers: str) -> Answer:
+    """An answer that is an error."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return status, {"error": {"message": message, "type": "error", "code": None}}, names
+
+
 class OpenAIServer:
     """Answers the requests with `answers`, in their order; the last one again and again."""
 
     def __init__(self) -> None:
-        self.answers: deque[tuple[int, dict[str, Any], dict[str, str]]] = deque()
+        self.answers: deque[Answer] = deque()
         self.requests: list[dict[str, Any]] = []
+        self.refuse: Callable[[], Answer | None] = lambda: None
+        """What a request is answered instead, if anything."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append(json.loads(body))
-                status, answer, headers = outer.answers[0] if len(outer.answers) == 1 else outer.answers.popleft()
+                status, answer, headers = outer.refuse() or (
+                    outer.answers[0] if len(outer.answers) == 1 else outer.answers.popleft()
+                )
                 payload = json.dumps(answer).encode()
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/json", **headers}.items():
@@ -54,8 +68,7 @@ class OpenAIServer:
 
     def fails(self, status: int, message: str, **headers: str) -> Self:
         """The next answer is an error."""
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.answers.append((status, {"error": {"message": message, "type": "error", "code": None}}, names))
+        self.answers.append(failure(status, message, **headers))
         return self
 
     def _add(self, message: dict[str, Any], finish_reason: str) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from runwire.errors import StoreUnavailable
 from scorer_service import schema
 from scorer_service.controls import Controls
 from scorer_service.database import Database, open_database
+from scorer_service.export import Exporter, Item
 from scorer_service.jobs import Claimed, Jobs, Offer, Rate
 from scorer_service.queries import Found, Place, Queries
 from scorer_service.records import Error, Finished, Job, NewRun, Priority, ScoreRecord, State
@@ -389,3 +391,39 @@ async def test_a_full_disk_passes(sqlite_url: str) -> None:
         await database.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 1"))
         with pytest.raises(StoreUnavailable):
             await jobs.add([replace(new(1), sample=b"x" * 1_000_000)])
+
+
+async def test_samples_are_claimed_by_their_bytes(database: Database) -> None:
+    """No more than there is room for, in their order; one that is larger than all the room is claimed by itself."""
+    jobs = await jobs_of(database)
+    for number, size in enumerate((20_000, 20_000, 20_000, 90_000), 1):
+        await jobs.add([replace(new(number), sample=bytes([number]) * size)])
+    first = await jobs.claim(OFFERS, 10, max_bytes=50_000, or_one=True)
+    assert [len(job.sample) for job in first.jobs] == [20_000, 20_000]
+    assert not (await jobs.claim(OFFERS, 10, max_bytes=10_000)).jobs
+    jobs.look_again()
+    assert [len(job.sample) for job in (await jobs.claim(OFFERS, 10, max_bytes=50_000)).jobs] == [20_000]
+    jobs.look_again()
+    assert not (await jobs.claim(OFFERS, 10, max_bytes=50_000)).jobs
+    jobs.look_again()
+    assert [len(job.sample) for job in (await jobs.claim(OFFERS, 10, max_bytes=50_000, or_one=True)).jobs] == [90_000]
+
+
+async def test_a_failure_without_an_attempt_is_exported(database: Database) -> None:
+    """What ended before anybody tried it waits for export like everything else that ended."""
+    jobs = await jobs_of(database, export_backlog=10)
+    await jobs.add([new(1, deadline=1.0)])
+    assert not (await jobs.claim(OFFERS, 10)).jobs
+    exported: list[Item] = []
+
+    class Sink:
+        def send(self, items: Sequence[Item]) -> bool:
+            exported.extend(items)
+            return True
+
+        def close(self) -> None:
+            """Nothing to end."""
+
+    await Exporter(database, Sink()).run_once()
+    (item,) = exported
+    assert (item.run.state, item.attempt.error_reason) == (State.FAILED, "deadline_exceeded")

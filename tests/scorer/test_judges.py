@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +13,12 @@ import pytest
 
 from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_pb2 as S
+from runwire.scorer.v1 import scorer_service_pb2 as pb
 from scorer_service import NotScorable, Sample, ToolCall, run_scorer
 from scorer_service.registry import load
-from tests.scorer.openai_server import OpenAIServer
+from scorer_service.scorers.model import configured_judge
+from scorer_service.scorers.prompt import MAX_PROMPT_LENGTH
+from tests.scorer.openai_server import Answer, OpenAIServer, failure
 from tests.scorer.stage import request, service
 
 MODEL = "openai-chat:gpt-4o-mini"
@@ -185,6 +191,28 @@ async def test_results_of_tools_are_context(openai: OpenAIServer) -> None:
     assert openai.prompt()["context"] == ['{"found": 1}']
 
 
+async def test_what_is_too_long_is_cut_and_told(openai: OpenAIServer) -> None:
+    """In the middle of the longest text: the model is told, and so is who reads the score; the rest is whole."""
+    openai.says(verdicts("yes"))
+    sample = Sample(input="?", output=f"begin {'x' * 1_000_000} end", context=["short"])
+    score = await run_scorer("faithfulness", sample, judge=MODEL)
+    prompt = openai.prompt()
+    assert len(str(prompt)) <= MAX_PROMPT_LENGTH + 200
+    assert prompt["output"].startswith("begin ")
+    assert prompt["output"].endswith(" end")
+    assert "characters cut" in prompt["output"]
+    assert (prompt["context"], prompt["cut"]) == (["short"], {"output": 1_000_010})
+    assert "`cut`" in str(openai.requests[0]["messages"])
+    assert score.metadata["cut"] == {"output": 1_000_010}
+
+
+async def test_what_has_too_many_parts_is_not_judged(openai: OpenAIServer) -> None:
+    """NOT_SCORABLE, and no request to the model."""
+    with pytest.raises(NotScorable, match="too many parts"):
+        await run_scorer("faithfulness", Sample(output="x", context=["passage " * 20] * 10_000), judge=MODEL)
+    assert openai.requests == []
+
+
 async def test_a_run_is_judged(sqlite_url: str, openai: OpenAIServer) -> None:
     """In the service: the judgement is stored with the score."""
     openai.says(verdicts("no", "yes"))
@@ -252,6 +280,173 @@ async def test_a_rate_limit_passes(sqlite_url: str, openai: OpenAIServer) -> Non
         run = await running.score(request("toxicity"))
     assert (run.state, run.score.value) == (S.SCORER_RUN_STATE_SUCCEEDED, 0.0)
     assert (run.waits, len(run.attempts)) == (2, 1)
+
+
+class Limit:
+    """A provider that takes so many requests a second, and refuses the others with Retry-After."""
+
+    def __init__(self, per_second: float, retry_after: str = "1") -> None:
+        self.per_second = per_second
+        self.retry_after = retry_after
+        self.taken = self.refused = 0
+        self._tokens, self._time = per_second, time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Answer | None:
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = min(self.per_second, self._tokens + (now - self._time) * self.per_second)
+            self._time = now
+            if self._tokens >= 1:
+                self._tokens -= 1
+                self.taken += 1
+                return None
+            self.refused += 1
+            return failure(429, "slow down", Retry_After=self.retry_after)
+
+
+async def test_a_provider_with_a_limit_is_asked_no_faster(results_url: str, openai: OpenAIServer) -> None:
+    """A fifth more requests than are needed are sent at most, by two replicas together, and all is scored, with no
+    failed attempt."""
+    openai.says(verdicts("no"))
+    openai.refuse = limit = Limit(8)
+    messages = [request("toxicity", f"run-{number}") for number in range(60)]
+    async with service(results_url, judge_model=MODEL) as one, service(results_url, judge_model=MODEL):
+        await one.send(*messages)
+        for message in messages:
+            run = await one.until(message.scorer_run_id, limit=60)
+            assert (run.state, len(run.attempts)) == (S.SCORER_RUN_STATE_SUCCEEDED, 1)
+    assert limit.taken == 60
+    assert limit.refused <= 12
+
+
+async def test_a_provider_that_is_down_fails_nothing(
+    sqlite_url: str, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is asked in vain (here more often than attempts are repeated), all is scored afterwards; it is
+    asked seldom while it is down, and not stormed when it is back."""
+    openai.says(verdicts("no"))
+    monkeypatch.setattr("scorer_service.pace.MAX_PAUSE_SECONDS", 0.1)
+    tries = itertools.count(1)
+
+    def refuse() -> Answer | None:
+        return failure(503, "down") if next(tries) <= 8 else None
+
+    openai.refuse = refuse
+    messages = [request("toxicity", f"run-{number}") for number in range(30)]
+    async with service(sqlite_url, judge_model=MODEL, scorer_retries=0) as running:
+        await running.send(*messages)
+        for message in messages:
+            run = await running.until(message.scorer_run_id, limit=60)
+            assert (run.state, len(run.attempts)) == (S.SCORER_RUN_STATE_SUCCEEDED, 1)
+    assert len(openai.requests) == 8 + len(messages)
+
+
+@pytest.mark.parametrize(
+    "status, headers, reason",
+    [
+        (429, {"Retry_After": "864000"}, "rate_limited"),
+        (429, {"Retry_After": "-5"}, "rate_limited"),
+        (429, {"Retry_After": "Wed, 21 Oct 2065 07:28:00 GMT"}, "rate_limited"),
+        (429, {"Retry_After": "soon"}, "rate_limited"),
+        (500, {}, "provider_unavailable"),
+        (502, {}, "provider_unavailable"),
+        (503, {"Retry_After": "99999999999999999999"}, "provider_unavailable"),
+        (529, {}, "provider_unavailable"),
+    ],
+)
+async def test_what_the_provider_is_waited_for(
+    sqlite_url: str, openai: OpenAIServer, status: int, headers: dict[str, str], reason: str
+) -> None:
+    """A limit and an outage are no attempt, and the pause is an hour at most (and what is random), whatever is asked
+    for."""
+    openai.fails(status, "no", **headers)
+    message = request("toxicity")
+    async with service(sqlite_url, judge_model=MODEL, scorer_retries=0, scorer_retry_first_seconds=60.0) as running:
+        await running.send(message)
+        run = await running.until(message.scorer_run_id, "RETRYING")
+    assert (run.error.reason, run.waits, len(run.attempts)) == (reason, 1, 0)
+    assert run.due_time.seconds - run.create_time.seconds <= 3700
+
+
+async def test_what_cannot_be_had_is_not_waited_for_without_end(sqlite_url: str, openai: OpenAIServer) -> None:
+    """Once that has lasted for as long as the service is told, the scorer run is FAILED, with the reason."""
+    openai.fails(503, "down")
+    async with service(sqlite_url, judge_model=MODEL, scorer_wait_seconds=0.05) as running:
+        run = await running.score(request("toxicity"))
+    assert (run.state, run.error.reason) == (S.SCORER_RUN_STATE_FAILED, "provider_unavailable")
+    assert (len(run.attempts), run.attempts[0].judging.requests) == (1, 1)
+
+
+async def test_a_provider_that_hangs_is_waited_for(sqlite_url: str, openai: OpenAIServer) -> None:
+    """A request that nobody answers in time is an outage, no bad answer."""
+    gate, slow = threading.Event(), iter([True])
+    openai.says(verdicts("no"))
+
+    def refuse() -> Answer | None:
+        if next(slow, False):
+            gate.wait(20)
+        return None
+
+    openai.refuse = refuse
+    message = request("toxicity")
+    async with service(sqlite_url, judge_model=MODEL, judge_timeout_seconds=0.3, scorer_retries=0) as running:
+        run = await running.score(message)
+        gate.set()
+    assert (run.state, run.waits, len(run.attempts)) == (S.SCORER_RUN_STATE_SUCCEEDED, 1, 1)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_every_attempt_keeps_what_it_took(sqlite_url: str, openai: OpenAIServer, keep: bool) -> None:
+    """Requests, tokens and cost, of failed attempts too; what was said only where the service is told to keep it."""
+    openai.says({"verdicts": "none"}).says({"verdicts": "none"}).says(verdicts("no"))
+    async with service(sqlite_url, judge_model=MODEL, scorer_keep_content=keep) as running:
+        run = await running.get((await running.score(request("toxicity"))).scorer_run_id)
+        (listed,) = (await running.stub.ListScorerRuns(pb.ListScorerRunsRequest())).scorer_runs
+    assert run.state == S.SCORER_RUN_STATE_SUCCEEDED
+    failed, scored = (attempt.judging for attempt in run.attempts)
+    assert (failed.model, failed.requests, failed.input_tokens, failed.output_tokens) == (MODEL, 2, 200, 40)
+    assert (scored.requests, scored.input_tokens, scored.output_tokens) == (1, 100, 20)
+    assert failed.cost_usd == pytest.approx(2 * scored.cost_usd)
+    assert [len(judging.exchanges) for judging in (failed, scored)] == ([2, 1] if keep else [0, 0])
+    assert not any(attempt.judging.exchanges for attempt in listed.attempts)
+    if keep:
+        assert "A cursor is a position." in scored.exchanges[0].prompt
+        assert "verdicts" in scored.exchanges[0].answer
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -5, "completion_tokens": 10**30, "total_tokens": 0},
+        {"prompt_tokens": 2**63, "completion_tokens": 2**62, "total_tokens": 2**64},
+    ],
+)
+async def test_a_usage_that_cannot_be_does_no_harm(
+    sqlite_url: str, openai: OpenAIServer, usage: dict[str, int]
+) -> None:
+    """What a provider says of tokens is cut to what can be kept and listed."""
+    openai.says(verdicts("no"))
+    openai.answers[0][1]["usage"] = usage
+    async with service(sqlite_url, judge_model=MODEL, scorer_retries=0) as running:
+        run = await running.score(request("toxicity"))
+        assert len((await running.stub.ListScorerRuns(pb.ListScorerRunsRequest())).scorer_runs) == 1
+    assert run.state in (S.SCORER_RUN_STATE_SUCCEEDED, S.SCORER_RUN_STATE_FAILED)
+    assert all(0 <= attempt.judging.input_tokens <= 2**53 for attempt in run.attempts)
+
+
+@pytest.mark.parametrize(
+    "model, given, sent",
+    [("gpt-4o-mini", None, 0.0), ("gpt-5", None, None), ("unknown-1", None, None), ("unknown-1", 0.7, 0.7)],
+)
+async def test_a_temperature_is_sent_to_models_that_take_one(
+    openai: OpenAIServer, model: str, given: float | None, sent: float | None
+) -> None:
+    """Or to all, where it was set: a model that reasons refuses the whole request for it."""
+    openai.says(verdicts("no"))
+    judge = configured_judge(f"openai-chat:{model}", temperature=given)
+    await run_scorer("toxicity", SAMPLE, judge=judge)
+    assert openai.requests[0].get("temperature") == sent
 
 
 async def test_a_wrong_key_is_final_and_unsaid(sqlite_url: str, openai: OpenAIServer) -> None:

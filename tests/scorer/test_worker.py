@@ -470,3 +470,30 @@ async def test_judges_are_slowed_down_together(sqlite_url: str, monkeypatch: Any
                 ended = sum(run.waits for run in runs)
                 await asyncio.sleep(0.05)
         assert sum(run.state == S.SCORER_RUN_STATE_PENDING for run in runs) == 4
+
+
+async def test_fetched_samples_are_bounded_by_bytes(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are due, no more are in memory at once than there is room for, and all are scored; waiting for room
+    takes nothing of their time."""
+    there = most = 0
+    size = 1024 * 1024
+
+    async def fetch(job: Job) -> bytes:
+        nonlocal there, most
+        there += 1
+        most = max(most, there)
+        await asyncio.sleep(0.02)
+        there -= 1
+        sample = scorer_run_requested_pb2.Sample(run_id=job.run_id)
+        sample.output.string_value = "x" * size
+        return sample.SerializeToString()
+
+    monkeypatch.setattr(app.fetch, "fetch_from", lambda store, max_bytes: fetch)
+    settings = {"scorer_memory_bytes": 24 * size, "scorer_max_fetched_bytes": size, "scorer_max_sample_bytes": 1024}
+    messages = [request("threaded", f"run-{number}", output="long " * 1000) for number in range(20)]
+    async with service(sqlite_url, scorer_timeout_seconds=5.0, **settings) as running:
+        await running.send(*messages)
+        for message in messages:
+            run = await running.until(message.scorer_run_id)
+            assert (run.state, run.score.value, len(run.attempts)) == (S.SCORER_RUN_STATE_SUCCEEDED, size, 1)
+    assert most == 3
