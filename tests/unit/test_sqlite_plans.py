@@ -116,7 +116,7 @@ async def test_no_statement_scans_a_table(tmp_path: Path, recorded: set[str]) ->
 def test_waiting_looks_only_at_what_is_to_be_done(tmp_path: Path) -> None:
     """The index of due times holds the topics that have one: what has ended is not in it."""
     path = tmp_path / "runs.db"
-    tables_sql = (Path(tables.__file__).parent.parent / "sql" / "schema.sql").read_text()
+    tables_sql = (Path(tables.__file__).parent.parent / "sqlite" / "schema.sql").read_text()
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(tables_sql)
         for queue in (work_in("runs"), work_in("runs", suspects=True)):
