@@ -49,8 +49,8 @@ def intake_of(store: Store, database: Database, jobs: Any = None, **settings: An
 
 
 async def rows(database: Database) -> dict[str, Any]:
-    found = await Queries(database).page(Filter("default"), limit=1000)
-    return {one.run.scorer_run_id: one.run for one in found}
+    page = await Queries(database).page(Filter("default"), limit=1000)
+    return {one.run.scorer_run_id: one.run for one in page.found}
 
 
 async def test_every_message_becomes_a_row(store: Store, database: Database) -> None:

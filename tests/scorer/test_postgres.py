@@ -18,6 +18,7 @@ from scorer_service.database import open_database
 from scorer_service.jobs import Jobs, Offer
 from scorer_service.queries import Filter, Queries
 from scorer_service.records import Finished, NewRun, ScoreRecord, State
+from scorer_service.statistics import Statistics, Window
 from tests.scorer.pgbouncer import PgBouncer
 from tests.scorer.stage import request, service
 from tests.servers import PostgresServer, free_port
@@ -292,8 +293,8 @@ async def test_behind_pgbouncer(pgbouncer: PgBouncer, postgres_server: PostgresS
             for number, jobs in enumerate(workers):
                 group.create_task(work(jobs, number * 75))
         queries = Queries(another)
-        assert len(await queries.page(Filter("default"), limit=1000)) == 300
-        assert (await queries.stats("default"))[0].counts == {State.SUCCEEDED: 300}
+        assert len((await queries.page(Filter("default"), limit=1000)).found) == 300
+        assert (await Statistics(another).ask(Window("default")))[0].counts == {State.SUCCEEDED: 300}
         await another.check()
 
 

@@ -49,7 +49,7 @@ async def test_a_run_is_scored(running: Service) -> None:
     assert run.score.value == 0.5
     assert run.score.direction == S.SCORE_DIRECTION_HIGHER_IS_BETTER
     assert list(run.score.metadata["missing"]) == ["sequence"]
-    assert (run.run_id, run.agent_id, run.scorer_version) == ("run-1", "librarian", "1")
+    assert (run.run_id, run.agent_id, run.scorer_version) == ("run-1", "librarian", "2")
     assert (run.deliveries, len(run.attempts), run.attempts[0].attempt) == (1, 1, 1)
     assert list(run.options["keywords"]) == ["cursor", "sequence"]
     async with asyncio.timeout(5):

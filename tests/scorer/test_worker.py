@@ -273,8 +273,8 @@ async def test_results_are_kept_while_the_database_refuses_them(sqlite_url: str)
         with pytest.raises(StoreUnavailable):
             await worker.finish_once()
         await worker.finish_once()
-        found = await Queries(database).page(Filter("default"), limit=10)
-        assert [one.run.state for one in found] == [State.NOT_SCORABLE] * 2
+        page = await Queries(database).page(Filter("default"), limit=10)
+        assert [one.run.state for one in page.found] == [State.NOT_SCORABLE] * 2
 
 
 async def test_a_process_that_died_idle_harms_nobody() -> None:
