@@ -215,7 +215,7 @@ def _log(output: str) -> tuple[bytes, bytes, int]:
 async def _write_run(store: Store, output: str) -> None:
     body, check, last = _log(output)
     await store.commit(Commit("default/run-1", create=True, queue="agents", schedule=Schedule.DUE))
-    (claim,) = await store.claim(["agents"], limit=1, lease_seconds=60)
+    (claim,) = await store.claim(["agents"], holder="agents", limit=1, lease_seconds=60)
     commit = Commit(
         "default/run-1", attempt=claim.head.attempt, first=1, last=last, events=body, check=check, final=4, retention=60
     )

@@ -365,7 +365,8 @@ async def test_what_the_provider_is_waited_for(
     async with service(sqlite_url, judge_model=MODEL, scorer_retries=0, scorer_retry_first_seconds=60.0) as running:
         await running.send(message)
         run = await running.until(message.scorer_run_id, "RETRYING")
-    assert (run.error.reason, run.waits, len(run.attempts)) == (reason, 1, 0)
+    assert (run.error.reason, len(run.attempts)) == (reason, 0)
+    assert run.waits >= 1  # the pause is drawn from 0 on
     assert run.due_time.seconds - run.create_time.seconds <= 3700
 
 

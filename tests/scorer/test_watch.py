@@ -208,7 +208,7 @@ async def test_watchers_that_do_not_read_cost_others_nothing(results_url: str) -
     frame."""
     big = {"text": "x" * 50_000}
     async with service(results_url) as running, asyncio.timeout(30):
-        silent = [running.watch(heartbeat_interval=Duration(seconds=1)) for _ in range(40)]
+        silent = [running.watch(all_runs=True, heartbeat_interval=Duration(seconds=1)) for _ in range(40)]
         for call in silent:
             await call.read()
         await running.send(*[request("brevity", f"big-{number}", options=big) for number in range(100)])

@@ -490,7 +490,10 @@ async def test_fetched_samples_are_bounded_by_bytes(sqlite_url: str, monkeypatch
 
     monkeypatch.setattr(app.fetch, "fetch_from", lambda store, max_bytes: fetch)
     settings = {"scorer_memory_bytes": 24 * size, "scorer_max_fetched_bytes": size, "scorer_max_sample_bytes": 1024}
-    messages = [request("threaded", f"run-{number}", output="long " * 1000) for number in range(20)]
+    messages = [request("threaded", f"run-{number}") for number in range(20)]
+    for message in messages:
+        message.sample.ClearField("output")
+        message.sample.by_reference = True
     async with service(sqlite_url, scorer_timeout_seconds=5.0, **settings) as running:
         await running.send(*messages)
         for message in messages:
