@@ -25,7 +25,7 @@ from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.pubsub import Claim, Message
 from runwire.redaction import masked, redact
 from runwire.times import timestamp
-from runwire.values import from_value
+from runwire.values import carry_text, from_value
 
 _MAX_TRACE_LENGTH: Final = 10_000
 """Of the traceback of a failed run in the log of the process."""
@@ -102,7 +102,7 @@ def frames_of(error: BaseException) -> str:
             if not any(part in frame.filename for part in _NOT_THE_AUTHORS)
         ]
         where = f" at {', '.join(frames[:_MAX_FRAMES])}" if frames else ""
-        return masked(f"{_class_name(error)}: {words(error)[:_MAX_LINE]}{where}")
+        return carry_text(masked(f"{_class_name(error)}: {words(error)[:_MAX_LINE]}{where}"))
     except BaseException:
         return _class_name(error)
 
@@ -110,7 +110,7 @@ def frames_of(error: BaseException) -> str:
 def trace(error: BaseException) -> str:
     """The traceback for the log of the process, without secrets."""
     try:
-        return masked("".join(traceback.format_exception(error))[-_MAX_WORDS:])[-_MAX_TRACE_LENGTH:]
+        return carry_text(masked("".join(traceback.format_exception(error))[-_MAX_WORDS:])[-_MAX_TRACE_LENGTH:])
     except BaseException:
         return _class_name(error)
 
