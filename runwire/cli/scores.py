@@ -125,9 +125,9 @@ def _selection(function: Callable[..., None]) -> Callable[..., None]:
     for decorate in reversed(
         (
             click.argument("scorer_run_ids", nargs=-1, metavar="[SCORER_RUN]..."),
-            click.option("--run", "run_id", default="", help="Those of this run."),
-            click.option("--agent", "agent_id", default="", help="Those of this agent's runs."),
-            click.option("--scorer", "scorer_id", default="", help="Those of this scorer."),
+            click.option("--run", "run_id", help="Those of this run."),
+            click.option("--agent", "agent_id", help="Those of this agent's runs."),
+            click.option("--scorer", "scorer_id", help="Those of this scorer."),
             click.option("--state", "states", multiple=True, type=_STATE, help="Those in this state; repeatable."),
             click.option("--since", type=Since(), help="Those created since: 2h, or 2026-01-31T12:00."),
             click.option("--dry-run", is_flag=True, help="Only count."),

@@ -235,7 +235,7 @@ def _raise(*_: Any, **__: Any) -> Any:
 PARTS: dict[str, tuple[Any, str]] = {
     "sample": (scoring, "_sample"),
     "bounded sample": (scoring, "_bounded_sample"),
-    "facts": (scoring, "_facts"),
+    "summary": (scoring, "summary_of"),
     "request": (scoring, "_request"),
     "eligible": (scoring, "is_eligible"),
     "scorer run id": (scoring, "scorer_run_id"),

@@ -124,7 +124,7 @@ async def test_an_old_record_that_nobody_could_read(url: str) -> None:
     assert from_value(runs["poisoned"].input) == ["NaN"]
     assert not runs["poisoned"].HasField("timeout")
     assert "[too deep] " in str(from_value(runs["deep"].input))
-    assert runs["damaged"].error.reason == runs["deeper"].error.reason == "record_unreadable"
+    assert runs["damaged"].error.reason == runs["deeper"].error.reason == "run_unreadable"
 
 
 def _length(data: bytes) -> bytes:

@@ -592,13 +592,18 @@ async def is_in(it: Any, run_id: str, state: run_pb2.RunState) -> bool:
 
 
 async def test_filters_that_no_run_can_fit(url: str) -> None:
-    """More labels than a run may have, and states that there are not, are answered at once, by an empty last page."""
+    """More labels than a run may have, and states that there are not, are refused, with the field named."""
     async with replica(url, echo) as it:
         await it.do("echo", 1, labels={"a": "b"})
-        assert await listed(it, labels={"a": "b"} | {str(number): "" for number in range(40)}) == []
-        assert await listed(it, states=range(100, 5_000)) == []
-        assert await listed(it, states=[0]) == []
-        assert len(await listed(it, states=[*range(5_000)])) == 1
+        for wrong, field in (
+            ({"labels": {str(number): "" for number in range(40)}}, "labels"),
+            ({"states": [100]}, "states[0]"),
+            ({"states": [0]}, "states[0]"),
+            ({"states": [*range(5_000)]}, "states"),
+        ):
+            refusal = await refused(listed(it, **wrong))
+            assert (refusal.code, list(refusal.violations)) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+        assert len(await listed(it, states=[*range(1, 7)])) == 1
 
 
 async def test_a_rare_label_among_many_runs(url: str) -> None:
