@@ -144,7 +144,8 @@ def _lock(root: Path, service: Service) -> Iterator[str]:
     line = re.search(rf"^\t.*-o requirements/{service.name}\.txt$", (root / "Makefile").read_text(), re.MULTILINE)
     if line is None or set(re.findall(r"--extra (\S+)", line[0])) != service.extras:
         yield f"`make lock` does not make requirements/{service.name}.txt of {', '.join(sorted(service.extras))}"
-    locked = _locked((root / f"requirements/{service.name}.txt").read_text())
+    text = (root / f"requirements/{service.name}.txt").read_text()
+    locked = _locked(text)
     wanted = [*project["dependencies"], *(one for extra in service.extras for one in extras[extra])]
     for requirement in map(Requirement, wanted):
         version = locked.get(canonicalize_name(requirement.name))
@@ -154,8 +155,14 @@ def _lock(root: Path, service: Service) -> Iterator[str]:
     others = {name for name in extras if name not in service.extras and name != "all"}
     for extra in sorted(others):
         foreign = {canonicalize_name(Requirement(one).name) for one in extras[extra]} - mine
-        if surplus := sorted(foreign & locked.keys()):
+        if surplus := sorted(name for name in foreign & locked.keys() if _is_asked_for(name, text)):
             yield f"requirements/{service.name}.txt has {', '.join(surplus)}, which only the extra {extra} needs"
+
+
+def _is_asked_for(name: str, lock: str) -> bool:
+    """Whether the project itself asks for a package, and not only another one that it needs."""
+    entry = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", lock, re.MULTILINE | re.DOTALL)
+    return entry is not None and "runwire" in "".join(re.findall(r"^ +#.*$", entry[0], re.MULTILINE))
 
 
 def _locked(text: str) -> dict[str, str]:
