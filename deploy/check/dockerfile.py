@@ -162,7 +162,8 @@ def _lock(root: Path, service: Service) -> Iterator[str]:
 def _is_asked_for(name: str, lock: str) -> bool:
     """Whether the project itself asks for a package, and not only another one that it needs."""
     entry = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", lock, re.MULTILINE | re.DOTALL)
-    return entry is not None and "runwire" in "".join(re.findall(r"^ +#.*$", entry[0], re.MULTILINE))
+    why = "".join(re.findall(r"^ +#.*$", entry[0], re.MULTILINE)) if entry else ""
+    return not why or "runwire" in why
 
 
 def _locked(text: str) -> dict[str, str]:
