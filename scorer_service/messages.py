@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.scorer.v1 import scorer_run_pb2 as pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
 from runwire.times import duration, timestamp
+from runwire.values import carry_struct
 from scorer_service.holders import Holder
 from scorer_service.queries import Found
 from scorer_service.records import OPEN, State, kept_steps
@@ -21,6 +23,8 @@ from scorer_service.scoring import Scorer
 from scorer_service.statistics import Stats
 
 Message = TypeVar("Message", bound=ProtobufMessage)
+
+log = logging.getLogger("scorer_service")
 
 _MAX_RESULTS_BYTES = 2 * 1024 * 1024
 _WITH_ERROR = (State.FAILED, State.NOT_SCORABLE, State.CANCELLED, State.RETRYING)
@@ -77,30 +81,45 @@ def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
         end_time=_time(line.end_time),
         trace=pb.Trace(traceparent=line.traceparent, tracestate=line.tracestate) if line.traceparent else None,
         sampling=requested.SamplingDecision(rate=line.rate, sampled=line.state != State.DECLINED),
-        labels=json.loads(line.labels),
         priority=line.priority,
         redrives=line.redrives,
         waits=line.waits,
     )
-    ParseDict(json.loads(line.options), message.options)
+    with _readable(message, "labels"):
+        message.labels.update({str(key): str(text) for key, text in json.loads(line.labels).items()})
+    with _readable(message, "options"):
+        message.options.CopyFrom(carry_struct(json.loads(line.options)))
     if line.state == State.SUCCEEDED:
-        message.score.CopyFrom(_score(line))
+        _add_score(message, line)
     if partial_results:
-        _add_results(message, found)
+        with _readable(message, "attempts.partial_results"):
+            _add_results(message, found)
     if found.sample is not None and line.error_reason != "malformed_request":
-        message.sample.CopyFrom(requested.Sample.FromString(found.sample))
+        with _readable(message, "sample"):
+            message.sample.CopyFrom(requested.Sample.FromString(found.sample))
     return message
 
 
-def _score(line: Any) -> pb.Score:
-    score = pb.Score(
-        value=line.score_value, label=line.score_label, reason=line.score_reason, direction=line.score_direction
-    )
-    if line.score_metadata != "{}":
-        ParseDict(json.loads(line.score_metadata), score.metadata)
+@contextmanager
+def _readable(message: pb.ScorerRun, field: str) -> Iterator[None]:
+    """What cannot be read is left out, and named: one damaged row must not take a page or a watch with it."""
+    try:
+        yield
+    except Exception:
+        log.warning("scorer run %s: what is stored of %s cannot be read", message.scorer_run_id, field)
+        message.omitted.append(field)
+
+
+def _add_score(message: pb.ScorerRun, line: Any) -> None:
+    score = message.score
+    score.value, score.label, score.reason = line.score_value, line.score_label or "", line.score_reason or ""
+    score.direction = line.score_direction
+    if line.score_metadata and line.score_metadata != "{}":
+        with _readable(message, "score.metadata"):
+            score.metadata.CopyFrom(carry_struct(json.loads(line.score_metadata)))
     if line.judgement:
-        score.judgement.CopyFrom(pb.Judgement(**json.loads(line.judgement)))
-    return score
+        with _readable(message, "score.judgement"):
+            score.judgement.CopyFrom(pb.Judgement(**json.loads(line.judgement)))
 
 
 def _error(line: Any) -> pb.ScorerRunError:
@@ -118,7 +137,10 @@ def _attempt(number: int, line: Any) -> pb.ScorerRunAttempt:
         error=_error(line) if line.error_reason else None,
     )
     if line.spent:
-        attempt.judging.CopyFrom(pb.Judging(**json.loads(line.spent)))
+        try:
+            attempt.judging.CopyFrom(pb.Judging(**json.loads(line.spent)))
+        except Exception:
+            log.warning("scorer run %s: what attempt %d took cannot be read", line.scorer_run_id, number)
     return attempt
 
 
@@ -130,7 +152,7 @@ def _add_results(message: pb.ScorerRun, found: Found) -> None:
         if line.partial_results is None:
             attempt.partial_results_omitted = True
         elif steps := kept_steps(line.partial_results):
-            ParseDict(steps, attempt.partial_results)
+            attempt.partial_results.CopyFrom(carry_struct(steps))
             room -= attempt.partial_results.ByteSize()
             if room < 0:
                 attempt.ClearField("partial_results")

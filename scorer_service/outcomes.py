@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from google.protobuf.struct_pb2 import Struct
+
+from runwire.values import carry_struct, from_struct
 from scorer_service.meter import cost, tokens
 from scorer_service.records import ScoreRecord, json_text, printable
-from scorer_service.scoring import BadScore, Judgement, Score, Scorer
+from scorer_service.scoring import BadScore, Judgement, Score, Scorer, text_of_any
 
 MAX_LABEL_LENGTH: Final = 255
 MAX_REASON_LENGTH: Final = 16_384
@@ -17,6 +20,9 @@ MAX_METADATA_BYTES: Final = 65_536
 MAX_STEPS_BYTES: Final = 262_144
 MAX_DELAY_SECONDS: Final = 7 * 86_400.0
 """Longest pause that a scorer may ask for."""
+CUT: Final = "..."
+"""Key of the mark in metadata that was cut."""
+_MOST_KEYS: Final = 1000
 _MAX_NAME_LENGTH: Final = 128
 
 
@@ -59,42 +65,57 @@ def delay_of(error: BaseException) -> float | None:
 
 
 def record_of(score: Score, scorer: Scorer) -> ScoreRecord:
-    """The score as it is stored. Raises BadScore for what cannot be."""
-    try:
-        return ScoreRecord(
-            value=float(score.value),
-            label=_text(score.label, "label", MAX_LABEL_LENGTH),
-            reason=_text(score.reason, "reason", MAX_REASON_LENGTH),
-            metadata=_metadata(score.metadata),
-            direction=1 if scorer.direction == "higher" else 2,
-            judgement=None if score.judgement is None else _judgement(score.judgement, scorer),
-        )
-    except BadScore:
-        raise
-    except Exception as error:
-        raise BadScore(f"the score cannot be kept: {words(error)}") from None
+    """The score as it is stored. What is only said of it is carried (see `runwire.values`) and cut, with a mark, and is
+    never a reason to refuse it: it is paid for. Raises BadScore for what is no score at all."""
+    if not isinstance(score, Score):
+        raise BadScore(f"the score is {type(score).__name__}")
+    return ScoreRecord(
+        value=float(score.value),
+        label=_text(score.label, MAX_LABEL_LENGTH),
+        reason=_text(score.reason, MAX_REASON_LENGTH),
+        metadata=_metadata(score.metadata),
+        direction=1 if scorer.direction == "higher" else 2,
+        judgement=_judgement(score.judgement, scorer) if isinstance(score.judgement, Judgement) else None,
+    )
 
 
-def _text(value: Any, name: str, limit: int) -> str:
-    if not isinstance(value, str):
-        raise BadScore(f"the score's {name} must be a string, not {type(value).__name__}")
-    return printable(str.__str__(value)[: 4 * limit], limit)
+def _text(value: Any, limit: int) -> str:
+    return printable(text_of_any(value)[: 4 * limit], limit)
 
 
 def _metadata(metadata: Any) -> str:
+    """The whole of it, if it fits; else key by key as much as does, and how much is missing."""
     if not metadata:
         return "{}"
-    if not isinstance(metadata, Mapping):
-        raise BadScore(f"the score's metadata must be a mapping, not {type(metadata).__name__}")
-    if is_beyond(metadata, MAX_METADATA_BYTES):
-        raise BadScore(f"the score's metadata is too large; at most {MAX_METADATA_BYTES} bytes are kept")
+    whole = _json(carry_struct(metadata, 2 * MAX_METADATA_BYTES))
+    if len(whole.encode()) <= MAX_METADATA_BYTES and not _is_cut(metadata, whole):
+        return whole
+    kept, room, left_out = dict[str, Any](), MAX_METADATA_BYTES - 200, 0
+    for key, value in _items(metadata):
+        struct = carry_struct({key: value}, max(1024, room))
+        size = len(_json(struct).encode())
+        if size <= room and len(kept) < _MOST_KEYS:
+            kept |= from_struct(struct)
+            room -= size
+        else:
+            left_out += 1
+    return _json(carry_struct({**kept, CUT: f"{left_out} more, left out: {MAX_METADATA_BYTES} bytes are kept"}))
+
+
+def _is_cut(metadata: Any, text: str) -> bool:
+    """Whether an object was carried as one long text, because it was too large."""
+    return isinstance(metadata, Mapping) and text.startswith('{"value":"[too large] ')
+
+
+def _items(metadata: Any) -> Iterator[tuple[str, Any]]:
     try:
-        text = json_text(dict(metadata))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadScore(f"the score's metadata is not JSON that can be kept: {words(error)}") from None
-    if (size := len(text.encode())) > MAX_METADATA_BYTES:
-        raise BadScore(f"the score's metadata has {size} bytes; at most {MAX_METADATA_BYTES} are kept")
-    return text
+        yield from metadata.items() if isinstance(metadata, Mapping) else [("value", metadata)]
+    except Exception:
+        return  # a mapping of the author's that cannot be gone through to its end
+
+
+def _json(struct: Struct) -> str:
+    return json.dumps(from_struct(struct), separators=(",", ":"), ensure_ascii=False)
 
 
 def is_beyond(value: Any, limit_bytes: int) -> bool:
@@ -136,14 +157,10 @@ def steps_text(version: str, steps: dict[str, Any]) -> str:
 
 
 def _judgement(judged: Judgement, scorer: Scorer) -> str:
-    if not isinstance(judged, Judgement):
-        raise BadScore(f"the score's judgement must be a Judgement, not {type(judged).__name__}")
     return json.dumps(
         {
-            "model": _text(judged.model, "judgement.model", MAX_LABEL_LENGTH),
-            "prompt_version": _text(
-                judged.prompt_version or scorer.prompt_version, "judgement.prompt_version", MAX_LABEL_LENGTH
-            ),
+            "model": _text(judged.model, MAX_LABEL_LENGTH),
+            "prompt_version": _text(judged.prompt_version or scorer.prompt_version, MAX_LABEL_LENGTH),
             "input_tokens": tokens(judged.input_tokens),
             "output_tokens": tokens(judged.output_tokens),
             "cost_usd": cost(judged.cost_usd),

@@ -9,10 +9,12 @@ from enum import IntEnum
 from hashlib import sha256
 from typing import Any
 
+from runwire.values import MAX_DEPTH
+
 MAX_MESSAGE_LENGTH = 2000
 """Longest error message that is kept."""
-MAX_JSON_DEPTH = 20
-"""Deepest nesting of JSON that is kept: a protobuf reader refuses a message with some thirty levels of it."""
+MAX_JSON_DEPTH = MAX_DEPTH
+"""Deepest nesting of JSON that is kept."""
 
 
 class State(IntEnum):

@@ -29,11 +29,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError
+from runwire.values import carry_text, carry_value, from_value, json_text
 
 Direction = Literal["higher", "lower"]
 """Which way scores are better."""
 
 OutputT = TypeVar("OutputT")
+_MAX_TEXT_BYTES: Final = 256 * 1024
 
 
 class ToolCall(BaseModel):
@@ -197,20 +199,43 @@ class Score:
     """What a scorer found. Raises BadScore unless `value` is a finite number."""
 
     value: float
+    """Any number: bool, Decimal and the numbers of other libraries too."""
     label: str = ""
+    """A text; what is none is taken by its text, an enum by its value, None as empty."""
     reason: str = ""
+    """As `label`."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values."""
+    """Anything; see `runwire.values` for how it is carried as JSON."""
     judgement: Judgement | None = None
 
     def __post_init__(self) -> None:
-        try:
-            value = float(self.value) if isinstance(self.value, (int, float)) else math.nan
-        except OverflowError:
-            value = math.inf
+        value = _number(self.value)
         if not math.isfinite(value):
             raise BadScore(f"a score must be a finite number, got {reprlib.repr(self.value)}")
         object.__setattr__(self, "value", value)
+        object.__setattr__(self, "label", text_of_any(self.label))
+        object.__setattr__(self, "reason", text_of_any(self.reason))
+
+
+def _number(value: Any) -> float:
+    """As a float; NaN for what is no number."""
+    try:
+        return math.nan if isinstance(value, (str, bytes, bytearray)) else float(value)
+    except OverflowError:
+        return math.inf
+    except Exception:
+        return math.nan
+
+
+def text_of_any(value: Any) -> str:
+    """What an author gave for a text, as one: None is empty, an enum its value, anything else as JSON has it. Raises
+    nothing."""
+    if type(value) is str:
+        return carry_text(value, _MAX_TEXT_BYTES)
+    plain = from_value(carry_value(value, _MAX_TEXT_BYTES))
+    if plain is None:
+        return ""
+    return plain if isinstance(plain, str) else json_text(plain, _MAX_TEXT_BYTES)
 
 
 class Answer(BaseModel, typing.Generic[OutputT]):
@@ -438,7 +463,7 @@ async def evaluate(
             if on_step is not None and len(scorer.steps) > 1 and step.name != "reason":
                 on_step(step.name, step.result.dump_python(result, mode="json"))
         if step.name == "reason":
-            return replace(typing.cast(Score, values["score"]), reason=_as_reason(result))
+            return replace(typing.cast(Score, values["score"]), reason=text_of_any(result))
         values[_RESULT_NAMES[step.name]] = result
     return typing.cast(Score, values["score"])
 
@@ -448,15 +473,9 @@ def _as_score(result: Any) -> Score:
         raise result
     if isinstance(result, Score):
         return result
-    if isinstance(result, (int, float)):
-        return Score(result)
-    raise BadScore(f"a scorer returns a Score or a number, not {type(result).__name__}")
-
-
-def _as_reason(result: Any) -> str:
-    if isinstance(result, str):
-        return result
-    raise BadScore(f"the step `reason` returns a string, not {type(result).__name__}")
+    if math.isnan(_number(result)) and not isinstance(result, float):
+        raise BadScore(f"a scorer returns a Score or a number, not {type(result).__name__}")
+    return Score(result)
 
 
 def _options(wanted: Any, options: Mapping[str, Any]) -> Any:

@@ -282,7 +282,7 @@ async def test_times_that_are_none_and_options_that_nobody_can_read_stop_nobody(
     timeless, deep = request("brevity", "timeless"), request("brevity", "deep")
     timeless.request_time.seconds = 10**15
     inner = deep.options
-    for _ in range(30):
+    for _ in range(31):
         inner = inner.fields["x"].struct_value
     await send(store, [timeless, deep, request("brevity", "good")])
     await intake_of(store, database).run_once()

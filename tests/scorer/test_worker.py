@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 
 from runwire.errors import StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
@@ -77,7 +78,6 @@ async def test_a_scorer_has_its_own_policy(running: Service) -> None:
         ("exiting", S.SCORER_RUN_STATE_FAILED, "scorer_error"),
         ("unspeakable", S.SCORER_RUN_STATE_FAILED, "scorer_error"),
         ("self-cancelling", S.SCORER_RUN_STATE_FAILED, "scorer_error"),
-        ("strange-metadata", S.SCORER_RUN_STATE_FAILED, "bad_score"),
         ("toxicity", S.SCORER_RUN_STATE_FAILED, "judge_not_configured"),
     ],
 )
@@ -114,14 +114,15 @@ async def test_a_pause_has_its_bounds(running: Service) -> None:
     assert 6 * 86_400 < run.due_time.seconds - run.create_time.seconds < 8 * 86_400
 
 
-@pytest.mark.parametrize("depth, state", [(19, S.SCORER_RUN_STATE_SUCCEEDED), (40, S.SCORER_RUN_STATE_FAILED)])
-async def test_what_is_kept_can_be_listed(running: Service, depth: int, state: S.ScorerRunState) -> None:
-    """Metadata that is nested too deeply for a reader of messages is refused, not stored: it would break every list
-    that it is in."""
+@pytest.mark.parametrize("depth, mark", [(0, "\ufffd"), (19, ""), (40, "[too deep] ")])
+async def test_what_is_kept_can_be_listed(running: Service, depth: int, mark: str) -> None:
+    """Metadata that no message could carry is carried in a documented form: a score that is paid for is not refused for
+    it, and every list that it is in can be read."""
     run = await running.score(request("strange-metadata", options={"deep": depth}))
-    assert run.state == state
+    assert run.state == S.SCORER_RUN_STATE_SUCCEEDED
+    assert mark in json_format.MessageToJson(run.score.metadata, ensure_ascii=False)
     listed = await running.stub.ListScorerRuns(pb.ListScorerRunsRequest())
-    assert [one.state for one in listed.scorer_runs] == [state]
+    assert [one.score for one in listed.scorer_runs] == [run.score]
 
 
 async def test_a_store_that_is_away_is_no_failure_of_the_scorer(
@@ -350,10 +351,10 @@ async def test_functions_run_in_threads(running: Service) -> None:
 
 
 async def test_text_that_a_database_does_not_take_is_cleaned(results_url: str) -> None:
-    """NUL and lone surrogates do not lose a score; the metadata, which is JSON, keeps them."""
+    """NUL and lone surrogates do not lose a score; the metadata, which is JSON, keeps the first."""
     async with service(results_url) as running:
         run = await running.score(request("odd-text"))
-    assert (run.score.label, run.score.reason) == ("ab", "cd?")
+    assert (run.score.label, run.score.reason) == ("ab", "cd\ufffd")
     assert run.score.metadata["x"] == "e\0f"
 
 
