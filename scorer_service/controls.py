@@ -306,10 +306,13 @@ def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> 
 
 def _again(line: Any, version: str) -> NewRun:
     """The scorer run that scores the same sample with another version."""
+    # A run asks a scorer once under a name; people ask as often as they like.
+    scored = line.run_id if line.run_id and not line.fingerprint else line.scorer_run_id
     new = NewRun(
-        scorer_run_id=scorer_run_id(line.tenant, line.run_id or line.scorer_run_id, line.scorer_id, version),
+        scorer_run_id=scorer_run_id(line.tenant, scored, line.scorer_id, version, line.scorer_name),
         tenant=line.tenant,
         scorer_id=line.scorer_id,
+        scorer_name=line.scorer_name,
         run_id=line.run_id,
         agent_id=line.agent_id,
         wanted_version=version,
@@ -319,5 +322,6 @@ def _again(line: Any, version: str) -> NewRun:
         traceparent=line.traceparent,
         tracestate=line.tracestate,
         sample=line.body,
+        fingerprint=line.fingerprint,
     )
     return replace(new, priority=Priority(line.priority))

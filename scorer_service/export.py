@@ -255,6 +255,7 @@ def _identity(item: Item) -> dict[str, Any]:
         "runwire.scorer_run.id": run.scorer_run_id,
         "runwire.scorer_run.attempt": item.attempt.attempt,
         "runwire.scorer.version": run.scorer_version,
+        "runwire.scorer.name": run.scorer_name,
         "runwire.run.id": run.run_id,
         "runwire.agent.id": run.agent_id,
     }

@@ -189,6 +189,7 @@ def stats(found: Stats) -> pb.ScorerStats:
     p50, p95, p99 = found.latencies or (None, None, None)
     return pb.ScorerStats(
         scorer_id=found.scorer_id,
+        scorer_name=found.scorer_name,
         eligible=eligible,
         sampled=eligible - declined,
         scored=scored,

@@ -30,6 +30,8 @@ class Filter:
     states: Sequence[int] = ()
     created_after: float | None = None
     created_before: float | None = None
+    scorer_name: str | None = None
+    """Empty: the use without a name. None: any."""
 
     def narrowed(self) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
         """The conditions, in those that one index serves, and the rest."""
@@ -44,6 +46,8 @@ class Filter:
         others = [condition for conditions in rest for condition in conditions]
         if len(self.states) > 1:
             others.append(row.state.in_(self.states))
+        if self.scorer_name is not None:
+            others.append(row.scorer_name == self.scorer_name)
         return [*self._window(), *narrow], others
 
     def conditions(self) -> list[ColumnElement[bool]]:

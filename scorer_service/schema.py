@@ -142,6 +142,7 @@ Index(
     runs.tenant,
     runs.create_time,
     runs.scorer_id,
+    runs.scorer_name,
     runs.priority,
     runs.end_time,
     runs.score_value,

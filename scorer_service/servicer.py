@@ -128,6 +128,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             scorer_run_id=scorer_run_id(DEFAULT_TENANT, "request", "", request_id),
             tenant=DEFAULT_TENANT,
             scorer_id=request.scorer_id,
+            scorer_name=request.scorer_name,
             run_id=sample.run_id,
             agent_id=sample.agent_id,
             wanted_version=request.scorer_version,
@@ -257,6 +258,7 @@ def _filter(wanted: pb.ScorerRunFilter) -> Filter:
         states=[int(state) for state in wanted.states],
         created_after=_seconds(wanted, "created_after"),
         created_before=_seconds(wanted, "created_before"),
+        scorer_name=wanted.scorer_name if wanted.HasField("scorer_name") else None,
     )
 
 

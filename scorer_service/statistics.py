@@ -37,6 +37,10 @@ _WAITING: Final = 63
 _LOOK_SECONDS: Final = 0.5
 
 
+Use = tuple[str, str]
+"""A scorer, and the name under which it is used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Which scorer runs are counted: those of a tenant, of one scorer or all, created in a window."""
@@ -60,9 +64,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts of one scorer."""
+    """Counts of one use of a scorer."""
 
     scorer_id: str
+    scorer_name: str
     counts: dict[int, int]
     cancelled_ad_hoc: int
     oldest_age: float | None
@@ -91,7 +96,7 @@ class _Counted:
 class _Kept:
     """The result of a pass."""
 
-    counted: dict[str, _Counted]
+    counted: dict[Use, _Counted]
     made: float
     cost_seconds: float
     asked: float
@@ -125,7 +130,7 @@ class Statistics:
         """Counts by scorer. Raises StoreUnavailable, TooManyRequests."""
         kept = await self._fresh(window)
         now, held = await self._database.read(_held)
-        return [_stats(name, kept.counted[name], now, held.get(name)) for name in sorted(kept.counted)]
+        return [_stats(use, kept.counted[use], now, held.get(use[0])) for use in sorted(kept.counted)]
 
     async def run_once(self) -> float:
         """Brings up to date what is asked for again and again, and is about to be too old."""
@@ -174,10 +179,10 @@ class Statistics:
         return kept
 
 
-def _pass(connection: Connection, window: Window) -> dict[str, _Counted]:
-    found: dict[str, _Counted] = {}
+def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
+    found: dict[Use, _Counted] = {}
     for line in connection.execute(counting(window)):
-        one = found.setdefault(line.scorer_id, _Counted())
+        one = found.setdefault((line.scorer_id, line.scorer_name), _Counted())
         one.counts[line.state] = one.counts.get(line.state, 0) + line.number
         one.cancelled_ad_hoc += line.number if line.ad_hoc else 0
         if line.state in OPEN:
@@ -193,7 +198,8 @@ def counting(window: Window) -> Select[Any]:
     latency = row.end_time - row.create_time
     ad_hoc = case((and_(row.state == int(State.CANCELLED), row.priority == int(Priority.HIGH)), 1), else_=0)
     scored = row.state == int(State.SUCCEEDED)
-    columns = (row.scorer_id, row.state, ad_hoc.label("ad_hoc"), case((scored, _bin(latency)), else_=0).label("bin"))
+    use = (row.scorer_id, row.scorer_name)
+    columns = (*use, row.state, ad_hoc.label("ad_hoc"), case((scored, _bin(latency)), else_=0).label("bin"))
     return (
         select(
             *columns,
@@ -203,7 +209,7 @@ def counting(window: Window) -> Select[Any]:
             func.max(latency).label("highest"),
         )
         .where(*window.conditions())
-        .group_by(row.scorer_id, row.state, "ad_hoc", "bin")
+        .group_by(*use, row.state, "ad_hoc", "bin")
     )
 
 
@@ -262,12 +268,13 @@ def _held(connection: Connection) -> tuple[float, dict[str, _Held]]:
     return now or float(connection.execute(select(NOW)).scalar_one()), found
 
 
-def _stats(name: str, counted: _Counted, now: float, held: _Held | None) -> Stats:
+def _stats(use: Use, counted: _Counted, now: float, held: _Held | None) -> Stats:
     bins = sorted(counted.bins)
     scored = counted.counts.get(State.SUCCEEDED, 0)
     due_since = held.due_since if held else None
     return Stats(
-        scorer_id=name,
+        scorer_id=use[0],
+        scorer_name=use[1],
         counts=counted.counts,
         cancelled_ad_hoc=counted.cancelled_ad_hoc,
         oldest_age=None if counted.oldest is None else now - counted.oldest,

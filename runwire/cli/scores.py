@@ -128,6 +128,7 @@ def _selection(function: Callable[..., None]) -> Callable[..., None]:
             click.option("--run", "run_id", help="Those of this run."),
             click.option("--agent", "agent_id", help="Those of this agent's runs."),
             click.option("--scorer", "scorer_id", help="Those of this scorer."),
+            click.option("--name", "scorer_name", help="Those of this use of a scorer; '' for the one without a name."),
             click.option("--state", "states", multiple=True, type=_STATE, help="Those in this state; repeatable."),
             click.option("--since", type=Since(), help="Those created since: 2h, or 2026-01-31T12:00."),
             click.option("--dry-run", is_flag=True, help="Only count."),
@@ -293,7 +294,7 @@ def stats(session: Session, scorer_id: str, since: datetime | None) -> None:
         ),
         (
             (
-                f"{each.scorer_id}{' (paused)' if each.paused else ''}",
+                f"{use_of(each)}{' (paused)' if each.paused else ''}",
                 each.eligible,
                 each.scored,
                 f"{each.coverage:.0%}" if each.eligible else "",
@@ -362,7 +363,12 @@ def _show(session: Session, found: Sequence[scorer_run_pb2.ScorerRun], *, empty:
 
 
 def _sorted(found: Iterable[scorer_run_pb2.ScorerRun]) -> list[scorer_run_pb2.ScorerRun]:
-    return sorted(found, key=lambda each: (each.scorer_id, each.scorer_version, each.scorer_run_id))
+    return sorted(found, key=lambda each: (each.scorer_id, each.scorer_name, each.scorer_version, each.scorer_run_id))
+
+
+def use_of(each: scorer_run_pb2.ScorerRun | scorer_run_pb2.ScorerStats) -> str:
+    """A scorer, and in brackets the name under which it is used."""
+    return f"{each.scorer_id} [{each.scorer_name}]" if each.scorer_name else each.scorer_id
 
 
 def _table(found: Iterable[scorer_run_pb2.ScorerRun]) -> Table:
@@ -376,7 +382,7 @@ def _row(each: scorer_run_pb2.ScorerRun) -> tuple[str, ...]:
     scored = each.HasField("score")
     problem = f"{each.error.reason}: {each.error.message}" if each.HasField("error") else ""
     return (
-        each.scorer_id,
+        use_of(each),
         each.scorer_version,
         state_name(each.state, scorer_run_pb2.ScorerRunState),
         f"{each.score.value:.3f}" if scored else "",

@@ -86,16 +86,18 @@ def scorer_run_filter(
     run_id: str | None = None,
     agent_id: str | None = None,
     scorer_id: str | None = None,
+    scorer_name: str | None = None,
     states: Sequence[scorer_run_pb2.ScorerRunState] = (),
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> scorer_service_pb2.ScorerRunFilter:
     """Selects scorer runs; all conditions that are given must hold. Naive times are in UTC. Raises InvalidRequest for
-    an empty id: it would select all there is, also to be cancelled."""
+    an empty id: it would select all there is, also to be cancelled. `scorer_name` may be empty: the use without one."""
     return scorer_service_pb2.ScorerRunFilter(
         run_id=None if run_id is None else given(run_id, "run_id"),
         agent_id=None if agent_id is None else given(agent_id, "agent_id"),
         scorer_id=None if scorer_id is None else given(scorer_id, "scorer_id"),
+        scorer_name=scorer_name,
         states=states,
         created_after=_timestamp(created_after),
         created_before=_timestamp(created_before),
@@ -112,6 +114,7 @@ def request_scorer_run(
     sample: scorer_run_requested_pb2.Sample | None,
     options: Mapping[str, Json] | None,
     scorer_version: str,
+    scorer_name: str,
     request_id: str | None,
 ) -> scorer_service_pb2.RequestScorerRunRequest:
     if sample is None:
@@ -123,6 +126,7 @@ def request_scorer_run(
     return scorer_service_pb2.RequestScorerRunRequest(
         scorer_id=scorer_id,
         scorer_version=scorer_version,
+        scorer_name=scorer_name,
         sample=sample,
         options=None if options is None else to_struct(options),
         request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),

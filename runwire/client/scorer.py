@@ -82,6 +82,7 @@ class ScorerClient(Client):
         sample: scorer_run_requested_pb2.Sample | None = None,
         options: Mapping[str, Json] | None = None,
         scorer_version: str = "",
+        scorer_name: str = "",
         request_id: str | None = None,
     ) -> scorer_run_pb2.ScorerRun:
         """Scores `input` and `output`, or a whole `sample` (`sample_of` makes one of a run).
@@ -97,6 +98,7 @@ class ScorerClient(Client):
             sample=sample,
             options=options,
             scorer_version=scorer_version,
+            scorer_name=scorer_name,
             request_id=request_id,
         )
         response: pb.RequestScorerRunResponse = await self._call("RequestScorerRun", request)

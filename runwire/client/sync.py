@@ -257,6 +257,7 @@ class ScorerClient(Client):
         sample: scorer_run_requested_pb2.Sample | None = None,
         options: Mapping[str, Json] | None = None,
         scorer_version: str = "",
+        scorer_name: str = "",
         request_id: str | None = None,
     ) -> scorer_run_pb2.ScorerRun:
         request = requests.request_scorer_run(
@@ -268,6 +269,7 @@ class ScorerClient(Client):
             sample=sample,
             options=options,
             scorer_version=scorer_version,
+            scorer_name=scorer_name,
             request_id=request_id,
         )
         response: scorer_pb.RequestScorerRunResponse = self._call("RequestScorerRun", request)

@@ -236,7 +236,7 @@ class Trace(_message.Message):
     def __init__(self, traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class ScorerStats(_message.Message):
-    __slots__ = ("scorer_id", "eligible", "sampled", "scored", "failed", "not_scorable", "declined", "cancelled", "waiting", "coverage", "oldest_age", "latency_p50", "latency_p95", "latency_p99", "mean_score", "paused", "counts", "oldest_due_age")
+    __slots__ = ("scorer_id", "eligible", "sampled", "scored", "failed", "not_scorable", "declined", "cancelled", "waiting", "coverage", "oldest_age", "latency_p50", "latency_p95", "latency_p99", "mean_score", "paused", "counts", "oldest_due_age", "scorer_name")
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
     ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
@@ -255,6 +255,7 @@ class ScorerStats(_message.Message):
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     OLDEST_DUE_AGE_FIELD_NUMBER: _ClassVar[int]
+    SCORER_NAME_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     eligible: int
     sampled: int
@@ -273,7 +274,8 @@ class ScorerStats(_message.Message):
     paused: bool
     counts: _containers.RepeatedCompositeFieldContainer[StateCount]
     oldest_due_age: _duration_pb2.Duration
-    def __init__(self, scorer_id: _Optional[str] = ..., eligible: _Optional[int] = ..., sampled: _Optional[int] = ..., scored: _Optional[int] = ..., failed: _Optional[int] = ..., not_scorable: _Optional[int] = ..., declined: _Optional[int] = ..., cancelled: _Optional[int] = ..., waiting: _Optional[int] = ..., coverage: _Optional[float] = ..., oldest_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mean_score: _Optional[float] = ..., paused: bool = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    scorer_name: str
+    def __init__(self, scorer_id: _Optional[str] = ..., eligible: _Optional[int] = ..., sampled: _Optional[int] = ..., scored: _Optional[int] = ..., failed: _Optional[int] = ..., not_scorable: _Optional[int] = ..., declined: _Optional[int] = ..., cancelled: _Optional[int] = ..., waiting: _Optional[int] = ..., coverage: _Optional[float] = ..., oldest_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mean_score: _Optional[float] = ..., paused: bool = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., scorer_name: _Optional[str] = ...) -> None: ...
 
 class StateCount(_message.Message):
     __slots__ = ("state", "count")

@@ -14,20 +14,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ScorerRunFilter(_message.Message):
-    __slots__ = ("run_id", "agent_id", "scorer_id", "states", "created_after", "created_before")
+    __slots__ = ("run_id", "agent_id", "scorer_id", "states", "created_after", "created_before", "scorer_name")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     CREATED_AFTER_FIELD_NUMBER: _ClassVar[int]
     CREATED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    SCORER_NAME_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     agent_id: str
     scorer_id: str
     states: _containers.RepeatedScalarFieldContainer[_scorer_run_pb2.ScorerRunState]
     created_after: _timestamp_pb2.Timestamp
     created_before: _timestamp_pb2.Timestamp
-    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerRunState, str]]] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    scorer_name: str
+    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerRunState, str]]] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scorer_name: _Optional[str] = ...) -> None: ...
 
 class ListScorersRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -118,18 +120,20 @@ class ScorerRunsEnded(_message.Message):
     def __init__(self) -> None: ...
 
 class RequestScorerRunRequest(_message.Message):
-    __slots__ = ("scorer_id", "scorer_version", "sample", "options", "request_id")
+    __slots__ = ("scorer_id", "scorer_version", "sample", "options", "request_id", "scorer_name")
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
     SCORER_VERSION_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORER_NAME_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     scorer_version: str
     sample: _scorer_run_requested_pb2.Sample
     options: _struct_pb2.Struct
     request_id: str
-    def __init__(self, scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    scorer_name: str
+    def __init__(self, scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., request_id: _Optional[str] = ..., scorer_name: _Optional[str] = ...) -> None: ...
 
 class RequestScorerRunResponse(_message.Message):
     __slots__ = ("scorer_run",)

@@ -11,7 +11,7 @@ _INDEX = "ix_scorer_runs_state"
 
 def upgrade() -> None:
     op.drop_index(_INDEX, "scorer_runs")
-    columns = ["state", "tenant", "create_time", "scorer_id", "priority", "end_time", "score_value"]
+    columns = ["state", "tenant", "create_time", "scorer_id", "scorer_name", "priority", "end_time", "score_value"]
     op.create_index(_INDEX, "scorer_runs", columns, unique=False)
     if op.get_bind().dialect.name != "postgresql":
         return
