@@ -79,7 +79,8 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
         if settings.role != "work":
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
 
-    async with serve(settings.listen, register, [] if settings.role == "work" else [SERVICE]) as server:
+    services = [] if settings.role == "work" else [SERVICE]
+    async with serve(settings.listen, register, services, max_calls=settings.max_calls) as server:
         yield Service(agents, settings, servicer, server)
 
 
@@ -95,7 +96,8 @@ class Service:
     async def run_on(self, store: Store, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
         """Serves and executes the runs of this store until `stopping` is set, then drains."""
         settings, server = self._settings, self._server
-        logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds)
+        buffer_bytes = settings.stream_buffer_bytes // 2
+        logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
         self._servicer.open(Runs(store, logs, self._agents))
         worker = Worker(store, logs, self._agents, settings, _reopen(settings.store))
         async with asyncio.TaskGroup() as group:

@@ -53,12 +53,18 @@ class Settings(BaseSettings):
 
     max_streams: int = Field(20_000, ge=1)
     """Most WatchRun streams at once in this process."""
+    stream_buffer_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
+    """Most bytes that this process keeps for its streams: half for tails and pages read ahead, half for frames that
+    clients have not taken. Beyond it frames get smaller, and what was kept is read again."""
     stream_max_age_seconds: Seconds = 3_600.0
     """A stream is ended with STREAM_MAX_AGE after that; clients resume."""
     write_timeout_seconds: Seconds = 60.0
     """A client that does not read for so long is cut off with SLOW_CONSUMER."""
     check_seconds: Seconds = 3.0
     """How often live streams are compared with the log."""
+    max_calls: int = Field(16, ge=1, le=10_000)
+    """Most unary calls that are worked on at once; others wait in order, beyond 10,000 they get TOO_MANY_REQUESTS. One
+    that waits for the store does not count."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("agents", mode="before")

@@ -15,6 +15,7 @@ from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, c
 from agent_service.write_gate import WriteGate
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
+from runwire.budget import Account, Budget
 from runwire.caching_pubsub import CaughtUp, Ended, Gap, Idle, Item, Opened, Start
 from runwire.cursor import CursorCodec
 from runwire.errors import (
@@ -53,6 +54,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self._settings = settings
         self._opened: Runs | None = None
         self._streams = 0
+        self._budget = Budget(settings.stream_buffer_bytes // 2)
         self._gate = WriteGate()
 
     def open(self, runs: Runs) -> None:
@@ -125,20 +127,22 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
         codec = CursorCodec(topic)
         heartbeat = _heartbeat_of(request)
+        way = _Way(self._budget.account(context.peer()), self._settings.write_timeout_seconds)
         items = self._runs.log.subscribe_with_replay(
             topic,
             _start(request, codec),
             max_events=request.max_batch_size or MAX_COMMIT_EVENTS,
             idle_seconds=heartbeat,
             notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
+            way=way,
         )
         self._gate.opening()
         with self._admitted(), _errors_of_run(request.run_id, codec):
             async with aclosing(items):
-                await self._stream(items, codec, context, heartbeat)
+                await self._stream(items, codec, context, heartbeat, way)
 
     async def _stream(
-        self, items: AsyncGenerator[Item], codec: CursorCodec, context: Context, heartbeat: float
+        self, items: AsyncGenerator[Item], codec: CursorCodec, context: Context, heartbeat: float, way: _Way
     ) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.stream_max_age_seconds
@@ -146,14 +150,17 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         try:
             async for item in items:
                 cursor = codec.encode(item.position)
-                await self._write(context, _frame(item, cursor, heartbeat))
-                if loop.time() >= end and not isinstance(item, Ended):
+                frame = _frame(item, cursor, heartbeat)
+                ended = isinstance(item, Ended)
+                del item  # while the client takes its time, its frame is all that is kept
+                await self._write(context, frame, way)
+                if loop.time() >= end and not ended:
                     raise StreamMaxAge("the stream is as old as this server allows: resume", _RETRY_DELAY_SECONDS)
         except (ServerDraining, StreamMaxAge) as error:
-            await self._write(context, _closing(error, cursor))
+            await self._write(context, _closing(error, cursor), way)
             raise
 
-    async def _write(self, context: Context, frame: bytes) -> None:
+    async def _write(self, context: Context, frame: bytes, way: _Way) -> None:
         """Writes a frame. Raises SlowConsumer if the client does not read."""
         loop = asyncio.get_running_loop()
         passage = await self._gate.enter()
@@ -163,7 +170,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             passage.close()
             limit.reschedule(loop.time() + self._settings.write_timeout_seconds)
 
-        timer = loop.call_later(_STALLED_SECONDS, stalled)
+        timer, held = loop.call_later(_STALLED_SECONDS, stalled), way.account.take(len(frame))
         try:
             async with limit:
                 await context.write(frame)
@@ -172,6 +179,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             raise SlowConsumer(f"the client has not read for {seconds} s: resume", _RETRY_DELAY_SECONDS) from None
         finally:
             timer.cancel()
+            held.release()
             passage.close()
 
     @contextmanager
@@ -183,6 +191,24 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             yield
         finally:
             self._streams -= 1
+
+
+class _Way:
+    """What a stream's frames wait for: the part that its connection has of what this process buffers."""
+
+    def __init__(self, account: Account, limit_seconds: float) -> None:
+        self.account = account
+        self._limit_seconds = limit_seconds
+        self.frame_bytes, self.fits = account.frame_bytes, account.fits
+
+    async def room(self, size_bytes: int) -> None:
+        """Raises SlowConsumer if the client's connection does not take what it has."""
+        try:
+            async with asyncio.timeout(self._limit_seconds):
+                await self.account.room(size_bytes)
+        except TimeoutError:
+            problem = f"the client's connection has not taken what it has for {self._limit_seconds} s: resume"
+            raise SlowConsumer(problem, _RETRY_DELAY_SECONDS) from None
 
 
 @contextmanager

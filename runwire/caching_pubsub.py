@@ -11,6 +11,9 @@ Centrifugo's recovery and etcd's unsynced watchers:
 
 Each reader takes what has gathered while it was busy; all readers of a topic in a process share one Tail. There is no
 queue per reader.
+
+What is kept for readers (tails, pages that were read and not given out) has one budget in bytes for the process. While
+a batch is with its reader, the reader has nothing else that is not counted; what was dropped meanwhile is read again.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from operator import attrgetter
+from typing import Final, Protocol
 
 from runwire import frames
 from runwire.batch import Batch, batches, check_at
@@ -36,6 +41,7 @@ from runwire.errors import (
     ServerDraining,
     StoreUnavailable,
 )
+from runwire.gate import Gate
 from runwire.pubsub import (
     MAX_COMMIT_BYTES,
     MAX_COMMIT_EVENTS,
@@ -49,11 +55,16 @@ from runwire.pubsub import (
     Position,
     PubSub,
 )
-from runwire.tail import Tail
+from runwire.read_ahead import PAGE_BYTES, Ahead, ReadAhead
+from runwire.tail import Rings, Tail
 
 _HEADS_AT_ONCE: Final = 256
 _IDLE_JITTER: Final = 0.1
 _MOST_OPENINGS: Final = 3
+_PAGE_EVENTS: Final = 2048
+_READS_AT_ONCE: Final = 32
+"""Each brings a page of up to 1 MiB."""
+DEFAULT_BUFFER_BYTES: Final = 128 * 1024 * 1024
 
 log = logging.getLogger("runwire.caching_pubsub")
 
@@ -116,13 +127,42 @@ class History:
     """None: there is nothing after the position."""
 
 
-class CachingPubSub:
-    """Logs that can be followed from any position, over any PubSub and EventCache."""
+class Way(Protocol):
+    """The way that a reader's batches take, which may be narrow for now."""
 
-    def __init__(self, pubsub: PubSub, cache: EventCache, *, check_seconds: float = 3.0) -> None:
+    def frame_bytes(self) -> int:
+        """How large a batch may be, if it can be cut to that."""
+        ...
+
+    def fits(self, size_bytes: int) -> bool:
+        """Whether a batch that cannot be cut may be sent now."""
+        ...
+
+    async def room(self, size_bytes: int) -> None:
+        """Waits until it may. Who waits holds nothing. Raises SlowConsumer if that takes too long."""
+        ...
+
+
+class CachingPubSub:
+    """Logs that can be followed from any position, over any PubSub and EventCache.
+
+    Keeps at most `buffer_bytes` for its readers: half of it in tails, half in pages that were read ahead.
+    """
+
+    def __init__(
+        self,
+        pubsub: PubSub,
+        cache: EventCache,
+        *,
+        check_seconds: float = 3.0,
+        buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+    ) -> None:
         self._pubsub = pubsub
         self._cache = cache
         self._check_seconds = check_seconds
+        self._rings = Rings(buffer_bytes // 2)
+        self._ahead = ReadAhead(buffer_bytes // 2)
+        self._reads = Gate(_READS_AT_ONCE)
         self._channels: dict[str, _Channel] = {}
         self._draining = False
 
@@ -155,14 +195,26 @@ class CachingPubSub:
 
         Raises as subscribe_with_replay does.
         """
-        opening = await self._open(topic, after or Start.EARLIEST, max_events, notify_gaps=False)
-        position, page = opening.position, opening.page
+        opening, page = await self._open(
+            topic, after or Start.EARLIEST, max_events, min(PAGE_BYTES, 2 * max_bytes), notify_gaps=False
+        )
+        position = opening.position
         if page.entries and page.entries[-1].last == position.sequence < page.head.last:
             # The entry that holds the position left no room in the page for the one after it.
             page = await self._read_live(topic, position)
             _gap_after(position, page, notify_gaps=False)
         found = batches(page.entries, position, max_events=max_events, max_bytes=max_bytes)
         return History(page.head, next(found, None))
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What is kept for readers now."""
+        return self._rings.used_bytes + self._ahead.used_bytes
+
+    @property
+    def most_buffered_bytes(self) -> int:
+        """The most that ever was."""
+        return self._rings.most_bytes + self._ahead.most_bytes
 
     async def subscribe_with_replay(
         self,
@@ -173,45 +225,61 @@ class CachingPubSub:
         max_bytes: int = MAX_COMMIT_BYTES,
         idle_seconds: float = 10.0,
         notify_gaps: bool = False,
+        way: Way | None = None,
     ) -> AsyncGenerator[Item]:
         """The log from `start` on, live once it has caught up: each event once, in order, until the log is closed.
 
         Yields Opened, then batches of at most `max_events` events and `max_bytes` bytes, CaughtUp once, Idle after
-        every `idle_seconds` (+- 10 %) without news, and Ended as the last item.
+        every `idle_seconds` (+- 10 %) without news, and Ended as the last item. Batches are smaller where `way` asks
+        for it, and one that cannot be waits for room.
 
         Raises, at the start: RunNotFound, RunExpired, CursorExpired (events after `start` are gone), CursorAhead,
         CursorEpochMismatch. Later: EventsLost (the log vanished, was replaced or rolled back), CursorExpired
         (trimmed faster than read; with `notify_gaps` a Gap item instead, also at the start), ServerDraining after
         `drain`, StoreUnavailable.
         """
-        async with self._attach(topic, start, max_events, notify_gaps) as (tail, opening):
-            position, page = opening.position, opening.page
-            yield Opened(opening.opened_at, page.head)
-            if opening.gap:
-                yield opening.gap
-            entries: Sequence[Entry] = page.entries
-            target, caught_up = page.head.last, False
-            while True:
-                for batch in batches(entries, position, max_events=max_events, max_bytes=max_bytes):
-                    yield batch
-                    position = batch.position
-                    if self._draining:
-                        raise _draining()
-                if not caught_up and position.sequence >= target:
-                    caught_up = True
-                    yield CaughtUp(position)
-                found = await self._next(topic, tail, position, target, idle_seconds, notify_gaps)
-                if isinstance(found, Gap):
-                    position, entries = found.position, ()
-                    yield found
-                elif isinstance(found, Ended):
-                    yield found
-                    return
-                elif found is None:
-                    entries = ()
-                    yield Idle(position)
-                else:
-                    entries = found
+        ahead = Ahead(self._ahead)
+        try:
+            async with self._attach(topic, start, max_events, ahead, notify_gaps) as (tail, opening):
+                position, target, caught_up = opening.position, opening.head.last, False
+                yield Opened(opening.opened_at, opening.head)
+                if opening.gap:
+                    yield opening.gap
+                while True:
+                    if not caught_up and position.sequence >= target:
+                        caught_up = True
+                        yield CaughtUp(position)
+                    found = ahead.after(position.sequence) or await self._next(
+                        topic, tail, ahead, position, target, idle_seconds, notify_gaps
+                    )
+                    if isinstance(found, Gap):
+                        position = found.position
+                        yield found
+                    elif isinstance(found, Ended):
+                        yield found
+                        return
+                    elif found is None:
+                        yield Idle(position)
+                    else:
+                        batch = _first_batch(found, position, max_events, max_bytes, way)
+                        if batch is None:
+                            continue  # entries that hold nothing new
+                        size = len(batch.body)
+                        if way and not way.fits(size):
+                            del batch, found
+                            ahead.drop()
+                            await way.room(size)
+                            continue
+                        ahead.keep(ahead.after(position.sequence), batch.position.sequence)
+                        position = batch.position
+                        given = [batch]
+                        # While the reader has the batch, nothing of what lies around it is kept by this one.
+                        del batch, found
+                        yield given.pop()
+                        if self._draining:
+                            raise _draining()
+        finally:
+            ahead.drop()
 
     async def run(self) -> None:
         """The idle check, until cancelled. Run it beside the readers."""
@@ -275,19 +343,23 @@ class CachingPubSub:
     @property
     def readers(self) -> int:
         """How many readers there are."""
-        return sum(channel.readers for channel in self._channels.values())
+        return sum(channel.tail.readers for channel in self._channels.values())
 
     @asynccontextmanager
     async def _attach(
-        self, topic: str, start: Position | Start, max_events: int, notify_gaps: bool
+        self, topic: str, start: Position | Start, max_events: int, ahead: Ahead, notify_gaps: bool
     ) -> AsyncIterator[tuple[Tail, _Opening]]:
-        """A reader's place in the log, and the tail that it shares with others."""
+        """A reader's place in the log, and the tail that it shares with others. What was read for it is `ahead`."""
         for _ in range(_MOST_OPENINGS):
             async with self._join(topic) as tail:
                 known = tail.position
-                opening = await self._open(topic, start, max_events, notify_gaps=notify_gaps)
-                tail.extend(opening.page)
-                _compare(tail, known, opening.page.head)
+                opening, page = await self._open(
+                    topic, start, max_events, self._ahead.page_bytes(), notify_gaps=notify_gaps
+                )
+                tail.extend(page)
+                _compare(tail, known, page.head)
+                ahead.keep(page.entries, opening.position.sequence)
+                del page
                 if tail.stale:
                     await self._refill(topic, tail)
                 if tail.error is None:
@@ -300,34 +372,41 @@ class CachingPubSub:
     async def _join(self, topic: str) -> AsyncIterator[Tail]:
         channel = self._channels.get(topic)
         if channel is None or channel.tail.error is not None:
-            channel = self._channels[topic] = _Channel(self._pubsub, topic)
-        channel.readers += 1
+            channel = self._channels[topic] = _Channel(self._pubsub, topic, Tail(self._rings))
+        channel.tail.readers += 1
         try:
             await channel.open(self._cache)
             yield channel.tail
         finally:
-            channel.readers -= 1
-            if not channel.readers:
+            channel.tail.readers -= 1
+            if not channel.tail.readers:
                 # Out of the table first: whoever comes now makes a new one.
                 if self._channels.get(topic) is channel:
                     del self._channels[topic]
                 await channel.close()
 
-    async def _open(self, topic: str, start: Position | Start, max_events: int, *, notify_gaps: bool) -> _Opening:
+    async def _open(
+        self, topic: str, start: Position | Start, max_events: int, max_bytes: int, *, notify_gaps: bool
+    ) -> tuple[_Opening, Page]:
         if start is Start.LATEST:
             head = await self._head(topic)
-            return _Opening(head.position, head.position, Page(head, ()), None)
+            return _Opening(head.position, head.position, head, None), Page(head, ())
         after = start.sequence if isinstance(start, Position) else 0
         # One event earlier: the event at the position shows whether this is still the log that the reader knows.
-        page = await self._cache.read(topic, max(after - 1, 0), max_events=max(max_events, MAX_COMMIT_EVENTS))
+        page = await self._page(topic, max(after - 1, 0), max(max_events, MAX_COMMIT_EVENTS), max_bytes)
         if page.head.expired:
             raise _expired(topic, page.head)
         if start is Start.EARLIEST:
             earliest = _before_earliest(page)
-            return _Opening(earliest, earliest, page, None)
+            return _Opening(earliest, earliest, page.head, None), page
         _check_position(start, page)
         gap = _gap_after(start, page, notify_gaps)
-        return _Opening(start, gap.position if gap else start, page, gap)
+        return _Opening(start, gap.position if gap else start, page.head, gap), page
+
+    async def _page(self, topic: str, after: int, max_events: int, max_bytes: int) -> Page:
+        """EventCache.read, for few readers at a time."""
+        with await self._reads.enter():
+            return await self._cache.read(topic, after, max_events=max_events, max_bytes=max_bytes)
 
     async def _head(self, topic: str) -> Head:
         head = (await self._cache.heads([topic]))[0]
@@ -338,7 +417,14 @@ class CachingPubSub:
         return head
 
     async def _next(
-        self, topic: str, tail: Tail, position: Position, target: int, idle_seconds: float, notify_gaps: bool
+        self,
+        topic: str,
+        tail: Tail,
+        ahead: Ahead,
+        position: Position,
+        target: int,
+        idle_seconds: float,
+        notify_gaps: bool,
     ) -> Sequence[Entry] | Gap | Ended | None:
         """What comes after `position`; None if nothing came for `idle_seconds`. The log has held `target` events."""
         now = asyncio.get_running_loop().time
@@ -352,7 +438,7 @@ class CachingPubSub:
             if entries:
                 return entries
             if entries is None:
-                return await self._read(topic, tail, position, notify_gaps)
+                return await self._read(topic, tail, ahead, position, notify_gaps)
             if tail.stale:
                 await self._refill(topic, tail)
             elif position.sequence < target:
@@ -387,21 +473,24 @@ class CachingPubSub:
             else:
                 tail.fill(page, missed)
 
-    async def _read(self, topic: str, tail: Tail, position: Position, notify_gaps: bool) -> Sequence[Entry] | Gap:
+    async def _read(
+        self, topic: str, tail: Tail, ahead: Ahead, position: Position, notify_gaps: bool
+    ) -> Sequence[Entry] | Gap:
         """Reads for one reader, which is behind the ring."""
-        page = await self._read_live(topic, position)
+        page = await self._read_live(topic, position, self._ahead.page_bytes())
         gap = _gap_after(position, page, notify_gaps)
         if gap is not None:
             return gap
         if not page.entries:
             raise EventsLost(f"the log of {topic} was rolled back to {page.head.last}")
         tail.extend(page)
+        ahead.keep(page.entries, position.sequence)
         return page.entries
 
-    async def _read_live(self, topic: str, position: Position) -> Page:
+    async def _read_live(self, topic: str, position: Position, max_bytes: int = PAGE_BYTES) -> Page:
         """A page for a reader that has seen this log: that it is not there any more is a loss."""
         try:
-            page = await self._cache.read(topic, position.sequence)
+            page = await self._page(topic, position.sequence, _PAGE_EVENTS, max_bytes)
         except RunNotFound:
             raise EventsLost(f"the log of {topic} vanished") from None
         if page.head.expired:
@@ -418,9 +507,8 @@ class CachingPubSub:
 class _Channel:
     """A Tail and the subscription that feeds it, for all readers of a topic."""
 
-    def __init__(self, pubsub: PubSub, topic: str) -> None:
-        self.readers = 0
-        self.tail = Tail()
+    def __init__(self, pubsub: PubSub, topic: str, tail: Tail) -> None:
+        self.tail = tail
         self._pubsub = pubsub
         self._topic = topic
         self._opening = asyncio.Lock()
@@ -457,6 +545,7 @@ class _Channel:
             self.tail.begin(head)
 
     async def close(self) -> None:
+        self.tail.forget()
         if self._subscription is not None:
             await self._subscription.__aexit__(None, None, None)
 
@@ -467,8 +556,16 @@ class _Opening:
 
     opened_at: Position
     position: Position
-    page: Page
+    head: Head
     gap: Gap | None
+
+
+def _first_batch(
+    entries: Sequence[Entry], position: Position, max_events: int, max_bytes: int, way: Way | None
+) -> Batch | None:
+    most = min(max_bytes, way.frame_bytes()) if way else max_bytes
+    start = bisect_right(entries, position.sequence, key=attrgetter("last"))
+    return next(batches(entries[start:], position, max_events=max_events, max_bytes=most), None)
 
 
 def _check_position(position: Position, page: Page) -> None:

@@ -24,7 +24,9 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from runwire import errors, requests
-from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, Unavailable
+from runwire.calls import MAX_CALLS, Calls
+from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, TooManyRequests, Unavailable
+from runwire.gate import Place
 from runwire.logs import Sparing
 from runwire.times import duration
 
@@ -98,6 +100,9 @@ def to_status(error: RunwireError) -> status_pb2.Status:
         details.append(bad)
         if (shown := len(bad.field_violations)) < len(error.violations):
             message += f" ({shown} of {len(error.violations)} violations shown)"
+    if code == code_pb2.RESOURCE_EXHAUSTED:
+        exceeded = error_details_pb2.QuotaFailure.Violation(subject=error.reason.lower(), description=message)
+        details.append(error_details_pb2.QuotaFailure(violations=[exceeded]))
     if isinstance(error, Unavailable):
         details.append(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_delay_seconds)))
     status = status_pb2.Status(code=code, message=message)
@@ -156,6 +161,46 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 _pass_bytes(handler.response_serializer),
             )
         return cast("Handler | None", handler)
+
+
+class CallsInterceptor(grpc.aio.ServerInterceptor):
+    """Lets so many unary calls be worked on at once; health checks and streams are none of them."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None or not handler.unary_unary or handler_call_details.method.startswith("/grpc.health."):
+            return cast("Handler | None", handler)
+        # Here, and not in the handler: gRPC receives the request only after this.
+        try:
+            place = await self._calls.enter()
+        except TooManyRequests as error:
+            return grpc.unary_unary_rpc_method_handler(_refusing(error, handler_call_details.method))
+        return grpc.unary_unary_rpc_method_handler(
+            self._counted(handler.unary_unary, place), None, handler.response_serializer
+        )
+
+    def _counted(self, behaviour: Any, place: Place) -> Any:
+        async def counted(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            # A call whose client left before it was received never comes here: its place is given up as a stalled one.
+            with place:
+                async with self._calls.holding(len(data)):
+                    return await behaviour(data, context)
+
+        return counted
+
+
+def _refusing(error: RunwireError, method: str) -> Any:
+    async def refuse(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        await _abort(error, method, context)
+
+    return refuse
 
 
 def _pass_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
@@ -255,13 +300,16 @@ async def serve(
     services: Sequence[str],
     *,
     grace_seconds: float = 5.0,
+    max_calls: int = MAX_CALLS,
 ) -> AsyncIterator[Server]:
     """Listens on `listen` (HOST:PORT, port 0 picks a free one) until the block is left.
 
     `register` adds the servicers, named in `services`. Health and reflection are added here. Health says NOT_SERVING
-    until `set_serving(True)`. Raises ConfigurationError for an address that is wrong or in use.
+    until `set_serving(True)`. `max_calls`: see `runwire.calls`. Raises ConfigurationError for an address that is wrong
+    or in use.
     """
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+    interceptors = [CallsInterceptor(Calls(max_calls)), ErrorInterceptor()]
+    server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     health = health_aio.HealthServicer()
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -1,13 +1,15 @@
 """The newest entries of one log, shared by all of a process's readers of it.
 
-A bounded ring of entries that continue one another; each reader has its own place in it. Whoever is too slow and falls
-off the ring reads the store by itself: a slow reader costs nobody else memory.
+A bounded ring of entries that continue one another; each reader has its own place in it. A reader that is too slow and
+falls off the ring reads the store by itself: a slow reader costs nobody else memory. What all readers have had is
+forgotten at once, and all rings of a process have one budget together: beyond it the one used longest ago is emptied.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,15 +20,37 @@ MAX_ENTRIES: Final = 256
 MAX_BYTES: Final = 1024 * 1024
 
 
+class Rings:
+    """The bytes of all tails of a process."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.most_bytes = 0
+        self._tails: OrderedDict[Tail, None] = OrderedDict()
+
+    def resize(self, tail: Tail, change: int) -> None:
+        """A ring was used, and has so much more in it. Empties others while all are too large together."""
+        self.used_bytes += change
+        if tail.size_bytes:
+            self._tails[tail] = None
+            self._tails.move_to_end(tail)
+        else:
+            self._tails.pop(tail, None)
+        while self.used_bytes > self.limit_bytes and len(self._tails) > 1:
+            next(iter(self._tails)).forget()
+        self.most_bytes = max(self.most_bytes, self.used_bytes)
+
+
 class Tail:
     """Live entries of one epoch of a log."""
 
     __slots__ = (
-        "_bytes",
         "_check",
         "_entries",
         "_lasts",
         "_made_up",
+        "_rings",
         "_waiting",
         "epoch",
         "error",
@@ -34,10 +58,12 @@ class Tail:
         "final",
         "last",
         "missed",
+        "readers",
         "refill",
+        "size_bytes",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, rings: Rings | None = None) -> None:
         self.epoch = ""
         """Empty until `begin`."""
         self.last = 0
@@ -52,18 +78,29 @@ class Tail:
         """Held by the one reader that reads the log for all."""
         self.failure: StoreUnavailable | None = None
         """How the last read for all failed, for those who waited for it."""
+        self.readers = 0
+        """How many there are: once all of them wait, nobody needs what is in the ring."""
+        self.size_bytes = 0
+        """Of the entries in the ring."""
+        self._rings = rings or Rings(MAX_BYTES)
         self._made_up = 0
         """`missed` as it was when a read that succeeded began."""
         self._check = b""
         self._entries: list[Entry] = []
         self._lasts: list[int] = []
-        self._bytes = 0
         self._waiting: dict[asyncio.Future[None], None] = {}
 
     def begin(self, head: Head) -> None:
         """Sets the place from which live entries must continue: the head of the log, read after subscribing."""
         self.epoch, self.last, self._check, self.final = head.epoch, head.last, head.check, head.final
-        self._entries, self._lasts, self._bytes = [], [], 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Empties the ring. Who has not had what was in it reads the store."""
+        size, self.size_bytes = self.size_bytes, 0
+        self._entries, self._lasts = [], []
+        if size:
+            self._rings.resize(self, -size)
 
     @property
     def stale(self) -> bool:
@@ -123,6 +160,7 @@ class Tail:
         start = bisect_left(self._lasts, sequence + 1)
         if start == len(self._entries) or self._entries[start].first > sequence + 1:
             return None
+        self._rings.resize(self, 0)
         return self._entries[start:]
 
     def fail(self, error: RunwireError) -> None:
@@ -142,6 +180,8 @@ class Tail:
         # One each: a future for all would search its callbacks for each reader whose time is over.
         reader = asyncio.get_running_loop().create_future()
         self._waiting[reader] = None
+        if len(self._waiting) == self.readers:
+            self.forget()
         try:
             async with asyncio.timeout(limit_seconds):
                 await reader
@@ -156,11 +196,15 @@ class Tail:
     def _append(self, entry: Entry) -> None:
         self._entries.append(entry)
         self._lasts.append(entry.last)
-        self._bytes += len(entry.body)
+        change = len(entry.body)
         self.last, self._check, self.final = entry.last, entry.check, entry.final
         drop = 0
-        while len(self._entries) - drop > MAX_ENTRIES or (self._bytes > MAX_BYTES and drop < len(self._entries) - 1):
-            self._bytes -= len(self._entries[drop].body)
+        while len(self._entries) - drop > MAX_ENTRIES or (
+            self.size_bytes + change > MAX_BYTES and drop < len(self._entries) - 1
+        ):
+            change -= len(self._entries[drop].body)
             drop += 1
         if drop:
             del self._entries[:drop], self._lasts[:drop]
+        self.size_bytes += change
+        self._rings.resize(self, change)

@@ -194,7 +194,7 @@ def test_it_holds_so_many_bytes() -> None:
     assert places(tail, 3) == [(4, 4), (5, 5), (6, 6), (7, 7)]
     tail.offer(entry(8, 8, body=bytes(2 * size)))
     assert places(tail, 5) == [(6, 6), (7, 7), (8, 8)]
-    assert tail._bytes == sum(len(one.body) for one in tail._entries) == MAX_BYTES
+    assert tail.size_bytes == sum(len(one.body) for one in tail._entries) == MAX_BYTES
 
 
 def test_the_newest_entry_stays_however_large() -> None:
