@@ -22,8 +22,9 @@ OnMessage = Callable[[bytes], None]
 class Connection(asyncio.Protocol):
     """Many streams of one connection. Made by `connect`."""
 
-    def __init__(self, authority: str) -> None:
+    def __init__(self, authority: str, window: int) -> None:
         self._authority = authority.encode()
+        self._window = window
         self._transport: asyncio.Transport
         self._buffer = bytearray()
         self._streams: dict[int, _Stream] = {}
@@ -53,8 +54,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        window = b"\x00\x04" + _WINDOW.to_bytes(4, "big")
-        update = _frame(8, 0, 0, _WINDOW.to_bytes(4, "big"))
+        window = b"\x00\x04" + self._window.to_bytes(4, "big")
+        update = _frame(8, 0, 0, self._window.to_bytes(4, "big"))
         transport.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, window) + update)
 
     def data_received(self, data: bytes) -> None:
@@ -124,8 +125,9 @@ def _literal(name: bytes, value: bytes) -> bytes:
     return name + bytes([len(value)]) + value
 
 
-async def connect(address: str) -> Connection:
+async def connect(address: str, window: int = _WINDOW) -> Connection:
+    """`window` is what a stream, and then the connection, may be sent: a small one makes readers that do not read."""
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: Connection(address), host, int(port))
+    _, connection = await loop.create_connection(lambda: Connection(address, window), host, int(port))
     return connection
