@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     stream_buffer_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
     """Most bytes that this process keeps for its streams: half for tails and pages read ahead, half for frames that
     clients have not taken. Beyond it frames get smaller, and what was kept is read again."""
+    claimed_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
+    """Once the runs that this process executes had so many bytes when they were claimed (input, journal), it claims no
+    more until one of them ends or is suspended."""
     stream_max_age_seconds: Seconds = 3_600.0
     """A stream is ended with STREAM_MAX_AGE after that; clients resume."""
     write_timeout_seconds: Seconds = 60.0

@@ -21,7 +21,7 @@ from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat, wait_for
-from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule, Store
+from runwire.pubsub import MAX_CLAIM_BYTES, Claim, Commit, Lease, LeaseState, Schedule, Store
 
 _CLAIM_WAIT_SECONDS: Final = 1.0
 _FULL_WAIT_SECONDS: Final = 0.1
@@ -48,6 +48,7 @@ class Worker:
         self._settings = settings
         self._executions: dict[str, Execution | AloneExecution] = {}
         self._running: Counter[str] = Counter()
+        self._claimed_bytes = 0
         self._suspects: set[str] = set()
         """Topics that are executed alone."""
         self._in_memory = open_store is None
@@ -93,6 +94,7 @@ class Worker:
             limit=limit,
             lease_seconds=self._settings.lease_seconds,
             wait_seconds=wait_seconds,
+            max_bytes=min(MAX_CLAIM_BYTES, self._settings.claimed_bytes - self._claimed_bytes),
         ):
             await self._begin_safely(claim, group, bodies)
 
@@ -160,7 +162,11 @@ class Worker:
         """The queues of agents that have room, how many of their runs may be claimed at once, and how long to wait for
         one. One claim for all of them: whatever is due longest comes first."""
         limit = self._settings.concurrency - self._running.total()
-        if limit <= 0 or (self._suspects and self._children is None):
+        if (
+            limit <= 0
+            or self._claimed_bytes >= self._settings.claimed_bytes
+            or (self._suspects and self._children is None)
+        ):
             return [], 0, 0.0
         queues, wait_seconds = [], _CLAIM_WAIT_SECONDS
         for definition in self._agents:
@@ -197,6 +203,7 @@ class Worker:
             # Ours, from before this process was frozen for longer than its lease: the lease of now says nothing of it.
             before.lease_changed(LeaseState.LOST)
         self._executions[claim.topic] = execution
+        self._claimed_bytes += _size(claim)
         self._leases.hold(claim.lease)
         group.create_task(self._execute(claim, agent_id, execution), name=f"execution {claim.topic}")
 
@@ -217,6 +224,7 @@ class Worker:
                 self._suspects.discard(claim.topic)
                 self._freed.set()
             self._leases.drop(claim.lease)
+            self._claimed_bytes -= _size(claim)
             if isinstance(execution, Execution):
                 self._running[agent_id] -= 1
             if self._executions.get(claim.topic) is execution:
@@ -244,3 +252,8 @@ class Worker:
         await asyncio.sleep(_SWEEP_SECONDS)
         while await self._store.sweep():
             pass
+
+
+def _size(claim: Claim) -> int:
+    """Bytes of the fields that an execution begins with."""
+    return sum(map(len, claim.fields.values()))

@@ -20,6 +20,7 @@ from runwire.errors import FieldExists, RunNotFound, TopicExists
 from runwire.hub import Hub
 from runwire.loop import wait_for
 from runwire.pubsub import (
+    MAX_CLAIM_BYTES,
     MAX_RECEIVE_BYTES,
     MAX_SCAN_LOOKS,
     Claim,
@@ -278,12 +279,13 @@ class MemoryStore:
         lease_seconds: float,
         wait_seconds: float = 0.0,
         alone: bool = False,
+        max_bytes: int = MAX_CLAIM_BYTES,
     ) -> Sequence[Claim]:
         lanes = [work_in(queue, alone) for queue in queues]
         with self._bell.listen(*lanes) as rung:
             deadline = time.monotonic() + wait_seconds
             while True:
-                claims = self._claim(lanes, holder, limit, lease_seconds, alone)
+                claims = self._claim(lanes, holder, limit, lease_seconds, alone, max_bytes)
                 remaining = deadline - time.monotonic()
                 if claims or remaining <= 0:
                     return claims
@@ -291,11 +293,11 @@ class MemoryStore:
                 rung.clear()
 
     def _claim(
-        self, lanes: Sequence[Waited], holder: str, limit: int, lease_seconds: float, alone: bool
+        self, lanes: Sequence[Waited], holder: str, limit: int, lease_seconds: float, alone: bool, max_bytes: int
     ) -> list[Claim]:
         now = self._clock()
         claims: list[Claim] = []
-        for name in self._take_due(lanes, limit, now):
+        for name in self._take_due(lanes, limit, max_bytes, now):
             kept = self._topics[name]
             topic = kept.topic
             topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, now)
@@ -304,11 +306,11 @@ class MemoryStore:
             claims.append(Claim(name, head, topic.token, topic.losses, topic.alone_losses, dict(kept.fields), now))
         return claims
 
-    def _take_due(self, lanes: Sequence[Waited], limit: int, now: float) -> Sequence[str]:
+    def _take_due(self, lanes: Sequence[Waited], limit: int, max_bytes: int, now: float) -> Sequence[str]:
         """Removes and returns the topics that are due longest, each once. Leases that have just been found to have run
         out stay, for their grace."""
         taken: dict[str, None] = {}
-        while len(taken) < limit:
+        while len(taken) < limit and max_bytes > 0:
             heaps = [(heap[0], lane, heap) for lane in lanes if (heap := self._due.get(lane))]
             if not heaps:
                 break
@@ -323,6 +325,7 @@ class MemoryStore:
                 self._plan(name, kept.topic)
             else:
                 taken[name] = None
+                max_bytes -= sum(map(len, kept.fields.values()))
         return list(taken)
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:

@@ -60,6 +60,9 @@ MAX_COMMIT_BYTES: Final = 256 * 1024
 MAX_RECEIVE_BYTES: Final = 8 * 1024 * 1024
 """Bytes of messages after which `receive` takes hardly more."""
 
+MAX_CLAIM_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of fields after which `claim` takes no more topics."""
+
 MAX_SCAN_LOOKS: Final = 1000
 """Places of a list after which `scan` looks no further, unless it is asked for more topics than that."""
 
@@ -428,6 +431,7 @@ class Store(EventCache, Protocol):
         lease_seconds: float,
         wait_seconds: float = 0.0,
         alone: bool = False,
+        max_bytes: int = MAX_CLAIM_BYTES,
     ) -> Sequence[Claim]:
         """Takes up to `limit` topics of these queues that are due, those due longest first: raises the attempt, mints a
         token, makes them due again after the lease, clears the wake mark. No topic is given to two callers at once.
@@ -435,7 +439,8 @@ class Store(EventCache, Protocol):
         `holder` names the calling process, at random per start: where it is that of the lease that ran out, nobody died
         and no loss is counted. `alone` takes suspects, and only them; otherwise none is taken. A lease that is found to
         have run out is not taken but waits for its grace (see the module). Neither lane is slower for what lies in the
-        other.
+        other. Once the fields of what was taken have `max_bytes` together nothing more is taken, in a store of several
+        parts perhaps sooner; one topic is, however large.
 
         Waits up to `wait_seconds` for one to become due; then returns what there is, perhaps nothing. A topic that a
         commit made due is found within 50 ms, one whose time has come within 250 ms.

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -24,9 +25,8 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from runwire import errors, requests
-from runwire.calls import MAX_CALLS, Calls
+from runwire.calls import MAX_CALLS, Call, Calls
 from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, TooManyRequests, Unavailable
-from runwire.gate import Place
 from runwire.logs import Sparing
 from runwire.times import duration
 
@@ -74,6 +74,8 @@ _OPTIONS: Final = (
     ("grpc.server.max_pending_requests", 50_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
     ("grpc.server_max_unrequested_time_in_server", 120),
+    # With it gRPC receives MiB of each call ahead, also of those that wait for their place.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -179,19 +181,23 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
             return cast("Handler | None", handler)
         # Here, and not in the handler: gRPC receives the request only after this.
         try:
-            place = await self._calls.enter()
+            call = await self._calls.enter()
         except TooManyRequests as error:
             return grpc.unary_unary_rpc_method_handler(_refusing(error, handler_call_details.method))
         return grpc.unary_unary_rpc_method_handler(
-            self._counted(handler.unary_unary, place), None, handler.response_serializer
+            self._counted(handler.unary_unary, call, handler.response_serializer), None, None
         )
 
-    def _counted(self, behaviour: Any, place: Place) -> Any:
+    def _counted(self, behaviour: Any, call: Call, serialize: Callable[[Any], bytes]) -> Any:
         async def counted(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            # A call whose client left before it was received never comes here: its place is given up as a stalled one.
-            with place:
-                async with self._calls.holding(len(data)):
-                    return await behaviour(data, context)
+            # A call whose client left before it was received never comes here: it is closed as one that stands still.
+            with call.holding(len(data)):
+                working = behaviour(data, context)
+                del data  # see _let_go
+                response = serialize(await working)
+                context.add_done_callback(_closing(call))
+                call.send(len(response))
+                return response
 
         return counted
 
@@ -215,7 +221,9 @@ def _guard_unary(behaviour: Any, parse: Parse, method: str) -> Any:
     # The request comes as bytes: what does not parse is an error of the caller's, with a status that says so.
     async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            response = await behaviour(await requests.read(parse, data), context)
+            working = behaviour(await requests.read(parse, data), context)
+            del data
+            response = await working
             # For `runwire doctor`: which code answers, and by which clock.
             context.set_trailing_metadata(((VERSION_KEY, _VERSION), (TIME_KEY, f"{time.time():.6f}")))
             return response
@@ -228,7 +236,9 @@ def _guard_unary(behaviour: Any, parse: Parse, method: str) -> Any:
 def _guard_stream(behaviour: Any, parse: Parse, method: str) -> Any:
     async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            await _answer(behaviour(await requests.read(parse, data), context), context)
+            working = behaviour(await requests.read(parse, data), context)
+            del data
+            await _answer(working, context)
         except Exception as error:
             await _abort(error, method, context)
 
@@ -264,10 +274,24 @@ async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContex
         # The client has left, and there is nobody to tell. gRPC takes this for the end of the call, and any other
         # error for a fault that it writes into the log, once for each client that leaves.
         raise asyncio.CancelledError
-    if isinstance(error, RunwireError):
-        await context.abort_with_status(rpc_status.to_status(to_status(error)))
-    _faults.error(method, "%s failed", method, exc_info=error)
-    await context.abort_with_status(rpc_status.to_status(to_status(_FAULT)))
+    if not isinstance(error, RunwireError):
+        _faults.error(method, "%s failed", method, exc_info=error)
+    status = rpc_status.to_status(to_status(error if isinstance(error, RunwireError) else _FAULT))
+    _let_go(error)
+    await context.abort_with_status(status)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Takes from an error what its traceback holds. gRPC keeps the abortion of a call, and with it this error, until
+    the garbage collector comes: a few hundred refused requests would be GiB."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _closing(call: Call) -> Any:
+    return lambda *_: call.close()
 
 
 class Server:

@@ -9,6 +9,7 @@ from typing import Final
 
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import (
+    MAX_CLAIM_BYTES,
     MAX_RECEIVE_BYTES,
     MAX_SCAN_LOOKS,
     Claim,
@@ -221,8 +222,10 @@ class RedisStore:
         lease_seconds: float,
         wait_seconds: float = 0.0,
         alone: bool = False,
+        max_bytes: int = MAX_CLAIM_BYTES,
     ) -> Sequence[Claim]:
-        return await self._work.claim(Wanted(queues, holder, limit, lease_seconds, alone), wait_seconds)
+        wanted = Wanted(queues, holder, limit, lease_seconds, alone, max_bytes)
+        return await self._work.claim(wanted, wait_seconds)
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return await self._work.extend(leases, lease_seconds)

@@ -31,6 +31,7 @@ class Wanted:
     limit: int
     lease_seconds: float
     alone: bool
+    max_bytes: int
 
 
 class Work:
@@ -74,6 +75,7 @@ class Work:
                 wanted.holder,
                 secrets.token_hex(8),
                 int(wanted.alone),
+                max(1, wanted.max_bytes // len(parts)),
                 *wanted.queues,
             )
             replies.append(

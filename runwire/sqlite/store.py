@@ -13,6 +13,7 @@ from runwire.bell import Bell, Waited, messages_in, work_in
 from runwire.hub import Hub
 from runwire.loop import wait_for
 from runwire.pubsub import (
+    MAX_CLAIM_BYTES,
     MAX_RECEIVE_BYTES,
     Claim,
     Commit,
@@ -173,10 +174,11 @@ class SqliteStore:
         lease_seconds: float,
         wait_seconds: float = 0.0,
         alone: bool = False,
+        max_bytes: int = MAX_CLAIM_BYTES,
     ) -> Sequence[Claim]:
         return await self._wait_for(
             [work_in(queue, alone) for queue in queues],
-            lambda tx: tables.claim(tx, queues, holder, limit, lease_seconds, alone),
+            lambda tx: tables.claim(tx, queues, holder, limit, lease_seconds, alone, max_bytes),
             wait_seconds,
         )
 

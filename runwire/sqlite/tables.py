@@ -553,13 +553,15 @@ def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> in
 
 
 def claim(
-    tx: Transaction, queues: Sequence[str], holder: str, limit: int, lease_seconds: float, alone: bool
+    tx: Transaction, queues: Sequence[str], holder: str, limit: int, lease_seconds: float, alone: bool, max_bytes: int
 ) -> list[Claim]:
     claims: dict[int, Claim] = {}
     spared = True
-    while spared and len(claims) < limit:
+    while spared and len(claims) < limit and max_bytes > 0:
         spared = False
         for row in _due(tx, queues, alone, limit - len(claims)):
+            if max_bytes <= 0:
+                break
             if row.id in claims:
                 continue
             topic = row.topic
@@ -568,6 +570,7 @@ def claim(
             else:
                 topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, tx.now)
                 claims[row.id] = _claim_of(tx, row)
+                max_bytes -= sum(map(len, claims[row.id].fields.values()))
             _update_lease(tx, row)
     return list(claims.values())
 

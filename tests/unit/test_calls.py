@@ -22,7 +22,7 @@ async def test_calls_wait_for_a_place_in_order() -> None:
     order: list[int] = []
 
     async def call(number: int) -> None:
-        with await working.enter():
+        with (await working.enter()).holding(1):
             order.append(number)
 
     async with asyncio.TaskGroup() as group:
@@ -54,12 +54,55 @@ async def test_too_many_calls_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_requests_are_held_up_to_a_bound() -> None:
     """While requests of so many bytes are worked on, no further one is received, also if a place is free."""
     working = Calls(max_calls=8, max_request_bytes=10 * MIB)
-    async with working.holding(12 * MIB):
+    with (await working.enter()).holding(12 * MIB):
         entering = asyncio.create_task(working.enter())
         await asyncio.sleep(0)
         assert not entering.done()
     (await entering).close()
     assert (working.held_bytes, working.most_held_bytes) == (0, 12 * MIB)
+
+
+async def test_room_is_kept_for_what_is_being_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a crowd that comes at once no more are let in than fit, until it is known how large they are."""
+    working = Calls(max_calls=100, max_request_bytes=8 * MIB)
+    async with asyncio.TaskGroup() as group:
+        crowd = [group.create_task(working.enter()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [task.done() for task in crowd] == [True, True, False]
+        with crowd[0].result().holding(10):
+            await crowd[2]
+            assert working.held_bytes == 10 + 2 * calls.RECEIVING_BYTES
+        for task in crowd[1:]:
+            task.result().close()
+    assert working.held_bytes == 0
+
+
+async def test_an_answer_counts_until_it_has_left() -> None:
+    """Further requests wait while answers that are as large are on their way."""
+    working = Calls(max_calls=1, max_request_bytes=MIB)
+    call = await working.enter()
+    with call.holding(10):
+        call.send(2 * MIB)
+    assert working.held_bytes == 2 * MIB
+    entering = asyncio.create_task(working.enter())
+    await asyncio.sleep(0)
+    assert not entering.done()
+    call.close()
+    (await entering).close()
+    assert working.held_bytes == 0
+
+
+async def test_a_request_that_never_comes_keeps_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client may have left: after a while its place and its room are others'."""
+    monkeypatch.setattr(calls, "_LOOK_SECONDS", 0.0)
+    working = Calls(max_calls=1, max_request_bytes=MIB)
+    gone = await working.enter()
+    async with asyncio.timeout(10):
+        (await working.enter()).close()
+    with gone.holding(10):  # slow, and here after all
+        assert working.held_bytes == 10
+    assert working.held_bytes == 0
 
 
 async def test_what_stands_still_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

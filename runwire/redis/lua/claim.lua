@@ -1,18 +1,20 @@
 -- Takes topics that are due, those due longest first. A lease that is found to have run out waits for its grace first.
 --
 -- KEYS  one lane of the queues: due sets, or sets of suspects
--- ARGV  1 prefix, 2 limit, 3 lease, 4 holder, 5 token, 6 whether it is the lane of suspects ('1'), then the queues
+-- ARGV  1 prefix, 2 limit, 3 lease, 4 holder, 5 token, 6 whether it is the lane of suspects ('1'), 7 bytes of
+--       fields after which no more is taken, then the queues
 -- Returns {now, microseconds until the next is due ('' for nothing planned), {topic, head, token, losses, alone_losses,
 -- {name, value, ...}, time at which it was due}, ...}.
 
 local prefix, limit, lease, holder, token, alone = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local bytes = tonumber(ARGV[7])
 
 local MOST_SPARED = 1000 -- by one call: the next one goes on
 
 local claims, taken, spared = { digits(now), '' }, {}, 0
 
 -- A key that is elsewhere ends the script here, and not between two writes (see commit.lua).
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   touch_lanes(prefix, ARGV[i])
 end
 
@@ -45,6 +47,9 @@ local function take(place, head)
   end
   taken[place.topic] = true
   local fields = redis.call('HGETALL', prefix .. 'fields:' .. place.topic)
+  for i = 2, #fields, 2 do
+    bytes = bytes - #fields[i]
+  end
   claims[#claims + 1] = {
     place.topic, visible(head), token, head.losses, head.alone_losses, fields, digits(place.time),
   }
@@ -54,6 +59,9 @@ end
 local function look()
   local before = spared
   for _, place in ipairs(due_topics(KEYS, limit + 2 - #claims)) do
+    if bytes <= 0 then
+      return false
+    end
     local head = read_head(prefix .. 'head:' .. place.topic)
     if not head or head.final ~= '0' or lane_of(prefix, head) ~= place.key then
       redis.call('ZREM', place.key, place.topic)
