@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Claim, Commit, Lease, LeaseState
@@ -17,9 +16,6 @@ from runwire.redis.link import Reply, Word
 from runwire.redis.records import fields_of, head_of, microseconds, seconds, understood
 from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND
 from runwire.redis.shards import Shards, lane_name, those_that_answer
-
-_MOST_ROUNDS: Final = 3
-"""How often a claim looks over all shards again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,8 @@ class Work:
 
     async def _claim(self, wanted: Wanted) -> tuple[Sequence[Claim], float]:
         """Claims, and the seconds until there may be more."""
-        for _ in range(_MOST_ROUNDS):
+        # Each round claims something, or leaves in at least one shard more no lease that ran out unseen.
+        for _ in range(1 + len(self._shards)):
             parts = {0: wanted.limit} if len(self._shards) == 1 else await self._share_out(wanted)
             if not parts:
                 return [], POLL_SECONDS

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.servers import RedisBinary, RedisServer, free_port, missing, redis_servers, start_redis
+from tests.servers import MISSING, RedisBinary, RedisServer, free_port, missing, redis_servers, start_redis
 
 START_SECONDS = 20.0
 SLOTS = 16384
@@ -31,7 +31,9 @@ def any_binary() -> RedisBinary:
 
 def binary_of_this_machine() -> RedisBinary:
     found = next((kind for kind in redis_servers() if kind.name.endswith("of-this-machine")), None)
-    return found or missing("redis-server", "this machine has none of its own")
+    if found is None:  # also under CI, where the lock brings a Valkey and a Redis
+        pytest.skip(f"{MISSING} redis-server: this machine has none of its own")
+    return found
 
 
 def wait_until(is_so: Callable[[], object], limit_seconds: float = START_SECONDS) -> None:
