@@ -278,20 +278,7 @@ def stats(session: Session, scorer_id: str, since: datetime | None) -> None:
             print_json(each)
         return
     print_table(
-        (
-            "SCORER",
-            "ELIGIBLE",
-            "SCORED",
-            "COVERAGE",
-            "WAITING",
-            "FAILED",
-            "DECLINED",
-            "MEAN",
-            "P50",
-            "P99",
-            "OLDEST",
-            "DUE",
-        ),
+        _STATISTICS,
         (
             (
                 f"{use_of(each)}{' (paused)' if each.paused else ''}",

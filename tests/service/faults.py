@@ -32,3 +32,25 @@ class FaultyStore:
             return await attribute(*args, **kwargs)
 
         return call
+
+
+def failing_lookups(error: Exception) -> type[FaultyStore]:
+    """A store in which looking up why a run was woken fails twice."""
+
+    class FailingLookups(FaultyStore):
+        failures = 0
+
+        def __getattr__(self, name: str) -> Any:
+            attribute = super().__getattr__(name)
+            if name != "get":
+                return attribute
+
+            async def get(*args: Any, **kwargs: Any) -> Any:
+                if args[1:] == (["cancel"],) and self.failures < 2:
+                    self.failures += 1
+                    raise error
+                return await attribute(*args, **kwargs)
+
+            return get
+
+    return FailingLookups

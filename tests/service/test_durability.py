@@ -16,7 +16,7 @@ from runwire.errors import EventsLost, StoreUnavailable
 from runwire.fold import fold
 from runwire.pubsub import Commit, Schedule
 from runwire.values import from_value
-from tests.service.faults import FaultyStore
+from tests.service.faults import FaultyStore, failing_lookups
 from tests.service.replica import Replica, dense, eventually, mortal_worker, replica, topic_of
 from tests.service.test_frames import Held, speak
 from tests.service.test_runs import asks, data, echo
@@ -953,24 +953,8 @@ async def test_runs_outlive_a_store_that_fails(url: str) -> None:
 async def test_a_wake_that_meets_a_failing_store(url: str) -> None:
     """A store that fails just when a cancellation is looked up does not end the attempt: it is looked up again."""
 
-    class FailingGet(FaultyStore):
-        failures = 0
-
-        def __getattr__(self, name: str) -> Any:
-            attribute = super().__getattr__(name)
-            if name != "get":
-                return attribute
-
-            async def get(*args: Any, **kwargs: Any) -> Any:
-                if args[1:] == (["cancel"],) and self.failures < 2:
-                    self.failures += 1
-                    raise StoreUnavailable("not now")
-                return await attribute(*args, **kwargs)
-
-            return get
-
     held = Held()
-    async with replica(url, held.definition, wrap=FailingGet, lease_seconds=60) as it:
+    async with replica(url, held.definition, wrap=failing_lookups(StoreUnavailable("not now")), lease_seconds=60) as it:
         run = await it.start("held")
         held.words.put_nowait("a")
         async with it.watch(run.run_id) as watch:

@@ -14,7 +14,7 @@ from agent_service.worker import Worker
 from runwire.agent.v1 import run_pb2
 from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
-from tests.service.faults import FaultyStore
+from tests.service.faults import failing_lookups
 from tests.service.replica import eventually, replica
 from tests.service.test_runs import echo
 
@@ -99,23 +99,7 @@ async def test_no_loop_is_left_out(sqlite_url: str) -> None:
 async def test_a_run_whose_wake_cannot_be_looked_up(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """A fault while it is looked up why a run was woken costs nothing but time: it is looked up again."""
 
-    class FailingGet(FaultyStore):
-        failures = 0
-
-        def __getattr__(self, name: str) -> Any:
-            attribute = super().__getattr__(name)
-            if name != "get":
-                return attribute
-
-            async def get(*args: Any, **kwargs: Any) -> Any:
-                if args[1:] == (["cancel"],) and self.failures < 2:
-                    self.failures += 1
-                    raise RuntimeError("injected")
-                return await attribute(*args, **kwargs)
-
-            return get
-
-    async with replica(sqlite_url, held, wrap=FailingGet, lease_seconds=1.0) as it:
+    async with replica(sqlite_url, held, wrap=failing_lookups(RuntimeError("injected")), lease_seconds=1.0) as it:
         run = await it.start("held")
 
         async def running() -> bool:
