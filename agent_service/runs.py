@@ -167,8 +167,10 @@ class Runs:
 
         Raises InvalidRequest, RunNotFound, RunExpired, NotSuspended, AlreadyAnswered.
         """
+        # Not the journal, which may be of any size.
+        fields = (*record.SUMMARY, *dict.fromkeys(record.ANSWER + answer.request_id for answer in answers))
         for _ in range(_RESUME_TRIES):
-            stored = await self._stored(tenant, run_id, None)
+            stored = await self._stored(tenant, run_id, fields)
             time = await self._store.now()
             _check_answers(answers, record.to_run(stored).pending, stored.fields, time)
             commit = Commit(
@@ -199,7 +201,7 @@ class Runs:
             )
         return record.to_run(stored)
 
-    async def _stored(self, tenant: str, run_id: str, fields: Sequence[str] | None) -> Stored:
+    async def _stored(self, tenant: str, run_id: str, fields: Sequence[str]) -> Stored:
         stored = await self._store.get(topic_of(tenant, check_run_id(run_id)), fields)
         if stored is None:
             raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
