@@ -134,7 +134,7 @@ async def _put_together(
     servicer = ScorerServicer(
         queries,
         statistics,
-        Controls(database, jobs, scorers, wake=worker.wake),
+        Controls(database, jobs, scorers, wake=worker.wake, orphan_seconds=settings.scorer_orphan_seconds),
         watch,
         scorers,
         holders,

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, case, exists, select, update
+from sqlalchemy import ColumnElement, case, exists, or_, select, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
 from runwire.scorer_requests import scorer_run_id
 from scorer_service.database import Database
 from scorer_service.gate import Gate
+from scorer_service.holders import ORPHAN_SECONDS, is_held
 from scorer_service.jobs import Jobs, record_ends
 from scorer_service.queries import Filter, scan
 from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
@@ -76,10 +77,19 @@ Selection = Filter | Sequence[str]
 class Controls:
     """Writes that people ask for."""
 
-    def __init__(self, database: Database, jobs: Jobs, registry: Registry, *, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        jobs: Jobs,
+        registry: Registry,
+        *,
+        wake: Callable[[], None],
+        orphan_seconds: float = ORPHAN_SECONDS,
+    ) -> None:
         self._database = database
         self._jobs = jobs
         self._registry = registry
+        self._orphan_seconds = orphan_seconds
         self._wake = wake
         self._gate = Gate("redrives and cancellations of many", at_once=2, waiting=62)
 
@@ -101,9 +111,9 @@ class Controls:
         return Place(await self._database.read(newest_revision))
 
     async def redrive(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
-        """Makes scorer runs that ended without a score due again, to begin anew. Those whose scorer is not here, or
+        """Makes scorer runs that ended without a score due again, to begin anew. Those whose scorer no process has, or
         whose sample is not kept any more, are left alone. Raises TooManyRequests."""
-        known = row.scorer_id.in_(self._registry.ids)
+        known = or_(row.scorer_id.in_(self._registry.ids), is_held(row.scorer_id, self._orphan_seconds))
         kept = exists(select(1).where(samples.c.sample_id == row.sample_id))
         what = _Wanted(tenant, selection, REDRIVABLE, [known, kept])
         touched = await self._walk(what, walk, _nothing if dry_run else _redrive)
@@ -123,7 +133,8 @@ class Controls:
         or asked for it, before are left alone, and so are those whose sample is not kept any more. Raises
         TooManyRequests."""
         having = [name for name in self._registry.ids if self._registry.find(name, version)]
-        conditions = [row.scorer_id.in_(having), row.scorer_version != version, row.wanted_version != version]
+        known = or_(row.scorer_id.in_(having), is_held(row.scorer_id, self._orphan_seconds, version))
+        conditions = [known, row.scorer_version != version, row.wanted_version != version]
 
         counted: set[str] = set()
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import bindparam, case, delete, exists, false, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, exists, false, or_, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from scorer_service.database import Database, database_time
@@ -142,6 +142,16 @@ class Holders:
         query = select(*columns).where(holders.c.version != "", holders.c.seen_time >= NOW - self._orphan_seconds)
         lines = await self._database.read(lambda c: c.execute(query.order_by(*columns)).all())
         return [Holder(*line) for line in lines]
+
+
+def is_held(scorer_id: ColumnElement[str], orphan_seconds: float, version: str = "") -> ColumnElement[bool]:
+    """Whether a process said within the orphan time that it has the scorer (in this version)."""
+    said = select(1).where(
+        holders.c.scorer_id == scorer_id,
+        holders.c.version == version if version else holders.c.version != "",
+        holders.c.seen_time >= NOW - orphan_seconds,
+    )
+    return exists(said)
 
 
 def by_scorer(found: Iterable[Holder]) -> dict[str, list[Holder]]:

@@ -101,7 +101,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     async def RequestScorerRun(
         self, request: pb.RequestScorerRunRequest, context: Context
     ) -> pb.RequestScorerRunResponse:
-        self._check_scorer(request.scorer_id, request.scorer_version)
+        await self._check_scorer(request.scorer_id, request.scorer_version)
         new = self._ad_hoc(request)
         await self._controls.request(new)
         found = await self._queries.get(DEFAULT_TENANT, new.scorer_run_id)
@@ -142,7 +142,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     async def RetryScorerRuns(self, request: pb.RetryScorerRunsRequest, context: Context) -> pb.RetryScorerRunsResponse:
         selection, version = _selection(request), request.scorer_version
         if version:
-            self._check_version(request)
+            await self._check_version(request)
         if _only_begins(request, selection):
             place = await self._controls.begin()
             return pb.RetryScorerRunsResponse(next_page_token=_walk_token(request, place))
@@ -169,14 +169,14 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
     async def PauseScorer(self, request: pb.PauseScorerRequest, context: Context) -> pb.PauseScorerResponse:
-        self._check_scorer(request.scorer_id)
+        await self._check_scorer(request.scorer_id)
         await self._controls.pause(request.scorer_id, True)
-        return pb.PauseScorerResponse(scorer=self._scorer(request.scorer_id, True))
+        return pb.PauseScorerResponse(scorer=await self._now(request.scorer_id, True))
 
     async def ResumeScorer(self, request: pb.ResumeScorerRequest, context: Context) -> pb.ResumeScorerResponse:
-        self._check_scorer(request.scorer_id)
+        await self._check_scorer(request.scorer_id)
         await self._controls.pause(request.scorer_id, False)
-        return pb.ResumeScorerResponse(scorer=self._scorer(request.scorer_id, False))
+        return pb.ResumeScorerResponse(scorer=await self._now(request.scorer_id, False))
 
     async def GetScorerStats(self, request: pb.GetScorerStatsRequest, context: Context) -> pb.GetScorerStatsResponse:
         window = Window(
@@ -191,6 +191,9 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     def _scorer(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
         return messages.scorer(self._registry.newest(scorer_id), paused=paused, judge_model=self._judge_model)
 
+    async def _now(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
+        return self._listed(scorer_id, paused, by_scorer(await self._holders.all()).get(scorer_id, ()))
+
     def _listed(self, scorer_id: str, paused: bool, having: Sequence[Holder]) -> scorer_run_pb2.Scorer:
         """A scorer of this process, or of another one: then only its name and its versions are known here."""
         if scorer_id in self._registry:
@@ -201,16 +204,25 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         listed.holders.extend(messages.holder(one) for one in having)
         return listed
 
-    def _check_scorer(self, scorer_id: str, version: str = "") -> None:
+    async def _check_scorer(self, scorer_id: str, version: str = "") -> None:
+        """That this process has it, or another one."""
         _text(scorer_id, "scorer_id")
-        if problem := self._registry.problem(scorer_id, version):
+        problem = self._registry.problem(scorer_id, version)
+        if problem and not await self._is_elsewhere(scorer_id, version):
             raise ScorerNotFound(problem, scorer_id=scorer_id)
 
-    def _check_version(self, request: pb.RetryScorerRunsRequest) -> None:
+    async def _check_version(self, request: pb.RetryScorerRunsRequest) -> None:
         version, scorer_id = request.scorer_version, request.filter.scorer_id
         names = [scorer_id] if scorer_id else self._registry.ids
-        if not any(self._registry.find(name, version) for name in names):
-            raise InvalidRequest({"scorer_version": f"no such version {version!r} of {scorer_id or 'any scorer'} here"})
+        if any(self._registry.find(name, version) for name in names) or await self._is_elsewhere(scorer_id, version):
+            return
+        raise InvalidRequest({"scorer_version": f"no such version {version!r} of {scorer_id or 'any scorer'}"})
+
+    async def _is_elsewhere(self, scorer_id: str, version: str) -> bool:
+        """Whether a process has this scorer, or any; in this version, or in any."""
+        return any(
+            scorer_id in ("", one.scorer_id) and version in ("", one.version) for one in await self._holders.all()
+        )
 
 
 def _selection(request: pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest) -> Selection:

@@ -12,10 +12,12 @@ from sqlalchemy import func, select, update
 
 from runwire.client import ScorerClient, scorer_run_filter
 from runwire.paging import encode_token
+from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from scorer_service import controls as walks
 from scorer_service.controls import Controls, Walk
 from scorer_service.database import Database, open_database
+from scorer_service.holders import Holders
 from scorer_service.jobs import Jobs, Offer
 from scorer_service.queries import Filter
 from scorer_service.records import OPEN, Error, Finished, NewRun, State
@@ -158,3 +160,34 @@ async def test_forged_tokens_are_refused(sqlite_url: str, place: Any) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running.stub.RetryScorerRuns(request)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_what_another_process_has_is_redriven_and_rescored(database: Database) -> None:
+    """Whoever is asked: a scorer and a version count as known where any process has them, and only there."""
+    await Holders(database, "other", {"elsewhere": ["2"]}).sweep()
+    failed = [
+        NewRun(name, "default", name, state=State.FAILED, sample=b"\x0a\x00", create_time=1.0)
+        for name in ("elsewhere", "nowhere", "brevity")
+    ]
+    await Jobs(database, worker="w").add(failed)
+    controls = controls_of(database)
+    rescored = await controls.rescore("default", EVERYTHING, "2", dry_run=True)
+    assert rescored.count == 1
+    assert sorted((await controls.redrive("default", EVERYTHING)).ids) == ["brevity", "elsewhere"]
+
+
+async def test_what_another_process_has_is_asked_for_and_paused(results_url: str) -> None:
+    """A process takes requests for scorers of the others, pauses them, and refuses what nobody has."""
+    async with open_database(results_url) as database, service(results_url) as running:
+        await Holders(database, "other", {"elsewhere": ["2"]}).sweep()
+        request = pb.RequestScorerRunRequest(scorer_id="elsewhere", sample=scorer_run_requested_pb2.Sample())
+        found = (await running.stub.RequestScorerRun(request)).scorer_run
+        assert (found.scorer_id, found.state) == ("elsewhere", scorer_run_pb2.SCORER_RUN_STATE_PENDING)
+        paused = (await running.stub.PauseScorer(pb.PauseScorerRequest(scorer_id="elsewhere"))).scorer
+        assert (paused.paused, paused.version, len(paused.holders)) == (True, "2", 1)
+        for missing in ({"scorer_id": "nowhere"}, {"scorer_id": "elsewhere", "scorer_version": "3"}):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await running.stub.RequestScorerRun(
+                    pb.RequestScorerRunRequest(**missing, sample=scorer_run_requested_pb2.Sample())
+                )
+            assert refused.value.code() == grpc.StatusCode.NOT_FOUND
