@@ -232,6 +232,7 @@ async def test_a_collector_that_is_dead_keeps_nobody() -> None:
     run = SimpleNamespace(
         scorer_run_id="one",
         scorer_id="a",
+        scorer_name="",
         scorer_version="1",
         run_id="",
         agent_id="",
