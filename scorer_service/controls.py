@@ -130,8 +130,8 @@ class Controls:
         self, tenant: str, selection: Selection, version: str, *, dry_run: bool = False, walk: Walk = _ALL
     ) -> Touched:
         """Scores terminal scorer runs again with another version, as new scorer runs; those that were scored with it,
-        or asked for it, before are left alone, and so are those whose sample is not kept any more. Raises
-        TooManyRequests."""
+        or asked for it, before are left alone, and so are those whose sample is not kept any more. All scores of a
+        run under a name become one, and so do all scores of one ad hoc request. Raises TooManyRequests."""
         having = [name for name in self._registry.ids if self._registry.find(name, version)]
         known = or_(row.scorer_id.in_(having), is_held(row.scorer_id, self._orphan_seconds, version))
         conditions = [known, row.scorer_version != version, row.wanted_version != version]
@@ -317,8 +317,9 @@ def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> 
 
 def _again(line: Any, version: str) -> NewRun:
     """The scorer run that scores the same sample with another version."""
-    # A run asks a scorer once under a name; people ask as often as they like.
-    scored = line.run_id if line.run_id and not line.fingerprint else line.scorer_run_id
+    # A run asks a scorer once under a name; people ask as often as they like. Either way the id comes from what asked
+    # first and not from the scorer run in hand, or each version would make a score of every earlier one.
+    scored = line.fingerprint or line.run_id or line.scorer_run_id
     new = NewRun(
         scorer_run_id=scorer_run_id(line.tenant, scored, line.scorer_id, version, line.scorer_name),
         tenant=line.tenant,

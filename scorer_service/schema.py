@@ -104,8 +104,8 @@ scorer_runs = Table(
     Column("revision", BigInteger, nullable=False),
 )
 """`wanted_version`: as asked for, empty for the newest. `siblings`: how many scorer runs the evaluated run asked for in
-all, 0 where that is not known. `fingerprint`: hash of an ad hoc request, to tell a repeat from another request under
-the same id."""
+all, 0 where that is not known. `fingerprint`: hash of an ad hoc request with its id, to tell a repeat from another
+request under the same id, and its scores of all versions from those of other requests; empty where a run asked."""
 
 runs = scorer_runs.c
 

@@ -123,9 +123,9 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             problems["options"] = f"cannot be kept: {error}"
         if problems:
             raise InvalidRequest(problems)
-        request_id = request.request_id or uuid.uuid4().hex
+        request.request_id = request.request_id or uuid.uuid4().hex  # so that the fingerprints of two calls differ
         return NewRun(
-            scorer_run_id=scorer_run_id(DEFAULT_TENANT, "request", "", request_id),
+            scorer_run_id=scorer_run_id(DEFAULT_TENANT, "request", "", request.request_id),
             tenant=DEFAULT_TENANT,
             scorer_id=request.scorer_id,
             scorer_name=request.scorer_name,

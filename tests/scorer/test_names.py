@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
 from runwire.scorer.v1 import scorer_service_pb2 as pb
+from scorer_service import Sample, Score, scorer
 from tests.scorer.stage import Service, request, service
+
+
+async def agree(sample: Sample) -> Score:
+    return Score(1)
+
+
+VERSIONS = [scorer(id="brevity", version=version)(agree) for version in "1234"]
 
 
 def named(name: str, run_id: str = "run-1", **options: str) -> requested.ScorerRunRequested:
@@ -76,3 +86,22 @@ async def test_three_ad_hoc_requests_scored_again(results_url: str) -> None:
             assert (await running.until(key)).scorer_name == "x"
         again = await running.stub.RetryScorerRuns(pb.RetryScorerRunsRequest(scorer_run_ids=asked, scorer_version="1"))
     assert again.count == len(set(again.scorer_run_ids)) == 3
+
+
+@pytest.mark.parametrize("run_id", ["run-1", ""])
+async def test_what_was_scored_again_is_one_with_what_it_came_from(results_url: str, run_id: str) -> None:
+    """However many versions there have been, each request has one score of the next one, dry or not, not one for each
+    of its earlier scores: two alike, which people asked for without a request id, have two."""
+    async with service(results_url, scorers="tests.scorer.test_names:VERSIONS") as running:
+        sample = request("brevity", run_id).sample
+        for _ in range(2):
+            ad_hoc = pb.RequestScorerRunRequest(scorer_id="brevity", scorer_version="1", sample=sample)
+            await running.until((await running.stub.RequestScorerRun(ad_hoc)).scorer_run.scorer_run_id)
+        for version in ("2", "3", "4"):
+            again = pb.RetryScorerRunsRequest(filter=pb.ScorerRunFilter(), scorer_version=version, dry_run=True)
+            foreseen = await running.stub.RetryScorerRuns(again)
+            again.dry_run = False
+            made = await running.stub.RetryScorerRuns(again)
+            assert (foreseen.count, made.count) == (2, 2)
+            for key in made.scorer_run_ids:
+                await running.until(key)

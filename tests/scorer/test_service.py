@@ -461,14 +461,16 @@ async def test_a_watch_is_told_of_the_drain(results_url: str) -> None:
 
 
 async def test_a_dry_run_of_a_rescore_counts_what_is_done(running: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's own score and the one that a person asked for are scored again apart, and the count says so before."""
+    """Two scores of one run become one of the other version, also when they are in different batches; what a person
+    asked for about that run is scored again apart."""
     monkeypatch.setattr("scorer_service.controls._BATCH", 1)
-    await running.score(request("brevity", version="1"))
-    one = pb.RequestScorerRunRequest(scorer_id="brevity", scorer_version="1", sample=request("brevity").sample)
+    for version in ("", "2"):
+        assert (await running.score(request("brevity", version=version))).scorer_version == "2"
+    one = pb.RequestScorerRunRequest(scorer_id="brevity", scorer_version="2", sample=request("brevity").sample)
     asked = (await running.stub.RequestScorerRun(one)).scorer_run
     await running.until(asked.scorer_run_id)
     counts = []
     for dry_run in (True, False):
-        again = pb.RetryScorerRunsRequest(filter=pb.ScorerRunFilter(), scorer_version="2", dry_run=dry_run)
+        again = pb.RetryScorerRunsRequest(filter=pb.ScorerRunFilter(), scorer_version="1", dry_run=dry_run)
         counts.append((await running.stub.RetryScorerRuns(again)).count)
     assert counts == [2, 2]
