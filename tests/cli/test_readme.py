@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +17,22 @@ from tests.servers import program
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PRINTED = re.findall(r"^```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 GRPCURL = re.findall(r"^grpcurl (?:.*\\\n)*.*$", README, re.MULTILINE)
+
+
+def test_first_block(tmp_path: Path) -> None:
+    """The first block, in an empty folder, without a key and without a network, prints what the README says."""
+    (tmp_path / "hello.py").write_text(PYTHON[0])
+    environment = {name: value for name, value in os.environ.items() if not _is_of_this_machine(name)}
+    command = [*_without_network(), sys.executable, "hello.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == (PRINTED[0], 0), done.stderr
 
 
 def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agents of the quickstart are served, and its client prints what the run says."""
-    agents, client = PYTHON
+    _, agents, client = PYTHON
     (tmp_path / "my_agents.py").write_text(agents)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("OPENAI_API_KEY", "none")
@@ -45,6 +57,20 @@ def test_grpcurl() -> None:
             rest = _frames(_call(command, service.address))
             assert _sequences(frames) == _sequences(frames[: frames.index(frame) + 1]) + _sequences(rest)
             assert "ended" in rest[-1]
+
+
+def _is_of_this_machine(name: str) -> bool:
+    """Whether a variable names a key, a model provider, a proxy, or a setting of ours."""
+    return name.endswith(("_API_KEY", "_BASE_URL")) or name.lower().endswith("_proxy") or name.startswith("RUNWIRE_")
+
+
+def _without_network() -> list[str]:
+    """A command before a command, which has only the loopback interface then. Empty where a process may not do that."""
+    unshare, ip = shutil.which("unshare"), shutil.which("ip")
+    if unshare is None or ip is None:
+        return []
+    command = [unshare, "--net", "--map-root-user", "sh", "-c", f'{ip} link set lo up && exec "$@"', "sh"]
+    return command if subprocess.run([*command, "true"], capture_output=True).returncode == 0 else []
 
 
 def _call(command: str, address: str) -> str:
