@@ -7,6 +7,8 @@ PROTO_VENV := .venv-proto
 PROTO_STAMP := $(PROTO_VENV)/.installed
 LOWEST_VENV := .venv-lowest
 LOWEST_STAMP := $(LOWEST_VENV)/.installed
+DEMO_VENV := .venv-demo
+DEMO_STAMP := $(DEMO_VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests look for the tools of the environment (buf, grpcurl, hadolint) by their plain name.
@@ -21,6 +23,10 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 # The images run what the tests ran on: the same versions, for one service alone.
 IMAGE_LOCK = $(LOCK) --upgrade --constraints requirements/dev.txt
 
+CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "Runwire needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Name another one: make $(MAKECMDGOALS) PYTHON=python3.11"; \
+	exit 1; }
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -34,17 +40,29 @@ install: $(STAMP) ## create .venv with everything for development (once; again w
 # An environment that is there is brought up to date, not rebuilt under the feet of whoever is using it;
 # `make clean install` starts afresh, as it must with another PYTHON.
 $(STAMP): requirements/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Runwire needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Name another one: make install PYTHON=python3.11"; \
-		exit 1; }
+	$(CHECK_PYTHON)
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
 	$(BIN)/python $(INSTALL_SELF)
 	@touch $@
 
+# A newcomer has no .venv and needs none: the demonstration gets an environment of its own, with the two services and
+# nothing else. Whoever develops has all that already.
+DEMO_FROM := $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
+
+$(DEMO_STAMP): requirements/demo.txt pyproject.toml
+	$(CHECK_PYTHON)
+	@echo "installing what the demonstration needs into $(DEMO_VENV), once"
+	@$(PYTHON) -m venv --clear $(DEMO_VENV)
+	@$(DEMO_VENV)/bin/python -m pip install --no-compile --progress-bar off --use-pep517 --require-hashes -r $< 2>$(DEMO_VENV)/errors \
+		| awk '/^(Collecting|Processing) / { printf "\r  %d packages", ++n; fflush() } /^Installing/ { printf ", installing ..."; fflush() } \
+			/^Successfully/ { done = 1; print " done" } END { exit !done }' \
+		|| { echo; grep -v ^WARNING $(DEMO_VENV)/errors; exit 1; }
+	@touch $@
+
 .PHONY: demo
-demo: $(STAMP) ## both services, a run that is cut and resumed, and its scores: no key, no network
-	$(BIN)/python -m examples.demo
+demo: $(DEMO_FROM) ## both services, a run that is cut and resumed, and its scores: no key, no network
+	@$(dir $<)bin/python -m examples.demo
 
 # Most of the tests wait for processes, so two at a time take half as long. A file stays in one process, with the servers
 # that its fixtures start. ARGS="-n 0" is one after the other, with what they print.
@@ -98,6 +116,7 @@ lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirem
 	$(LOCK) --upgrade --group proto -o requirements/proto.txt
 	$(LOCK) --upgrade --resolution lowest-direct pyproject.toml --all-extras --group test -o requirements/lowest.txt
 	$(IMAGE_LOCK) --group build -o requirements/build.txt
+	$(IMAGE_LOCK) pyproject.toml --extra agent --extra scorer -o requirements/demo.txt
 	$(IMAGE_LOCK) pyproject.toml --extra agent --extra redis -o requirements/agent.txt
 	$(IMAGE_LOCK) pyproject.toml --extra scorer --extra judges --extra redis --extra postgres --extra otel -o requirements/scorer.txt
 	@! grep -n '://' requirements/*.txt || { echo "a lock file names a host"; exit 1; }
@@ -147,6 +166,6 @@ deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the whee
 
 .PHONY: clean
 clean: ## remove what can be made again, the environments too
-	rm -rf $(VENV) $(PROTO_VENV) $(LOWEST_VENV) .venv-bench .runwire build dist *.egg-info
+	rm -rf $(VENV) $(PROTO_VENV) $(LOWEST_VENV) $(DEMO_VENV) .venv-bench .runwire build dist *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
