@@ -6,12 +6,13 @@ over: only the client, or the end of its connection, frees it. So the budget is 
 1. While much is held, frames get smaller, down to MIN_FRAME_BYTES. These always pass, so that nobody waits for them.
 2. What cannot be made smaller (one large event) waits until it fits.
 3. A connection has at most a part of the whole: one that does not read fills its own share and no other's.
+4. Many such connections together fill the whole. Then one that has nothing outstanding still gets a message at a time,
+   up to as much again: who reads goes on, one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -23,23 +24,26 @@ MAX_FRAME_BYTES: Final = MAX_COMMIT_BYTES
 _COPIES: Final = 2
 """A message is held by us and by gRPC, each a copy."""
 _SHARES: Final = 8
-"""A connection has at most this part of the whole."""
+"""A connection has at most this part of the whole, if not said otherwise."""
+_LOOK_SECONDS: Final = 1.0
+"""How often who waits looks by itself."""
 _FRAMES_LEFT: Final = 16
 """Frames are such a part of what is left."""
 
 
 class Budget:
-    """At most `limit_bytes`, small messages excepted. To be used on one event loop."""
+    """At most `limit_bytes`, and as much again for connections that have nothing else; small messages excepted. To be
+    used on one event loop."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, shares: int = _SHARES) -> None:
         self.limit_bytes = limit_bytes
-        self.share_bytes = limit_bytes // _SHARES
+        self.share_bytes = limit_bytes // shares
         self.used_bytes = 0
         """Of both copies of everything that is held."""
         self.most_bytes = 0
         """The most that was ever held."""
         self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
-        self._waiting: dict[Account, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[Account, dict[asyncio.Future[None], None]] = {}
 
     def account(self, name: str) -> Account:
         """That of a connection, as long as anybody keeps it."""
@@ -50,17 +54,21 @@ class Budget:
 
     def _wake(self) -> None:
         """Lets the first of each connection look again, beginning with the one that waits longest."""
-        if self.used_bytes >= self.limit_bytes:
-            return
+        is_full = self.used_bytes >= self.limit_bytes
         for account, waiting in tuple(self._waiting.items()):
-            if account.used_bytes < self.share_bytes:
-                while waiting:
-                    place = waiting.popleft()
-                    if not place.done():
-                        place.set_result(None)
-                        break
-            if not waiting:
-                del self._waiting[account]
+            if account.used_bytes < self.share_bytes and not (is_full and account.used_bytes):
+                if place := next((place for place in waiting if not place.done()), None):
+                    place.set_result(None)
+                self._waiting[account] = self._waiting.pop(account)  # to the end: the others are first next time
+
+    def _wait(self, account: Account, place: asyncio.Future[None]) -> None:
+        self._waiting.setdefault(account, {})[place] = None
+
+    def _forget(self, account: Account, place: asyncio.Future[None]) -> None:
+        waiting = self._waiting[account]
+        del waiting[place]
+        if not waiting:
+            del self._waiting[account]
 
 
 class Account:
@@ -81,20 +89,23 @@ class Account:
         if size_bytes <= MIN_FRAME_BYTES:
             return True
         budget, cost = self._budget, _COPIES * size_bytes
-        in_share = not self.used_bytes or self.used_bytes + cost <= budget.share_bytes
-        return in_share and (not budget.used_bytes or budget.used_bytes + cost <= budget.limit_bytes)
+        if not self.used_bytes:
+            return not budget.used_bytes or budget.used_bytes + cost <= 2 * budget.limit_bytes
+        return self.used_bytes + cost <= budget.share_bytes and budget.used_bytes + cost <= budget.limit_bytes
 
     async def room(self, size_bytes: int) -> None:
         """Waits until it fits. Who waits should hold nothing."""
         while not self.fits(size_bytes):
-            place = asyncio.get_running_loop().create_future()
-            self._budget._waiting.setdefault(self, deque()).append(place)
+            loop = asyncio.get_running_loop()
+            place = loop.create_future()
+            self._budget._wait(self, place)
+            # Whoever is woken may leave without taking anything, and then nobody else is.
+            timer = loop.call_later(_LOOK_SECONDS, _wake_up, place)
             try:
                 await place
-            except asyncio.CancelledError:
-                if place.done() and not place.cancelled():
-                    self._budget._wake()
-                raise
+            finally:
+                timer.cancel()
+                self._budget._forget(self, place)
 
     def take(self, size_bytes: int) -> Hold:
         """Counts a message until the hold is released."""
@@ -107,6 +118,11 @@ class Account:
         budget.most_bytes = max(budget.most_bytes, budget.used_bytes)
         if cost < 0 and budget._waiting:
             budget._wake()
+
+
+def _wake_up(place: asyncio.Future[None]) -> None:
+    if not place.done():
+        place.set_result(None)
 
 
 class Hold:
