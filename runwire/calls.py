@@ -81,14 +81,11 @@ class Calls:
     async def _room(self, caller: _Caller) -> Hold:
         try:
             async with asyncio.timeout(_ROOM_SECONDS):
-                while caller.is_behind() or not caller.requests.fits(RECEIVING_BYTES):
-                    if caller.is_behind():
-                        await caller.answers.room(MAX_FRAME_BYTES)
-                    else:
-                        await caller.requests.room(RECEIVING_BYTES)
+                while caller.is_behind():
+                    (await caller.answers.room(MAX_FRAME_BYTES)).release()
+                return await caller.requests.room(RECEIVING_BYTES)
         except TimeoutError:
             raise TooManyRequests("too many bytes of requests and of answers that were not read are held") from None
-        return caller.requests.take(RECEIVING_BYTES)
 
     def _add_slow(self, call: Call) -> None:
         self._slow[call] = None
@@ -146,13 +143,13 @@ class Call:
     def cut(self) -> None:
         """Ends its reception: it has taken long, and others are as slow."""
         self._calls._slow.pop(self, None)
-        self._limit.reschedule(asyncio.get_running_loop().time())
+        if not self._limit.expired():  # or it is being cut already, by its own time
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     @contextmanager
     def holding(self, size_bytes: int) -> Iterator[None]:
         """Its request is here and worked on; at the end the call is closed, unless it sends an answer."""
-        self._held.release()
-        self._held = self._caller.requests.take(size_bytes)
+        self._held.resize(size_bytes)
         try:
             yield
         finally:

@@ -59,6 +59,9 @@ class Stream:
         self._context = context
         self._account = outflow.budget.account(context.peer())
         self._taken = 0
+        self._kept: Hold | None = None
+        """Room that was waited for, until the frame is there that it is for."""
+        context.add_done_callback(self._give_up)
 
     async def open(self) -> None:
         """Sends the headers. A message that takes them along and is not read would keep the status from being sent."""
@@ -70,21 +73,26 @@ class Stream:
 
     def fits(self, size_bytes: int) -> bool:
         """Whether a frame that cannot be smaller may be sent now."""
-        return self._account.fits(size_bytes)
+        return (self._kept is not None and self._kept.covers(size_bytes)) or self._account.fits(size_bytes)
 
     async def room(self, size_bytes: int) -> None:
         """Waits until it may. Raises SlowConsumer if the client's connection does not take what it has."""
+        self._give_up()
         seconds = self._outflow.write_timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                await self._account.room(size_bytes)
+                self._kept = await self._account.room(size_bytes)
         except TimeoutError:
             problem = f"the client's connection has not taken what it has for {seconds} s: resume"
             raise SlowConsumer(problem, RETRY_DELAY_SECONDS) from None
 
     async def write(self, frame: bytes) -> None:
         """Writes a frame. Raises SlowConsumer if the client does not read."""
-        held = self._account.take(len(frame))
+        held, self._kept = self._kept, None
+        if held is None:
+            held = self._account.take(len(frame))
+        else:
+            held.resize(len(frame))
         try:
             await self._pass(frame)
         except TimeoutError:
@@ -97,6 +105,12 @@ class Stream:
             raise
         held.release()
         self._taken += 1
+
+    def _give_up(self, *_: object) -> None:
+        """Gives up room that was kept."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.release()
 
     def _keep(self, held: Hold) -> None:
         self._context.add_done_callback(lambda *_: held.release())

@@ -7,7 +7,6 @@ from collections.abc import Coroutine
 
 import pytest
 
-from runwire import budget as budgets
 from runwire import calls, gate
 from runwire.budget import MAX_FRAME_BYTES, MIN_FRAME_BYTES, Budget
 from runwire.calls import Calls
@@ -228,13 +227,12 @@ async def test_who_reads_goes_on_beside_many_who_do_not() -> None:
     assert 64 * MIB <= budget.used_bytes <= 2 * 64 * MIB
     for _ in range(100):
         async with asyncio.timeout(1):
-            await reader.room(2 * MIB)
-        frame = reader.take(2 * MIB)
+            frame = await reader.room(2 * MIB)
         second = asyncio.create_task(reader.room(2 * MIB))
         await asyncio.sleep(0)
         assert not second.done()
         frame.release()
-        await second
+        (await second).release()
     more = [budget.account(f"one more {number}") for number in range(100)]
     for account in more:
         if account.fits(MIB):
@@ -242,20 +240,50 @@ async def test_who_reads_goes_on_beside_many_who_do_not() -> None:
     assert budget.most_bytes <= 2 * 64 * MIB
 
 
-async def test_who_is_woken_and_leaves_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was told of room and takes none does not leave the next of its connection waiting for ever."""
-    monkeypatch.setattr(budgets, "_LOOK_SECONDS", 0.0)
+async def test_who_leaves_keeps_nobody_waiting() -> None:
+    """One that leaves while it waits, or just as it gets its room, leaves both to the next of its connection."""
     budget = Budget(64 * MIB)
     account = budget.account("one")
     holds = []
     while account.fits(MIB):
         holds.append(account.take(MIB))
-    first, second = (asyncio.create_task(account.room(MIB)) for _ in range(2))
+    waiting = [asyncio.create_task(account.room(MIB)) for _ in range(3)]
     await asyncio.sleep(0)
+    waiting[0].cancel()
     holds.pop().release()
+    waiting[1].cancel()
     async with asyncio.timeout(10):
-        await first
-        await second
+        last = await waiting[2]
+    assert [task.cancelled() for task in waiting[:2]] == [True, True]
+    for hold in (last, *holds):
+        hold.release()
+    assert budget.used_bytes == 0
+    assert account.fits(MAX_FRAME_BYTES)
+
+
+async def test_a_large_one_is_not_kept_waiting_by_small_ones() -> None:
+    """Beside three hundred connections whose messages always fit a little earlier a large one gets its turn."""
+    budget = Budget(16 * MIB)
+    large, given = asyncio.Event(), 0
+
+    async def take(name: str) -> None:
+        nonlocal given
+        account = budget.account(name)
+        while not large.is_set():
+            hold = await account.room(60_000)
+            given += 1
+            await asyncio.sleep(0)
+            hold.release()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(300):
+            group.create_task(take(f"small {number}"))
+        await asyncio.sleep(0)
+        before = given
+        (await budget.account("large").room(3_900_000)).release()
+        large.set()
+    assert given - before <= 2 * 300
+    assert budget.used_bytes == 0
 
 
 async def test_a_connection_fills_only_its_own_share() -> None:
@@ -272,4 +300,4 @@ async def test_a_connection_fills_only_its_own_share() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     holds.pop().release()
-    await waiting
+    (await waiting).release()
