@@ -124,7 +124,28 @@ class Controls:
         """Ends scorer runs that are not terminal. A worker that holds one is refused when it finishes. Raises
         TooManyRequests."""
         what = _Wanted(tenant, selection, OPEN, [], moving=True)
-        return await self._walk(what, walk, _nothing if dry_run else _cancel)
+        return await self._walk(what, walk, _nothing if dry_run else self._cancel)
+
+    def _cancel(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+        revision, now = next_revision(connection)
+        held = _record_attempts(connection, ids, now)
+        self._jobs.backlog.add(connection, [(line.scorer_run_id, line.claims) for line in held])
+        query = (
+            update(scorer_runs)
+            .where(row.scorer_run_id.in_(ids))
+            .values(
+                state=int(State.CANCELLED),
+                due_time=None,
+                end_time=now,
+                claims=row.claims + 1,  # so that whoever holds it is refused
+                error_reason="cancelled",
+                error_class="",
+                error_message="cancelled on request",
+                revision=revision,
+            )
+        )
+        connection.execute(query)
+        return list(ids)
 
     async def rescore(
         self, tenant: str, selection: Selection, version: str, *, dry_run: bool = False, walk: Walk = _ALL
@@ -286,33 +307,13 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
-def _cancel(connection: Connection, ids: Sequence[str]) -> list[str]:
-    revision, now = next_revision(connection)
-    _record_attempts(connection, ids, now)
-    query = (
-        update(scorer_runs)
-        .where(row.scorer_run_id.in_(ids))
-        .values(
-            state=int(State.CANCELLED),
-            due_time=None,
-            end_time=now,
-            claims=row.claims + 1,  # so that whoever holds it is refused
-            error_reason="cancelled",
-            error_class="",
-            error_message="cancelled on request",
-            revision=revision,
-        )
-    )
-    connection.execute(query)
-    return list(ids)
-
-
-def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> None:
+def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> Sequence[Any]:
     """Those of the scorer runs that a worker holds: it will be refused, and can record nothing itself."""
     columns = (row.scorer_run_id, row.claims, row.worker, row.start_time, row.steps)
     held = select(*columns).where(row.scorer_run_id.in_(ids), row.state == int(State.RUNNING))
     if lines := connection.execute(held).all():
         record_ends(connection, lines, now, lambda line: Error("cancelled", "cancelled on request"))
+    return lines
 
 
 def _again(line: Any, version: str) -> NewRun:

@@ -26,10 +26,11 @@ from sqlalchemy.engine import Connection
 
 from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError
+from scorer_service.backlog import count_dropped
 from scorer_service.database import Database, database_time
 from scorer_service.queries import Attempt
 from scorer_service.records import State
-from scorer_service.schema import EXPORTS_DROPPED, attempts, counters, exports, scorer_runs
+from scorer_service.schema import attempts, exports, scorer_runs
 
 log = logging.getLogger("scorer_service")
 
@@ -249,8 +250,7 @@ def _remove(connection: Connection, items: Sequence[Item], dropped: int) -> None
     """Takes them out of the table, and counts those of them that did not arrive."""
     connection.execute(delete(exports).where(tuple_(exports.c.scorer_run_id, exports.c.attempt).in_(_pairs(items))))
     if dropped:
-        counter = update(counters).where(counters.c.name == EXPORTS_DROPPED)
-        connection.execute(counter.values(value=counters.c.value + dropped))
+        count_dropped(connection, dropped)
 
 
 def _hand_back(connection: Connection, items: Sequence[Item], delay: float) -> None:
@@ -371,7 +371,7 @@ class OtlpSink:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
         self._ear.forget()
-        events = [_event(item, self._resource) for item in items if _has_result(item)]
+        events = [_event(item, self._resource) for item in items if has_result(item)]
         if events and self._logs.export(events) is not LogRecordExportResult.SUCCESS:
             return Outcome(self._ear.verdict())
         if self._spans.export([_span(item, self._resource) for item in items]) is not SpanExportResult.SUCCESS:
@@ -386,7 +386,7 @@ class OtlpSink:
         self._spans.shutdown()
 
 
-def _has_result(item: Item) -> bool:
+def has_result(item: Item) -> bool:
     """Whether the attempt ended the scorer run with a score or a failure."""
     return item.run.claims == item.attempt.attempt and item.run.state in (State.SUCCEEDED, State.FAILED)
 

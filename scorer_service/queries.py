@@ -97,9 +97,10 @@ class Attempt:
     @classmethod
     def never_made(cls, line: Any) -> Attempt:
         """Of a scorer run that FAILED without an attempt: its time as a whole, and its error."""
+        since = min(line.create_time, line.end_time)  # clocks of producers may be ahead
         error = line.error_reason, line.error_class, line.error_message
         steps = getattr(line, "steps", None)
-        return cls(line.scorer_run_id, line.claims, line.worker, line.create_time, line.end_time, steps, *error)
+        return cls(line.scorer_run_id, line.claims, line.worker, since, line.end_time, steps, *error)
 
 
 @dataclass(slots=True)

@@ -15,12 +15,18 @@ import pytest
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from sqlalchemy import func, select
+from sqlalchemy.event import listen
 
 from scorer_service import schema
+from scorer_service.backlog import Backlog
+from scorer_service.controls import Controls
 from scorer_service.database import Database, open_database
-from scorer_service.export import Exporter, Item, OtlpSink, Outcome, Verdict
+from scorer_service.export import Exporter, Item, OtlpSink, Outcome, Verdict, has_result
+from scorer_service.holders import give_up
 from scorer_service.jobs import Jobs, Offer
-from scorer_service.records import Finished, NewRun, ScoreRecord, State
+from scorer_service.records import Error, Finished, NewRun, ScoreRecord, State
+from scorer_service.registry import load
+from scorer_service.retention import Ages, Retention
 from tests.scorer.stage import eventually, request, service
 from tests.servers import free_port
 
@@ -334,6 +340,76 @@ async def test_the_collectors_word_is_heard(
         exporter.stop()
         assert seen[0].verdict is verdict
         assert await dropped(database) == (2 if code is None else 0)
+
+
+async def test_every_failure_is_exported_whoever_ends_it(database: Database) -> None:
+    """What nobody has the scorer for, what is late, what was refused at intake, and an attempt that a cancellation
+    ended: their failure is sent as it is, with the number under which the scorer run shows it."""
+    jobs = Jobs(database, worker="w", lease_seconds=-1, export_backlog=100)
+    await jobs.register(["a"])
+    runs = [
+        NewRun("orphan", "default", "gone"),
+        NewRun("late", "default", "a", deadline=1.0),
+        NewRun("malformed", "default", "a", state=State.FAILED, error=Error("malformed_request", "no sense")),
+        NewRun("running", "default", "a"),
+        NewRun("dead", "default", "a"),
+    ]
+    await jobs.add([new for new in runs if new.scorer_run_id in ("running", "dead")])
+    assert len((await jobs.claim({"a": Offer(2)}, 2)).jobs) == 2
+    await jobs.add(runs)
+    controls = Controls(database, jobs, load([]), wake=lambda: None)
+    assert (await controls.cancel("default", ["running"])).count == 1
+    assert await Retention(database, Ages(0, 0, 0), backlog=jobs.backlog).end_late() == 1
+    await database.write(lambda c: give_up_all(c, jobs.backlog))
+    items: dict[tuple[str, int], Item] = {}
+
+    class Keeping(Remembering):
+        def send(self, sent: Any) -> Outcome:
+            items.update({(item.run.scorer_run_id, item.attempt.attempt): item for item in sent})
+            return Outcome(Verdict.TAKEN)
+
+    while not await Exporter(database, Keeping()).run_once():
+        pass
+    reasons = {key: item.attempt.error_reason for key, item in items.items()}
+    assert reasons == {
+        ("orphan", 1): "scorer_unknown",
+        ("late", 1): "deadline_exceeded",
+        ("malformed", 0): "malformed_request",
+        ("running", 1): "cancelled",
+        ("dead", 1): "worker_lost",
+        ("dead", 2): "scorer_unknown",
+    }
+    results = {item.run.scorer_run_id for item in items.values() if has_result(item)}
+    assert results == {"orphan", "late", "malformed", "dead"}
+    assert (await waiting(database), await dropped(database)) == (0, 0)
+
+
+def give_up_all(connection: Any, backlog: Backlog) -> None:
+    """As the orphan rule does, for all that is open."""
+    row = schema.scorer_runs.c
+    columns = (row.scorer_run_id, row.state, row.claims, row.worker, row.start_time, row.steps)
+    lines = connection.execute(select(*columns).where(row.due_time.is_not(None))).all()
+    give_up(connection, lines, Error("scorer_unknown", "nobody has it"), backlog)
+
+
+async def test_the_backlog_is_not_counted_for_every_write(database: Database) -> None:
+    """Counting what waits costs more than adding to it: it is done once in a while, and room that an exporter made is
+    found by the next count."""
+    statements: list[str] = []
+    backlog = Backlog(10)
+
+    def work(connection: Any, first: int) -> None:
+        listen(connection, "before_cursor_execute", lambda c, cursor, text, *rest: statements.append(text))
+        backlog.add(connection, [(f"{first + number}", 1) for number in range(4)])
+
+    for first in range(0, 20, 4):
+        await database.write(lambda connection, at=first: work(connection, at))  # type: ignore[misc]
+    assert len([text for text in statements if "count(" in text.lower()]) == 1
+    assert (await waiting(database), await dropped(database)) == (10, 10)
+    await database.write(lambda c: c.execute(schema.exports.delete()))
+    backlog._count_again = 0.0
+    await database.write(lambda connection: backlog.add(connection, [("more", 1)]))
+    assert await waiting(database) == 1
 
 
 async def test_attempts_that_died_with_their_worker_are_exported(database: Database) -> None:
