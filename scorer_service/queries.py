@@ -120,9 +120,9 @@ class Found:
     @property
     def weight(self) -> int:
         """About how many bytes it takes here."""
-        texts = (self.run.options, self.run.labels, self.run.score_reason, self.run.score_metadata)
-        spent = sum(len(attempt.spent or "") for attempt in self.attempts)
-        return 1000 + sum(len(text or "") for text in texts) + 1000 * len(self.attempts) + spent
+        texts = [self.run.options, self.run.labels, self.run.score_reason, self.run.score_metadata]
+        texts += [attempt.spent for attempt in self.attempts]
+        return 1000 + 1000 * len(self.attempts) + sum(len(text) for text in texts if isinstance(text, (str, bytes)))
 
 
 MAX_ANSWER_WEIGHT: Final = 2 * 1024 * 1024

@@ -182,10 +182,13 @@ class Statistics:
 def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
     found: dict[Use, _Counted] = {}
     for line in connection.execute(counting(window)):
-        one = found.setdefault((line.scorer_id, line.scorer_name), _Counted())
+        # SQLite keeps whatever a damaged row has in a column: such a row must not take the statistics with it.
+        if not isinstance(line.state, int):
+            continue
+        one = found.setdefault((str(line.scorer_id), str(line.scorer_name)), _Counted())
         one.counts[line.state] = one.counts.get(line.state, 0) + line.number
         one.cancelled_ad_hoc += line.number if line.ad_hoc else 0
-        if line.state in OPEN:
+        if line.state in OPEN and isinstance(line.oldest, float):
             one.oldest = line.oldest if one.oldest is None else min(one.oldest, line.oldest)
         if line.state == State.SUCCEEDED:
             one.sum_of_scores += line.total or 0.0
@@ -205,7 +208,7 @@ def counting(window: Window) -> Select[Any]:
             *columns,
             func.count().label("number"),
             func.min(row.create_time).label("oldest"),
-            func.sum(row.score_value).label("total"),
+            func.sum(case((row.score_value.between(-_MOST, _MOST), row.score_value))).label("total"),
             func.max(latency).label("highest"),
         )
         .where(*window.conditions())
@@ -213,6 +216,8 @@ def counting(window: Window) -> Select[Any]:
     )
 
 
+_MOST: Final = 1e300
+"""Scores beyond are left out of the mean: the sum of two of them can be no number, which PostgreSQL calls an error."""
 _DECADES: Final = 10
 _FIRST_DECADE_SECONDS: Final = 1e-3
 
@@ -269,7 +274,7 @@ def _held(connection: Connection) -> tuple[float, dict[str, _Held]]:
 
 
 def _stats(use: Use, counted: _Counted, now: float, held: _Held | None) -> Stats:
-    bins = sorted(counted.bins)
+    bins = sorted(counted.bins, key=lambda one: one[0])
     scored = counted.counts.get(State.SUCCEEDED, 0)
     due_since = held.due_since if held else None
     return Stats(
