@@ -803,7 +803,7 @@ def record_ends(connection: Connection, held: Sequence[Any], now: float, why: Ca
                 "scorer_run_id": line.scorer_run_id,
                 "attempt": line.claims,
                 "worker": line.worker,
-                "start_time": line.start_time,
+                "start_time": now if line.start_time is None else line.start_time,  # of a row that is damaged
                 "end_time": now,
                 "error_reason": error.reason,
                 "error_class": error.error_class,

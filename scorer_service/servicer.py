@@ -257,7 +257,8 @@ def _walk(request: _Walked, context: Context) -> Walk:
     revision, segment, created, key = token
     if not (0 <= revision < 2**53 and 0 <= segment < 100):
         raise InvalidRequest({"page_token": "not a token of this service"})
-    return Walk(Place(int(revision), int(segment), (created, key) if key else None), most, seconds)
+    place = Place(int(revision), int(segment), (created, key) if key else None)
+    return Walk(place, most, seconds, f"{request.page_token}/{most}")
 
 
 def _walk_token(request: _Walked, place: Place | None) -> str:
