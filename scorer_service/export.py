@@ -21,7 +21,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Table, and_, delete, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from runwire.backoff import Backoff
@@ -195,10 +195,10 @@ def _claim(connection: Connection) -> list[Item]:
     items = _load(connection, claimed)
     known = {(item.attempt.scorer_run_id, item.attempt.attempt) for item in items}
     if gone := [pair for pair in claimed if pair not in known]:
-        connection.execute(delete(exports).where(tuple_(key.scorer_run_id, key.attempt).in_(gone)))
+        connection.execute(delete(exports).where(_among(exports, gone)))
     items = items[: _within_bytes(items)]
     if items:
-        mine = tuple_(key.scorer_run_id, key.attempt).in_(_pairs(items))
+        mine = _among(exports, _pairs(items))
         connection.execute(update(exports).where(mine).values(due_time=now + _LEASE_SECONDS, tries=key.tries + 1))
     return items
 
@@ -216,7 +216,7 @@ def _together(lines: Sequence[Any]) -> int:
 
 def _load(connection: Connection, claimed: Mapping[tuple[str, int], int]) -> list[Item]:
     """The claimed attempts, as far as they are still there, in their order."""
-    of_attempts = tuple_(attempts.c.scorer_run_id, attempts.c.attempt).in_(list(claimed))
+    of_attempts = _among(attempts, list(claimed))
     history = connection.execute(select(*_ATTEMPT_COLUMNS).where(of_attempts)).all()
     of_runs = scorer_runs.c.scorer_run_id.in_({run for run, _ in claimed})
     runs = {line.scorer_run_id: line for line in connection.execute(select(*_RUN_COLUMNS).where(of_runs))}
@@ -246,9 +246,15 @@ def _pairs(items: Sequence[Item]) -> list[tuple[str, int]]:
     return [(item.attempt.scorer_run_id, item.attempt.attempt) for item in items]
 
 
+def _among(table: Table, pairs: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
+    """By scorer run first: SQLite enters no index with pairs."""
+    by_run = table.c.scorer_run_id.in_({run for run, _ in pairs})
+    return and_(by_run, tuple_(table.c.scorer_run_id, table.c.attempt).in_(pairs))
+
+
 def _remove(connection: Connection, items: Sequence[Item], dropped: int) -> None:
     """Takes them out of the table, and counts those of them that did not arrive."""
-    connection.execute(delete(exports).where(tuple_(exports.c.scorer_run_id, exports.c.attempt).in_(_pairs(items))))
+    connection.execute(delete(exports).where(_among(exports, _pairs(items))))
     if dropped:
         count_dropped(connection, dropped)
 
@@ -256,7 +262,7 @@ def _remove(connection: Connection, items: Sequence[Item], dropped: int) -> None
 def _hand_back(connection: Connection, items: Sequence[Item], delay: float) -> None:
     """As if they had not been tried."""
     _postpone(connection, items, delay)
-    pairs = tuple_(exports.c.scorer_run_id, exports.c.attempt).in_(_pairs(items))
+    pairs = _among(exports, _pairs(items))
     connection.execute(update(exports).where(pairs, exports.c.tries > 0).values(tries=exports.c.tries - 1))
 
 
@@ -265,7 +271,7 @@ def _delay(items: Sequence[Item]) -> float:
 
 
 def _postpone(connection: Connection, items: Sequence[Item], delay: float) -> None:
-    pairs = tuple_(exports.c.scorer_run_id, exports.c.attempt).in_(_pairs(items))
+    pairs = _among(exports, _pairs(items))
     connection.execute(update(exports).where(pairs).values(due_time=database_time(connection) + delay))
 
 

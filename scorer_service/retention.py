@@ -69,7 +69,7 @@ class Retention:
         late = (row.deadline < NOW, row.due_time.is_not(None))
         waiting = or_(row.state != int(State.RUNNING), row.due_time < NOW)
         query = select(row.scorer_run_id, row.state, row.claims, row.worker, row.start_time, row.steps)
-        query = query.where(*late, waiting).order_by(row.scorer_run_id).limit(BATCH)
+        query = query.where(*late, waiting).order_by(row.deadline).limit(BATCH)
 
         def work(connection: Connection) -> int:
             lines = connection.execute(query.with_for_update(skip_locked=True)).all()
