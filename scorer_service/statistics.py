@@ -89,7 +89,15 @@ class _Counted:
     oldest: float | None = None
     sum_of_scores: float = 0.0
     bins: list[tuple[int, int, float]] = field(default_factory=list)
-    """Of latencies: place in their order, how many, and the highest of them."""
+    """Of latencies: place in their order, how many, and the highest of them. Until they are counted."""
+    latencies: tuple[float, float, float] | None = None
+
+    def count_latencies(self) -> None:
+        """Makes the percentiles of the bins."""
+        bins = sorted(self.bins)
+        if bins:
+            self.latencies = (_percentile(bins, 50), _percentile(bins, 95), _percentile(bins, 99))
+        self.bins = []
 
 
 @dataclass(slots=True)
@@ -190,6 +198,8 @@ def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
         if line.state == State.SUCCEEDED:
             one.sum_of_scores += line.total or 0.0
             one.bins.append((line.bin, line.number, line.highest))
+    for one in found.values():
+        one.count_latencies()  # once, and not again for everybody who asks
     return found
 
 
@@ -269,7 +279,6 @@ def _held(connection: Connection) -> tuple[float, dict[str, _Held]]:
 
 
 def _stats(use: Use, counted: _Counted, now: float, held: _Held | None) -> Stats:
-    bins = sorted(counted.bins)
     scored = counted.counts.get(State.SUCCEEDED, 0)
     due_since = held.due_since if held else None
     return Stats(
@@ -279,7 +288,7 @@ def _stats(use: Use, counted: _Counted, now: float, held: _Held | None) -> Stats
         cancelled_ad_hoc=counted.cancelled_ad_hoc,
         oldest_age=None if counted.oldest is None else now - counted.oldest,
         oldest_due_age=None if due_since is None else now - due_since,
-        latencies=(_percentile(bins, 50), _percentile(bins, 95), _percentile(bins, 99)) if bins else None,
+        latencies=counted.latencies,
         mean_score=counted.sum_of_scores / scored if scored else None,
         paused=held is not None and held.paused,
     )
