@@ -118,6 +118,7 @@ lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirem
 	$(IMAGE_LOCK) --group build -o requirements/build.txt
 	$(IMAGE_LOCK) pyproject.toml --extra agent --extra scorer -o requirements/demo.txt
 	$(IMAGE_LOCK) pyproject.toml --extra agent --extra redis -o requirements/agent.txt
+	$(IMAGE_LOCK) pyproject.toml --extra gateway -o requirements/gateway.txt
 	$(IMAGE_LOCK) pyproject.toml --extra scorer --extra judges --extra redis --extra postgres --extra otel -o requirements/scorer.txt
 	@! grep -n '://' requirements/*.txt || { echo "a lock file names a host"; exit 1; }
 

@@ -1,4 +1,4 @@
-"""dev: both services on one machine, for development."""
+"""dev: both services and the gateway on one machine, for development."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _NEEDS: Final = {
     "agent": ("grpc_health", "grpc_reflection", "pydantic", "pydantic_settings", "pydantic_ai"),
     "scorer": ("grpc_health", "grpc_reflection", "pydantic_settings", "sqlalchemy", "alembic", "rapidfuzz"),
 }
+_GATEWAY_NEEDS: Final = ("starlette", "uvicorn", "jinja2", "multipart")
 _LINE_BYTES: Final = 1024 * 1024
 _STOP_SECONDS: Final = 25.0
-_COLOURS: Final = {"agent": "36", "scorer": "35"}
+_COLOURS: Final = {"agent": "36", "scorer": "35", "gateway": "34"}
 
 
 @click.command()
@@ -31,6 +32,8 @@ _COLOURS: Final = {"agent": "36", "scorer": "35"}
 @click.option("--model", default="", help="Model of the librarian, such as openai:gpt-5; without: a local stand-in.")
 @click.option("--agent-port", type=click.IntRange(0, 65535), default=50051, show_default=True)
 @click.option("--scorer-port", type=click.IntRange(0, 65535), default=50052, show_default=True)
+@click.option("--gateway-port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--gateway/--no-gateway", default=None, help="Whether to serve pages too. [where it is installed]")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), default=Path(".runwire"), show_default=True)
 @click.option("--store", help="Where runs are kept; without: a SQLite file under --data.")
 @click.option("--results", help="Where scores are kept; without: a SQLite file under --data.")
@@ -40,12 +43,18 @@ def dev(
     model: str,
     agent_port: int,
     scorer_port: int,
+    gateway_port: int,
+    gateway: bool | None,
     data: Path,
     store: str | None,
     results: str | None,
 ) -> int:
-    """Start both services here, until Ctrl-C. Runs and scores are kept under .runwire/."""
+    """Start both services and the gateway here, until Ctrl-C. Runs and scores are kept under .runwire/."""
     _check_parts()
+    if gateway is None:
+        gateway = _installed(_GATEWAY_NEEDS)
+    elif gateway and not _installed(_GATEWAY_NEEDS):
+        raise ConfigurationError("the gateway is not installed: pip install 'runwire[gateway]'")
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,7 +65,7 @@ def dev(
         Service("agent", _command("agent", agent_port, store, "--agents", agents, *_given("--model", model))),
         Service("scorer", _command("scorer", scorer_port, store, "--results", results, *_given("--scorers", scorers))),
     )
-    return asyncio.run(_run(services))
+    return asyncio.run(_Development(services, gateway_port if gateway else None).run())
 
 
 COMMANDS = (dev,)
@@ -70,17 +79,21 @@ class Service:
     def say(self, line: str) -> None:
         """Log lines go to stderr, with the service's name before them."""
         colour = _COLOURS[self.name] if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ""
-        label = f"\x1b[{colour}m{self.name:<6}\x1b[0m" if colour else f"{self.name:<6}"
+        label = f"\x1b[{colour}m{self.name:<7}\x1b[0m" if colour else f"{self.name:<7}"
         note(f"{label} | {line}")
 
 
 def _check_parts() -> None:
-    missing = [extra for extra, modules in _NEEDS.items() if any(find_spec(module) is None for module in modules)]
+    missing = [extra for extra, modules in _NEEDS.items() if not _installed(modules)]
     if missing:
         raise ConfigurationError(
             f"`runwire dev` needs parts that are not installed ({', '.join(missing)}): "
             "pip install 'runwire[agent,scorer]'"
         )
+
+
+def _installed(modules: tuple[str, ...]) -> bool:
+    return all(find_spec(module) is not None for module in modules)
 
 
 def _command(name: str, port: int, store: str, *more: str) -> tuple[str, ...]:
@@ -92,51 +105,96 @@ def _given(option: str, value: str) -> tuple[str, ...]:
     return (option, value) if value else ()
 
 
-async def _run(services: tuple[Service, ...]) -> int:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    addresses: dict[str, str] = {}
-    codes: dict[str, int] = {}
-    try:
-        async with asyncio.TaskGroup() as group:
-            for service in services:
-                group.create_task(_serve(service, stopping, addresses, codes, len(services)), name=service.name)
-    finally:
+class _Development:
+    """The processes of one `runwire dev`. The gateway, on `gateway_port`, is started once it can be told where the
+    services are; None: without it."""
+
+    def __init__(self, services: tuple[Service, ...], gateway_port: int | None) -> None:
+        self._services = services
+        self._gateway_port = gateway_port
+        self._stopping = asyncio.Event()
+        self._up = asyncio.Event()
+        self._addresses: dict[str, str] = {}
+        self._codes: dict[str, int] = {}
+
+    async def run(self) -> int:
+        """The exit code: of a service that ended by itself, else 0."""
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-    # A service that ended by itself says so with its code; one that we stopped, with 0.
-    return next((code for code in codes.values() if code), 0)
+            loop.add_signal_handler(number, self._stopping.set)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for service in self._services:
+                    group.create_task(self._serve(service), name=service.name)
+                stopped = group.create_task(self._stopping.wait())
+                up = group.create_task(self._up.wait())
+                await asyncio.wait((stopped, up), return_when=asyncio.FIRST_COMPLETED)
+                up.cancel()
+                if not self._stopping.is_set():
+                    await self._open(group)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+        return next((code for code in self._codes.values() if code), 0)
 
+    async def _open(self, group: asyncio.TaskGroup) -> None:
+        """Says what can be done now, or starts the gateway first."""
+        if self._gateway_port is None:
+            _say_what_next(self._addresses)
+            return
+        places = ("--agent-address", self._addresses["agent"], "--scorer-address", self._addresses["scorer"])
+        listen = f"127.0.0.1:{self._gateway_port}"
+        gateway = Service("gateway", (sys.executable, "-m", "gateway", "--listen", listen, *places))
+        group.create_task(self._serve(gateway), name=gateway.name)
 
-async def _serve(
-    service: Service, stopping: asyncio.Event, addresses: dict[str, str], codes: dict[str, int], count: int
-) -> None:
-    """Runs one service until it ends or everything is to stop, and then makes everything stop."""
-    process = await asyncio.create_subprocess_exec(
-        *service.command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        limit=_LINE_BYTES,
-        # A Ctrl-C at the terminal goes to us alone; we stop the services in order.
-        start_new_session=True,
-    )
-    try:
-        async with asyncio.TaskGroup() as group:
-            printing = group.create_task(_print_lines(service, process, addresses, count))
-            stop = group.create_task(_stop(process, stopping))
-            code = await process.wait()
-            if not stopping.is_set():
-                service.say(f"ended with exit code {code}")
-                codes[service.name] = code or 1
-            stopping.set()
-            await printing
-            await stop
-    finally:
-        if process.returncode is None:
-            process.kill()
+    async def _serve(self, service: Service) -> None:
+        """Runs one service until it ends or everything is to stop, and then makes everything stop."""
+        process = await asyncio.create_subprocess_exec(
+            *service.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=_LINE_BYTES,
+            # A Ctrl-C at the terminal goes to us alone; we stop the services in order.
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                printing = group.create_task(self._print_lines(service, process))
+                stop = group.create_task(_stop(process, self._stopping))
+                code = await process.wait()
+                if not self._stopping.is_set():
+                    service.say(f"ended with exit code {code}")
+                    self._codes[service.name] = code or 1
+                self._stopping.set()
+                await printing
+                await stop
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+    async def _print_lines(self, service: Service, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                raw = await process.stdout.readline()
+            except ValueError:
+                raw = f"(a line of more than {_LINE_BYTES} bytes was left out)\n".encode()
+            if not raw:
+                return
+            line = raw.decode(errors="replace").rstrip()
+            service.say(line)
+            _, found, address = line.partition(" listening on ")
+            if found and service.name not in self._addresses:
+                self._addresses[service.name] = address
+                self._heard()
+
+    def _heard(self) -> None:
+        """After a service said where it listens."""
+        if "gateway" in self._addresses:
+            _say_what_next(self._addresses)
+        elif len(self._addresses) == len(self._services):
+            self._up.set()
 
 
 async def _stop(process: asyncio.subprocess.Process, stopping: asyncio.Event) -> None:
@@ -151,32 +209,13 @@ async def _stop(process: asyncio.subprocess.Process, stopping: asyncio.Event) ->
         process.kill()
 
 
-async def _print_lines(
-    service: Service, process: asyncio.subprocess.Process, addresses: dict[str, str], count: int
-) -> None:
-    assert process.stdout is not None
-    while True:
-        try:
-            raw = await process.stdout.readline()
-        except ValueError:
-            raw = f"(a line of more than {_LINE_BYTES} bytes was left out)\n".encode()
-        if not raw:
-            return
-        line = raw.decode(errors="replace").rstrip()
-        service.say(line)
-        _, found, address = line.partition(" service listening on ")
-        if found and service.name not in addresses:
-            addresses[service.name] = address
-            if len(addresses) == count:
-                _say_what_next(addresses)
-
-
 def _say_what_next(addresses: dict[str, str]) -> None:
     agent, scorer = addresses["agent"], addresses["scorer"]
     options = "" if agent.endswith(":50051") else f" --agent-address {agent}"
     scorer_options = "" if scorer.endswith(":50052") else f" --scorer-address {scorer}"
+    page = f"Look at {addresses['gateway']} in a browser. " if "gateway" in addresses else ""
     print(
-        "\nBoth services are up. In another terminal:\n\n"
+        f"\nBoth services are up. {page}In another terminal:\n\n"
         f"    runwire start librarian 'How does a cursor work?' --watch{options}\n"
         f"    runwire runs{options}\n"
         f"    runwire scores RUN --follow{options}{scorer_options}\n\n"

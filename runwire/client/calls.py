@@ -79,6 +79,12 @@ class Client:
     def _stub(channel: grpc.aio.Channel) -> Any:
         raise NotImplementedError
 
+    async def call(self, method: str, request: Any, *, repeat: bool = True) -> Any:
+        """Calls the unary RPC `method` with a request of its own type, for those who make requests themselves, as a
+        gateway does. With `repeat`, which is for calls of no effect and idempotent ones, it is made again while the
+        service is unavailable. Raises the errors of `runwire.errors`."""
+        return await self._call(method, request, repeat=repeat)
+
     async def _call(self, method: str, request: Any, *, repeat: bool = True) -> Any:
         """Makes a unary call, and with `repeat` makes it again while the service is unavailable."""
         ends = time.monotonic() + self._timeout

@@ -1,0 +1,133 @@
+"""The events of runs as Server-Sent Events, resumed by the last id that a reader saw.
+
+The `id` of a message is a place in the log: the cursor after a frame, or `<cursor before the frame>.<sequence>` inside
+one. So a reader that comes back with it gets every event after it, once, whatever cut it off and wherever the gateway
+that serves it now is; nothing is kept here. A message without an event name is one RunEvent as protobuf JSON; `end`
+comes if and only if the run has ended and all its events were sent; `problem` says why there is no going on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from gateway import sse
+from gateway.resources import json_of
+from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.client import AgentClient, RunStream
+from runwire.errors import CursorMalformed, Unavailable
+
+MOST_RUNS: Final = 50
+"""In one stream of many runs."""
+_ENDED: Final = "end"
+_PLACE: Final = re.compile(r"([\w-]*)(?:\.(\d{1,18}|end))?", re.ASCII)
+_MOST_KEPT_BYTES: Final = 4096
+"""Of an event that is rendered once for all its readers."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a reader of a run is."""
+
+    cursor: str = ""
+    last_sequence: int = 0
+    ended: bool = False
+    """It has had the end."""
+
+    def __str__(self) -> str:
+        if self.ended:
+            return f"{self.cursor}.{_ENDED}"
+        return f"{self.cursor}.{self.last_sequence}" if self.last_sequence else self.cursor
+
+
+def place_of(text: str) -> Place:
+    """The place that an id names; the beginning for an empty one. Raises CursorMalformed."""
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise CursorMalformed("is no id of this stream")
+    cursor, inside = match[1], match[2] or "0"
+    return Place(cursor, ended=True) if inside == _ENDED else Place(cursor, int(inside))
+
+
+async def check(client: AgentClient, run_id: str, place: Place) -> None:
+    """Raises what a stream from `place` would begin with, for an answer with a status: no such run, no such cursor.
+
+    A service that is away is no reason: a browser would never come back from an error, and the stream waits for it.
+    """
+    request = agent_service_pb2.ListRunEventsRequest(run_id=run_id, cursor=place.cursor, page_size=1)
+    try:
+        await client.call("ListRunEvents", request)
+    except Unavailable as error:
+        if error.metadata.get("code") == "RESOURCE_EXHAUSTED":
+            raise
+
+
+def of_run(client: AgentClient, run_id: str, place: Place) -> sse.Source:
+    """The messages of one run after `place`; a write for each frame of the service."""
+
+    async def source(write: sse.Write) -> None:
+        async with client.watch(run_id, after=place.cursor, last_sequence=place.last_sequence) as stream:
+            async for batch in stream.batches():
+                places = _places(stream, batch)
+                await write(
+                    b"".join(sse.message(rendered(each), id=str(at)) for each, at in zip(batch, places, strict=True))
+                )
+            await write(sse.message(_end(run_id, stream), id=str(Place(stream.next_cursor, ended=True)), event="end"))
+
+    return source
+
+
+def _places(stream: RunStream, batch: Sequence[run_event_pb2.RunEvent]) -> list[Place]:
+    """The place after each event of a frame."""
+    inside = [Place(stream.cursor, event.sequence) for event in batch[:-1]]
+    return [*inside, Place(stream.next_cursor)]
+
+
+def _end(run_id: str, stream: RunStream) -> str:
+    return json.dumps({"runId": run_id, "state": run_pb2.RunState.Name(stream.state)})
+
+
+def rendered(event: run_event_pb2.RunEvent) -> str:
+    """The event as protobuf JSON; rendered once where many watch one run."""
+    data = event.SerializeToString()
+    return _rendered(data) if len(data) <= _MOST_KEPT_BYTES else json_of(event)
+
+
+@lru_cache(maxsize=4096)
+def _rendered(data: bytes) -> str:
+    return json_of(run_event_pb2.RunEvent.FromString(data))
+
+
+def of_runs(client: AgentClient, places: Mapping[str, Place]) -> sse.Source:
+    """The messages of several runs in one stream, for browsers that open few connections at once.
+
+    Each message is a frame, `{"runId": ..., "events": [...]}`, or the `end` of one run; its id holds the places of all
+    runs, in the order of `places`. The stream ends once all runs have.
+    """
+    now = dict(places)
+
+    async def source(write: sse.Write) -> None:
+        async with asyncio.TaskGroup() as group:
+            for run_id, place in places.items():
+                if not place.ended:
+                    group.create_task(follow(run_id, place, write))
+
+    async def follow(run_id: str, place: Place, write: sse.Write) -> None:
+        async with client.watch(run_id, after=place.cursor, last_sequence=place.last_sequence) as stream:
+            async for batch in stream.batches():
+                data = f'{{"runId": {json.dumps(run_id)}, "events": [{", ".join(map(rendered, batch))}]}}'
+                await tell(run_id, Place(stream.next_cursor), data, "", write)
+            await tell(run_id, Place(stream.next_cursor, ended=True), _end(run_id, stream), "end", write)
+
+    async def tell(run_id: str, place: Place, data: str, event: str, write: sse.Write) -> None:
+        async with telling:  # the id names places of which every message before has told
+            now[run_id] = place
+            await write(sse.message(data, id=",".join(map(str, now.values())), event=event))
+
+    telling = asyncio.Lock()
+    return source

@@ -1,0 +1,144 @@
+// The events of one run, live: opened again by the browser after every cut, at the id that it saw last.
+// Everything that an agent says becomes a text node, never HTML.
+
+const log = document.getElementById("log");
+const connection = document.getElementById("connection");
+const steps = new Map(); // by number: what is shown of the step now
+const tools = new Map(); // by tool call id
+let paintedState = "";
+
+function element(name, className, text) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function pretty(value) {
+  return typeof value === "string" ? value : JSON.stringify(value, null, 2);
+}
+
+function show(state) {
+  if (state === paintedState) return;
+  paintedState = state;
+  const words = state.replace("RUN_STATE_", "").toLowerCase().replaceAll("_", " ");
+  document.getElementById("state").replaceChildren(element("span", `state ${words.replaceAll(" ", "-")}`, words));
+}
+
+function beginStep(event) {
+  const number = event.step ?? 0;
+  supersede(number);
+  const section = element("div", "step");
+  const name = event.stepStarted?.name;
+  const again = event.attempt > 1 ? `, attempt ${event.attempt}` : "";
+  if (number) section.append(element("h3", "", `step ${number}${name ? `: ${name}` : ""}${again}`));
+  const step = { section, attempt: event.attempt, part: null };
+  steps.set(number, step);
+  log.append(section);
+  return step;
+}
+
+function supersede(number) {
+  const step = steps.get(number);
+  if (!step) return;
+  step.section.classList.add("superseded");
+  step.section.title = "superseded: this step was executed again";
+}
+
+function stepOf(event) {
+  return steps.get(event.step ?? 0) ?? beginStep(event);
+}
+
+function append(event, className, text) {
+  const step = stepOf(event);
+  if (step.part?.className !== className) {
+    step.part = element("div", className);
+    step.part.append(document.createTextNode(""));
+    step.section.append(step.part);
+  }
+  step.part.lastChild.appendData(text);
+}
+
+function startTool(event) {
+  const { toolCallId, toolName, arguments: given } = event.toolCallStarted;
+  const tool = element("details", "tool");
+  tool.append(element("summary", "", `${toolName} ...`), element("pre", "", pretty(given ?? {})));
+  const step = stepOf(event);
+  step.part = null;
+  step.section.append(tool);
+  tools.set(toolCallId, { tool, toolName });
+}
+
+function finishTool(event) {
+  const { toolCallId, toolName, result, outcome } = event.toolCallFinished;
+  if (!tools.has(toolCallId)) startTool({ ...event, toolCallStarted: { toolCallId, toolName } });
+  const { tool } = tools.get(toolCallId);
+  const words = (outcome ?? "").replace("TOOL_CALL_OUTCOME_", "").toLowerCase().replaceAll("_", " ");
+  tool.firstChild.textContent = `${toolName}: ${words}`;
+  tool.append(element("pre", "", pretty(result ?? null)));
+}
+
+const handlers = {
+  runStarted(event) {
+    for (const number of steps.keys()) supersede(number);
+    steps.clear();
+    show("RUN_STATE_RUNNING");
+  },
+  stepStarted: beginStep,
+  textDelta: (event) => append(event, "text", event.textDelta.text ?? ""),
+  reasoningDelta: (event) => append(event, "reasoning", event.reasoningDelta.text ?? ""),
+  toolCallStarted: startTool,
+  toolCallFinished: finishTool,
+  custom(event) {
+    const step = stepOf(event);
+    step.part = null;
+    const shown = element("details", "tool");
+    shown.append(element("summary", "", event.custom.type), element("pre", "", pretty(event.custom.data ?? {})));
+    step.section.append(shown);
+  },
+  runSuspended() {
+    show("RUN_STATE_SUSPENDED");
+    // What it waits for, and the form to answer, are rendered by the service. Only news: not while we replay.
+    if (live && !document.querySelector(".pending")) location.reload();
+  },
+  runResumed() {
+    show("RUN_STATE_RUNNING");
+    if (live) document.getElementById("pending").replaceChildren();
+  },
+  runFinished(event) {
+    const { state, output } = event.runFinished;
+    show(state);
+    document.getElementById("cancel")?.remove();
+    document.getElementById("pending").replaceChildren();
+    document.getElementById("result").hidden = false;
+    document.getElementById("output").textContent = pretty(output ?? null);
+  },
+};
+
+// What happened before the page was opened is replayed first; only then is a suspension news.
+const opened = Date.now();
+let live = false;
+
+function take(event) {
+  live = Date.parse(event.createTime) > opened;
+  for (const [name, handle] of Object.entries(handlers)) {
+    if (event[name] !== undefined) handle(event);
+  }
+}
+
+const source = new EventSource(`/v1/runs/${encodeURIComponent(log.dataset.run)}/events`);
+source.onopen = () => { connection.textContent = "live"; };
+source.onerror = () => {
+  connection.textContent = source.readyState === EventSource.CLOSED ? "not connected" : "connecting again ...";
+};
+source.onmessage = (message) => take(JSON.parse(message.data));
+source.addEventListener("end", () => {
+  source.close();
+  connection.textContent = "";
+  if (log.dataset.ended === "no") document.body.dataset.ended = "yes";
+});
+source.addEventListener("problem", (message) => {
+  const problem = JSON.parse(message.data);
+  if (problem.status < 500 && problem.status !== 429) source.close();
+  connection.textContent = problem.detail;
+});
