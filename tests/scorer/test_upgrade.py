@@ -23,6 +23,10 @@ from scorer_service.queries import Place, Queries
 from scorer_service.records import NewRun, State
 
 BEFORE = ("m0001_first_schema", "m0002_holders", "m0003_waits_and_costs", "m0004_scorer_names")
+ROLE = """
+DO $$ BEGIN CREATE ROLE old_release; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$
+"""
+GRANTS = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO old_release"
 ROW = """
 INSERT INTO scorer_runs (scorer_run_id, tenant, run_id, agent_id, scorer_id, scorer_version, wanted_version, state,
     priority, lane, create_time, rate, siblings, options, labels, traceparent, tracestate, sample_id, fingerprint,
@@ -40,6 +44,7 @@ class OldWriter:
         self._number = 0
 
     async def begin(self) -> OldWriter:
+        await self._connection.execute("SET ROLE old_release")
         await self._connection.execute("BEGIN")
         self._number = await self._connection.fetchval("SELECT pg_current_xact_id()::text::bigint")
         return self
@@ -68,12 +73,14 @@ async def old_writers(url: str, count: int) -> AsyncIterator[list[OldWriter]]:
 
 
 def of_before(connection: Connection) -> None:
-    """The tables of 0004."""
+    """The tables of 0004, and a role that may do with them what that release asks for, and no more."""
     for name in BEFORE:
         with Operations.context(MigrationContext.configure(connection)):
             importlib.import_module(f"scorer_service.migrations.versions.{name}").upgrade()
     connection.execute(text(f"CREATE TABLE {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
     connection.execute(text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('0004')"))
+    for statement in (ROLE, GRANTS):
+        connection.execute(text(statement))
 
 
 class Reader:

@@ -11,8 +11,10 @@ from alembic import op
 revision = "0007"
 down_revision = "0005"
 
+# With the rights of who migrates: the role of such a release was granted nothing on the sequence.
 _FUNCTION = """
-CREATE FUNCTION scorer_runs_renumber() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION scorer_runs_renumber() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     taken text := current_setting('runwire.revision', true);
 BEGIN
