@@ -28,7 +28,7 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from benchmarks.processes import service
+from benchmarks.processes import cpu_seconds, service
 from benchmarks.scorer import SAMPLE, start_syncing_postgres
 from runwire.connect import open_store
 from runwire.loop import repeat
@@ -181,13 +181,14 @@ def _at(ordered: Sequence[float], percent: int) -> float:
 async def beside_readers(url: str, store_url: str, given: argparse.Namespace) -> None:
     """One service, in quiet and beside its readers, in turn."""
     found: dict[str, list[float]] = {"quiet": [], "beside": []}
+    spent = dict.fromkeys(found, 0.0)
     skip, said, missing = given.rate * 2, "", 0
     settings = {"store": store_url, "results": url, "scorers": "benchmarks.scorer_noop", "scorer_migrate": "1"}
-    with service("scorer_service", **settings) as (address, _):
+    with service("scorer_service", **settings) as (address, pid):
         async with open_store(store_url) as store:
             for turn in range(given.rounds):
                 for kind in ("quiet", "beside"):
-                    name = f"{kind}-{turn}"
+                    name, before = f"{kind}-{turn}", cpu_seconds(pid)
                     readers = _start(address, name, given) if kind == "beside" else None
                     if readers is not None and readers.stdout is not None:
                         await asyncio.to_thread(readers.stdout.readline)
@@ -196,6 +197,7 @@ async def beside_readers(url: str, store_url: str, given: argparse.Namespace) ->
                     if readers is not None:
                         said = (await asyncio.to_thread(readers.communicate))[0].strip()
                     await asyncio.sleep(2)
+                    spent[kind] += cpu_seconds(pid) - before
                     late, unscored = await latencies(url, name, skip)
                     found[kind] += late
                     missing += unscored
@@ -203,6 +205,7 @@ async def beside_readers(url: str, store_url: str, given: argparse.Namespace) ->
     for kind, seconds in (("quiet", quiet), ("beside readers", beside)):
         print(f"  {kind}: p50 {_at(seconds, 50) * 1000:.0f} ms, p99 {_at(seconds, 99) * 1000:.0f} ms of {len(seconds)}")
     print(f"  p50 {_at(beside, 50) / _at(quiet, 50):.2f} x that in quiet (target 2 x); {missing} not scored")
+    print(f"  processor time of the service: {spent['quiet']:.1f} s in quiet, {spent['beside']:.1f} s beside readers")
     print(f"  {said}; load average {os.getloadavg()[0]:.1f}", flush=True)
 
 

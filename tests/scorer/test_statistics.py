@@ -192,6 +192,28 @@ async def test_counts_that_cost_nothing_are_new(database: Database, monkeypatch:
         assert (await of(made)).counts == {State.PENDING: number}
 
 
+async def test_those_who_ask_meanwhile_share_a_look(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due is looked up after somebody asked, at the latest by the look-up after the one under way: twelve who
+    ask together cause two, and one that fails fails for all whom it was for, and nobody else."""
+    await add(database, "one")
+    made, looks = Statistics(database), list[str]()
+    await made.ask(ALL)
+    really = statistics._held
+
+    def look(connection: Connection) -> Any:
+        looks.append("")
+        if len(looks) == 2:
+            raise StoreUnavailable("injected")
+        return really(connection)
+
+    monkeypatch.setattr(statistics, "_held", look)
+    told = await asyncio.gather(*[made._look() for _ in range(12)], return_exceptions=True)
+    assert (len(looks), [isinstance(each, tuple) for each in told]) == (2, [True] + [False] * 11)
+    assert {str(each) for each in told[1:]} == {"injected"}
+    assert (await of(made)).oldest_due_age is not None
+    assert len(looks) == 3
+
+
 async def test_lists_load_what_they_send(database: Database) -> None:
     """Kept steps and exchanges with judges are not even read for a list or a watch; one scorer run has those of its
     newest attempts, as far as an answer may be large, after however many attempts."""
