@@ -148,6 +148,7 @@ async def read(address: str, name: str, given: argparse.Namespace) -> None:
             began = time.monotonic()
             await stubs[number % CHANNELS].GetScorerStats(pb.GetScorerStatsRequest())
             asked.append(time.monotonic() - began)
+            await asyncio.sleep(given.pause)
 
     async def check() -> None:
         health: Any = health_pb2_grpc.HealthStub(channels[0])
@@ -211,7 +212,7 @@ async def beside_readers(url: str, store_url: str, given: argparse.Namespace) ->
 
 def _start(address: str, name: str, given: argparse.Namespace) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.scorer_readers", "--read", address, name]
-    for option in ("watches", "everything", "askers", "seconds"):
+    for option in ("watches", "everything", "askers", "pause", "seconds"):
         command += [f"--{option}", str(getattr(given, option))]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -278,6 +279,7 @@ def main() -> None:
     parser.add_argument("--watches", type=int, default=1_000)
     parser.add_argument("--everything", type=int, default=0, help="of the watches: of all runs, from the first on")
     parser.add_argument("--askers", type=int, default=12)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between an answer and the asker's next call")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--read", nargs=2, help=argparse.SUPPRESS)
