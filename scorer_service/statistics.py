@@ -5,7 +5,8 @@ is: so its result is kept, for 20 times as long as it took, 10 seconds at most, 
 All who ask for the same at once wait for one pass, and one pass at a time is made. Whatever is asked for again and
 again is brought up to date in the background, so that nobody waits for it.
 
-What an autoscaler needs is never old: `oldest_due_age` and `paused` are looked up at once, from the queue's index.
+What an autoscaler needs is never old: `oldest_due_age` and `paused` are looked up after it has asked, from the queue's
+index, once for all who asked meanwhile.
 """
 
 from __future__ import annotations
@@ -89,7 +90,15 @@ class _Counted:
     oldest: float | None = None
     sum_of_scores: float = 0.0
     bins: list[tuple[int, int, float]] = field(default_factory=list)
-    """Of latencies: place in their order, how many, and the highest of them."""
+    """Of latencies: place in their order, how many, and the highest of them. Until they are counted."""
+    latencies: tuple[float, float, float] | None = None
+
+    def count_latencies(self) -> None:
+        """Makes the percentiles of the bins."""
+        bins = sorted(self.bins, key=lambda one: one[0])
+        if bins:
+            self.latencies = (_percentile(bins, 50), _percentile(bins, 95), _percentile(bins, 99))
+        self.bins = []
 
 
 @dataclass(slots=True)
@@ -117,6 +126,23 @@ class _Pass:
         self.error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A scorer, as it is now."""
+
+    paused: bool
+    due_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A look-up of the scorers, by its number, and the database's clock with them, or why there are none."""
+
+    number: int
+    found: tuple[float, dict[str, _Held]] | None
+    error: Exception | None
+
+
 class Statistics:
     """The statistics of this process. Raises TooManyRequests where too many different ones are asked for at once."""
 
@@ -125,11 +151,14 @@ class Statistics:
         self._gate = Gate("statistics", at_once=1, waiting=_WAITING)
         self._kept: OrderedDict[Window, _Kept] = OrderedDict()
         self._passes: dict[Window, _Pass] = {}
+        self._looking = asyncio.Lock()
+        self._looks = 0
+        self._looked: _Look | None = None
 
     async def ask(self, window: Window) -> list[Stats]:
         """Counts by scorer. Raises StoreUnavailable, TooManyRequests."""
         kept = await self._fresh(window)
-        now, held = await self._database.read(_held)
+        now, held = await self._look()
         return [_stats(use, kept.counted[use], now, held.get(use[0])) for use in sorted(kept.counted)]
 
     async def run_once(self) -> float:
@@ -143,6 +172,24 @@ class Statistics:
             elif kept.good_seconds > 2 * _LOOK_SECONDS and kept.age(now) > kept.good_seconds - 2 * _LOOK_SECONDS:
                 await self._make(window)
         return _LOOK_SECONDS
+
+    async def _look(self) -> tuple[float, dict[str, _Held]]:
+        """The scorers as they are, from a look-up that began after this was called, but not only for it."""
+        begun = self._looks
+        async with self._looking:
+            look = self._looked
+            if look is None or look.number <= begun:
+                self._looks += 1
+                look = self._looked = _Look(self._looks, *await self._try_look())
+        if look.found is None:
+            raise look.error or RuntimeError("a look-up without a result")
+        return look.found
+
+    async def _try_look(self) -> tuple[tuple[float, dict[str, _Held]] | None, Exception | None]:
+        try:
+            return await self._database.read(_held), None
+        except Exception as error:  # it is that of all who wait: they must not try in vain one after the other
+            return None, error
 
     async def _fresh(self, window: Window) -> _Kept:
         while True:
@@ -193,6 +240,8 @@ def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
         if line.state == State.SUCCEEDED:
             one.sum_of_scores += line.total or 0.0
             one.bins.append((line.bin, line.number, line.highest))
+    for one in found.values():
+        one.count_latencies()  # once, and not again for everybody who asks
     return found
 
 
@@ -242,14 +291,6 @@ def _percentile(bins: Sequence[tuple[int, int, float]], percent: int) -> float:
     return bins[-1][2]
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A scorer, as it is now."""
-
-    paused: bool
-    due_since: float | None
-
-
 def _due_since(lane: Lane) -> Any:
     of_lane = (row.scorer_id == scorers.c.scorer_id, row.lane == literal(int(lane), Integer), row.due_time <= NOW)
     return select(func.min(row.due_time)).where(*of_lane).scalar_subquery()
@@ -274,7 +315,6 @@ def _held(connection: Connection) -> tuple[float, dict[str, _Held]]:
 
 
 def _stats(use: Use, counted: _Counted, now: float, held: _Held | None) -> Stats:
-    bins = sorted(counted.bins, key=lambda one: one[0])
     scored = counted.counts.get(State.SUCCEEDED, 0)
     due_since = held.due_since if held else None
     return Stats(
@@ -284,7 +324,7 @@ def _stats(use: Use, counted: _Counted, now: float, held: _Held | None) -> Stats
         cancelled_ad_hoc=counted.cancelled_ad_hoc,
         oldest_age=None if counted.oldest is None else now - counted.oldest,
         oldest_due_age=None if due_since is None else now - due_since,
-        latencies=(_percentile(bins, 50), _percentile(bins, 95), _percentile(bins, 99)) if bins else None,
+        latencies=counted.latencies,
         mean_score=counted.sum_of_scores / scored if scored else None,
         paused=held is not None and held.paused,
     )
