@@ -15,7 +15,7 @@ def check(root: Path) -> Iterator[str]:
     text = page.read_text()
     for service in IMAGES.values():
         if f"<!-- settings: {service.name} -->" not in text:
-            yield f"operations.md: there is no table of settings of {service.module}"
+            yield f"operations.md: there is no table of settings of the {service.name}"
     if with_tables(text) != text:
         yield "operations.md: a table of settings is stale: run `python -m deploy.check --write`"
 
