@@ -103,7 +103,7 @@ class Service:
         buffer_bytes = settings.stream_buffer_bytes // 2
         logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
         self._servicer.open(Runs(store, logs, self._agents))
-        worker = Worker(store, logs, self._agents, settings, _reopen(settings.store))
+        worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store))
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(repeat("idle check", logs.run), name="idle check"),
@@ -153,6 +153,6 @@ async def _store_problem(store: Store) -> str:
     return ""
 
 
-def _reopen(url: str) -> Callable[[], AbstractAsyncContextManager[Store]] | None:
-    """Opens the store once more, for another thread; memory cannot be shared between threads."""
-    return None if url.startswith("memory:") else lambda: open_store(url)
+def _reopen(store: Store, url: str) -> Callable[[], AbstractAsyncContextManager[Store]] | None:
+    """Opens the store once more, for another thread, where it can be opened again."""
+    return (lambda: open_store(url)) if store.reopens else None

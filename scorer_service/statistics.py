@@ -95,7 +95,7 @@ class _Counted:
 
     def count_latencies(self) -> None:
         """Makes the percentiles of the bins."""
-        bins = sorted(self.bins)
+        bins = sorted(self.bins, key=lambda one: one[0])
         if bins:
             self.latencies = (_percentile(bins, 50), _percentile(bins, 95), _percentile(bins, 99))
         self.bins = []
@@ -229,10 +229,13 @@ class Statistics:
 def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
     found: dict[Use, _Counted] = {}
     for line in connection.execute(counting(window)):
-        one = found.setdefault((line.scorer_id, line.scorer_name), _Counted())
+        # SQLite keeps whatever a damaged row has in a column: such a row must not take the statistics with it.
+        if not isinstance(line.state, int):
+            continue
+        one = found.setdefault((str(line.scorer_id), str(line.scorer_name)), _Counted())
         one.counts[line.state] = one.counts.get(line.state, 0) + line.number
         one.cancelled_ad_hoc += line.number if line.ad_hoc else 0
-        if line.state in OPEN:
+        if line.state in OPEN and isinstance(line.oldest, float):
             one.oldest = line.oldest if one.oldest is None else min(one.oldest, line.oldest)
         if line.state == State.SUCCEEDED:
             one.sum_of_scores += line.total or 0.0
@@ -254,7 +257,7 @@ def counting(window: Window) -> Select[Any]:
             *columns,
             func.count().label("number"),
             func.min(row.create_time).label("oldest"),
-            func.sum(row.score_value).label("total"),
+            func.sum(case((row.score_value.between(-_MOST, _MOST), row.score_value))).label("total"),
             func.max(latency).label("highest"),
         )
         .where(*window.conditions())
@@ -262,6 +265,8 @@ def counting(window: Window) -> Select[Any]:
     )
 
 
+_MOST: Final = 1e300
+"""Scores beyond are left out of the mean: the sum of two of them can be no number, which PostgreSQL calls an error."""
 _DECADES: Final = 10
 _FIRST_DECADE_SECONDS: Final = 1e-3
 
