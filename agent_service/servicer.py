@@ -13,6 +13,7 @@ from agent_service.config import Settings
 from agent_service.registry import Registry
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
 from agent_service.write_gate import WriteGate
+from agent_service.writes import Writes
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
 from runwire.budget import Account, Budget
@@ -39,8 +40,6 @@ from runwire.times import duration, seconds_of
 """Of every call, as long as there is no authentication."""
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
-_STALLED_SECONDS: Final = 0.5
-"""A write that takes longer gives up its place in the gate, and its time-out begins."""
 _RETRY_DELAY_SECONDS: Final = 0.1
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -56,6 +55,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self._streams = 0
         self._budget = Budget(settings.stream_buffer_bytes // 2)
         self._gate = WriteGate()
+        self._writes = Writes(settings.write_timeout_seconds)
 
     def open(self, runs: Runs) -> None:
         """The store is there: from now on calls about runs are answered. Before, they raise StoreUnavailable."""
@@ -162,25 +162,16 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
 
     async def _write(self, context: Context, frame: bytes, way: _Way) -> None:
         """Writes a frame. Raises SlowConsumer if the client does not read."""
-        loop = asyncio.get_running_loop()
         passage = await self._gate.enter()
-        limit = asyncio.timeout(None)
-
-        def stalled() -> None:
-            passage.close()
-            limit.reschedule(loop.time() + self._settings.write_timeout_seconds)
-
-        timer, held = loop.call_later(_STALLED_SECONDS, stalled), way.account.take(len(frame))
+        held = way.account.take(len(frame))
         try:
-            async with limit:
+            with self._writes.begin(passage):
                 await context.write(frame)
         except TimeoutError:
             seconds = self._settings.write_timeout_seconds
             raise SlowConsumer(f"the client has not read for {seconds} s: resume", _RETRY_DELAY_SECONDS) from None
         finally:
-            timer.cancel()
             held.release()
-            passage.close()
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
