@@ -66,8 +66,11 @@ class Settings(BaseSettings):
     check_seconds: Seconds = 3.0
     """How often live streams are compared with the log."""
     max_calls: int = Field(16, ge=1, le=10_000)
-    """Most unary calls that are worked on at once; others wait in order, beyond 10,000 they get TOO_MANY_REQUESTS. One
-    that waits for the store does not count."""
+    """Most unary calls that are worked on at once; others wait, in turn between connections, and beyond 10,000 (5,000
+    of a connection) they get TOO_MANY_REQUESTS. One that waits for the store does not count."""
+    call_buffer_bytes: int = Field(256 * 1024 * 1024, ge=64 * 1024 * 1024)
+    """Most bytes that this process keeps for unary calls: half for requests, half for answers that clients have not
+    taken; a connection has at most a quarter of each. What does not fit waits."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("agents", mode="before")

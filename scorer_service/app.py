@@ -116,7 +116,9 @@ async def _put_together(
         export_backlog=settings.scorer_export_backlog if exporter else 0,
     )
     await jobs.register(scorers.versions)
-    holders = Holders(database, name, scorers.versions, orphan_seconds=settings.scorer_orphan_seconds)
+    holders = Holders(
+        database, name, scorers.versions, orphan_seconds=settings.scorer_orphan_seconds, backlog=jobs.backlog
+    )
     worker = Worker(
         jobs,
         scorers,
@@ -157,7 +159,7 @@ async def _put_together(
         settings.scorer_failed_retention_seconds,
         settings.scorer_sample_retention_seconds,
     )
-    retention = Retention(database, ages)
+    retention = Retention(database, ages, backlog=jobs.backlog)
     return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter)
 
 

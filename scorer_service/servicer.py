@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
@@ -28,6 +30,7 @@ from scorer_service.statistics import Statistics, Window
 from scorer_service.watch import Frame, Watch
 
 _ALL_SECONDS: Final = 20.0
+_MOST: Final = sys.float_info.max
 _PAGE_SECONDS: Final = 5.0
 _DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
 
@@ -85,7 +88,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if len(runs) < len(page.found):
             cut = page.found[len(runs) - 1].run
             last = (cut.create_time, cut.scorer_run_id)
-        token = encode_token(request, list(last)) if last else ""
+        token = encode_token(request, [_finite(last[0]), last[1]]) if last else ""
         return pb.ListScorerRunsResponse(scorer_runs=runs, next_page_token=token)
 
     async def WatchScorerRuns(
@@ -254,11 +257,22 @@ def _walk(request: _Walked, context: Context) -> Walk:
     revision, segment, created, key = token
     if not (0 <= revision < 2**53 and 0 <= segment < 100):
         raise InvalidRequest({"page_token": "not a token of this service"})
-    return Walk(Place(int(revision), int(segment), (created, key) if key else None), most, seconds)
+    place = Place(int(revision), int(segment), (created, key) if key else None)
+    return Walk(place, most, seconds, f"{request.page_token}/{most}")
 
 
 def _walk_token(request: _Walked, place: Place | None) -> str:
-    return "" if place is None else encode_token(request, [place.revision, place.segment, *(place.after or (0.0, ""))])
+    if place is None:
+        return ""
+    created, key = place.after or (0.0, "")
+    return encode_token(request, [place.revision, place.segment, _finite(created), key])
+
+
+def _finite(created: Any) -> float:
+    """A time that a token can name, so that a row whose own is damaged does not end a list: it is the newest."""
+    if isinstance(created, (int, float)) and -_MOST <= created <= _MOST:
+        return float(created)
+    return -_MOST if created == -math.inf else _MOST
 
 
 def _filter(wanted: pb.ScorerRunFilter) -> Filter:

@@ -10,7 +10,7 @@ import asyncio
 from types import TracebackType
 from typing import Final
 
-from agent_service.write_gate import Passage
+from runwire.write_gate import Passage
 
 STALLED_SECONDS: Final = 0.5
 """A write that takes longer gives up its place in the gate, and its time-out begins."""
@@ -34,9 +34,9 @@ class Writes:
 
     def _add(self, write: Write) -> None:
         loop = asyncio.get_running_loop()
-        self._going[write] = loop.time() + STALLED_SECONDS
-        if self._timer is None:
-            self._timer = loop.call_later(STALLED_SECONDS, self._look)
+        self._going[write] = moment = loop.time() + STALLED_SECONDS
+        if self._timer is None or self._timer.when() > moment:
+            self._look_at(loop, moment)
 
     def _remove(self, write: Write) -> None:
         if self._going.pop(write, None) is None:
@@ -54,7 +54,12 @@ class Writes:
             write.give_up()
         following = [next(iter(table.values())) for table in (self._going, self._stalled) if table]
         if following:
-            self._timer = loop.call_at(min(following), self._look)
+            self._look_at(loop, min(following))
+
+    def _look_at(self, loop: asyncio.AbstractEventLoop, moment: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(moment, self._look)
 
 
 def _due(table: dict[Write, float], now: float) -> list[Write]:

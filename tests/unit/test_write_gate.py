@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from agent_service.write_gate import WriteGate
+from runwire.write_gate import WriteGate
 
 
 async def test_only_so_many_at_once() -> None:

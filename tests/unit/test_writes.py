@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent_service.write_gate import WriteGate
-from agent_service.writes import STALLED_SECONDS, Writes
+from runwire.write_gate import WriteGate
+from runwire.writes import STALLED_SECONDS, Writes
 from tests.log.stepped_loop import SteppedLoop
 
 LIMIT_SECONDS = 4.0
@@ -78,7 +78,8 @@ def test_writes_begun_later_have_their_own_time(loop: SteppedLoop) -> None:
     begin = loop.time()
     for number in range(3):
         loop.create_task(write(number))
-        loop.pass_time(1.0)
+        for _ in range(10):
+            loop.pass_time(0.1)
     for _ in range(100):
         loop.pass_time(0.1)
     total = STALLED_SECONDS + LIMIT_SECONDS
