@@ -22,14 +22,14 @@ from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
 try:
-    from agent_service import uvloop_loop
+    from agent_service.process import uvloop_loop
 except ImportError:  # it is not installed
     uvloop_loop = None  # type: ignore[assignment]
 
 _CLOSE_SECONDS: Final = 2.0
 """For what is left when the service has ended."""
 
-log = logging.getLogger("agent_service.event_loop")
+log = logging.getLogger("agent_service.process.event_loop")
 
 Result = TypeVar("Result")
 
