@@ -11,7 +11,8 @@ import click
 # gRPC logs a bind failure by itself, in its own words; ours says what to do.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from agent_service import app, config, event_loop, process_end
+from agent_service import app, config
+from agent_service.process import end, event_loop
 from runwire import logs
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.redaction import masked, one_line
@@ -43,7 +44,7 @@ def main(**given: Any) -> None:
         if settings.model:
             os.environ["RUNWIRE_MODEL"] = settings.model
         event_loop.run(app.run(settings, _announce), threads=settings.concurrency + _MORE_THREADS)
-        process_end.leave(0)
+        end.leave(0)
     except ConfigurationError as error:
         _fail(str(error), 2)
     except StoreUnavailable as error:

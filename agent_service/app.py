@@ -10,13 +10,13 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Final
 
-from agent_service import registry
+from agent_service.agents import registry
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
-from agent_service.process_end import LAST_SECONDS, BoundedEnd
-from agent_service.registry import Registry
+from agent_service.execution.worker import Worker
+from agent_service.process.end import LAST_SECONDS, BoundedEnd
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
-from agent_service.worker import Worker
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runwire.caching_pubsub import CachingPubSub
 from runwire.calls import Calls

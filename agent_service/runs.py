@@ -8,9 +8,9 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from agent_service import record
-from agent_service.definition import repeated_scorer
-from agent_service.registry import Registry
+from agent_service.agents.definition import repeated_scorer
+from agent_service.agents.registry import Registry
+from agent_service.log import record
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (

@@ -9,8 +9,8 @@ from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
-from agent_service.registry import Registry
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch

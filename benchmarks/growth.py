@@ -24,8 +24,8 @@ from typing import Any, Final
 
 import grpc
 
-from agent_service import record
-from agent_service.registry import Registry
+from agent_service.agents.registry import Registry
+from agent_service.log import record
 from agent_service.runs import Runs
 from benchmarks.agents import emitter
 from benchmarks.processes import cpu_seconds, resident_bytes, service

@@ -126,10 +126,12 @@ class _Development:
     """The processes of one `runwire dev`. The gateway, on `gateway_port`, is started once it can be told where the
     services are; None: without it."""
 
-    def __init__(self, services: tuple[Service, ...], gateway_port: int | None, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, services: tuple[Service, ...], gateway_port: int | None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._services = services
         self._gateway_port = gateway_port
-        self._environment = {**os.environ, **environment}
+        self._environment = {**os.environ, **(environment or {})}
         self._stopping = asyncio.Event()
         self._up = asyncio.Event()
         self._addresses: dict[str, str] = {}

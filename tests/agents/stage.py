@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent_service import config, record
-from agent_service.definition import Definition
-from agent_service.execution import Execution
-from agent_service.registry import Registry
+from agent_service import config
+from agent_service.agents.definition import Definition
+from agent_service.agents.registry import Registry
+from agent_service.execution.attempt import Execution
+from agent_service.log import record
 from agent_service.runs import Runs
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2

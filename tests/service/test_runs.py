@@ -11,7 +11,8 @@ import pytest
 from google.protobuf import duration_pb2, timestamp_pb2
 from pydantic import BaseModel, Field
 
-from agent_service import Definition, RunContext, ScorerRef, record, workflow
+from agent_service import Definition, RunContext, ScorerRef, workflow
+from agent_service.log import record
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
