@@ -22,7 +22,7 @@ from runwire.scorer.v1 import scorer_run_pb2
 from tests.servers import Server, free_port, program
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("runwire", "agent_service", "scorer_service")
+PACKAGES = ("runwire", "agent_service", "scorer_service", "gateway")
 INSTALL_SECONDS = 300
 
 pytestmark = pytest.mark.timeout(600)
