@@ -22,6 +22,7 @@ from runwire.caching_pubsub import CachingPubSub
 from runwire.calls import Calls
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
+from runwire.identity.settings import access_of
 from runwire.loop import repeat
 from runwire.outflow import Outflow
 from runwire.pubsub import Store
@@ -83,8 +84,8 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
         if settings.role != "work":
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
 
-    services = [] if settings.role == "work" else [SERVICE]
-    async with serve(settings.listen, register, services, calls=calls, outflow=outflow) as server:
+    services, access = [] if settings.role == "work" else [SERVICE], access_of(settings)
+    async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
         yield Service(agents, settings, servicer, server)
 
 

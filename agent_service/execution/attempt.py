@@ -93,7 +93,7 @@ class Execution:
         self._past = Past()
         self._excerpt = Excerpt(settings.max_sample_bytes)
         """Only of a run that has scorers."""
-        self._writer = LogWriter(log, claim, self._now, *([self._excerpt.add] if self._run.scorers else []))
+        self._writer = LogWriter(log, claim, self._now, self._excerpt.add if self._run.scorers else None)
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
         self._woken = asyncio.Event()
         self._journal = Journal(claim.fields, self._writer)
