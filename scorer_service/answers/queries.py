@@ -9,14 +9,14 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, case, func, select, true, tuple_, union_all
 from sqlalchemy.engine import Connection
 
-from scorer_service import schema
-from scorer_service.database import Database
-from scorer_service.gate import Gate
-from scorer_service.records import OPEN, State
-from scorer_service.revisions import Holdup, holdup, settled_revision
-from scorer_service.schema import attempts, counters, samples, scorer_runs, scorers
+from scorer_service.answers.gate import Gate
+from scorer_service.results import schema
+from scorer_service.results.database import Database
+from scorer_service.results.records import OPEN, State
+from scorer_service.results.revisions import Holdup, holdup, settled_revision
+from scorer_service.results.schema import attempts, counters, samples, scorer_runs, scorers
 
-row = scorer_runs.c
+c = scorer_runs.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +35,19 @@ class Filter:
 
     def narrowed(self) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
         """The conditions, in those that one index serves, and the rest."""
-        one_state = [row.state == self.states[0]] if len(self.states) == 1 else []
+        one_state = [c.state == self.states[0]] if len(self.states) == 1 else []
         chosen = [
-            [row.run_id == self.run_id] if self.run_id else [],
+            [c.run_id == self.run_id] if self.run_id else [],
             one_state,
-            [row.scorer_id == self.scorer_id] if self.scorer_id else [],
-            [row.agent_id == self.agent_id] if self.agent_id else [],
+            [c.scorer_id == self.scorer_id] if self.scorer_id else [],
+            [c.agent_id == self.agent_id] if self.agent_id else [],
         ]
         narrow, *rest = [conditions for conditions in chosen if conditions] or [[]]
         others = [condition for conditions in rest for condition in conditions]
         if len(self.states) > 1:
-            others.append(row.state.in_(self.states))
+            others.append(c.state.in_(self.states))
         if self.scorer_name is not None:
-            others.append(row.scorer_name == self.scorer_name)
+            others.append(c.scorer_name == self.scorer_name)
         return [*self._window(), *narrow], others
 
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -56,11 +56,11 @@ class Filter:
         return [*narrow, *rest]
 
     def _window(self) -> list[ColumnElement[bool]]:
-        found: list[ColumnElement[bool]] = [row.tenant == self.tenant]
+        found: list[ColumnElement[bool]] = [c.tenant == self.tenant]
         if self.created_after is not None:
-            found.append(row.create_time > self.created_after)
+            found.append(c.create_time > self.created_after)
         if self.created_before is not None:
-            found.append(row.create_time < self.created_before)
+            found.append(c.create_time < self.created_before)
         return found
 
 
@@ -83,24 +83,24 @@ class Attempt:
     """As `partial_results`."""
 
     @classmethod
-    def of(cls, line: Any) -> Attempt:
+    def of(cls, row: Any) -> Attempt:
         """Of a scorer run that SUCCEEDED."""
-        steps = getattr(line, "steps", None)
-        return cls(line.scorer_run_id, line.claims, line.worker, line.start_time, line.end_time, steps)
+        steps = getattr(row, "steps", None)
+        return cls(row.scorer_run_id, row.claims, row.worker, row.start_time, row.end_time, steps)
 
     @classmethod
-    def copied(cls, line: Any, steps: str | None, exchanges: str | None) -> Attempt:
+    def copied(cls, row: Any, steps: str | None, exchanges: str | None) -> Attempt:
         """Of a row of `attempts`, or another Attempt, with these results of steps and exchanges with judges."""
-        how = (line.error_reason, line.error_class, line.error_message, line.spent, exchanges)
-        return cls(line.scorer_run_id, line.attempt, line.worker, line.start_time, line.end_time, steps, *how)
+        how = (row.error_reason, row.error_class, row.error_message, row.spent, exchanges)
+        return cls(row.scorer_run_id, row.attempt, row.worker, row.start_time, row.end_time, steps, *how)
 
     @classmethod
-    def never_made(cls, line: Any) -> Attempt:
+    def never_made(cls, row: Any) -> Attempt:
         """Of a scorer run that FAILED without an attempt: its time as a whole, and its error."""
-        since = min(line.create_time, line.end_time)  # clocks of producers may be ahead
-        error = line.error_reason, line.error_class, line.error_message
-        steps = getattr(line, "steps", None)
-        return cls(line.scorer_run_id, line.claims, line.worker, since, line.end_time, steps, *error)
+        since = min(row.create_time, row.end_time)  # clocks of producers may be ahead
+        error = row.error_reason, row.error_class, row.error_message
+        steps = getattr(row, "steps", None)
+        return cls(row.scorer_run_id, row.claims, row.worker, since, row.end_time, steps, *error)
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ _SHOWN_ATTEMPTS: Final = 100
 _STEPS_BYTES: Final = 1024 * 1024
 """Most bytes of kept steps that are read for one answer."""
 
-_COLUMNS: Final = [column for column in row if column.name not in ("steps", "fingerprint")]
+_COLUMNS: Final = [column for column in c if column.name not in ("steps", "fingerprint")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ class Place:
     def before(self) -> ColumnElement[bool]:
         """The condition that a scorer run comes later."""
         if self.scorer_run_id is None:
-            return row.revision > self.revision
-        return tuple_(row.revision, row.scorer_run_id) > (self.revision, self.scorer_run_id)
+            return c.revision > self.revision
+        return tuple_(c.revision, c.scorer_run_id) > (self.revision, self.scorer_run_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +208,13 @@ class Queries:
         that are left out are None."""
 
         def work(connection: Connection) -> Found | None:
-            query = select(*_COLUMNS, _bounded(row.steps).label("steps")).where(
-                row.tenant == tenant, row.scorer_run_id == scorer_run_id
+            query = select(*_COLUMNS, _bounded(c.steps).label("steps")).where(
+                c.tenant == tenant, c.scorer_run_id == scorer_run_id
             )
-            lines = connection.execute(query).all()
-            if not lines:
+            rows = connection.execute(query).all()
+            if not rows:
                 return None
-            found = _with_attempts(connection, lines, _SHOWN_ATTEMPTS)[0]
+            found = _with_attempts(connection, rows, _SHOWN_ATTEMPTS)[0]
             found.attempts = _with_results(connection, found.attempts)
             if with_sample:
                 body = select(samples.c.body).where(samples.c.sample_id == found.run.sample_id)
@@ -232,9 +232,9 @@ class Queries:
             place, ids = after, list[tuple[float, str]]()
             for step in range(_STEPS):
                 count = _SCANNED if step else limit + 1
-                lines = connection.execute(scan(wanted, place, count)).all()
-                ids += [(line.create_time, line.scorer_run_id) for line in lines if line.fits]
-                place = (lines[-1].create_time, lines[-1].scorer_run_id) if len(lines) == count else None
+                rows = connection.execute(scan(wanted, place, count)).all()
+                ids += [(row.create_time, row.scorer_run_id) for row in rows if row.fits]
+                place = (rows[-1].create_time, rows[-1].scorer_run_id) if len(rows) == count else None
                 if place is None or len(ids) > limit:
                     break
             if len(ids) > limit:
@@ -270,14 +270,14 @@ class Queries:
     ) -> Changes:
         """Scorer runs (of a tenant, of a run, or all) whose newest change is after a place and up to a revision that is
         settled, in their order: up to `limit`, fewer where they weigh too much."""
-        query = select(row.revision, row.scorer_run_id).where(after.before(), row.revision <= upto)
+        query = select(c.revision, c.scorer_run_id).where(after.before(), c.revision <= upto)
         if tenant:
-            query = query.where(row.tenant == tenant)
+            query = query.where(c.tenant == tenant)
         # With a run: not in the order of the index by revision, or it might be walked for all of a few.
-        first: Any = row.revision + 0 if run_id else row.revision
+        first: Any = c.revision + 0 if run_id else c.revision
         if run_id:
-            query = query.where(row.run_id == run_id)
-        query = query.order_by(first, row.scorer_run_id).limit(limit)
+            query = query.where(c.run_id == run_id)
+        query = query.order_by(first, c.scorer_run_id).limit(limit)
 
         def work(connection: Connection) -> Changes:
             keys = connection.execute(query).all()
@@ -294,27 +294,27 @@ class Queries:
     async def progress(self, tenant: str, run_ids: Sequence[str]) -> dict[str, Progress]:
         """How far some runs are: of those that have scorer runs."""
         # Those that people asked for, now or of another version, have no siblings.
-        asked, is_open = func.count().filter(row.siblings > 0), row.state.in_([int(state) for state in OPEN])
-        columns = (row.run_id, asked, func.max(row.siblings), func.count().filter(is_open), func.max(row.revision))
-        query = select(*columns).where(row.tenant == tenant, row.run_id.in_(run_ids)).group_by(row.run_id)
-        lines = await self._database.read(lambda c: c.execute(query).all())
-        return {line[0]: Progress(line[3] > 0, line[1] >= line[2], line[4]) for line in lines}
+        asked, is_open = func.count().filter(c.siblings > 0), c.state.in_([int(state) for state in OPEN])
+        columns = (c.run_id, asked, func.max(c.siblings), func.count().filter(is_open), func.max(c.revision))
+        query = select(*columns).where(c.tenant == tenant, c.run_id.in_(run_ids)).group_by(c.run_id)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {row[0]: Progress(row[3] > 0, row[1] >= row[2], row[4]) for row in rows}
 
     async def paused(self) -> set[str]:
         """Ids of the scorers that are paused."""
         query = select(scorers.c.scorer_id).where(scorers.c.paused.is_(True))
-        return set(await self._database.read(lambda c: c.execute(query).scalars().all()))
+        return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
 
 
 def scan(wanted: Filter, after: tuple[float, str] | None, count: int) -> Select[Any]:
     """The next `count` scorer runs of the narrowest index that a filter has, newest first, and whether each of them
     fits the rest of it: however few do, the statement's work is bounded."""
     narrow, rest = wanted.narrowed()
-    query = select(row.create_time, row.scorer_run_id, row.state, and_(true(), *rest).label("fits")).where(*narrow)
+    query = select(c.create_time, c.scorer_run_id, c.state, and_(true(), *rest).label("fits")).where(*narrow)
     if after is not None:
         # The first condition is what an index can be entered with.
-        query = query.where(row.create_time <= after[0], tuple_(row.create_time, row.scorer_run_id) < after)
-    return query.order_by(row.create_time.desc(), row.scorer_run_id.desc()).limit(count)
+        query = query.where(c.create_time <= after[0], tuple_(c.create_time, c.scorer_run_id) < after)
+    return query.order_by(c.create_time.desc(), c.scorer_run_id.desc()).limit(count)
 
 
 def scan_states(wanted: Filter, after: tuple[float, str] | None, count: int) -> Select[Any]:
@@ -336,8 +336,8 @@ def _load(connection: Connection, ids: Sequence[str], most_weight: int = MAX_ANS
     found, total = list[Found](), 0
     for start in range(0, len(ids), _CHUNK):
         chunk = ids[start : start + _CHUNK]
-        lines = connection.execute(select(*_COLUMNS).where(row.scorer_run_id.in_(chunk))).all()
-        by_id = {line.scorer_run_id: line for line in lines}
+        rows = connection.execute(select(*_COLUMNS).where(c.scorer_run_id.in_(chunk))).all()
+        by_id = {row.scorer_run_id: row for row in rows}
         here = [by_id[key] for key in chunk if key in by_id]
         for one in _with_attempts(connection, here, _LISTED_ATTEMPTS):
             total += one.weight
@@ -355,7 +355,7 @@ def _with_attempts(connection: Connection, found: Sequence[Any], most: int) -> l
     """With the newest attempts of each, without the results of their steps."""
     if not found:
         return []
-    ids = [line.scorer_run_id for line in found]
+    ids = [row.scorer_run_id for row in found]
     history: dict[str, list[Any]] = {}
     place = func.row_number().over(partition_by=attempts.c.scorer_run_id, order_by=attempts.c.attempt.desc())
     total = func.count().over(partition_by=attempts.c.scorer_run_id)
@@ -366,26 +366,26 @@ def _with_attempts(connection: Connection, found: Sequence[Any], most: int) -> l
     for attempt in connection.execute(query):
         history.setdefault(attempt.scorer_run_id, []).append(attempt)
     result = []
-    for line in found:
-        of_it = history.get(line.scorer_run_id, [])
+    for row in found:
+        of_it = history.get(row.scorer_run_id, [])
         omitted = of_it[0].total - len(of_it) if of_it else 0
-        if line.state == State.SUCCEEDED and not (of_it and of_it[-1].attempt == line.claims):
-            of_it = [*of_it, Attempt.of(line)]
-        result.append(Found(line, of_it, omitted))
+        if row.state == State.SUCCEEDED and not (of_it and of_it[-1].attempt == row.claims):
+            of_it = [*of_it, Attempt.of(row)]
+        result.append(Found(row, of_it, omitted))
     return result
 
 
 def _with_results(connection: Connection, found: Sequence[Any]) -> list[Attempt]:
     """The attempts with the results of their steps, of the newest first, as far as these are not too many bytes."""
     room, complete = _STEPS_BYTES, list[Attempt]()
-    for line in reversed(found):
-        if isinstance(line, Attempt):
-            large = (line.partial_results, line.exchanges)
+    for row in reversed(found):
+        if isinstance(row, Attempt):
+            large = (row.partial_results, row.exchanges)
         else:
-            key = (attempts.c.scorer_run_id == line.scorer_run_id, attempts.c.attempt == line.attempt)
+            key = (attempts.c.scorer_run_id == row.scorer_run_id, attempts.c.attempt == row.attempt)
             kept = [case((func.length(text) <= room, text)) for text in _LARGE]
             large = tuple(connection.execute(select(*kept).where(*key)).one_or_none() or (None, None))
         steps, exchanges = (text if text is not None and len(text) <= room else None for text in large)
         room -= len(steps or "") + len(exchanges or "")
-        complete.append(Attempt.copied(line, steps, exchanges))
+        complete.append(Attempt.copied(row, steps, exchanges))
     return complete[::-1]

@@ -22,8 +22,8 @@ from itertools import islice
 from typing import Final
 
 from runwire.errors import CursorEpochMismatch, RunwireError, ServerDraining, StoreUnavailable, Unavailable
-from scorer_service.queries import Found, Place, Progress, Queries
-from scorer_service.records import TERMINAL
+from scorer_service.answers.queries import Found, Place, Progress, Queries
+from scorer_service.results.records import TERMINAL
 
 POLL_SECONDS: Final = 0.1
 _PAGE: Final = 100

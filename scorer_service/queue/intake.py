@@ -27,11 +27,11 @@ from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from runwire.scorer_requests import DEFAULT_TENANT, QUEUE, scorer_run_id
 from runwire.times import seconds_of
 from runwire.values import from_struct
-from scorer_service.database import Database
-from scorer_service.faults import apart
-from scorer_service.jobs import Jobs
-from scorer_service.parking import Parking
-from scorer_service.records import Error, NewRun, State, json_text, printable
+from scorer_service.queue.jobs import Jobs
+from scorer_service.queue.parking import Parking
+from scorer_service.results.database import Database
+from scorer_service.results.faults import apart
+from scorer_service.results.records import Error, NewRun, State, json_text, printable
 
 log = logging.getLogger("scorer_service")
 

@@ -32,8 +32,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.util import await_only
 
 from runwire.errors import ConfigurationError, StoreUnavailable
-from scorer_service import postgres, schema
-from scorer_service.faults import DatabaseRefuses, changes_role, mapped, retires, words
+from scorer_service.results import postgres, schema
+from scorer_service.results.faults import DatabaseRefuses, changes_role, mapped, retires, words
 
 SUPPORTED: Final = "sqlite:///relative/file.db, sqlite:////absolute/file.db or postgresql://USER@HOST/DATABASE"
 WORK_SECONDS: Final = 10.0

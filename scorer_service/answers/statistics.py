@@ -21,12 +21,12 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Integer, Select, and_, case, cast, func, literal, null, select
 from sqlalchemy.engine import Connection
 
-from scorer_service.database import Database
-from scorer_service.gate import Gate
-from scorer_service.records import OPEN, Priority, State
-from scorer_service.schema import NOW, Lane, scorer_runs, scorers
+from scorer_service.answers.gate import Gate
+from scorer_service.results.database import Database
+from scorer_service.results.records import OPEN, Priority, State
+from scorer_service.results.schema import NOW, Lane, scorer_runs, scorers
 
-row = scorer_runs.c
+c = scorer_runs.c
 
 MAX_AGE_SECONDS: Final = 10.0
 """Oldest counts that are given out, unless the database does not answer."""
@@ -53,13 +53,13 @@ class Window:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         # By state first, as the index has it. Requests that could not be understood are nobody's.
-        found = [row.state.in_([int(state) for state in State]), row.tenant == self.tenant, row.scorer_id != ""]
+        found = [c.state.in_([int(state) for state in State]), c.tenant == self.tenant, c.scorer_id != ""]
         if self.scorer_id:
-            found.append(row.scorer_id == self.scorer_id)
+            found.append(c.scorer_id == self.scorer_id)
         if self.after is not None:
-            found.append(row.create_time > self.after)
+            found.append(c.create_time > self.after)
         if self.before is not None:
-            found.append(row.create_time < self.before)
+            found.append(c.create_time < self.before)
         return found
 
 
@@ -228,18 +228,18 @@ class Statistics:
 
 def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
     found: dict[Use, _Counted] = {}
-    for line in connection.execute(counting(window)):
+    for row in connection.execute(counting(window)):
         # SQLite keeps whatever a damaged row has in a column: such a row must not take the statistics with it.
-        if not isinstance(line.state, int):
+        if not isinstance(row.state, int):
             continue
-        one = found.setdefault((str(line.scorer_id), str(line.scorer_name)), _Counted())
-        one.counts[line.state] = one.counts.get(line.state, 0) + line.number
-        one.cancelled_ad_hoc += line.number if line.ad_hoc else 0
-        if line.state in OPEN and isinstance(line.oldest, float):
-            one.oldest = line.oldest if one.oldest is None else min(one.oldest, line.oldest)
-        if line.state == State.SUCCEEDED:
-            one.sum_of_scores += line.total or 0.0
-            one.bins.append((line.bin, line.number, line.highest))
+        one = found.setdefault((str(row.scorer_id), str(row.scorer_name)), _Counted())
+        one.counts[row.state] = one.counts.get(row.state, 0) + row.number
+        one.cancelled_ad_hoc += row.number if row.ad_hoc else 0
+        if row.state in OPEN and isinstance(row.oldest, float):
+            one.oldest = row.oldest if one.oldest is None else min(one.oldest, row.oldest)
+        if row.state == State.SUCCEEDED:
+            one.sum_of_scores += row.total or 0.0
+            one.bins.append((row.bin, row.number, row.highest))
     for one in found.values():
         one.count_latencies()  # once, and not again for everybody who asks
     return found
@@ -247,21 +247,21 @@ def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
 
 def counting(window: Window) -> Select[Any]:
     """The statement of a pass."""
-    latency = row.end_time - row.create_time
-    ad_hoc = case((and_(row.state == int(State.CANCELLED), row.priority == int(Priority.HIGH)), 1), else_=0)
-    scored = row.state == int(State.SUCCEEDED)
-    use = (row.scorer_id, row.scorer_name)
-    columns = (*use, row.state, ad_hoc.label("ad_hoc"), case((scored, _bin(latency)), else_=0).label("bin"))
+    latency = c.end_time - c.create_time
+    ad_hoc = case((and_(c.state == int(State.CANCELLED), c.priority == int(Priority.HIGH)), 1), else_=0)
+    scored = c.state == int(State.SUCCEEDED)
+    use = (c.scorer_id, c.scorer_name)
+    columns = (*use, c.state, ad_hoc.label("ad_hoc"), case((scored, _bin(latency)), else_=0).label("bin"))
     return (
         select(
             *columns,
             func.count().label("number"),
-            func.min(row.create_time).label("oldest"),
-            func.sum(case((row.score_value.between(-_MOST, _MOST), row.score_value))).label("total"),
+            func.min(c.create_time).label("oldest"),
+            func.sum(case((c.score_value.between(-_MOST, _MOST), c.score_value))).label("total"),
             func.max(latency).label("highest"),
         )
         .where(*window.conditions())
-        .group_by(*use, row.state, "ad_hoc", "bin")
+        .group_by(*use, c.state, "ad_hoc", "bin")
     )
 
 
@@ -292,8 +292,8 @@ def _percentile(bins: Sequence[tuple[int, int, float]], percent: int) -> float:
 
 
 def _due_since(lane: Lane) -> Any:
-    of_lane = (row.scorer_id == scorers.c.scorer_id, row.lane == literal(int(lane), Integer), row.due_time <= NOW)
-    return select(func.min(row.due_time)).where(*of_lane).scalar_subquery()
+    of_lane = (c.scorer_id == scorers.c.scorer_id, c.lane == literal(int(lane), Integer), c.due_time <= NOW)
+    return select(func.min(c.due_time)).where(*of_lane).scalar_subquery()
 
 
 HELD: Final = select(
@@ -307,10 +307,10 @@ HELD: Final = select(
 
 def _held(connection: Connection) -> tuple[float, dict[str, _Held]]:
     found, now = {}, 0.0
-    for line in connection.execute(HELD):
-        now = line.now
-        due = [since for since in (getattr(line, lane.name) for lane in Lane) if since is not None]
-        found[line.scorer_id] = _Held(bool(line.paused), min(due, default=None))
+    for row in connection.execute(HELD):
+        now = row.now
+        due = [since for since in (getattr(row, lane.name) for lane in Lane) if since is not None]
+        found[row.scorer_id] = _Held(bool(row.paused), min(due, default=None))
     return now or float(connection.execute(select(NOW)).scalar_one()), found
 
 

@@ -9,9 +9,9 @@ from sqlalchemy import inspect, select, text
 from sqlalchemy.engine import Connection
 
 from runwire.errors import ConfigurationError
-from scorer_service.database import Database
-from scorer_service.faults import DatabaseRefuses
-from scorer_service.schema import HEAD, NEEDS, VERSION_TABLE, counters, scorer_runs
+from scorer_service.results.database import Database
+from scorer_service.results.faults import DatabaseRefuses
+from scorer_service.results.schema import HEAD, NEEDS, VERSION_TABLE, counters, scorer_runs
 
 _ADVISORY_LOCK = 0x52756E77697265  # "Runwire": one migration at a time
 _FIRST = "0001"
@@ -107,14 +107,14 @@ def _upgrade(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
 def main(url: str) -> str:
     """Migrates the database at `url`; returns what was done, in a sentence."""
-    from scorer_service.database import open_database
+    from scorer_service.results.database import open_database
 
     async def run() -> tuple[str, str]:
         async with open_database(url) as database:

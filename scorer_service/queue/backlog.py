@@ -11,8 +11,8 @@ from typing import Any, Final
 from sqlalchemy import func, select, update
 from sqlalchemy.engine import Connection
 
-from scorer_service.batches import insert_new
-from scorer_service.schema import EXPORTS_DROPPED, counters, exports
+from scorer_service.results.batches import insert_new
+from scorer_service.results.schema import EXPORTS_DROPPED, counters, exports
 
 log = logging.getLogger("scorer_service")
 

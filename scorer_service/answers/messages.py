@@ -17,11 +17,11 @@ from runwire.scorer.v1 import scorer_run_pb2 as pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
 from runwire.times import duration, timestamp
 from runwire.values import carry_struct
-from scorer_service.holders import Holder
-from scorer_service.queries import Found
-from scorer_service.records import OPEN, Priority, State, kept_steps
+from scorer_service.answers.queries import Found
+from scorer_service.answers.statistics import Stats
+from scorer_service.queue.holders import Holder
+from scorer_service.results.records import OPEN, Priority, State, kept_steps
 from scorer_service.scoring import Scorer
-from scorer_service.statistics import Stats
 
 Message = TypeVar("Message", bound=ProtobufMessage)
 

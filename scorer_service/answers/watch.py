@@ -17,8 +17,8 @@ from typing import Final
 from runwire.cursor import CursorCodec
 from runwire.errors import CursorAhead, CursorEpochMismatch, TooManyStreams
 from runwire.pubsub import Position
-from scorer_service.feed import Feed, Key, Listener
-from scorer_service.queries import Found, Place, Progress, Queries
+from scorer_service.answers.feed import Feed, Key, Listener
+from scorer_service.answers.queries import Found, Place, Progress, Queries
 
 LOOK_SECONDS: Final = 2.0
 """How often to look at first whether a run that has no scorer runs, or not all, will ever have them."""

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, bindparam, case, delete, exists, false, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from scorer_service.backlog import Backlog
-from scorer_service.database import Database, database_time
-from scorer_service.jobs import record_ends, register
-from scorer_service.records import Error, State
-from scorer_service.revisions import next_revision
-from scorer_service.schema import NOW, holders, scorer_runs, scorers
+from scorer_service.queue.backlog import Backlog
+from scorer_service.queue.rows import record_ends
+from scorer_service.results.database import Database, database_time
+from scorer_service.results.records import Error, State
+from scorer_service.results.revisions import next_revision
+from scorer_service.results.schema import NOW, holders, scorer_runs, scorers
 
 log = logging.getLogger("scorer_service")
 
@@ -36,7 +37,7 @@ _MAX_PAIRS: Final = 1000
 _BATCH: Final = 500
 _GONE: Final = Error("scorer_unknown", "no process has had this scorer for a long time; redrive it when one does")
 
-row = scorer_runs.c
+c = scorer_runs.c
 Pair = tuple[str, str]
 """Id and version of a scorer."""
 
@@ -98,14 +99,14 @@ class Holders:
         return given_up
 
     def _wanted(self, connection: Connection) -> list[Pair]:
-        """Scorers and versions that something waits for: a look into the index for each, not at each row."""
+        """Scorers and versions that something waits for: a look into the index for each, not at each c."""
         found: list[Pair] = []
         while len(found) < _MAX_PAIRS:
-            line = connection.execute(_NEXT_PAIR, {"scorer_id": self._place[0], "version": self._place[1]}).first()
-            if line is None:
+            row = connection.execute(_NEXT_PAIR, {"scorer_id": self._place[0], "version": self._place[1]}).first()
+            if row is None:
                 self._place = ("", "")
                 break
-            self._place = (line[0], line[1])
+            self._place = (row[0], row[1])
             found.append(self._place)
         return found
 
@@ -131,20 +132,20 @@ class Holders:
         # A process of the release before says only that it has some version.
         seen = false() if version else scorers.c.seen_time >= long_ago
         kept = exists().where(scorers.c.scorer_id == scorer_id, or_(scorers.c.paused, seen))
-        mine = (row.scorer_id == scorer_id, row.wanted_version == version, row.due_time < long_ago)
-        orphans = select(row.scorer_run_id, row.state, row.claims, row.worker, row.start_time, row.steps)
-        orphans = orphans.where(*mine, ~held, ~kept).order_by(row.scorer_run_id).limit(_BATCH)
-        lines = connection.execute(orphans.with_for_update(skip_locked=True)).all()
-        if lines:
-            give_up(connection, lines, _GONE, self._backlog)
-        return len(lines)
+        mine = (c.scorer_id == scorer_id, c.wanted_version == version, c.due_time < long_ago)
+        orphans = select(c.scorer_run_id, c.state, c.claims, c.worker, c.start_time, c.steps)
+        orphans = orphans.where(*mine, ~held, ~kept).order_by(c.scorer_run_id).limit(_BATCH)
+        rows = connection.execute(orphans.with_for_update(skip_locked=True)).all()
+        if rows:
+            give_up(connection, rows, _GONE, self._backlog)
+        return len(rows)
 
     async def all(self) -> list[Holder]:
         """Who has what, as far as it was said within the orphan time."""
         columns = (holders.c.scorer_id, holders.c.version, holders.c.worker, holders.c.seen_time)
         query = select(*columns).where(holders.c.version != "", holders.c.seen_time >= NOW - self._orphan_seconds)
-        lines = await self._database.read(lambda c: c.execute(query.order_by(*columns)).all())
-        return [Holder(*line) for line in lines]
+        rows = await self._database.read(lambda connection: connection.execute(query.order_by(*columns)).all())
+        return [Holder(*row) for row in rows]
 
 
 def is_held(scorer_id: ColumnElement[str], orphan_seconds: float, version: str = "") -> ColumnElement[bool]:
@@ -166,32 +167,32 @@ def by_scorer(found: Iterable[Holder]) -> dict[str, list[Holder]]:
 
 
 _NEXT_PAIR: Final = (
-    select(row.scorer_id, row.wanted_version)
+    select(c.scorer_id, c.wanted_version)
     .where(
-        row.due_time.is_not(None),
-        tuple_(row.scorer_id, row.wanted_version) > tuple_(bindparam("scorer_id"), bindparam("version")),
+        c.due_time.is_not(None),
+        tuple_(c.scorer_id, c.wanted_version) > tuple_(bindparam("scorer_id"), bindparam("version")),
     )
-    .order_by(row.scorer_id, row.wanted_version)
+    .order_by(c.scorer_id, c.wanted_version)
     .limit(1)
 )
 
 
-def give_up(connection: Connection, lines: Sequence[Any], error: Error, backlog: Backlog) -> None:
+def give_up(connection: Connection, rows: Sequence[Any], error: Error, backlog: Backlog) -> None:
     """Ends scorer runs that are in nobody's hands, FAILED. Whoever had one and died left an attempt behind; that is
     exported, and so is the failure, which no attempt records."""
     revision, now = next_revision(connection)
-    lost = [line for line in lines if line.state == State.RUNNING]
+    lost = [row for row in rows if row.state == State.RUNNING]
     if lost:
-        record_ends(connection, lost, now, lambda line: Error("worker_lost", f"the lease of {line.worker} ended"))
+        record_ends(connection, lost, now, lambda row: Error("worker_lost", f"the lease of {row.worker} ended"))
     ended = (
         update(scorer_runs)
-        .where(row.scorer_run_id.in_([line.scorer_run_id for line in lines]))
+        .where(c.scorer_run_id.in_([row.scorer_run_id for row in rows]))
         .values(
             state=int(State.FAILED),
             due_time=None,
             end_time=now,
-            claims=row.claims + 1,
-            losses=row.losses + case((row.state == int(State.RUNNING), 1), else_=0),
+            claims=c.claims + 1,
+            losses=c.losses + case((c.state == int(State.RUNNING), 1), else_=0),
             error_reason=error.reason,
             error_class="",
             error_message=error.message,
@@ -199,5 +200,22 @@ def give_up(connection: Connection, lines: Sequence[Any], error: Error, backlog:
         )
     )
     connection.execute(ended)
-    backlog.add(connection, [(line.scorer_run_id, line.claims) for line in lost])
-    backlog.add(connection, [(line.scorer_run_id, line.claims + 1) for line in lines])
+    backlog.add(connection, [(row.scorer_run_id, row.claims) for row in lost])
+    backlog.add(connection, [(row.scorer_run_id, row.claims + 1) for row in rows])
+
+
+def register(connection: Connection, worker: str, versions: Mapping[str, Sequence[str]]) -> None:
+    """Says that a process has these versions of these scorers. Whoever has any has '' too: what asks for none."""
+    if not versions:
+        return
+    now = database_time(connection)
+    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    known, mine = insert(scorers), insert(holders)
+    known = known.on_conflict_do_update(index_elements=["scorer_id"], set_={"seen_time": known.excluded.seen_time})
+    mine = mine.on_conflict_do_update(
+        index_elements=["worker", "scorer_id", "version"], set_={"seen_time": mine.excluded.seen_time}
+    )
+    connection.execute(known, [{"scorer_id": name, "paused": False, "seen_time": now} for name in sorted(versions)])
+    pairs = sorted({(name, version) for name, listed in versions.items() for version in ["", *listed]})
+    rows = [{"worker": worker, "scorer_id": name, "version": version, "seen_time": now} for name, version in pairs]
+    connection.execute(mine, rows)

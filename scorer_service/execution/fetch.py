@@ -12,7 +12,7 @@ from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from runwire.scorer_requests import OWNER, add_steps, is_owned, state_name, topic_of
 from runwire.values import carry_value
-from scorer_service.records import Job
+from scorer_service.results.records import Job
 from scorer_service.scoring import NonRetriableError
 
 

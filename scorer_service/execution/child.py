@@ -1,4 +1,4 @@
-"""The process of a scorer with `process=True`: see `processes`. Run as `python -m scorer_service.child MODULE...`."""
+"""`python -m scorer_service.execution.child MODULE...`: the process of scorers with `process=True`. See `processes`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from functools import cache
 from typing import Any, BinaryIO
 
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from scorer_service.execution.outcomes import (
+    MAX_STEPS_BYTES,
+    class_name,
+    delay_of,
+    is_beyond,
+    reason_of,
+    record_of,
+    words,
+)
+from scorer_service.execution.processes import HEADER_BYTES
 from scorer_service.meter import METER, Meter
-from scorer_service.outcomes import MAX_STEPS_BYTES, class_name, delay_of, is_beyond, reason_of, record_of, words
-from scorer_service.processes import HEADER_BYTES
 from scorer_service.registry import Registry, load
 from scorer_service.samples import from_wire
 from scorer_service.scoring import (

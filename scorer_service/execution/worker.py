@@ -12,12 +12,13 @@ from typing import Final
 
 from runwire.errors import Unavailable
 from runwire.loop import Wakeup, repeat
-from scorer_service.aside import Aside
-from scorer_service.executor import Executor, Limits, handed_back
-from scorer_service.faults import apart
-from scorer_service.jobs import Held, Jobs, Offer, Rate
-from scorer_service.records import OPEN, Finished, Job
+from scorer_service.execution.executor import Executor, Limits, handed_back
+from scorer_service.queue.aside import Aside
+from scorer_service.queue.jobs import Held, Jobs, Offer
+from scorer_service.queue.rates import Rate
 from scorer_service.registry import Registry
+from scorer_service.results.faults import apart
+from scorer_service.results.records import OPEN, Finished, Job
 from scorer_service.scoring import Scorer
 
 log = logging.getLogger("scorer_service")

@@ -15,17 +15,17 @@ from typing import Any, Final
 from sqlalchemy import and_, delete, exists, or_, select
 from sqlalchemy.engine import Connection
 
-from scorer_service.aside import Aside
-from scorer_service.backlog import Backlog
-from scorer_service.database import Database, database_time
-from scorer_service.faults import apart
-from scorer_service.holders import give_up
-from scorer_service.records import TERMINAL, Error, State
-from scorer_service.schema import NOW, attempts, exports, samples, scorer_runs
+from scorer_service.queue.aside import Aside
+from scorer_service.queue.backlog import Backlog
+from scorer_service.queue.holders import give_up
+from scorer_service.results.database import Database, database_time
+from scorer_service.results.faults import apart
+from scorer_service.results.records import TERMINAL, Error, State
+from scorer_service.results.schema import NOW, attempts, exports, samples, scorer_runs
 
 log = logging.getLogger("scorer_service")
 
-row = scorer_runs.c
+c = scorer_runs.c
 BATCH: Final = 500
 _IDLE_SECONDS: Final = 60.0
 _DEADLINE_SECONDS: Final = 2.0
@@ -66,10 +66,10 @@ class Retention:
     async def end_late(self) -> int:
         """Ends up to a batch of scorer runs whose deadline has passed, wherever they wait: for a worker, a retry, a
         scorer that is paused or not there. What runs is left to its worker. Returns how many."""
-        late = (row.deadline < NOW, row.due_time.is_not(None))
-        waiting = or_(row.state != int(State.RUNNING), row.due_time < NOW)
-        query = select(row.scorer_run_id, row.state, row.claims, row.worker, row.start_time, row.steps)
-        query = query.where(*late, waiting).order_by(row.deadline).limit(BATCH)
+        late = (c.deadline < NOW, c.due_time.is_not(None))
+        waiting = or_(c.state != int(State.RUNNING), c.due_time < NOW)
+        query = select(c.scorer_run_id, c.state, c.claims, c.worker, c.start_time, c.steps)
+        query = query.where(*late, waiting).order_by(c.deadline).limit(BATCH)
 
         def work(connection: Connection) -> int:
             lines = connection.execute(query.with_for_update(skip_locked=True)).all()
@@ -92,8 +92,8 @@ class Retention:
 
     async def _remove(self, state: State, age: float) -> int:
         self._stuck.take_due()
-        old = (row.state == int(state), row.end_time < NOW - age, row.scorer_run_id.not_in(self._stuck.keys()))
-        query = select(row.scorer_run_id).where(*old).order_by(row.end_time).limit(BATCH)
+        old = (c.state == int(state), c.end_time < NOW - age, c.scorer_run_id.not_in(self._stuck.keys()))
+        query = select(c.scorer_run_id).where(*old).order_by(c.end_time).limit(BATCH)
         ids = await self._database.look(lambda connection: connection.execute(query).scalars().all())
         removed = 0
 
@@ -119,7 +119,7 @@ class Retention:
             # A sample is written in the same transaction as its scorer run, so no fresh one is without.
             unwanted: Any = ~exists(_users())
             if self._ages.samples:
-                needed = _users().where(or_(row.due_time.is_not(None), row.end_time >= now - self._ages.samples))
+                needed = _users().where(or_(c.due_time.is_not(None), c.end_time >= now - self._ages.samples))
                 unwanted = ~exists(needed)
             oldest = self._oldest(now)
             if oldest is None:
@@ -139,17 +139,17 @@ class Retention:
 
 def _users() -> Any:
     """The scorer runs that use a sample, found by its owner: there is no index by sample."""
-    of_run = and_(row.tenant == samples.c.tenant, row.run_id == samples.c.owner)
-    owned = or_(of_run, row.scorer_run_id == samples.c.owner)
-    return select(1).where(owned, row.sample_id == samples.c.sample_id)
+    of_run = and_(c.tenant == samples.c.tenant, c.run_id == samples.c.owner)
+    owned = or_(of_run, c.scorer_run_id == samples.c.owner)
+    return select(1).where(owned, c.sample_id == samples.c.sample_id)
 
 
 def _delete(connection: Connection, ids: Sequence[str], old: Sequence[Any]) -> int:
     """Removes those of the scorer runs that are still old; returns how many."""
-    still = select(row.scorer_run_id).where(row.scorer_run_id.in_(ids), *old).order_by(row.scorer_run_id)
+    still = select(c.scorer_run_id).where(c.scorer_run_id.in_(ids), *old).order_by(c.scorer_run_id)
     found = connection.execute(still.with_for_update(skip_locked=True)).scalars().all()
     if found:
         connection.execute(delete(attempts).where(attempts.c.scorer_run_id.in_(found)))
         connection.execute(delete(exports).where(exports.c.scorer_run_id.in_(found)))
-        connection.execute(delete(scorer_runs).where(row.scorer_run_id.in_(found)))
+        connection.execute(delete(scorer_runs).where(c.scorer_run_id.in_(found)))
     return len(found)

@@ -44,8 +44,8 @@ from typing import Final
 from sqlalchemy import BigInteger, Boolean, Double, Integer, String, bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
-from scorer_service.batches import insert_new
-from scorer_service.schema import EPOCH, HOME, NOW, REVISION, counters
+from scorer_service.results.batches import insert_new
+from scorer_service.results.schema import EPOCH, HOME, NOW, REVISION, counters
 
 _COUNTER: Final = counters.c.name == REVISION
 _COUNT: Final = update(counters).where(_COUNTER).values(value=counters.c.value + 1).returning(counters.c.value, NOW)
@@ -86,8 +86,8 @@ _HOLDER: Final = text(
 
 def next_revision(connection: Connection) -> tuple[int, float]:
     """Number of this transaction, and the database's clock. Called again in one transaction, the next number."""
-    line = connection.execute(_TAKE if _is_postgresql(connection) else _COUNT).one()
-    return int(line[0]), float(line[1])
+    row = connection.execute(_TAKE if _is_postgresql(connection) else _COUNT).one()
+    return int(row[0]), float(row[1])
 
 
 def newest_revision(connection: Connection) -> int:
@@ -121,8 +121,8 @@ def holdup(connection: Connection) -> Holdup | None:
     """The write that keeps what is settled back, if any."""
     if not _is_postgresql(connection):
         return None
-    line = connection.execute(_HOLDER, {"newest": newest_revision(connection)}).one_or_none()
-    return None if line is None else Holdup(line.pid, line.doing, line.age)
+    row = connection.execute(_HOLDER, {"newest": newest_revision(connection)}).one_or_none()
+    return None if row is None else Holdup(row.pid, row.doing, row.age)
 
 
 _HOME: Final = text(

@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from runwire.values import carry_struct, carry_value, from_struct, from_value
 from scorer_service.meter import cost, tokens
-from scorer_service.records import ScoreRecord, json_text, printable
+from scorer_service.results.records import ScoreRecord, json_text, printable
 from scorer_service.scoring import BadScore, Judgement, Score, Scorer, text_of_any
 
 MAX_LABEL_LENGTH: Final = 255

@@ -25,13 +25,14 @@ from typing import Any, Final
 
 from runwire.errors import Unavailable
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
-from scorer_service.guard import GuardedLoop
+from scorer_service.execution.guard import GuardedLoop
+from scorer_service.execution.outcomes import class_name, delay_of, reason_of, record_of, steps_text, words
+from scorer_service.execution.processes import Place, Processes, ProcessLost
+from scorer_service.execution.room import Room
+from scorer_service.execution.threads import SCORER, Threads
 from scorer_service.meter import METER, Meter
-from scorer_service.outcomes import class_name, delay_of, reason_of, record_of, steps_text, words
-from scorer_service.processes import Place, Processes, ProcessLost
-from scorer_service.records import Error, Finished, Job, State, kept_steps
 from scorer_service.registry import Registry
-from scorer_service.room import Room
+from scorer_service.results.records import Error, Finished, Job, State, kept_steps
 from scorer_service.samples import from_wire
 from scorer_service.scoring import (
     Judge,
@@ -43,7 +44,6 @@ from scorer_service.scoring import (
     Scorer,
     evaluate,
 )
-from scorer_service.threads import SCORER, Threads
 
 log = logging.getLogger("scorer_service")
 

@@ -11,12 +11,12 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import StoreUnavailable
-from scorer_service.aside import PAUSES
-from scorer_service.batches import insert_new
-from scorer_service.database import Database, database_time
-from scorer_service.jobs import Jobs
-from scorer_service.records import NewRun, printable
-from scorer_service.schema import NOW, parked_requests
+from scorer_service.queue.aside import PAUSES
+from scorer_service.queue.jobs import Jobs
+from scorer_service.results.batches import insert_new
+from scorer_service.results.database import Database, database_time
+from scorer_service.results.records import NewRun, printable
+from scorer_service.results.schema import NOW, parked_requests
 
 log = logging.getLogger("scorer_service")
 
@@ -42,7 +42,7 @@ class Parking:
 
         def work(connection: Connection) -> None:
             now = database_time(connection)
-            line = {
+            row = {
                 "message_key": sha256(body).hexdigest(),
                 "body": body,
                 "error": printable(f"{_name(error)}: {error}"),
@@ -50,7 +50,7 @@ class Parking:
                 "create_time": now,
                 "due_time": now + PAUSES.pause(1),
             }
-            insert_new(connection, parked_requests, [line])
+            insert_new(connection, parked_requests, [row])
 
         try:
             await self._database.write(work)
@@ -65,22 +65,22 @@ class Parking:
         """Tries again what is due; returns how many are parked no more. Raises StoreUnavailable."""
         query = select(parked.message_key, parked.body, parked.tries).where(parked.due_time <= NOW)
         query = query.order_by(parked.due_time).limit(_BATCH)
-        lines: Sequence[Any] = await self._database.look(lambda c: c.execute(query).all())
+        rows: Sequence[Any] = await self._database.look(lambda connection: connection.execute(query).all())
         taken = 0
-        for line in lines:
-            taken += await self._retry(line, read(bytes(line.body)))
+        for row in rows:
+            taken += await self._retry(row, read(bytes(row.body)))
         return taken
 
-    async def _retry(self, line: Any, new: NewRun) -> bool:
-        mine = parked.message_key == line.message_key
+    async def _retry(self, row: Any, new: NewRun) -> bool:
+        mine = parked.message_key == row.message_key
 
         def write(connection: Connection) -> None:
             self._jobs.add_on(connection, [new])
             connection.execute(delete(parked_requests).where(mine))
 
         def postpone(connection: Connection) -> None:
-            due_time = database_time(connection) + PAUSES.pause(line.tries + 1)
-            connection.execute(update(parked_requests).where(mine).values(tries=line.tries + 1, due_time=due_time))
+            due_time = database_time(connection) + PAUSES.pause(row.tries + 1)
+            connection.execute(update(parked_requests).where(mine).values(tries=row.tries + 1, due_time=due_time))
 
         try:
             await self._database.write(write)
@@ -89,7 +89,7 @@ class Parking:
         except Exception as error:
             log.error(
                 "request %s cannot be written, for the %d. time: %s: %s",
-                *(new.scorer_run_id, line.tries + 1, _name(error), error),
+                *(new.scorer_run_id, row.tries + 1, _name(error), error),
             )
             await self._database.write(postpone)
             return False
@@ -99,7 +99,7 @@ class Parking:
     async def count(self) -> int:
         """How many are parked."""
         query = select(func.count()).select_from(parked_requests)
-        return int(await self._database.read(lambda c: c.execute(query).scalar_one()))
+        return int(await self._database.read(lambda connection: connection.execute(query).scalar_one()))
 
 
 def _name(error: Exception) -> str:

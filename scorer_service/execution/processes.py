@@ -108,7 +108,7 @@ class Processes:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "scorer_service.child",
+            "scorer_service.execution.child",
             *self._modules,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

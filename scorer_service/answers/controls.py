@@ -20,18 +20,19 @@ from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
 from runwire.scorer_requests import scorer_run_id
-from scorer_service.database import Database
-from scorer_service.gate import Gate
-from scorer_service.holders import ORPHAN_SECONDS, is_held
-from scorer_service.jobs import Jobs, record_ends
-from scorer_service.pages import Page, Pages
-from scorer_service.queries import Filter, scan, scan_states
-from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
+from scorer_service.answers.gate import Gate
+from scorer_service.answers.pages import Page, Pages
+from scorer_service.answers.queries import Filter, scan, scan_states
+from scorer_service.queue.holders import ORPHAN_SECONDS, is_held
+from scorer_service.queue.jobs import Jobs
+from scorer_service.queue.rows import record_ends
 from scorer_service.registry import Registry
-from scorer_service.revisions import newest_revision, next_revision
-from scorer_service.schema import Lane, samples, scorer_runs, scorers
+from scorer_service.results.database import Database
+from scorer_service.results.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
+from scorer_service.results.revisions import newest_revision, next_revision
+from scorer_service.results.schema import Lane, samples, scorer_runs, scorers
 
-row = scorer_runs.c
+c = scorer_runs.c
 _BATCH: Final = 500
 _SCANNED: Final = 2000
 """Most rows that one statement looks at to find those to touch."""
@@ -104,7 +105,7 @@ class Controls:
 
         def work(connection: Connection) -> str:
             self._jobs.add_on(connection, [new])
-            query = select(row.fingerprint).where(row.scorer_run_id == new.scorer_run_id)
+            query = select(c.fingerprint).where(c.scorer_run_id == new.scorer_run_id)
             return str(connection.execute(query).scalar_one())
 
         if await self._database.write(work) != new.fingerprint:
@@ -118,8 +119,8 @@ class Controls:
     async def redrive(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
         """Makes scorer runs that ended without a score due again, to begin anew. Those whose scorer no process has, or
         whose sample is not kept any more, are left alone. Raises TooManyRequests."""
-        known = or_(row.scorer_id.in_(self._registry.ids), is_held(row.scorer_id, self._orphan_seconds))
-        kept = exists(select(1).where(samples.c.sample_id == row.sample_id))
+        known = or_(c.scorer_id.in_(self._registry.ids), is_held(c.scorer_id, self._orphan_seconds))
+        kept = exists(select(1).where(samples.c.sample_id == c.sample_id))
         what = _Wanted(tenant, selection, REDRIVABLE, [known, kept])
         touched = await self._walk(what, walk, _nothing if dry_run else _redrive)
         self._wake()
@@ -134,15 +135,15 @@ class Controls:
     def _cancel(self, connection: Connection, ids: Sequence[str]) -> list[str]:
         revision, now = next_revision(connection)
         held = _record_attempts(connection, ids, now)
-        self._jobs.backlog.add(connection, [(line.scorer_run_id, line.claims) for line in held])
+        self._jobs.backlog.add(connection, [(row.scorer_run_id, row.claims) for row in held])
         query = (
             update(scorer_runs)
-            .where(row.scorer_run_id.in_(ids))
+            .where(c.scorer_run_id.in_(ids))
             .values(
                 state=int(State.CANCELLED),
                 due_time=None,
                 end_time=now,
-                claims=row.claims + 1,  # so that whoever holds it is refused
+                claims=c.claims + 1,  # so that whoever holds it is refused
                 error_reason="cancelled",
                 error_class="",
                 error_message="cancelled on request",
@@ -159,8 +160,8 @@ class Controls:
         or asked for it, before are left alone, and so are those whose sample is not kept any more. All scores of a
         run under a name become one, and so do all scores of one ad hoc request. Raises TooManyRequests."""
         having = [name for name in self._registry.ids if self._registry.find(name, version)]
-        known = or_(row.scorer_id.in_(having), is_held(row.scorer_id, self._orphan_seconds, version))
-        conditions = [known, row.scorer_version != version, row.wanted_version != version]
+        known = or_(c.scorer_id.in_(having), is_held(c.scorer_id, self._orphan_seconds, version))
+        conditions = [known, c.scorer_version != version, c.wanted_version != version]
 
         counted: set[str] = set()
 
@@ -176,13 +177,13 @@ class Controls:
         return touched
 
     def _rescore(self, connection: Connection, ids: Sequence[str], version: str, *, write: bool) -> list[str]:
-        joined = scorer_runs.join(samples, samples.c.sample_id == row.sample_id)
-        query = select(scorer_runs, samples.c.body).select_from(joined).where(row.scorer_run_id.in_(ids))
+        joined = scorer_runs.join(samples, samples.c.sample_id == c.sample_id)
+        query = select(scorer_runs, samples.c.body).select_from(joined).where(c.scorer_run_id.in_(ids))
         new = {}
-        for line in connection.execute(query.order_by(row.scorer_run_id)):
-            again = _again(line, version)
+        for row in connection.execute(query.order_by(c.scorer_run_id)):
+            again = _again(row, version)
             new[again.scorer_run_id] = again
-        there = select(row.scorer_run_id).where(row.scorer_run_id.in_(list(new)))
+        there = select(c.scorer_run_id).where(c.scorer_run_id.in_(list(new)))
         for key in connection.execute(there).scalars().all():
             del new[key]
         if new and write:
@@ -216,8 +217,8 @@ class Controls:
         ends, segments = time.monotonic() + walk.seconds, what.segments()
         while page.place.segment < len(segments):
             query = what.scan(segments[page.place.segment], page.place.after)
-            lines = await self._database.read(lambda connection, q=query: connection.execute(q).all())  # type: ignore[misc]
-            fitting = [(line.create_time, line.scorer_run_id) for line in lines if line.fits]
+            rows = await self._database.read(lambda connection, q=query: connection.execute(q).all())  # type: ignore[misc]
+            fitting = [(row.create_time, row.scorer_run_id) for row in rows if row.fits]
             while fitting:
                 room = _BATCH if walk.most is None else min(_BATCH, walk.most - page.count)
                 if room <= 0 or (page.count and time.monotonic() > ends):
@@ -227,8 +228,8 @@ class Controls:
                 page.count += len(ids)
                 page.ids += ids[: MAX_IDS - len(page.ids)]
                 page.place = replace(page.place, after=batch[-1])
-            if len(lines) == _SCANNED:
-                page.place = replace(page.place, after=(lines[-1].create_time, lines[-1].scorer_run_id))
+            if len(rows) == _SCANNED:
+                page.place = replace(page.place, after=(rows[-1].create_time, rows[-1].scorer_run_id))
             else:
                 page.place = Place(page.place.revision, page.place.segment + 1)
             if time.monotonic() > ends and page.place.segment < len(segments):
@@ -238,8 +239,8 @@ class Controls:
     async def _touch(self, what: _Wanted, place: Place, ids: Sequence[str], touch: Touch) -> list[str]:
         """Touches those of `ids` that are still as they were selected."""
         # Locked in the order in which workers lock them, so that neither waits for the other.
-        wanted = select(row.scorer_run_id).where(row.scorer_run_id.in_(ids), *what.conditions(place.revision))
-        wanted = wanted.order_by(row.scorer_run_id)
+        wanted = select(c.scorer_run_id).where(c.scorer_run_id.in_(ids), *what.conditions(place.revision))
+        wanted = wanted.order_by(c.scorer_run_id)
 
         def work(connection: Connection) -> list[str]:
             found = connection.execute(wanted.with_for_update()).scalars().all()
@@ -285,9 +286,9 @@ class _Wanted:
     def conditions(self, revision: int) -> list[ColumnElement[bool]]:
         """What holds for a row that is to be touched, in a walk that began at a revision."""
         wanted = self.selection if isinstance(self.selection, Filter) else Filter(self.tenant)
-        found = [*wanted.conditions(), *self.others, row.state.in_([int(state) for state in self.states])]
+        found = [*wanted.conditions(), *self.others, c.state.in_([int(state) for state in self.states])]
         if not self.moving:
-            found.append(row.revision <= revision)
+            found.append(c.revision <= revision)
         return found
 
 
@@ -300,20 +301,20 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
     revision, now = next_revision(connection)
     query = (
         update(scorer_runs)
-        .where(row.scorer_run_id.in_(ids))
+        .where(c.scorer_run_id.in_(ids))
         .values(
             state=int(State.PENDING),
             due_time=now,
             end_time=None,
-            lane=case((row.priority == int(Priority.HIGH), int(Lane.HIGH)), else_=int(Lane.NORMAL)),
+            lane=case((c.priority == int(Priority.HIGH), int(Lane.HIGH)), else_=int(Lane.NORMAL)),
             deliveries=0,
             failures=0,
             losses=0,
             waits=0,
             waiting_since=None,
             deadline=None,
-            redrives=row.redrives + 1,
-            scorer_version=row.wanted_version,
+            redrives=c.redrives + 1,
+            scorer_version=c.wanted_version,
             steps="{}",
             error_reason=None,
             error_class=None,
@@ -327,32 +328,32 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
 
 def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> Sequence[Any]:
     """Those of the scorer runs that a worker holds: it will be refused, and can record nothing itself."""
-    columns = (row.scorer_run_id, row.claims, row.worker, row.start_time, row.steps)
-    held = select(*columns).where(row.scorer_run_id.in_(ids), row.state == int(State.RUNNING))
-    if lines := connection.execute(held).all():
-        record_ends(connection, lines, now, lambda line: Error("cancelled", "cancelled on request"))
-    return lines
+    columns = (c.scorer_run_id, c.claims, c.worker, c.start_time, c.steps)
+    held = select(*columns).where(c.scorer_run_id.in_(ids), c.state == int(State.RUNNING))
+    if rows := connection.execute(held).all():
+        record_ends(connection, rows, now, lambda row: Error("cancelled", "cancelled on request"))
+    return rows
 
 
-def _again(line: Any, version: str) -> NewRun:
+def _again(row: Any, version: str) -> NewRun:
     """The scorer run that scores the same sample with another version."""
     # A run asks a scorer once under a name; people ask as often as they like. Either way the id comes from what asked
     # first and not from the scorer run in hand, or each version would make a score of every earlier one.
-    scored = line.fingerprint or line.run_id or line.scorer_run_id
+    scored = row.fingerprint or row.run_id or row.scorer_run_id
     new = NewRun(
-        scorer_run_id=scorer_run_id(line.tenant, scored, line.scorer_id, version, line.scorer_name),
-        tenant=line.tenant,
-        scorer_id=line.scorer_id,
-        scorer_name=line.scorer_name,
-        run_id=line.run_id,
-        agent_id=line.agent_id,
+        scorer_run_id=scorer_run_id(row.tenant, scored, row.scorer_id, version, row.scorer_name),
+        tenant=row.tenant,
+        scorer_id=row.scorer_id,
+        scorer_name=row.scorer_name,
+        run_id=row.run_id,
+        agent_id=row.agent_id,
         wanted_version=version,
-        rate=line.rate,
-        options=line.options,
-        labels=line.labels,
-        traceparent=line.traceparent,
-        tracestate=line.tracestate,
-        sample=line.body,
-        fingerprint=line.fingerprint,
+        rate=row.rate,
+        options=row.options,
+        labels=row.labels,
+        traceparent=row.traceparent,
+        tracestate=row.tracestate,
+        sample=row.body,
+        fingerprint=row.fingerprint,
     )
-    return replace(new, priority=Priority(line.priority))
+    return replace(new, priority=Priority(row.priority))
