@@ -114,6 +114,10 @@ class LogWriter:
         self._room.set()
         self._lost: BaseException | None = None
         self._ending = False
+        self.turn = 0
+        """Of the events to come."""
+        self.highest_step = 0
+        """Of the events so far."""
         self.unobserved = False
         """`observe` failed for an event: what it made of the log is not whole."""
 
@@ -201,7 +205,10 @@ class LogWriter:
         for part in payload.values():
             # Whoever made it: a log that some clients cannot read is lost for them from here on.
             mend(part)
-        event = run_event_pb2.RunEvent(sequence=self._sequence + 1, attempt=self._attempt, step=step, **payload)
+        event = run_event_pb2.RunEvent(
+            sequence=self._sequence + 1, attempt=self._attempt, step=step, turn=self.turn, **payload
+        )
+        self.highest_step = max(self.highest_step, step)
         event.create_time.FromMicroseconds(round(self._now() * 1e6))
         data = event.SerializeToString()
         if len(data) > MAX_EVENT_BYTES:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias, cast
 import grpc
 
 from agent_service.config import Settings
+from agent_service.conversations import Conversations
 from agent_service.registry import Registry
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
 from agent_service.write_gate import WriteGate
@@ -62,6 +63,10 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self._opened = runs
 
     @property
+    def _conversations(self) -> Conversations:
+        return Conversations(self._runs.store, self._runs, self._agents)
+
+    @property
     def _runs(self) -> Runs:
         if self._opened is None:
             raise StoreUnavailable("this server starts, and its store does not answer yet")
@@ -108,6 +113,23 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     ) -> agent_service_pb2.ResumeRunResponse:
         run = await self._runs.resume(DEFAULT_TENANT, request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
+
+    async def SendMessage(
+        self, request: agent_service_pb2.SendMessageRequest, context: Context
+    ) -> agent_service_pb2.SendMessageResponse:
+        number = await self._conversations.send(DEFAULT_TENANT, request)
+        return agent_service_pb2.SendMessageResponse(message_number=number)
+
+    async def EndConversation(
+        self, request: agent_service_pb2.EndConversationRequest, context: Context
+    ) -> agent_service_pb2.EndConversationResponse:
+        run = await self._conversations.end(DEFAULT_TENANT, request.run_id)
+        return agent_service_pb2.EndConversationResponse(run=run)
+
+    async def ListTurns(
+        self, request: agent_service_pb2.ListTurnsRequest, context: Context
+    ) -> agent_service_pb2.ListTurnsResponse:
+        return await self._conversations.turns(DEFAULT_TENANT, request)
 
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
         topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
