@@ -144,8 +144,8 @@ fuzz: $(STAMP) ## a hundred thousand requests of every kind to both services (mi
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-growth bench-memory
-bench: bench-streams bench-store bench-sqlite bench-scorer bench-growth bench-memory ## every benchmark, as ratios
+.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory
+bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 bench-store: $(STAMP) ## append and replay rates of the log
@@ -159,6 +159,8 @@ bench-memory: $(STAMP) ## what a service process needs where clients do their wo
 	$(BIN)/python -m benchmarks.memory $(ARGS)
 bench-scorer: $(STAMP) ## scorer runs a second, against job libraries
 	$(BIN)/python -m benchmarks.scorer $(ARGS)
+bench-scorer-readers: $(STAMP) ## what 1,000 watches and statistics cost those who are scored (minutes)
+	$(BIN)/python -m benchmarks.scorer_readers $(ARGS)
 
 .PHONY: deploy-check
 deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the wheel installed anew; without an engine

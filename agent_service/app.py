@@ -10,18 +10,21 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Final
 
-from agent_service import registry
+from agent_service.agents import registry
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
-from agent_service.process_end import LAST_SECONDS, BoundedEnd
-from agent_service.registry import Registry
+from agent_service.execution.worker import Worker
+from agent_service.process.end import LAST_SECONDS, BoundedEnd
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
-from agent_service.worker import Worker
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runwire.caching_pubsub import CachingPubSub
+from runwire.calls import Calls
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
+from runwire.identity.settings import access_of
 from runwire.loop import repeat
+from runwire.outflow import Outflow
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 
@@ -73,14 +76,16 @@ def _on_signals(end: BoundedEnd, stop: Callable[[], None]) -> None:
 @asynccontextmanager
 async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]:
     """A service that listens, until the block is left. Raises ConfigurationError for a wrong address."""
-    servicer = AgentServicer(agents, settings)
+    outflow = Outflow(settings.stream_buffer_bytes // 2, settings.max_streams, settings.write_timeout_seconds)
+    calls = Calls(settings.max_calls, settings.call_buffer_bytes)
+    servicer = AgentServicer(agents, settings, outflow)
 
     def register(server: object) -> None:
         if settings.role != "work":
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
 
-    services = [] if settings.role == "work" else [SERVICE]
-    async with serve(settings.listen, register, services, max_calls=settings.max_calls) as server:
+    services, access = [] if settings.role == "work" else [SERVICE], access_of(settings)
+    async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
         yield Service(agents, settings, servicer, server)
 
 
@@ -99,7 +104,7 @@ class Service:
         buffer_bytes = settings.stream_buffer_bytes // 2
         logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
         self._servicer.open(Runs(store, logs, self._agents))
-        worker = Worker(store, logs, self._agents, settings, _reopen(settings.store))
+        worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store))
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(repeat("idle check", logs.run), name="idle check"),
@@ -149,6 +154,6 @@ async def _store_problem(store: Store) -> str:
     return ""
 
 
-def _reopen(url: str) -> Callable[[], AbstractAsyncContextManager[Store]] | None:
-    """Opens the store once more, for another thread; memory cannot be shared between threads."""
-    return None if url.startswith("memory:") else lambda: open_store(url)
+def _reopen(store: Store, url: str) -> Callable[[], AbstractAsyncContextManager[Store]] | None:
+    """Opens the store once more, for another thread, where it can be opened again."""
+    return (lambda: open_store(url)) if store.reopens else None

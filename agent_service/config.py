@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from runwire.errors import ConfigurationError
+from runwire.identity.settings import AccessSettings
 
 DEFAULT_FOLDER: Final = Path(".runwire")
 DEFAULT_STORE: Final = f"sqlite:///{DEFAULT_FOLDER}/runs.db"
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
 
 
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """Each setting is an environment variable too: `lease_seconds` is RUNWIRE_LEASE_SECONDS."""
 
     model_config = SettingsConfigDict(env_prefix="RUNWIRE_", frozen=True, extra="ignore", populate_by_name=True)
@@ -66,8 +67,11 @@ class Settings(BaseSettings):
     check_seconds: Seconds = 3.0
     """How often live streams are compared with the log."""
     max_calls: int = Field(16, ge=1, le=10_000)
-    """Most unary calls that are worked on at once; others wait in order, beyond 10,000 they get TOO_MANY_REQUESTS. One
-    that waits for the store does not count."""
+    """Most unary calls that are worked on at once; others wait, in turn between connections, and beyond 10,000 (5,000
+    of a connection) they get TOO_MANY_REQUESTS. One that waits for the store does not count."""
+    call_buffer_bytes: int = Field(256 * 1024 * 1024, ge=64 * 1024 * 1024)
+    """Most bytes that this process keeps for unary calls: half for requests, half for answers that clients have not
+    taken; a connection has at most a quarter of each. What does not fit waits."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("agents", mode="before")

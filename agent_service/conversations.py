@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent_service import inbox, record
-from agent_service.inbox import Accepted, Consumed, Message
-from agent_service.registry import Registry
+from agent_service.agents.registry import Registry
+from agent_service.log import inbox, record
+from agent_service.log.inbox import Accepted, Consumed, Message, acceptance
 from agent_service.runs import Runs
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
@@ -21,8 +21,9 @@ from runwire.errors import (
     StoreUnavailable,
     TooManyMessages,
 )
+from runwire.identity.principal import Principal
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.pubsub import Commit, Schedule, Store, Stored
+from runwire.pubsub import Store, Stored
 from runwire.scorer_requests import topic_of
 from runwire.threads import off_loop
 
@@ -41,7 +42,7 @@ class Conversations:
         self._runs = runs
         self._agents = agents
 
-    async def send(self, tenant: str, request: agent_service_pb2.SendMessageRequest) -> int:
+    async def send(self, who: Principal, request: agent_service_pb2.SendMessageRequest) -> int:
         """Accepts a message, and returns its number; a repeat by request id returns that of the message that is there.
 
         Raises InvalidRequest, RunNotFound, RunExpired, NotAConversation, ConversationEnded, AlreadyExists,
@@ -50,7 +51,7 @@ class Conversations:
         sent = inbox.sent_field(request.request_id) if request.request_id else ""
         checked = False
         for _ in range(_SEND_TRIES):
-            stored = await self._conversation(tenant, request.run_id, sent)
+            stored = await self._conversation(who, request.run_id, sent)
             if sent in stored.fields:
                 return _repeated(stored.fields[sent], request)
             if not checked:
@@ -65,32 +66,32 @@ class Conversations:
                 return message.number
         raise StoreUnavailable(f"run {request.run_id} changed {_SEND_TRIES} times meanwhile")
 
-    async def end(self, tenant: str, run_id: str) -> run_pb2.Run:
+    async def end(self, who: Principal, run_id: str) -> run_pb2.Run:
         """Accepts the end, as a message. Of no effect where the conversation has ended, or is about to.
 
         Raises RunNotFound, RunExpired, NotAConversation.
         """
         for _ in range(_SEND_TRIES):
-            stored = await self._conversation(tenant, run_id)
+            stored = await self._conversation(who, run_id)
             try:
                 accepted = _taking(stored)
             except ConversationEnded:
                 return record.to_run(stored)
             if await self._accept(stored, accepted, Message.end(accepted.count + 1)):
-                return await self._runs.get(tenant, run_id)
+                return await self._runs.get(who, run_id)
         raise StoreUnavailable(f"run {run_id} changed {_SEND_TRIES} times meanwhile")
 
     async def turns(
-        self, tenant: str, request: agent_service_pb2.ListTurnsRequest
+        self, who: Principal, request: agent_service_pb2.ListTurnsRequest
     ) -> agent_service_pb2.ListTurnsResponse:
         """A page of turns, oldest first. Raises InvalidRequest, RunNotFound, RunExpired."""
         size = min(page_size(request), _MAX_PAGE_SIZE)
         place = decode_token(request, float)
-        run = await self._runs.get(tenant, request.run_id)
+        run = await self._runs.get(who, request.run_id)
         newest = run.turn.turn
         first = max(int(place[0]) if place else 1, newest - record.MAX_TURNS + 1, 1)
         numbers = range(first, min(first + size, newest + 1))
-        topic = topic_of(tenant, run.run_id)
+        topic = topic_of(who.tenant, run.run_id)
         stored = await self._store.get(topic, [record.turn_field(number) for number in numbers])
         fields = stored.fields if stored is not None else {}
         response = agent_service_pb2.ListTurnsResponse()
@@ -105,8 +106,8 @@ class Conversations:
             response.next_page_token = encode_token(request, numbers[-1] + 1)
         return response
 
-    async def _conversation(self, tenant: str, run_id: str, *more: str) -> Stored:
-        stored = await self._runs.stored(tenant, run_id, [*_OF_SENDERS, *filter(None, more)])
+    async def _conversation(self, who: Principal, run_id: str, *more: str) -> Stored:
+        stored = await self._runs.stored(who, run_id, [*_OF_SENDERS, *filter(None, more)])
         if not record.to_run(stored).HasField("conversation"):
             raise NotAConversation(
                 f"run {run_id} is no conversation: it was started without StartRunRequest.conversation"
@@ -157,21 +158,6 @@ class Conversations:
                 if event.sequence == sequence:
                     return event
         return None
-
-
-def acceptance(
-    topic: str, attempt: int, accepted: Accepted, message: Message, once: dict[str, bytes] | None = None
-) -> Commit:
-    """The commit that accepts one more message, if nobody else has and no worker has claimed the run since `accepted`
-    was read, under this attempt. Raises Fenced and FieldExists where that is not so."""
-    return Commit(
-        topic,
-        attempt=attempt,
-        puts={inbox.INBOX: accepted.and_one(message).pack()},
-        # The request id first: a repeat is to be told from another sender.
-        puts_once={**(once or {}), message.field: message.pack()},
-        schedule=Schedule.WAKE,
-    )
 
 
 def _taking(stored: Stored) -> Accepted:

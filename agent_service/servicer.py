@@ -9,14 +9,12 @@ from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.conversations import Conversations
-from agent_service.registry import Registry
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
-from agent_service.write_gate import WriteGate
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
-from runwire.budget import Account, Budget
 from runwire.caching_pubsub import CaughtUp, Ended, Gap, Idle, Item, Opened, Start
 from runwire.cursor import CursorCodec
 from runwire.errors import (
@@ -26,23 +24,19 @@ from runwire.errors import (
     RunExpired,
     RunNotFound,
     ServerDraining,
-    SlowConsumer,
     StoreUnavailable,
     StreamMaxAge,
-    TooManyStreams,
 )
 from runwire.frames import varint
+from runwire.identity.principal import caller
+from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import MAX_COMMIT_EVENTS, Position
-from runwire.scorer_requests import DEFAULT_TENANT, topic_of
+from runwire.scorer_requests import topic_of
 from runwire.times import duration, seconds_of
 
-"""Of every call, as long as there is no authentication."""
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
-_STALLED_SECONDS: Final = 0.5
-"""A write that takes longer gives up its place in the gate, and its time-out begins."""
-_RETRY_DELAY_SECONDS: Final = 0.1
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -50,13 +44,11 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Serves the runs of a store. Stateless: every replica can answer every call."""
 
-    def __init__(self, agents: Registry, settings: Settings) -> None:
+    def __init__(self, agents: Registry, settings: Settings, outflow: Outflow) -> None:
         self._agents = agents
         self._settings = settings
         self._opened: Runs | None = None
-        self._streams = 0
-        self._budget = Budget(settings.stream_buffer_bytes // 2)
-        self._gate = WriteGate()
+        self._outflow = outflow
 
     def open(self, runs: Runs) -> None:
         """The store is there: from now on calls about runs are answered. Before, they raise StoreUnavailable."""
@@ -89,50 +81,50 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             given = [str(metadata.get(name, "")) for name in ("traceparent", "tracestate")]
             if len(given[0]) <= MAX_TRACEPARENT_LENGTH and len(given[1]) <= MAX_TRACE_LENGTH:
                 request.traceparent, request.tracestate = given
-        return agent_service_pb2.StartRunResponse(run=await self._runs.start(DEFAULT_TENANT, request))
+        return agent_service_pb2.StartRunResponse(run=await self._runs.start(caller(), request))
 
     async def GetRun(
         self, request: agent_service_pb2.GetRunRequest, context: Context
     ) -> agent_service_pb2.GetRunResponse:
-        return agent_service_pb2.GetRunResponse(run=await self._runs.get(DEFAULT_TENANT, request.run_id))
+        return agent_service_pb2.GetRunResponse(run=await self._runs.get(caller(), request.run_id))
 
     async def ListRuns(
         self, request: agent_service_pb2.ListRunsRequest, context: Context
     ) -> agent_service_pb2.ListRunsResponse:
-        runs, token = await self._runs.list(DEFAULT_TENANT, request)
+        runs, token = await self._runs.list(caller(), request)
         return agent_service_pb2.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def CancelRun(
         self, request: agent_service_pb2.CancelRunRequest, context: Context
     ) -> agent_service_pb2.CancelRunResponse:
-        run = await self._runs.cancel(DEFAULT_TENANT, request.run_id, request.reason)
+        run = await self._runs.cancel(caller(), request.run_id, request.reason)
         return agent_service_pb2.CancelRunResponse(run=run)
 
     async def ResumeRun(
         self, request: agent_service_pb2.ResumeRunRequest, context: Context
     ) -> agent_service_pb2.ResumeRunResponse:
-        run = await self._runs.resume(DEFAULT_TENANT, request.run_id, request.answers)
+        run = await self._runs.resume(caller(), request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
     async def SendMessage(
         self, request: agent_service_pb2.SendMessageRequest, context: Context
     ) -> agent_service_pb2.SendMessageResponse:
-        number = await self._conversations.send(DEFAULT_TENANT, request)
+        number = await self._conversations.send(caller(), request)
         return agent_service_pb2.SendMessageResponse(message_number=number)
 
     async def EndConversation(
         self, request: agent_service_pb2.EndConversationRequest, context: Context
     ) -> agent_service_pb2.EndConversationResponse:
-        run = await self._conversations.end(DEFAULT_TENANT, request.run_id)
+        run = await self._conversations.end(caller(), request.run_id)
         return agent_service_pb2.EndConversationResponse(run=run)
 
     async def ListTurns(
         self, request: agent_service_pb2.ListTurnsRequest, context: Context
     ) -> agent_service_pb2.ListTurnsResponse:
-        return await self._conversations.turns(DEFAULT_TENANT, request)
+        return await self._conversations.turns(caller(), request)
 
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
-        topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
+        topic = await self._topic(request.run_id)
         codec, size = CursorCodec(topic), page_size(request, _EVENTS_PAGE_SIZE)
         position = _after(request, codec)
         with _errors_of_run(request.run_id, codec):
@@ -146,27 +138,33 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         return _page(batch.body, token, cursor)
 
     async def WatchRun(self, request: agent_service_pb2.WatchRunRequest, context: Context) -> None:
-        topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
+        topic = await self._topic(request.run_id)
         codec = CursorCodec(topic)
         heartbeat = _heartbeat_of(request)
-        way = _Way(self._budget.account(context.peer()), self._settings.write_timeout_seconds)
+        start = _start(request, codec)
+        stream = self._outflow.stream(context)
+        await stream.open()
         items = self._runs.log.subscribe_with_replay(
             topic,
-            _start(request, codec),
+            start,
             max_events=request.max_batch_size or MAX_COMMIT_EVENTS,
             idle_seconds=heartbeat,
             notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
-            way=way,
+            way=stream,
         )
-        self._gate.opening()
-        with self._admitted(), _errors_of_run(request.run_id, codec):
+        with _errors_of_run(request.run_id, codec):
             async with aclosing(items):
-                await self._stream(items, codec, context, heartbeat, way)
+                await self._send(items, codec, stream, heartbeat)
 
-    async def _stream(
-        self, items: AsyncGenerator[Item], codec: CursorCodec, context: Context, heartbeat: float, way: _Way
-    ) -> None:
-        loop = asyncio.get_running_loop()
+    async def _topic(self, run_id: str) -> str:
+        """The log of a run that the caller may see. Raises RunNotFound."""
+        who = caller()
+        topic = topic_of(who.tenant, check_run_id(run_id))
+        await self._runs.check_visible(who, run_id)
+        return topic
+
+    async def _send(self, items: AsyncGenerator[Item], codec: CursorCodec, stream: Stream, heartbeat: float) -> None:
+        loop, who = asyncio.get_running_loop(), caller()
         end = loop.time() + self._settings.stream_max_age_seconds
         cursor = ""
         try:
@@ -175,62 +173,12 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 frame = _frame(item, cursor, heartbeat)
                 ended = isinstance(item, Ended)
                 del item  # while the client takes its time, its frame is all that is kept
-                await self._write(context, frame, way)
-                if loop.time() >= end and not ended:
-                    raise StreamMaxAge("the stream is as old as this server allows: resume", _RETRY_DELAY_SECONDS)
+                await stream.write(frame)
+                if not ended and (loop.time() >= end or not who.is_proven()):
+                    raise StreamMaxAge("the stream is as old as this server allows: resume", RETRY_DELAY_SECONDS)
         except (ServerDraining, StreamMaxAge) as error:
-            await self._write(context, _closing(error, cursor), way)
+            await stream.write(_closing(error, cursor))
             raise
-
-    async def _write(self, context: Context, frame: bytes, way: _Way) -> None:
-        """Writes a frame. Raises SlowConsumer if the client does not read."""
-        loop = asyncio.get_running_loop()
-        passage = await self._gate.enter()
-        limit = asyncio.timeout(None)
-
-        def stalled() -> None:
-            passage.close()
-            limit.reschedule(loop.time() + self._settings.write_timeout_seconds)
-
-        timer, held = loop.call_later(_STALLED_SECONDS, stalled), way.account.take(len(frame))
-        try:
-            async with limit:
-                await context.write(frame)
-        except TimeoutError:
-            seconds = self._settings.write_timeout_seconds
-            raise SlowConsumer(f"the client has not read for {seconds} s: resume", _RETRY_DELAY_SECONDS) from None
-        finally:
-            timer.cancel()
-            held.release()
-            passage.close()
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self._streams >= self._settings.max_streams:
-            raise TooManyStreams(f"this server has {self._streams} streams, as many as it allows")
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
-
-
-class _Way:
-    """What a stream's frames wait for: the part that its connection has of what this process buffers."""
-
-    def __init__(self, account: Account, limit_seconds: float) -> None:
-        self.account = account
-        self._limit_seconds = limit_seconds
-        self.frame_bytes, self.fits = account.frame_bytes, account.fits
-
-    async def room(self, size_bytes: int) -> None:
-        """Raises SlowConsumer if the client's connection does not take what it has."""
-        try:
-            async with asyncio.timeout(self._limit_seconds):
-                await self.account.room(size_bytes)
-        except TimeoutError:
-            problem = f"the client's connection has not taken what it has for {self._limit_seconds} s: resume"
-            raise SlowConsumer(problem, _RETRY_DELAY_SECONDS) from None
 
 
 @contextmanager

@@ -30,18 +30,18 @@ class Connection(asyncio.Protocol):
         self._streams: dict[int, _Stream] = {}
         self._next_id = 1
 
-    def watch(self, path: str, request: bytes, on_message: OnMessage) -> asyncio.Future[None]:
+    def watch(self, path: str, request: bytes | None, on_message: OnMessage) -> asyncio.Future[None]:
         """Opens a stream; `on_message` takes each message. Done when the stream has ended, with an error if it was
-        reset or the connection was lost."""
+        reset or the connection was lost. Without a request: begins a call, and never sends one."""
         stream_id, self._next_id = self._next_id, self._next_id + 2
         stream = self._streams[stream_id] = _Stream(on_message)
         headers = b"\x83\x86" + _literal(b"\x04", path.encode()) + _literal(b"\x01", self._authority)
         for name, value in ((b"content-type", b"application/grpc"), (b"te", b"trailers")):
             headers += b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-        body = b"\x00" + len(request).to_bytes(4, "big") + request
-        self._transport.write(
-            _frame(_HEADERS, _END_HEADERS, stream_id, headers) + _frame(_DATA, _END_STREAM, stream_id, body)
-        )
+        self._transport.write(_frame(_HEADERS, _END_HEADERS, stream_id, headers))
+        if request is not None:
+            body = b"\x00" + len(request).to_bytes(4, "big") + request
+            self._transport.write(_frame(_DATA, _END_STREAM, stream_id, body))
         return stream.ended
 
     def close(self) -> None:

@@ -26,6 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
 from runwire.connect import open_store
 from runwire.pubsub import Commit, Message, Schedule
 from runwire.scorer.v1 import scorer_run_requested_pb2
@@ -244,10 +247,11 @@ def peer(name: str, python: Path, redis: RedisServer, postgres: PostgresServer, 
 # Rows
 
 
-async def _row_costs(url: str, count: int, batch: int) -> tuple[float, float, float]:
-    """Microseconds a row of intake, claim and finish."""
+async def _row_costs(url: str, count: int, batch: int) -> tuple[float, float, float, float]:
+    """Microseconds a row of intake, claim and finish, and the bytes that it takes with its sample and all indexes."""
     async with open_database(url) as database:
         await migrate(database)
+        empty = await database.read(_size)
         jobs = Jobs(database, worker="bench")
         await jobs.register(["no-op"])
         rows = [
@@ -267,13 +271,22 @@ async def _row_costs(url: str, count: int, batch: int) -> tuple[float, float, fl
             await jobs.finish([Finished(job, State.SUCCEEDED, "1", score) for job in claimed])
             spent[1] += between - began
             spent[2] += time.perf_counter() - between
+        size = await database.read(_size) - empty
     claimed_rows = count // batch * batch
-    return spent[0] / count * 1e6, spent[1] / claimed_rows * 1e6, spent[2] / claimed_rows * 1e6
+    return spent[0] / count * 1e6, spent[1] / claimed_rows * 1e6, spent[2] / claimed_rows * 1e6, size / count
+
+
+def _size(connection: Connection) -> int:
+    """Bytes of the database."""
+    if connection.dialect.name == "postgresql":
+        return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+    pages = [int(connection.execute(text(f"PRAGMA {what}")).scalar_one()) for what in ("page_count", "page_size")]
+    return pages[0] * pages[1]
 
 
 def show_rows(postgres: PostgresServer, folder: Path, count: int) -> None:
-    print("| microseconds a row | batch | intake (256) | claim | finish |")
-    print("|---|--:|--:|--:|--:|")
+    print("| microseconds a row | batch | intake (256) | claim | finish | bytes a row |")
+    print("|---|--:|--:|--:|--:|--:|")
     for batch in (1, 64, 256):
         number = min(count, 300 if batch == 1 else count)
         for engine in ("SQLite", "PostgreSQL"):

@@ -33,6 +33,7 @@ from runwire.pubsub import (
     LeaseState,
     Page,
     PubSub,
+    Risk,
     Scan,
     Stored,
 )
@@ -110,6 +111,7 @@ class MemoryStore:
     """See `runwire.pubsub.Store`. `clock` gives the store's time in seconds since the Unix epoch."""
 
     announces = False
+    reopens = False
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.hub = MemoryPubSub()
@@ -417,6 +419,9 @@ class MemoryStore:
 
     async def ping(self) -> None:
         return None
+
+    async def risks(self) -> Sequence[Risk]:
+        return [Risk("durability", "in memory: every run ends with this process", "use sqlite:///file, or redis://")]
 
 
 def _not_found(topic: str) -> RunNotFound:

@@ -391,10 +391,28 @@ class EventCache(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """A setting of an engine under which what is accepted may be lost."""
+
+    subject: str
+    """What it concerns, in a word: eviction, durability."""
+    problem: str
+    advice: str
+    """What to do."""
+
+
 class Store(EventCache, Protocol):
     """Everything an engine keeps. Made by `connect.open_store`."""
 
     pubsub: PubSub
+
+    reopens: bool
+    """Whether who opens the same URL again, in another thread or process, finds the same logs."""
+
+    async def risks(self) -> Sequence[Risk]:
+        """Settings under which what is accepted here may be lost; none where all is well. Raises StoreUnavailable."""
+        ...
 
     async def now(self) -> float:
         """The store's clock."""

@@ -25,9 +25,14 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from runwire import errors, requests
-from runwire.calls import MAX_CALLS, Call, Calls
-from runwire.errors import ConfigurationError, InvalidRequest, RunwireError, TooManyRequests, Unavailable
+from runwire.calls import Call, Calls
+from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed, RunwireError, Unavailable
+from runwire.identity import policy
+from runwire.identity.access import Access
+from runwire.identity.authenticator import Authenticator
+from runwire.identity.principal import Principal, acting
 from runwire.logs import Sparing
+from runwire.outflow import Outflow
 from runwire.times import duration
 
 DOMAIN: Final = "runwire.dev"
@@ -47,6 +52,8 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
     (errors.InvalidRequest, code_pb2.INVALID_ARGUMENT),
     (errors.CursorError, code_pb2.OUT_OF_RANGE),
     (errors.EventsLost, code_pb2.DATA_LOSS),
+    (errors.Unauthenticated, code_pb2.UNAUTHENTICATED),
+    (errors.PermissionDenied, code_pb2.PERMISSION_DENIED),
     (errors.NotFound, code_pb2.NOT_FOUND),
     (errors.AlreadyExists, code_pb2.ALREADY_EXISTS),
     (errors.PreconditionFailed, code_pb2.FAILED_PRECONDITION),
@@ -137,7 +144,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a handler raises into a status with details."""
+    """Turns what a handler raises into a status with details, and lets streams flow as `runwire.outflow` has it."""
+
+    def __init__(self, outflow: Outflow) -> None:
+        self._outflow = outflow
 
     async def intercept_service(
         self,
@@ -153,7 +163,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             )
         if handler is not None and handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
-                _guard_stream(handler.unary_stream, handler.request_deserializer, handler_call_details.method),
+                _guard_stream(
+                    handler.unary_stream,
+                    handler.request_deserializer,
+                    handler_call_details.method,
+                    None if handler_call_details.method.startswith("/grpc.") else self._outflow,
+                    _pass_bytes(handler.response_serializer),
+                ),
                 None,
                 _pass_bytes(handler.response_serializer),
             )
@@ -164,6 +180,74 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 _pass_bytes(handler.response_serializer),
             )
         return cast("Handler | None", handler)
+
+
+class IdentityInterceptor(grpc.aio.ServerInterceptor):
+    """Makes the principal of each call, before anything of it is received, and refuses what it may not do."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        method = handler_call_details.method
+        if policy.is_public(method):
+            return await continuation(handler_call_details)
+        if method not in policy.RULES and await continuation(handler_call_details) is None:
+            return None  # UNIMPLEMENTED
+        try:
+            principal = await self._authenticator.by_token(handler_call_details.invocation_metadata or ())
+            if principal is not None:
+                policy.check(principal, method)
+        except RunwireError as error:
+            # As a stream: what is refused here is not even received.
+            return grpc.stream_stream_rpc_method_handler(_refusing(error, method))
+        return self._identified(await continuation(handler_call_details), principal, method)
+
+    def _identified(self, handler: Any, principal: Principal | None, method: str) -> Handler | None:
+        """`handler`, which sees the principal."""
+        for kind, make in _KINDS.items():
+            if handler is not None and (behaviour := getattr(handler, kind)):
+                acting = self._acting(behaviour, principal, method)
+                return make(acting, handler.request_deserializer, handler.response_serializer)
+        return None
+
+    def _acting(self, behaviour: Any, principal: Principal | None, method: str) -> Any:
+        async def acting_for(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                who = principal or self._by_certificate(context, method)
+            except RunwireError as error:
+                await _abort(error, method, context)
+            with acting(who):
+                working = behaviour(request, context)
+                del request  # see _let_go
+                return await working
+
+        return acting_for
+
+    def _by_certificate(self, context: grpc.aio.ServicerContext[Any, Any], method: str) -> Principal:
+        # gRPC tells of the peer only once the call is being handled.
+        principal = self._authenticator.by_certificate(context.auth_context())
+        policy.check(principal, method)
+        return principal
+
+
+def _refusing(error: RunwireError, method: str) -> Any:
+    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await _abort(error, method, context)
+
+    return refuse
+
+
+_KINDS: Final = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler,
+    "stream_unary": grpc.stream_unary_rpc_method_handler,
+    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "stream_stream": grpc.stream_stream_rpc_method_handler,
+}
 
 
 class CallsInterceptor(grpc.aio.ServerInterceptor):
@@ -180,18 +264,22 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None or not handler.unary_unary or handler_call_details.method.startswith("/grpc.health."):
             return cast("Handler | None", handler)
-        # Here, and not in the handler: gRPC receives the request only after this.
-        try:
-            call = await self._calls.enter()
-        except TooManyRequests as error:
-            return grpc.unary_unary_rpc_method_handler(_refusing(error, handler_call_details.method))
-        return grpc.unary_unary_rpc_method_handler(
-            self._counted(handler.unary_unary, call, handler.response_serializer), None, None
+        # As if it had a stream of requests: on the wire that is the same, and here gRPC gives us the call, with the
+        # name of its connection, before it receives the request.
+        return grpc.stream_unary_rpc_method_handler(
+            self._counted(handler.unary_unary, handler.response_serializer, handler_call_details.method), None, None
         )
 
-    def _counted(self, behaviour: Any, call: Call, serialize: Callable[[Any], bytes]) -> Any:
-        async def counted(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            # A call whose client left before it was received never comes here: it is closed as one that stands still.
+    def _counted(self, behaviour: Any, serialize: Callable[[Any], bytes], method: str) -> Any:
+        async def counted(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                call = await self._calls.enter(context.peer())
+                data = await call.receive(context.read)
+                if data is grpc.aio.EOF:
+                    call.close()
+                    raise RequestMalformed("the call has no request", "request", "is missing")
+            except RunwireError as error:
+                await _abort(error, method, context)
             with call.holding(len(data)):
                 working = behaviour(data, context)
                 del data  # see _let_go
@@ -201,13 +289,6 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
                 return response
 
         return counted
-
-
-def _refusing(error: RunwireError, method: str) -> Any:
-    async def refuse(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await _abort(error, method, context)
-
-    return refuse
 
 
 def _pass_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
@@ -222,8 +303,9 @@ def _guard_unary(behaviour: Any, parse: Parse, method: str) -> Any:
     # The request comes as bytes: what does not parse is an error of the caller's, with a status that says so.
     async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            working = behaviour(await requests.read(parse, data), context)
-            del data
+            reading = requests.read(parse, data)
+            del data  # also where it is refused: gRPC keeps this frame for a while, with the abortion of the call
+            working = behaviour(await reading, context)
             response = await working
             # For `runwire doctor`: which code answers, and by which clock.
             context.set_trailing_metadata(((VERSION_KEY, _VERSION), (TIME_KEY, f"{time.time():.6f}")))
@@ -234,12 +316,21 @@ def _guard_unary(behaviour: Any, parse: Parse, method: str) -> Any:
     return guarded
 
 
-def _guard_stream(behaviour: Any, parse: Parse, method: str) -> Any:
+def _guard_stream(
+    behaviour: Any, parse: Parse, method: str, outflow: Outflow | None, serialize: Callable[[Any], bytes]
+) -> Any:
     async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            working = behaviour(await requests.read(parse, data), context)
-            del data
-            await _answer(working, context)
+            reading = requests.read(parse, data)
+            del data  # also where it is refused: gRPC keeps this frame for a while, with the abortion of the call
+            working = behaviour(await reading, context)
+            if outflow is not None and hasattr(working, "__aiter__"):
+                stream = outflow.stream(context)
+                await stream.open()
+                async for response in working:
+                    await stream.write(serialize(response))
+            else:
+                await _answer(working, context)
         except Exception as error:
             await _abort(error, method, context)
 
@@ -271,7 +362,7 @@ async def _answer(result: Any, context: grpc.aio.ServicerContext[Any, Any]) -> N
 async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if context.done():
+    if context.done() or isinstance(error, grpc.aio.InternalError):
         # The client has left, and there is nobody to tell. gRPC takes this for the end of the call, and any other
         # error for a fault that it writes into the log, once for each client that leaves.
         raise asyncio.CancelledError
@@ -279,7 +370,10 @@ async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContex
         _faults.error(method, "%s failed", method, exc_info=error)
     status = rpc_status.to_status(to_status(error if isinstance(error, RunwireError) else _FAULT))
     _let_go(error)
-    await context.abort_with_status(status)
+    try:
+        await context.abort_with_status(status)
+    except grpc.aio.InternalError:  # the client left meanwhile
+        raise asyncio.CancelledError from None
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -325,21 +419,32 @@ async def serve(
     services: Sequence[str],
     *,
     grace_seconds: float = 5.0,
-    max_calls: int = MAX_CALLS,
+    calls: Calls | None = None,
+    outflow: Outflow | None = None,
+    access: Access | None = None,
 ) -> AsyncIterator[Server]:
     """Listens on `listen` (HOST:PORT, port 0 picks a free one) until the block is left.
 
     `register` adds the servicers, named in `services`. Health and reflection are added here. Health says NOT_SERVING
-    until `set_serving(True)`. `max_calls`: see `runwire.calls`. Raises ConfigurationError for an address that is wrong
-    or in use.
+    until `set_serving(True)`. `calls` and `outflow` bound what it works on and sends; by default as these have it.
+    `access`: who may call; without it everybody, on this machine. Raises ConfigurationError for an address that is
+    wrong, in use, or open to the world.
     """
-    interceptors = [CallsInterceptor(Calls(max_calls)), ErrorInterceptor()]
+    access = access or Access()
+    if services:
+        access.check(listen)
+    interceptors = [
+        IdentityInterceptor(access.authenticator),
+        CallsInterceptor(calls or Calls()),
+        ErrorInterceptor(outflow or Outflow()),
+    ]
     server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     health = health_aio.HealthServicer()
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+    if access.reflection:
+        names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
     running = Server(server, _bind(server, listen), health, services)
     await running.set_serving(False)
     await health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)

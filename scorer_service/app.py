@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
+from runwire.identity.settings import access_of
 from runwire.loop import Wakeup, repeat
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
@@ -116,7 +117,9 @@ async def _put_together(
         export_backlog=settings.scorer_export_backlog if exporter else 0,
     )
     await jobs.register(scorers.versions)
-    holders = Holders(database, name, scorers.versions, orphan_seconds=settings.scorer_orphan_seconds)
+    holders = Holders(
+        database, name, scorers.versions, orphan_seconds=settings.scorer_orphan_seconds, backlog=jobs.backlog
+    )
     worker = Worker(
         jobs,
         scorers,
@@ -142,12 +145,13 @@ async def _put_together(
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )
     server = await stack.enter_async_context(
-        serve(settings.listen, lambda server: register(servicer, server), [SERVICE])
+        serve(settings.listen, lambda server: register(servicer, server), [SERVICE], access=access_of(settings))
     )
     # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
     store = await stack.enter_async_context(open_store(settings.store))
     await store.ping()
     watch.all_sent = fetch.all_sent(store, QUEUE)
+    servicer.owns = fetch.owner_of(store)
     worker.executor = await stack.enter_async_context(
         start_executor(_make_executor(settings, scorers, judge, store, worker))
     )
@@ -157,7 +161,7 @@ async def _put_together(
         settings.scorer_failed_retention_seconds,
         settings.scorer_sample_retention_seconds,
     )
-    retention = Retention(database, ages)
+    retention = Retention(database, ages, backlog=jobs.backlog)
     return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter)
 
 

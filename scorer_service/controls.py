@@ -4,7 +4,8 @@ What touches many rows goes through them in batches, newest first, one transacti
 says where to go on. What a filter selects is fixed when the walk begins, by the number of the newest write: a redrive
 leaves alone what was written later, by itself too, so that it touches nothing twice, however often one of its steps is
 repeated. A cancellation takes what it finds open at each place, whatever has happened to it since, so that no claim can
-escape it: a row is in one place for ever.
+escape it: a row is in one place for ever. It looks only at what is open: at each state in its own place of the index,
+in one statement.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, case, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, case, exists, or_, select, update
 from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
@@ -23,7 +24,8 @@ from scorer_service.database import Database
 from scorer_service.gate import Gate
 from scorer_service.holders import ORPHAN_SECONDS, is_held
 from scorer_service.jobs import Jobs, record_ends
-from scorer_service.queries import Filter, scan
+from scorer_service.pages import Page, Pages
+from scorer_service.queries import Filter, scan, scan_states
 from scorer_service.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
 from scorer_service.registry import Registry
 from scorer_service.revisions import newest_revision, next_revision
@@ -54,6 +56,8 @@ class Walk:
     begin: Place | None = None
     most: int | None = None
     seconds: float = 20.0
+    key: str = ""
+    """Name of the page, by which it is known again."""
 
 
 _ALL: Final = Walk()
@@ -92,6 +96,7 @@ class Controls:
         self._orphan_seconds = orphan_seconds
         self._wake = wake
         self._gate = Gate("redrives and cancellations of many", at_once=2, waiting=62)
+        self._pages: Pages[Place] = Pages()
 
     async def request(self, new: NewRun) -> None:
         """Puts an ad hoc scorer run into the queue. A repeat changes nothing; raises AlreadyExists for another
@@ -124,7 +129,28 @@ class Controls:
         """Ends scorer runs that are not terminal. A worker that holds one is refused when it finishes. Raises
         TooManyRequests."""
         what = _Wanted(tenant, selection, OPEN, [], moving=True)
-        return await self._walk(what, walk, _nothing if dry_run else _cancel)
+        return await self._walk(what, walk, _nothing if dry_run else self._cancel)
+
+    def _cancel(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+        revision, now = next_revision(connection)
+        held = _record_attempts(connection, ids, now)
+        self._jobs.backlog.add(connection, [(line.scorer_run_id, line.claims) for line in held])
+        query = (
+            update(scorer_runs)
+            .where(row.scorer_run_id.in_(ids))
+            .values(
+                state=int(State.CANCELLED),
+                due_time=None,
+                end_time=now,
+                claims=row.claims + 1,  # so that whoever holds it is refused
+                error_reason="cancelled",
+                error_class="",
+                error_message="cancelled on request",
+                revision=revision,
+            )
+        )
+        connection.execute(query)
+        return list(ids)
 
     async def rescore(
         self, tenant: str, selection: Selection, version: str, *, dry_run: bool = False, walk: Walk = _ALL
@@ -178,28 +204,36 @@ class Controls:
             return await self._walk_on(what, place, walk, touch)
 
     async def _walk_on(self, what: _Wanted, place: Place, walk: Walk, touch: Touch) -> Touched:
-        ends, count, first = time.monotonic() + walk.seconds, 0, list[str]()
-        segments = what.segments()
-        while place.segment < len(segments):
-            query = scan(segments[place.segment], place.after, _SCANNED)
+        page = self._pages.page(walk.key, place)
+        async with page.lock:
+            if not page.done:
+                page.rest = await self._carry_out(page, what, walk, touch)
+                page.done = True
+        return Touched(page.count, page.ids, page.rest)
+
+    async def _carry_out(self, page: Page[Place], what: _Wanted, walk: Walk, touch: Touch) -> Place | None:
+        """Touches what is wanted, and notes in the page how far it is. Returns where to go on, if that is not all."""
+        ends, segments = time.monotonic() + walk.seconds, what.segments()
+        while page.place.segment < len(segments):
+            query = what.scan(segments[page.place.segment], page.place.after)
             lines = await self._database.read(lambda connection, q=query: connection.execute(q).all())  # type: ignore[misc]
             fitting = [(line.create_time, line.scorer_run_id) for line in lines if line.fits]
             while fitting:
-                room = _BATCH if walk.most is None else min(_BATCH, walk.most - count)
-                if room <= 0 or (count and time.monotonic() > ends):
-                    return Touched(count, first, place)
+                room = _BATCH if walk.most is None else min(_BATCH, walk.most - page.count)
+                if room <= 0 or (page.count and time.monotonic() > ends):
+                    return page.place
                 batch, fitting = fitting[:room], fitting[room:]
-                ids = await self._touch(what, place, [key for _, key in batch], touch)
-                count += len(ids)
-                first += ids[: MAX_IDS - len(first)]
-                place = replace(place, after=batch[-1])
+                ids = await self._touch(what, page.place, [key for _, key in batch], touch)
+                page.count += len(ids)
+                page.ids += ids[: MAX_IDS - len(page.ids)]
+                page.place = replace(page.place, after=batch[-1])
             if len(lines) == _SCANNED:
-                place = replace(place, after=(lines[-1].create_time, lines[-1].scorer_run_id))
+                page.place = replace(page.place, after=(lines[-1].create_time, lines[-1].scorer_run_id))
             else:
-                place = Place(place.revision, place.segment + 1)
-            if time.monotonic() > ends and place.segment < len(segments):
-                return Touched(count, first, place)
-        return Touched(count, first)
+                page.place = Place(page.place.revision, page.place.segment + 1)
+            if time.monotonic() > ends and page.place.segment < len(segments):
+                return page.place
+        return None
 
     async def _touch(self, what: _Wanted, place: Place, ids: Sequence[str], touch: Touch) -> list[str]:
         """Touches those of `ids` that are still as they were selected."""
@@ -233,6 +267,11 @@ class _Wanted:
     moving: bool = False
     """Also what has changed since the walk began. Its states change while it is looked for, so that there is no going
     through them one by one."""
+
+    def scan(self, segment: Filter, after: tuple[float, str] | None) -> Select[Any]:
+        """The next rows of a segment that may be wanted."""
+        several = self.moving and not segment.run_id
+        return (scan_states if several else scan)(segment, after, _SCANNED)
 
     def segments(self) -> list[Filter]:
         """Filters that together select it, each of which walks one index, newest first."""
@@ -286,33 +325,13 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
-def _cancel(connection: Connection, ids: Sequence[str]) -> list[str]:
-    revision, now = next_revision(connection)
-    _record_attempts(connection, ids, now)
-    query = (
-        update(scorer_runs)
-        .where(row.scorer_run_id.in_(ids))
-        .values(
-            state=int(State.CANCELLED),
-            due_time=None,
-            end_time=now,
-            claims=row.claims + 1,  # so that whoever holds it is refused
-            error_reason="cancelled",
-            error_class="",
-            error_message="cancelled on request",
-            revision=revision,
-        )
-    )
-    connection.execute(query)
-    return list(ids)
-
-
-def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> None:
+def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> Sequence[Any]:
     """Those of the scorer runs that a worker holds: it will be refused, and can record nothing itself."""
     columns = (row.scorer_run_id, row.claims, row.worker, row.start_time, row.steps)
     held = select(*columns).where(row.scorer_run_id.in_(ids), row.state == int(State.RUNNING))
     if lines := connection.execute(held).all():
         record_ends(connection, lines, now, lambda line: Error("cancelled", "cancelled on request"))
+    return lines
 
 
 def _again(line: Any, version: str) -> NewRun:

@@ -527,6 +527,8 @@ def _sqlite_engine(url: URL, begin: str, size: int) -> Engine:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
+        if begin == "BEGIN":  # who only reads: a damaged text must not take a list with it
+            connection.text_factory = lambda text: text.decode("utf-8", "replace")
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
         _use_wal(cursor)

@@ -19,6 +19,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, bindparam, case, delete, exists, false, or_, select, tuple_, update
 from sqlalchemy.engine import Connection
 
+from scorer_service.backlog import Backlog
 from scorer_service.database import Database, database_time
 from scorer_service.jobs import record_ends, register
 from scorer_service.records import Error, State
@@ -60,8 +61,10 @@ class Holders:
         versions: Mapping[str, Sequence[str]],
         *,
         orphan_seconds: float = ORPHAN_SECONDS,
+        backlog: Backlog | None = None,
     ) -> None:
         self._database = database
+        self._backlog = backlog or Backlog()
         self._worker = worker
         self._versions = versions
         self._orphan_seconds = orphan_seconds
@@ -133,7 +136,7 @@ class Holders:
         orphans = orphans.where(*mine, ~held, ~kept).order_by(row.scorer_run_id).limit(_BATCH)
         lines = connection.execute(orphans.with_for_update(skip_locked=True)).all()
         if lines:
-            give_up(connection, lines, _GONE)
+            give_up(connection, lines, _GONE, self._backlog)
         return len(lines)
 
     async def all(self) -> list[Holder]:
@@ -173,8 +176,9 @@ _NEXT_PAIR: Final = (
 )
 
 
-def give_up(connection: Connection, lines: Sequence[Any], error: Error) -> None:
-    """Ends scorer runs that are in nobody's hands, FAILED. Whoever had one and died left an attempt behind."""
+def give_up(connection: Connection, lines: Sequence[Any], error: Error, backlog: Backlog) -> None:
+    """Ends scorer runs that are in nobody's hands, FAILED. Whoever had one and died left an attempt behind; that is
+    exported, and so is the failure, which no attempt records."""
     revision, now = next_revision(connection)
     lost = [line for line in lines if line.state == State.RUNNING]
     if lost:
@@ -195,3 +199,5 @@ def give_up(connection: Connection, lines: Sequence[Any], error: Error) -> None:
         )
     )
     connection.execute(ended)
+    backlog.add(connection, [(line.scorer_run_id, line.claims) for line in lost])
+    backlog.add(connection, [(line.scorer_run_id, line.claims + 1) for line in lines])

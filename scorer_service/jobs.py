@@ -43,6 +43,7 @@ from sqlalchemy.engine import Connection
 
 from runwire.errors import StoreUnavailable
 from scorer_service import schema
+from scorer_service.backlog import Backlog
 from scorer_service.batches import Update, among, insert_new
 from scorer_service.database import Database, database_time
 from scorer_service.pace import FIRST_PER_SECOND, Pace
@@ -53,7 +54,6 @@ from scorer_service.schema import (
     Lane,
     attempts,
     counters,
-    exports,
     holders,
     rate_limits,
     samples,
@@ -135,7 +135,7 @@ class Jobs:
         self.lease_seconds = lease_seconds
         self._database = database
         self._max_losses = max_losses
-        self._export_backlog = export_backlog
+        self.backlog = Backlog(export_backlog)
         self._known_due: list[_Place] = []
         self._due_until = 0.0
 
@@ -160,6 +160,8 @@ class Jobs:
         insert_new(connection, samples, [_sample_row(key, by_sample[key], now) for key in sorted(by_sample)])
         rows = [_new_row(new, now, revision) for new in sorted(new_runs, key=lambda new: new.scorer_run_id)]
         insert_new(connection, scorer_runs, rows)
+        # Of a request that is there already what was exported may be exported again, under the same name.
+        self.backlog.add(connection, [(new.scorer_run_id, 0) for new in new_runs if new.state is State.FAILED])
 
     # Out of the queue
 
@@ -279,7 +281,7 @@ class Jobs:
         lost = [line for line in candidates if self._is_loss(line, held)]
         if lost:
             record_ends(connection, lost, now, _lease_ended)
-            self.enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line in lost])
+            self.backlog.add(connection, [(line.scorer_run_id, line.claims) for line in lost])
         ended, apart, taken = [], [], []
         for line in candidates:
             died = self._is_loss(line, held)
@@ -303,7 +305,7 @@ class Jobs:
             rows = [_ended_row(line, losses, error, now, revision) for line, losses, error in ended]
             connection.execute(_END, rows)
             # Their failure is exported, also where no attempt was ever made.
-            self.enqueue_exports(connection, [(line.scorer_run_id, line.claims) for line, _, _ in ended])
+            self.backlog.add(connection, [(line.scorer_run_id, line.claims) for line, _, _ in ended])
         if apart:
             rows = [
                 {"id": line.scorer_run_id, "losses": losses, "revision": revision, "now": now} for line, losses in apart
@@ -377,7 +379,7 @@ class Jobs:
             if history:
                 insert_new(connection, attempts, history)
             tried = [done for done in ours if not done.waited or _is_history(done)]
-            self.enqueue_exports(connection, [(done.job.scorer_run_id, done.job.token) for done in tried])
+            self.backlog.add(connection, [(done.job.scorer_run_id, done.job.token) for done in tried])
         return refused
 
     def _attempt_row(self, done: Finished, now: float) -> dict[str, Any]:
@@ -395,20 +397,6 @@ class Jobs:
             "spent": done.spent,
             "exchanges": done.exchanges,
         }
-
-    def enqueue_exports(self, connection: Connection, ended: Sequence[tuple[str, int]]) -> None:
-        """Remembers attempts to export, as long as there is room: an exporter that is down must not fill the disk."""
-        if not self._export_backlog or not ended:
-            return
-        waiting = (connection.execute(select(func.count()).select_from(exports))).scalar_one()
-        rows = [
-            {"scorer_run_id": key, "attempt": attempt, "due_time": 0.0, "tries": 0}
-            for key, attempt in ended[: max(0, self._export_backlog - waiting)]
-        ]
-        if rows:
-            insert_new(connection, exports, rows)
-        if len(rows) < len(ended):
-            _count(connection, schema.EXPORTS_DROPPED, len(ended) - len(rows))
 
     async def refused(self) -> int:
         """How many finishes were refused so far, by any worker."""
@@ -815,7 +803,7 @@ def record_ends(connection: Connection, held: Sequence[Any], now: float, why: Ca
                 "scorer_run_id": line.scorer_run_id,
                 "attempt": line.claims,
                 "worker": line.worker,
-                "start_time": line.start_time,
+                "start_time": now if line.start_time is None else line.start_time,  # of a row that is damaged
                 "end_time": now,
                 "error_reason": error.reason,
                 "error_class": error.error_class,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
@@ -18,7 +19,7 @@ from runwire.times import duration, timestamp
 from runwire.values import carry_struct
 from scorer_service.holders import Holder
 from scorer_service.queries import Found
-from scorer_service.records import OPEN, State, kept_steps
+from scorer_service.records import OPEN, Priority, State, kept_steps
 from scorer_service.scoring import Scorer
 from scorer_service.statistics import Stats
 
@@ -27,6 +28,10 @@ Message = TypeVar("Message", bound=ProtobufMessage)
 log = logging.getLogger("scorer_service")
 
 _MAX_RESULTS_BYTES = 2 * 1024 * 1024
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+"""Of a Timestamp: the years 1 to 9999."""
+_LONGEST_SECONDS = 315_576_000_000.0
+"""Of a Duration."""
 _WITH_ERROR = (State.FAILED, State.NOT_SCORABLE, State.CANCELLED, State.RETRYING)
 _DIRECTIONS = {
     "higher": pb.SCORE_DIRECTION_HIGHER_IS_BETTER,
@@ -35,12 +40,25 @@ _DIRECTIONS = {
 
 
 def _time(seconds: float | None) -> Timestamp | None:
-    return None if seconds is None else timestamp(seconds)
+    """Raises ValueError for what no Timestamp can be: the years 1 to 9999."""
+    if seconds is None:
+        return None
+    if not _FIRST_SECOND <= seconds < _LAST_SECOND:
+        raise ValueError(f"no time of a calendar: {seconds!r}")
+    return timestamp(seconds)
+
+
+def _finite(number: float) -> float:
+    """Raises TypeError or ValueError for what is no finite number."""
+    if not math.isfinite(number):
+        raise ValueError(f"not finite: {number!r}")
+    return number
 
 
 def _span(seconds: float | None) -> Duration | None:
-    """Never negative: the clocks of two databases may differ."""
-    return None if seconds is None else duration(max(0.0, seconds))
+    """Never negative: the clocks of two databases may differ. And never more than a Duration can be, whatever a row
+    says."""
+    return None if seconds is None else duration(min(max(0.0, seconds), _LONGEST_SECONDS))
 
 
 def shared(found: Found) -> pb.ScorerRun:
@@ -64,27 +82,13 @@ def within(messages: Iterable[Message], most_bytes: int) -> Iterator[Message]:
 def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
     """A scorer run with its attempts, and its sample if that was asked for."""
     line = found.run
-    message = pb.ScorerRun(
-        scorer_run_id=line.scorer_run_id,
-        run_id=line.run_id,
-        agent_id=line.agent_id,
-        scorer_id=line.scorer_id,
-        scorer_name=line.scorer_name,
-        scorer_version=line.scorer_version,
-        state=line.state,
-        error=_error(line) if line.state in _WITH_ERROR else None,
-        attempts=[_attempt(number, one) for number, one in enumerate(found.attempts, found.omitted + 1)],
-        attempts_omitted=found.omitted,
-        deliveries=line.deliveries,
-        create_time=_time(line.create_time),
-        due_time=_time(line.due_time),
-        end_time=_time(line.end_time),
-        trace=pb.Trace(traceparent=line.traceparent, tracestate=line.tracestate) if line.traceparent else None,
-        sampling=requested.SamplingDecision(rate=line.rate, sampled=line.state != State.DECLINED),
-        priority=line.priority,
-        redrives=line.redrives,
-        waits=line.waits,
-    )
+    try:
+        message = pb.ScorerRun(**_plain(line), attempts_omitted=found.omitted)
+    except Exception:
+        message = _damaged(line)
+    with _readable(message, "attempts"):
+        for number, one in enumerate(found.attempts, found.omitted + 1):
+            _add_attempt(message, number, one)
     with _readable(message, "labels"):
         message.labels.update({str(key): str(text) for key, text in json.loads(line.labels).items()})
     with _readable(message, "options"):
@@ -100,6 +104,43 @@ def scorer_run(found: Found, *, partial_results: bool = False) -> pb.ScorerRun:
     return message
 
 
+def _plain(line: Any) -> dict[str, Any]:
+    """The fields that are columns."""
+    return {name: of(line) for name, of in _FIELDS.items()}
+
+
+def _damaged(line: Any) -> pb.ScorerRun:
+    """As many of them as can be read."""
+    message = pb.ScorerRun()
+    for name, of in _FIELDS.items():
+        with _readable(message, name):
+            message.MergeFrom(pb.ScorerRun(**{name: of(line)}))
+    return message
+
+
+_FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
+    "scorer_run_id": lambda line: line.scorer_run_id,
+    "run_id": lambda line: line.run_id,
+    "agent_id": lambda line: line.agent_id,
+    "scorer_id": lambda line: line.scorer_id,
+    "scorer_name": lambda line: line.scorer_name,
+    "scorer_version": lambda line: line.scorer_version,
+    "state": lambda line: State(line.state),
+    "error": lambda line: _error(line) if line.state in _WITH_ERROR else None,
+    "deliveries": lambda line: line.deliveries,
+    "create_time": lambda line: _time(line.create_time),
+    "due_time": lambda line: _time(line.due_time),
+    "end_time": lambda line: _time(line.end_time),
+    "trace": lambda line: (
+        pb.Trace(traceparent=line.traceparent, tracestate=line.tracestate) if line.traceparent else None
+    ),
+    "sampling": lambda line: requested.SamplingDecision(rate=_finite(line.rate), sampled=line.state != State.DECLINED),
+    "priority": lambda line: Priority(line.priority),
+    "redrives": lambda line: line.redrives,
+    "waits": lambda line: line.waits,
+}
+
+
 @contextmanager
 def _readable(message: pb.ScorerRun, field: str) -> Iterator[None]:
     """What cannot be read is left out, and named: one damaged row must not take a page or a watch with it."""
@@ -107,13 +148,20 @@ def _readable(message: pb.ScorerRun, field: str) -> Iterator[None]:
         yield
     except Exception:
         log.warning("scorer run %s: what is stored of %s cannot be read", message.scorer_run_id, field)
-        message.omitted.append(field)
+        if field not in message.omitted:
+            message.omitted.append(field)
 
 
 def _add_score(message: pb.ScorerRun, line: Any) -> None:
     score = message.score
-    score.value, score.label, score.reason = line.score_value, line.score_label or "", line.score_reason or ""
-    score.direction = line.score_direction
+    with _readable(message, "score.value"):
+        score.value = _finite(line.score_value)
+    with _readable(message, "score.label"):
+        score.label = line.score_label or ""
+    with _readable(message, "score.reason"):
+        score.reason = line.score_reason or ""
+    with _readable(message, "score.direction"):
+        score.direction = line.score_direction
     if line.score_metadata and line.score_metadata != "{}":
         with _readable(message, "score.metadata"):
             score.metadata.CopyFrom(carry_struct(json.loads(line.score_metadata)))
@@ -128,20 +176,20 @@ def _error(line: Any) -> pb.ScorerRunError:
     )
 
 
-def _attempt(number: int, line: Any) -> pb.ScorerRunAttempt:
-    attempt = pb.ScorerRunAttempt(
-        attempt=number,
-        worker=line.worker,
-        start_time=_time(line.start_time),
-        end_time=_time(line.end_time),
-        error=_error(line) if line.error_reason else None,
-    )
-    if line.spent:
-        try:
+def _add_attempt(message: pb.ScorerRun, number: int, line: Any) -> None:
+    attempt = message.attempts.add(attempt=number)
+    with _readable(message, "attempts.worker"):
+        attempt.worker = line.worker
+    with _readable(message, "attempts.start_time"):
+        attempt.MergeFrom(pb.ScorerRunAttempt(start_time=_time(line.start_time)))
+    with _readable(message, "attempts.end_time"):
+        attempt.MergeFrom(pb.ScorerRunAttempt(end_time=_time(line.end_time)))
+    with _readable(message, "attempts.error"):
+        if line.error_reason:
+            attempt.error.CopyFrom(_error(line))
+    with _readable(message, "attempts.judging"):
+        if line.spent:
             attempt.judging.CopyFrom(pb.Judging(**json.loads(line.spent)))
-        except Exception:
-            log.warning("scorer run %s: what attempt %d took cannot be read", line.scorer_run_id, number)
-    return attempt
 
 
 def _add_results(message: pb.ScorerRun, found: Found) -> None:

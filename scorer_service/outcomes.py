@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Struct
 
-from runwire.values import carry_struct, from_struct
+from runwire.values import carry_struct, carry_value, from_struct, from_value
 from scorer_service.meter import cost, tokens
 from scorer_service.records import ScoreRecord, json_text, printable
 from scorer_service.scoring import BadScore, Judgement, Score, Scorer, text_of_any
@@ -23,6 +23,8 @@ MAX_DELAY_SECONDS: Final = 7 * 86_400.0
 CUT: Final = "..."
 """Key of the mark in metadata that was cut."""
 _MOST_KEYS: Final = 1000
+_MAX_KEY_BYTES: Final = 1024
+_EMPTY: Final = (dict, list, tuple, str, bytes)
 _MAX_NAME_LENGTH: Final = 128
 
 
@@ -73,7 +75,7 @@ def record_of(score: Score, scorer: Scorer) -> ScoreRecord:
         value=float(score.value),
         label=_text(score.label, MAX_LABEL_LENGTH),
         reason=_text(score.reason, MAX_REASON_LENGTH),
-        metadata=_metadata(score.metadata),
+        metadata=_any_metadata(score.metadata),
         direction=1 if scorer.direction == "higher" else 2,
         judgement=_judgement(score.judgement, scorer) if isinstance(score.judgement, Judgement) else None,
     )
@@ -83,23 +85,59 @@ def _text(value: Any, limit: int) -> str:
     return printable(text_of_any(value)[: 4 * limit], limit)
 
 
+def _any_metadata(metadata: Any) -> str:
+    try:
+        return _metadata(metadata)
+    except Exception as error:  # of code of the author's
+        return _text_of({CUT: f"cannot be kept: {class_name(error)}"})
+
+
 def _metadata(metadata: Any) -> str:
     """The whole of it, if it fits; else key by key as much as does, and how much is missing."""
-    if not metadata:
+    if metadata is None or (type(metadata) in _EMPTY and not metadata):
         return "{}"
     whole = _json(carry_struct(metadata, 2 * MAX_METADATA_BYTES))
     if len(whole.encode()) <= MAX_METADATA_BYTES and not _is_cut(metadata, whole):
         return whole
-    kept, room, left_out = dict[str, Any](), MAX_METADATA_BYTES - 200, 0
+    kept, room, seen = dict[str, Any](), MAX_METADATA_BYTES - 200, 0
     for key, value in _items(metadata):
-        struct = carry_struct({key: value}, max(1024, room))
-        size = len(_json(struct).encode())
-        if size <= room and len(kept) < _MOST_KEYS:
-            kept |= from_struct(struct)
+        seen += 1
+        name = _name(key, kept)
+        carried = from_value(carry_value(value, max(1024, room)))
+        size = len(_text_of({name: carried}).encode()) if name else room + 1
+        if name and size <= room and len(kept) < _MOST_KEYS:
+            kept[name] = carried
             room -= size
-        else:
-            left_out += 1
-    return _json(carry_struct({**kept, CUT: f"{left_out} more, left out: {MAX_METADATA_BYTES} bytes are kept"}))
+        elif seen >= 2 * _MOST_KEYS:
+            break
+    return _text_of({**kept, CUT: _mark(_length(metadata), seen, len(kept))})
+
+
+def _mark(there: int | None, seen: int, kept: int) -> str:
+    """How many keys are missing, as far as one can know: a mapping of the author's need not tell the truth."""
+    missing = max(seen, there or 0) - kept
+    if not missing and there is not None:
+        return f"cut: {MAX_METADATA_BYTES} bytes are kept"
+    return f"{missing if there is not None else 'some'} more, left out: {MAX_METADATA_BYTES} bytes are kept"
+
+
+def _length(metadata: Any) -> int | None:
+    try:
+        return len(metadata) if isinstance(metadata, Mapping) else 1
+    except Exception:
+        return None
+
+
+def _name(key: Any, taken: Mapping[str, Any]) -> str:
+    """The key as a text that is not taken; empty for one that is too long to be a name."""
+    (name, value), *_ = carry_struct({key: None}, _MAX_KEY_BYTES).fields.items()
+    if value.HasField("string_value"):
+        return ""
+    unique, number = name, 1
+    while unique in taken or unique in ("", CUT):
+        number += 1
+        unique = f"{name} ({number})"
+    return unique
 
 
 def _is_cut(metadata: Any, text: str) -> bool:
@@ -107,15 +145,19 @@ def _is_cut(metadata: Any, text: str) -> bool:
     return isinstance(metadata, Mapping) and text.startswith('{"value":"[too large] ')
 
 
-def _items(metadata: Any) -> Iterator[tuple[str, Any]]:
+def _items(metadata: Any) -> Iterator[tuple[Any, Any]]:
     try:
         yield from metadata.items() if isinstance(metadata, Mapping) else [("value", metadata)]
     except Exception:
         return  # a mapping of the author's that cannot be gone through to its end
 
 
+def _text_of(carried: dict[str, Any]) -> str:
+    return json.dumps(carried, separators=(",", ":"), ensure_ascii=False)
+
+
 def _json(struct: Struct) -> str:
-    return json.dumps(from_struct(struct), separators=(",", ":"), ensure_ascii=False)
+    return _text_of(from_struct(struct))
 
 
 def is_beyond(value: Any, limit_bytes: int) -> bool:

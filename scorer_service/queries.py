@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select, true, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, select, true, tuple_, union_all
 from sqlalchemy.engine import Connection
 
 from scorer_service import schema
@@ -97,9 +97,10 @@ class Attempt:
     @classmethod
     def never_made(cls, line: Any) -> Attempt:
         """Of a scorer run that FAILED without an attempt: its time as a whole, and its error."""
+        since = min(line.create_time, line.end_time)  # clocks of producers may be ahead
         error = line.error_reason, line.error_class, line.error_message
         steps = getattr(line, "steps", None)
-        return cls(line.scorer_run_id, line.claims, line.worker, line.create_time, line.end_time, steps, *error)
+        return cls(line.scorer_run_id, line.claims, line.worker, since, line.end_time, steps, *error)
 
 
 @dataclass(slots=True)
@@ -119,9 +120,9 @@ class Found:
     @property
     def weight(self) -> int:
         """About how many bytes it takes here."""
-        texts = (self.run.options, self.run.labels, self.run.score_reason, self.run.score_metadata)
-        spent = sum(len(attempt.spent or "") for attempt in self.attempts)
-        return 1000 + sum(len(text or "") for text in texts) + 1000 * len(self.attempts) + spent
+        texts = [self.run.options, self.run.labels, self.run.score_reason, self.run.score_metadata]
+        texts += [attempt.spent for attempt in self.attempts]
+        return 1000 + 1000 * len(self.attempts) + sum(len(text) for text in texts if isinstance(text, (str, bytes)))
 
 
 MAX_ANSWER_WEIGHT: Final = 2 * 1024 * 1024
@@ -314,6 +315,14 @@ def scan(wanted: Filter, after: tuple[float, str] | None, count: int) -> Select[
         # The first condition is what an index can be entered with.
         query = query.where(row.create_time <= after[0], tuple_(row.create_time, row.scorer_run_id) < after)
     return query.order_by(row.create_time.desc(), row.scorer_run_id.desc()).limit(count)
+
+
+def scan_states(wanted: Filter, after: tuple[float, str] | None, count: int) -> Select[Any]:
+    """As `scan`, of several states, each of them looked for in its own place of the index: rows of other states cost
+    nothing. One statement, so that a row that goes from one state to another meanwhile is in one of them."""
+    parts = [scan(replace(wanted, states=[state]), after, count).subquery().select() for state in wanted.states]
+    found = union_all(*parts).subquery()
+    return select(found).order_by(found.c.create_time.desc(), found.c.scorer_run_id.desc()).limit(count)
 
 
 def _bounded(text: Any) -> Any:

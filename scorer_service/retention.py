@@ -16,6 +16,7 @@ from sqlalchemy import and_, delete, exists, or_, select
 from sqlalchemy.engine import Connection
 
 from scorer_service.aside import Aside
+from scorer_service.backlog import Backlog
 from scorer_service.database import Database, database_time
 from scorer_service.faults import apart
 from scorer_service.holders import give_up
@@ -47,8 +48,9 @@ class Ages:
 class Retention:
     """One per process; several of them share the work."""
 
-    def __init__(self, database: Database, ages: Ages) -> None:
+    def __init__(self, database: Database, ages: Ages, *, backlog: Backlog | None = None) -> None:
         self._database = database
+        self._backlog = backlog or Backlog()
         self._ages = ages
         self._stuck: Aside[str, str] = Aside()
 
@@ -67,12 +69,12 @@ class Retention:
         late = (row.deadline < NOW, row.due_time.is_not(None))
         waiting = or_(row.state != int(State.RUNNING), row.due_time < NOW)
         query = select(row.scorer_run_id, row.state, row.claims, row.worker, row.start_time, row.steps)
-        query = query.where(*late, waiting).order_by(row.scorer_run_id).limit(BATCH)
+        query = query.where(*late, waiting).order_by(row.deadline).limit(BATCH)
 
         def work(connection: Connection) -> int:
             lines = connection.execute(query.with_for_update(skip_locked=True)).all()
             if lines:
-                give_up(connection, lines, _LATE)
+                give_up(connection, lines, _LATE, self._backlog)
             return len(lines)
 
         # Most often there is none: then nobody is kept from writing.

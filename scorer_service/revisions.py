@@ -27,6 +27,10 @@ Only transactions that took a number of ours are waited for: not those of anothe
 be it a dump, a replication slot, a prepared or a forgotten transaction. A write of ours that hangs delays who watches,
 for as long as the connection's own limits let it: see `holdup`.
 
+A release from before migration 0005 writes the number of its transaction instead. During a rolling upgrade a trigger
+(migration 0007) gives its rows numbers of the sequence, by the same steps; and the sequence was moved beyond what
+transactions will reach, so that what is written now is beyond all cursors from before.
+
 Locks name a number by its low 32 bits, which is enough to tell it from R as long as a write ends before 2^31 others.
 """
 

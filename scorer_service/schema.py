@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0005"
+HEAD: Final = "0007"
 """The newest migration; a test holds it to migrations/."""
 
 VERSION_TABLE: Final = "runwire_scorer_version"

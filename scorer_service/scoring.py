@@ -461,11 +461,20 @@ async def evaluate(
             if step.name == "score":
                 result = _as_score(result)
             if on_step is not None and len(scorer.steps) > 1 and step.name != "reason":
-                on_step(step.name, step.result.dump_python(result, mode="json"))
+                _tell(on_step, step, result)
         if step.name == "reason":
             return replace(typing.cast(Score, values["score"]), reason=text_of_any(result))
         values[_RESULT_NAMES[step.name]] = result
     return typing.cast(Score, values["score"])
+
+
+def _tell(on_step: OnStep, step: _Step, result: Any) -> None:
+    """Of a step that completed. One whose result cannot be JSON is not kept, and done again by a later attempt."""
+    try:
+        kept = step.result.dump_python(result, mode="json")
+    except Exception:
+        return
+    on_step(step.name, kept)
 
 
 def _as_score(result: Any) -> Score:

@@ -5,7 +5,8 @@ is: so its result is kept, for 20 times as long as it took, 10 seconds at most, 
 All who ask for the same at once wait for one pass, and one pass at a time is made. Whatever is asked for again and
 again is brought up to date in the background, so that nobody waits for it.
 
-What an autoscaler needs is never old: `oldest_due_age` and `paused` are looked up at once, from the queue's index.
+What an autoscaler needs is never old: `oldest_due_age` and `paused` are looked up after it has asked, from the queue's
+index, once for all who asked meanwhile.
 """
 
 from __future__ import annotations
@@ -89,7 +90,15 @@ class _Counted:
     oldest: float | None = None
     sum_of_scores: float = 0.0
     bins: list[tuple[int, int, float]] = field(default_factory=list)
-    """Of latencies: place in their order, how many, and the highest of them."""
+    """Of latencies: place in their order, how many, and the highest of them. Until they are counted."""
+    latencies: tuple[float, float, float] | None = None
+
+    def count_latencies(self) -> None:
+        """Makes the percentiles of the bins."""
+        bins = sorted(self.bins, key=lambda one: one[0])
+        if bins:
+            self.latencies = (_percentile(bins, 50), _percentile(bins, 95), _percentile(bins, 99))
+        self.bins = []
 
 
 @dataclass(slots=True)
@@ -117,6 +126,23 @@ class _Pass:
         self.error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A scorer, as it is now."""
+
+    paused: bool
+    due_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A look-up of the scorers, by its number, and the database's clock with them, or why there are none."""
+
+    number: int
+    found: tuple[float, dict[str, _Held]] | None
+    error: Exception | None
+
+
 class Statistics:
     """The statistics of this process. Raises TooManyRequests where too many different ones are asked for at once."""
 
@@ -125,11 +151,14 @@ class Statistics:
         self._gate = Gate("statistics", at_once=1, waiting=_WAITING)
         self._kept: OrderedDict[Window, _Kept] = OrderedDict()
         self._passes: dict[Window, _Pass] = {}
+        self._looking = asyncio.Lock()
+        self._looks = 0
+        self._looked: _Look | None = None
 
     async def ask(self, window: Window) -> list[Stats]:
         """Counts by scorer. Raises StoreUnavailable, TooManyRequests."""
         kept = await self._fresh(window)
-        now, held = await self._database.read(_held)
+        now, held = await self._look()
         return [_stats(use, kept.counted[use], now, held.get(use[0])) for use in sorted(kept.counted)]
 
     async def run_once(self) -> float:
@@ -143,6 +172,24 @@ class Statistics:
             elif kept.good_seconds > 2 * _LOOK_SECONDS and kept.age(now) > kept.good_seconds - 2 * _LOOK_SECONDS:
                 await self._make(window)
         return _LOOK_SECONDS
+
+    async def _look(self) -> tuple[float, dict[str, _Held]]:
+        """The scorers as they are, from a look-up that began after this was called, but not only for it."""
+        begun = self._looks
+        async with self._looking:
+            look = self._looked
+            if look is None or look.number <= begun:
+                self._looks += 1
+                look = self._looked = _Look(self._looks, *await self._try_look())
+        if look.found is None:
+            raise look.error or RuntimeError("a look-up without a result")
+        return look.found
+
+    async def _try_look(self) -> tuple[tuple[float, dict[str, _Held]] | None, Exception | None]:
+        try:
+            return await self._database.read(_held), None
+        except Exception as error:  # it is that of all who wait: they must not try in vain one after the other
+            return None, error
 
     async def _fresh(self, window: Window) -> _Kept:
         while True:
@@ -182,14 +229,19 @@ class Statistics:
 def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
     found: dict[Use, _Counted] = {}
     for line in connection.execute(counting(window)):
-        one = found.setdefault((line.scorer_id, line.scorer_name), _Counted())
+        # SQLite keeps whatever a damaged row has in a column: such a row must not take the statistics with it.
+        if not isinstance(line.state, int):
+            continue
+        one = found.setdefault((str(line.scorer_id), str(line.scorer_name)), _Counted())
         one.counts[line.state] = one.counts.get(line.state, 0) + line.number
         one.cancelled_ad_hoc += line.number if line.ad_hoc else 0
-        if line.state in OPEN:
+        if line.state in OPEN and isinstance(line.oldest, float):
             one.oldest = line.oldest if one.oldest is None else min(one.oldest, line.oldest)
         if line.state == State.SUCCEEDED:
             one.sum_of_scores += line.total or 0.0
             one.bins.append((line.bin, line.number, line.highest))
+    for one in found.values():
+        one.count_latencies()  # once, and not again for everybody who asks
     return found
 
 
@@ -205,7 +257,7 @@ def counting(window: Window) -> Select[Any]:
             *columns,
             func.count().label("number"),
             func.min(row.create_time).label("oldest"),
-            func.sum(row.score_value).label("total"),
+            func.sum(case((row.score_value.between(-_MOST, _MOST), row.score_value))).label("total"),
             func.max(latency).label("highest"),
         )
         .where(*window.conditions())
@@ -213,6 +265,8 @@ def counting(window: Window) -> Select[Any]:
     )
 
 
+_MOST: Final = 1e300
+"""Scores beyond are left out of the mean: the sum of two of them can be no number, which PostgreSQL calls an error."""
 _DECADES: Final = 10
 _FIRST_DECADE_SECONDS: Final = 1e-3
 
@@ -235,14 +289,6 @@ def _percentile(bins: Sequence[tuple[int, int, float]], percent: int) -> float:
         if seen * 100 >= total * percent:
             return highest
     return bins[-1][2]
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A scorer, as it is now."""
-
-    paused: bool
-    due_since: float | None
 
 
 def _due_since(lane: Lane) -> Any:
@@ -269,7 +315,6 @@ def _held(connection: Connection) -> tuple[float, dict[str, _Held]]:
 
 
 def _stats(use: Use, counted: _Counted, now: float, held: _Held | None) -> Stats:
-    bins = sorted(counted.bins)
     scored = counted.counts.get(State.SUCCEEDED, 0)
     due_since = held.due_since if held else None
     return Stats(
@@ -279,7 +324,7 @@ def _stats(use: Use, counted: _Counted, now: float, held: _Held | None) -> Stats
         cancelled_ad_hoc=counted.cancelled_ad_hoc,
         oldest_age=None if counted.oldest is None else now - counted.oldest,
         oldest_due_age=None if due_since is None else now - due_since,
-        latencies=(_percentile(bins, 50), _percentile(bins, 95), _percentile(bins, 99)) if bins else None,
+        latencies=counted.latencies,
         mean_score=counted.sum_of_scores / scored if scored else None,
         paused=held is not None and held.paused,
     )

@@ -7,7 +7,7 @@ import json
 import platform
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -158,6 +158,7 @@ async def _store(url: str) -> list[Finding]:
             theirs = await store.now()
             ended = time.time()
             backlog = await store.backlog(QUEUE)
+            risks = await store.risks()
     except TimeoutError:
         return [Finding("store", FAILED, f"no answer within {LIMIT_SECONDS:g} s", "is it up, and the URL right?", True)]
     except RunwireError as error:
@@ -170,38 +171,9 @@ async def _store(url: str) -> list[Finding]:
         ),
         _clock("store", theirs - (began + ended) / 2, (ended - began) / 2),
     ]
-    if urlsplit(url).scheme in ("redis", "rediss") and find_spec("redis"):
-        found += [each async for each in _redis(url)]
-    return found
-
-
-async def _redis(url: str) -> AsyncIterator[Finding]:
-    """Settings that lose runs. A managed Redis may not tell them."""
-    import redis.asyncio
-    from redis.exceptions import RedisError
-
-    client = redis.asyncio.Redis.from_url(url, decode_responses=True)
-    try:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            settings = {**await client.config_get("maxmemory-policy"), **await client.config_get("appendonly")}
-    except (RedisError, OSError, TimeoutError):
-        yield Finding(
-            "store: settings", WARNING, "Redis does not tell its settings", "see to it that nothing is evicted"
-        )
-        return
-    finally:
-        await client.aclose()
-    policy, appendonly = settings.get("maxmemory-policy", ""), settings.get("appendonly", "")
-    if policy != "noeviction":
-        advice = "CONFIG SET maxmemory-policy noeviction"
-        yield Finding("store: eviction", WARNING, f"maxmemory-policy is {policy}: runs may vanish", advice)
-    else:
-        yield Finding("store: eviction", OK, "maxmemory-policy is noeviction")
-    if appendonly != "yes":
-        advice = "CONFIG SET appendonly yes, unless a replica takes over"
-        yield Finding("store: durability", WARNING, "appendonly is off: a crash of Redis loses runs", advice)
-    else:
-        yield Finding("store: durability", OK, "appendonly is on")
+    if not risks:
+        found.append(Finding("store: settings", OK, "nothing that is accepted is lost by them"))
+    return found + [Finding(f"store: {risk.subject}", WARNING, risk.problem, risk.advice) for risk in risks]
 
 
 async def _database(url: str) -> Finding:

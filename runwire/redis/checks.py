@@ -10,8 +10,9 @@ from typing import Final
 
 from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError, StoreUnavailable
+from runwire.pubsub import Risk
 from runwire.redis.client import Client
-from runwire.redis.link import LinkLost, ReplyError
+from runwire.redis.link import Address, LinkLost, ReplyError
 from runwire.redis.shards import all_at_once
 from runwire.redis.topology import Cluster, tag
 from runwire.redis.url import Settings
@@ -116,24 +117,33 @@ async def check_servers(client: Client, settings: Settings) -> None:
 
     Raises ConfigurationError then, and if a server is too old; StoreUnavailable.
     """
-    for address, shard in (await client.servers()).items():
-        if client.is_away(shard):
-            continue
-        risks = await _risks(client, shard, settings)
-        if risks and settings.strict:
-            raise ConfigurationError(f"?strict=true, and Redis at {address} is not safe: {'; '.join(risks)}")
-        for risk in risks:
-            logger.warning("Redis at %s: %s", address, risk)
+    for address, risks in (await server_risks(client, settings)).items():
+        said = [f"{risk.problem}; {risk.advice}" for risk in risks]
+        if said and settings.strict:
+            raise ConfigurationError(f"?strict=true, and Redis at {address} is not safe: {'; '.join(said)}")
+        for each in said:
+            logger.warning("Redis at %s: %s", address, each)
 
 
-async def _risks(client: Client, shard: int, settings: Settings) -> Sequence[str]:
+async def server_risks(client: Client, settings: Settings | None = None) -> Mapping[Address, Sequence[Risk]]:
+    """What may be lost, by the address of each server that answers. With `settings` those that are not fit are refused.
+
+    Raises ConfigurationError then, StoreUnavailable.
+    """
+    servers = (await client.servers()).items()
+    return {address: await _risks(client, shard, settings) for address, shard in servers if not client.is_away(shard)}
+
+
+async def _risks(client: Client, shard: int, settings: Settings | None) -> Sequence[Risk]:
     try:
         # One INFO for several sections came with 7.0.
         sections = [await client.call(shard, "INFO", name) for name in ("server", "memory", "persistence")]
     except StoreUnavailable as error:
-        return [f"whether it may lose or evict data could not be checked ({error})"]
+        problem = f"whether it may lose or evict data could not be checked ({error})"
+        return [Risk("settings", problem, "see to it that nothing is evicted")]
     info = _parse(b"\n".join(sections))
-    _check_kind(info, settings)
+    if settings is not None:
+        _check_kind(info, settings)
     return [*_eviction_risk(info), *_persistence_risk(info)]
 
 
@@ -154,25 +164,28 @@ def _check_kind(info: Mapping[str, str], settings: Settings) -> None:
         raise ConfigurationError("this server is a node of a Redis Cluster: use redis+cluster://")
 
 
-def _eviction_risk(info: Mapping[str, str]) -> Sequence[str]:
+def _eviction_risk(info: Mapping[str, str]) -> Sequence[Risk]:
     policy = info.get("maxmemory_policy")
+    advice = "set `noeviction` (CONFIG SET maxmemory-policy noeviction), then it refuses new writes instead"
     if policy is None:
-        return ["its eviction policy could not be checked; with any but `noeviction` it may throw away running runs"]
-    if policy != "noeviction":
-        return [
-            f"maxmemory-policy is {policy}: when memory is full it throws away running runs and their events; "
-            "set `noeviction`, then it refuses new writes instead"
-        ]
-    return []
+        problem = "its eviction policy could not be checked; with any but `noeviction` it may throw away running runs"
+        return [Risk("eviction", problem, advice)]
+    if policy == "noeviction":
+        return []
+    problem = f"maxmemory-policy is {policy}: when memory is full it throws away running runs and their events"
+    return [Risk("eviction", problem, advice)]
 
 
-def _persistence_risk(info: Mapping[str, str]) -> Sequence[str]:
+def _persistence_risk(info: Mapping[str, str]) -> Sequence[Risk]:
     enabled = info.get("aof_enabled")
+    advice = (
+        "set `appendonly yes` (CONFIG SET appendonly yes), unless a replica takes over; `appendfsync everysec` loses "
+        "at most a second on a power cut, `always` nothing"
+    )
     if enabled is None:
-        return ["whether it keeps an append-only file could not be checked; without one a restart loses runs"]
-    if enabled == "0":
-        return [
-            "appendonly is off: a restart loses every run, event and message since the last snapshot; "
-            "set `appendonly yes` (`appendfsync everysec` loses at most a second of them on a power cut, `always` none)"
-        ]
-    return []
+        problem = "whether it keeps an append-only file could not be checked; without one a restart loses runs"
+        return [Risk("durability", problem, advice)]
+    if enabled != "0":
+        return []
+    problem = "appendonly is off: a restart loses every run, event and message since the last snapshot"
+    return [Risk("durability", problem, advice)]

@@ -21,10 +21,12 @@ from runwire.pubsub import (
     LeaseState,
     Page,
     PubSub,
+    Risk,
     Scan,
     Stored,
 )
 from runwire.redis.channels import Channels
+from runwire.redis.checks import server_risks
 from runwire.redis.client import Client, Lane
 from runwire.redis.commits import not_found, refusal_of, repeatable, words_of
 from runwire.redis.doorbells import Doorbells
@@ -50,6 +52,7 @@ class RedisStore:
     """See `runwire.pubsub.Store`. `listening` is closed when the store is."""
 
     announces = True
+    reopens = True
 
     def __init__(self, client: Client, channels: Channels, shards: Shards, listening: AsyncExitStack) -> None:
         self._client = client
@@ -210,6 +213,10 @@ class RedisStore:
 
     async def ping(self) -> None:
         await self._client.ping()
+
+    async def risks(self) -> Sequence[Risk]:
+        found = await server_risks(self._client)
+        return list(dict.fromkeys(risk for risks in found.values() for risk in risks))
 
     # Work
 

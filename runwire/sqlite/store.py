@@ -26,6 +26,7 @@ from runwire.pubsub import (
     LeaseState,
     Page,
     PubSub,
+    Risk,
     Scan,
     Stored,
 )
@@ -81,6 +82,7 @@ class SqliteStore:
     """See `runwire.pubsub.Store`. Made by `open_sqlite`; to be used on one event loop."""
 
     announces = True
+    reopens = True
 
     def __init__(self, database: Database) -> None:
         self._hub = Hub()
@@ -232,3 +234,6 @@ class SqliteStore:
 
     async def ping(self) -> None:
         await self._reader.read(lambda connection, now: connection.execute("SELECT 1").fetchone())
+
+    async def risks(self) -> Sequence[Risk]:
+        return []

@@ -13,14 +13,15 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from agent_service import RunContext, durable_agent, inbox, workflow
-from agent_service.conversations import acceptance
-from agent_service.definition import Definition
-from agent_service.turns import MAX_HISTORY_BYTES
+from agent_service import RunContext, durable_agent, workflow
+from agent_service.agents.definition import Definition
+from agent_service.log import inbox
+from agent_service.log.inbox import acceptance
+from agent_service.log.turns import MAX_HISTORY_BYTES
 from runwire.agent.v1 import agent_service_pb2, run_pb2
 from runwire.errors import AlreadyExists, ConversationEnded, Fenced, FieldExists, InvalidRequest, NotAConversation
 from runwire.fold import RunView, fold
-from tests.agents.stage import TENANT, Stage
+from tests.agents.stage import ANONYMOUS, Stage
 
 SUCCEEDED, FAILED, CANCELLED = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED
 WAITING = run_pb2.RUN_STATE_WAITING
@@ -230,13 +231,13 @@ async def test_the_end_is_a_message() -> None:
     await stage.converse("one")
     await stage.send("two")
     for _ in range(2):
-        await stage.conversations.end(TENANT, stage.run_id)
+        await stage.conversations.end(ANONYMOUS, stage.run_id)
     with pytest.raises(ConversationEnded):
         await stage.send("three")
     await stage.settle()
     view = await consistent(stage)
     assert (view.state, view.output, len(view.turns)) == (SUCCEEDED, "heard one, two", 2)
-    await stage.conversations.end(TENANT, stage.run_id)
+    await stage.conversations.end(ANONYMOUS, stage.run_id)
 
 
 async def test_an_idle_conversation_ends() -> None:
@@ -256,10 +257,10 @@ async def test_an_idle_conversation_ends() -> None:
 async def test_cancelled_between_and_within_turns() -> None:
     """CancelRun ends the turn, once, and the run."""
     for word in ("one", "look here"):
-        stage = Stage(speaker(lambda word: stage.runs.cancel(TENANT, stage.run_id, "enough")))  # noqa: B023
+        stage = Stage(speaker(lambda word: stage.runs.cancel(ANONYMOUS, stage.run_id, "enough")))  # noqa: B023
         await stage.converse(word)
         await stage.settle()
-        await stage.runs.cancel(TENANT, stage.run_id, "enough")
+        await stage.runs.cancel(ANONYMOUS, stage.run_id, "enough")
         await stage.settle()
         view = await consistent(stage)
         assert view.state == CANCELLED
@@ -274,7 +275,7 @@ async def test_what_is_no_conversation_takes_no_message() -> None:
     with pytest.raises(NotAConversation):
         await stage.send("two")
     with pytest.raises(NotAConversation):
-        await stage.conversations.end(TENANT, stage.run_id)
+        await stage.conversations.end(ANONYMOUS, stage.run_id)
     await stage.converse("one")
     with pytest.raises(InvalidRequest, match="message"):
         await stage.send({"not": "a prompt"})
@@ -290,7 +291,7 @@ async def test_turns_are_listed_in_pages() -> None:
     request = agent_service_pb2.ListTurnsRequest(run_id=stage.run_id, page_size=3)
     found: list[run_pb2.Turn] = []
     while True:
-        page = await stage.conversations.turns(TENANT, request)
+        page = await stage.conversations.turns(ANONYMOUS, request)
         found += page.turns
         if not page.next_page_token:
             break
@@ -340,7 +341,7 @@ async def test_a_workflow_receives() -> None:
         await stage.settle()
     with pytest.raises(InvalidRequest, match="mode"):
         await stage.send("d", "INTERRUPT")
-    await stage.conversations.end(TENANT, stage.run_id)
+    await stage.conversations.end(ANONYMOUS, stage.run_id)
     await stage.settle()
     view = await consistent(stage)
     assert (view.state, view.output) == (SUCCEEDED, ["a", "B", "C"])
@@ -369,7 +370,7 @@ async def said_and_killed(definition: Definition, die_after: int, script: list[t
             break
         await stage.send(*word, request_id=word[0])
         await stage.send(*word, request_id=word[0])
-    await stage.conversations.end(TENANT, stage.run_id)
+    await stage.conversations.end(ANONYMOUS, stage.run_id)
     await stage.settle()
     return stage, died
 

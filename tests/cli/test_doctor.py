@@ -49,6 +49,7 @@ def test_all_is_well(runwire: Runwire, agent_service: AgentProcess, scorer_servi
         "scorers of agents": "ok",
         "store": "ok",
         "store: clock": "ok",
+        "store: settings": "ok",
         "database": "ok",
     }
     assert result.code == 0

@@ -8,6 +8,7 @@ import random
 import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from scorer_service import migrate, schema
 from scorer_service.database import Database, open_database
 from scorer_service.records import OPEN, State
 from tests.e2e.processes import AgentProcess
+from tests.scorer.hostile import EVERYTHING
 from tests.scorer.processes import ScorerProcess
 from tests.scorer.stage import request, send
 from tests.servers import PostgresServer, RedisServer, redis_servers, start_postgres, start_redis
@@ -277,6 +279,66 @@ async def test_a_poisoned_request(tmp_path: Path, capsys: pytest.CaptureFixture[
         print(
             f"\npoisoned request: FAILED worker_lost after {line.losses} deaths of a worker ({deaths} restarted), "
             f"1,000 others scored (at most {most} losses each) in {time.monotonic() - began:.0f} s"
+        )
+
+
+def _hostile_and_innocent(hostile: int, innocent: int) -> tuple[list[Any], list[Any]]:
+    """Requests for every hostile scorer there is, in turn, and for those that harm nobody."""
+    ids = [each.id for each in EVERYTHING if not each.id.startswith("innocent")]
+    bad = [request(ids[number % len(ids)], f"bad-{number}") for number in range(hostile)]
+    kinds = ("innocent", "innocent-thread")
+    return bad, [request(kinds[number % 2], f"good-{number}") for number in range(innocent)]
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+async def test_a_hundred_hostile_scorers(engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """100 scorer runs that hang, exit, crash, burn, break their loop, raise and return what is odd or huge, mixed with
+    1,000 innocent ones, in one process under a supervisor: each innocent one is scored, once, each hostile one ends,
+    and a process that ended by itself said why."""
+    bad, good = _hostile_and_innocent(100, 1_000)
+    mixed = [message for number, each in enumerate(bad) for message in (*good[number * 10 :][:10], each)]
+    began, deaths, unsaid = time.monotonic(), 0, list[str]()
+    with ExitStack() as stack:
+        postgres = stack.enter_context(start_postgres()) if engine == "postgresql" else None
+        results = postgres.url() if postgres else f"sqlite:///{tmp_path}/scores.db"
+        environment = {
+            "RUNWIRE_STORE": f"sqlite:///{tmp_path}/runs.db",
+            "RUNWIRE_RESULTS": results,
+            "RUNWIRE_SCORERS": "tests.scorer.hostile:EVERYTHING",
+            "RUNWIRE_SCORER_LEASE_SECONDS": "3",
+            "RUNWIRE_SCORER_GRACE_SECONDS": "0.2",
+            "RUNWIRE_LOG_LEVEL": "ERROR",
+        }
+        crew = Crew(environment, stack)
+        async with open_database(results) as database, open_store(environment["RUNWIRE_STORE"]) as store:
+            await migrate.migrate(database)
+            await count_results(database)
+            await send(store, mixed)
+            crew.start(1)
+
+            async def every_second() -> None:
+                nonlocal deaths
+                ended = [process for process in crew.processes if not process.running]
+                for process in ended:
+                    code = await asyncio.to_thread(process.wait)
+                    if code not in (9, -signal.SIGSEGV) and not any("this process ended" in x for x in process.errors):
+                        unsaid.append(f"{code}: {process.errors[-3:]}")
+                deaths += await asyncio.to_thread(crew.replace_the_dead)
+
+            await until_all_ended(database, len(mixed), every_second, 280)
+            persisted, _, _ = await persisted_lost_and_refused(database)
+            columns = schema.scorer_runs.c
+            query = select(columns.scorer_id, columns.scorer_run_id, columns.state, columns.losses)
+            found = await database.read(lambda connection: connection.execute(query).all())
+    innocent = [line for line in found if line.scorer_id.startswith("innocent")]
+    assert not unsaid
+    assert Counter(line.state for line in innocent) == {State.SUCCEEDED: len(good)}
+    assert {persisted[line.scorer_run_id] for line in innocent} == {1}
+    with capsys.disabled():
+        print(
+            f"\n{engine}: {len(good)} innocent scorer runs scored once beside {len(bad)} hostile ones (at most "
+            f"{max(line.losses for line in innocent)} losses each), {deaths} processes restarted, in "
+            f"{time.monotonic() - began:.0f} s"
         )
 
 

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from runwire.client import ScorerClient, scorer_run_filter
+from runwire.errors import StoreUnavailable
 from runwire.paging import encode_token
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
@@ -84,6 +85,63 @@ async def test_a_page_may_be_repeated(database: Database) -> None:
     assert (await controls.redrive("default", EVERYTHING)).count == 11
 
 
+async def test_a_page_that_is_asked_for_again_is_answered_again(database: Database) -> None:
+    """By the process that carried it out: the same count, the same ids, and the sum is exact, whichever page is
+    repeated, at once or later."""
+    controls = controls_of(database)
+    await fill(database, 30)
+    place, total, number = await controls.begin(), 0, 0
+    while True:
+        walk = Walk(place, 10, key=f"page-{number}")
+        both = await asyncio.gather(*[controls.redrive("default", EVERYTHING, walk=walk) for _ in range(2)])
+        assert both[0] == both[1] == await controls.redrive("default", EVERYTHING, walk=walk)
+        total, number = total + both[0].count, number + 1
+        if both[0].rest is None:
+            break
+        place = both[0].rest
+    assert total == await count(database, scorer_runs.c.redrives == 1) == 30
+
+
+async def test_a_page_that_broke_off_is_gone_on_with(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a part of it the database went away: what is asked again counts that part too."""
+    monkeypatch.setattr(walks, "_BATCH", 7)
+    controls = controls_of(database)
+    await fill(database, 30)
+    walk, write, written = Walk(await controls.begin(), 25, key="page"), database.write, list[int]()
+
+    async def failing(work: Any, **options: Any) -> Any:
+        written.append(1)
+        if len(written) == 3:
+            raise StoreUnavailable("away")
+        return await write(work, **options)
+
+    monkeypatch.setattr(database, "write", failing)
+    with pytest.raises(StoreUnavailable):
+        await controls.redrive("default", EVERYTHING, walk=walk)
+    assert await count(database, scorer_runs.c.redrives == 1) == 14
+    touched = await controls.redrive("default", EVERYTHING, walk=walk)
+    assert (touched.count, len(set(touched.ids))) == (25, 25)
+    assert await count(database, scorer_runs.c.redrives == 1) == 25
+
+
+async def test_a_cancellation_looks_only_at_what_is_open(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among many that have ended: those that are open are found in one look, in their order, in every open state."""
+    monkeypatch.setattr(walks, "_SCANNED", 20)
+    states = f"CASE WHEN n % 500 < 3 THEN n % 500 + {int(State.PENDING)} ELSE {int(State.FAILED)} END"
+    await fill(database, 2000, state=states)
+    looks: list[str] = []
+    read = database.read
+
+    async def counting(work: Any) -> Any:
+        looks.append("")
+        return await read(work)
+
+    monkeypatch.setattr(database, "read", counting)
+    touched = await controls_of(database).cancel("default", EVERYTHING)
+    assert (touched.count, touched.rest, len(looks)) == (12, None, 2)
+    assert await count(database, scorer_runs.c.state == int(State.FAILED)) == 1988
+
+
 async def test_two_redrives_at_once_share_the_work(database: Database) -> None:
     """Together they redrive everything, and nothing twice."""
     await fill(database, 3000)
@@ -123,7 +181,7 @@ async def test_each_call_is_bounded(database: Database, monkeypatch: pytest.Monk
     """A filter that fits nothing among many: a call ends when its time is over, with a token, and the last one without;
     none looks at a row twice."""
     monkeypatch.setattr(walks, "_SCANNED", 100)
-    await fill(database, 1000, agent_id="'librarian'")
+    await fill(database, 1000, agent_id="'librarian'", state=str(int(State.RETRYING)))
     wanted = Filter("default", scorer_id="brevity", agent_id="nobody")
     place, calls = None, 0
     while True:

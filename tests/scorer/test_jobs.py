@@ -14,7 +14,7 @@ from runwire.errors import StoreUnavailable
 from scorer_service import schema
 from scorer_service.controls import Controls
 from scorer_service.database import Database, open_database
-from scorer_service.export import Exporter, Item
+from scorer_service.export import Exporter, Item, Outcome, Verdict
 from scorer_service.jobs import Claimed, Jobs, Offer, Rate
 from scorer_service.queries import Found, Place, Queries
 from scorer_service.records import Error, Finished, Job, NewRun, Priority, ScoreRecord, State
@@ -417,9 +417,9 @@ async def test_a_failure_without_an_attempt_is_exported(database: Database) -> N
     exported: list[Item] = []
 
     class Sink:
-        def send(self, items: Sequence[Item]) -> bool:
+        def send(self, items: Sequence[Item]) -> Outcome:
             exported.extend(items)
-            return True
+            return Outcome(Verdict.TAKEN)
 
         def close(self) -> None:
             """Nothing to end."""

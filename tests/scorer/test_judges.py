@@ -305,11 +305,14 @@ class Limit:
             return failure(429, "slow down", Retry_After=self.retry_after)
 
 
-async def test_a_provider_with_a_limit_is_asked_no_faster(results_url: str, openai: OpenAIServer) -> None:
+@pytest.mark.parametrize("per_second", [8, pytest.param(3, marks=pytest.mark.chaos)])
+async def test_a_provider_with_a_limit_is_asked_no_faster(
+    results_url: str, openai: OpenAIServer, per_second: float
+) -> None:
     """A fifth more requests than are needed are sent at most, by two replicas together, and all is scored, with no
     failed attempt."""
     openai.says(verdicts("no"))
-    openai.refuse = limit = Limit(8)
+    openai.refuse = limit = Limit(per_second)
     messages = [request("toxicity", f"run-{number}") for number in range(60)]
     async with service(results_url, judge_model=MODEL) as one, service(results_url, judge_model=MODEL):
         await one.send(*messages)

@@ -11,7 +11,7 @@ from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from agent_service import RunContext, ScorerRef, durable_agent, workflow
-from agent_service.definition import Definition
+from agent_service.agents.definition import Definition
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import AgentClient, approve, sync

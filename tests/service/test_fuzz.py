@@ -12,8 +12,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from agent_service.context import RunContext
-from agent_service.definition import workflow
+from agent_service.agents.context import RunContext
+from agent_service.agents.definition import workflow
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.scorer.v1 import scorer_run_requested_pb2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 
 import pytest
 
@@ -16,7 +17,7 @@ MIB = 1024 * 1024
 
 
 async def test_calls_wait_for_a_place_in_order() -> None:
-    """No more are worked on than there are places, and the first to come is the first to go on."""
+    """No more are worked on than there are places, and the first of a connection is the first to go on."""
     working = Calls(max_calls=2)
     first, second = await working.enter(), await working.enter()
     order: list[int] = []
@@ -36,73 +37,135 @@ async def test_calls_wait_for_a_place_in_order() -> None:
     assert working.waiting == 0
 
 
+async def test_connections_take_turns() -> None:
+    """One that has many calls waiting does not keep the single call of another waiting for all of them."""
+    working = Calls(max_calls=1)
+    held = await working.enter("greedy")
+    order: list[str] = []
+
+    async def call(peer: str) -> None:
+        with (await working.enter(peer)).holding(1):
+            order.append(peer)
+
+    async with asyncio.TaskGroup() as group:
+        for peer in ("greedy",) * 6 + ("other",):
+            group.create_task(call(peer))
+        await asyncio.sleep(0)
+        held.close()
+    assert order.index("other") <= 1
+    assert len(order) == 7
+
+
 async def test_too_many_calls_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that sends without end is told so, once as many wait as may."""
-    monkeypatch.setattr(calls, "MAX_WAITING", 3)
+    """A connection that sends without end is told so once it has half of all places to wait; others still find one."""
+    monkeypatch.setattr(calls, "MAX_WAITING", 6)
     working = Calls(max_calls=1)
     place = await working.enter()
     async with asyncio.TaskGroup() as group:
-        waiting = [group.create_task(working.enter()) for _ in range(3)]
+        waiting = [group.create_task(working.enter("greedy")) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(TooManyRequests):
-            await working.enter()
+            await working.enter("greedy")
+        waiting += [group.create_task(working.enter(f"other {number}")) for number in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(TooManyRequests):
+            await working.enter("one too many")
         place.close()
         for task in waiting:
             (await task).close()
+    assert working.requests.used_bytes == 0
 
 
-async def test_requests_are_held_up_to_a_bound() -> None:
-    """While requests of so many bytes are worked on, no further one is received, also if a place is free."""
-    working = Calls(max_calls=8, max_request_bytes=10 * MIB)
-    with (await working.enter()).holding(12 * MIB):
-        entering = asyncio.create_task(working.enter())
-        await asyncio.sleep(0)
-        assert not entering.done()
-    (await entering).close()
-    assert (working.held_bytes, working.most_held_bytes) == (0, 12 * MIB)
-
-
-async def test_room_is_kept_for_what_is_being_received(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a crowd that comes at once no more are let in than fit, until it is known how large they are."""
-    working = Calls(max_calls=100, max_request_bytes=8 * MIB)
+async def test_room_is_kept_for_what_is_being_received() -> None:
+    """Of a crowd of one connection no more are let in than fit into its share, until it is known how large they are."""
+    working = Calls(max_calls=100, buffer_bytes=128 * MIB)
+    fitting = working.requests.share_bytes // (2 * calls.RECEIVING_BYTES)
     async with asyncio.TaskGroup() as group:
-        crowd = [group.create_task(working.enter()) for _ in range(3)]
+        crowd = [group.create_task(working.enter("one")) for _ in range(fitting + 1)]
+        other = group.create_task(working.enter("other"))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert [task.done() for task in crowd] == [True, True, False]
-        with crowd[0].result().holding(10):
-            await crowd[2]
-            assert working.held_bytes == 10 + 2 * calls.RECEIVING_BYTES
-        for task in crowd[1:]:
+        assert [task.done() for task in crowd] == [True] * fitting + [False]
+        assert other.done(), "another connection has room of its own"
+        with crowd[0].result().holding(0):
+            await crowd[-1]
+        for task in (*crowd[1:], other):
             task.result().close()
-    assert working.held_bytes == 0
+    assert working.requests.used_bytes == 0
 
 
-async def test_an_answer_counts_until_it_has_left() -> None:
-    """Further requests wait while answers that are as large are on their way."""
-    working = Calls(max_calls=1, max_request_bytes=MIB)
-    call = await working.enter()
-    with call.holding(10):
-        call.send(2 * MIB)
-    assert working.held_bytes == 2 * MIB
-    entering = asyncio.create_task(working.enter())
-    await asyncio.sleep(0)
-    assert not entering.done()
-    call.close()
-    (await entering).close()
-    assert working.held_bytes == 0
+async def test_answers_that_are_not_read_cost_their_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets no further ones until it has read, and is refused after a while; others notice nothing."""
+    monkeypatch.setattr(calls, "_ROOM_SECONDS", 0.0)
+    working = Calls(buffer_bytes=64 * MIB)
+    sent = []
+    for _ in range(4):
+        call = await working.enter("deaf")
+        with call.holding(10):
+            call.send(MIB)
+        sent.append(call)
+    assert working.answers.used_bytes == working.answers.share_bytes == 4 * 2 * MIB
+    with pytest.raises(TooManyRequests):
+        await working.enter("deaf")
+    (await working.enter("other")).close()
+    sent[0].close()
+    (await working.enter("deaf")).close()
+    for call in sent:
+        call.close()
+    assert (working.answers.used_bytes, working.requests.used_bytes) == (0, 0)
 
 
-async def test_a_request_that_never_comes_keeps_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its client may have left: after a while its place and its room are others'."""
+async def test_slow_requests_keep_neither_place_nor_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that come slowly hold up nobody; of very many the oldest is refused."""
     monkeypatch.setattr(calls, "_LOOK_SECONDS", 0.0)
-    working = Calls(max_calls=1, max_request_bytes=MIB)
-    gone = await working.enter()
-    async with asyncio.timeout(10):
-        (await working.enter()).close()
-    with gone.holding(10):  # slow, and here after all
-        assert working.held_bytes == 10
-    assert working.held_bytes == 0
+    monkeypatch.setattr(calls, "_MOST_SLOW", 3)
+    working = Calls(max_calls=1)
+    never = asyncio.Event()
+
+    async def receive() -> None:
+        await (await working.enter("slow")).receive(never.wait)
+
+    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+        slow = [group.create_task(_outcome(receive())) for _ in range(4)]
+        assert isinstance(await slow[0], TooManyRequests)
+        call = await working.enter("slow")
+        assert await call.receive(_at_once) == b"request"
+        with call.holding(7):
+            assert working.requests.used_bytes == 2 * 7
+        assert not any(task.done() for task in slow[1:])
+        for task in slow[1:]:
+            task.cancel()
+    assert working.requests.used_bytes == 0
+
+
+async def _at_once() -> bytes:
+    return b"request"
+
+
+async def _outcome(work: Coroutine[object, object, object]) -> object:
+    try:
+        return await work
+    except TooManyRequests as error:
+        return error
+
+
+async def test_callers_that_leave_leave_nothing() -> None:
+    """Cancelled while they wait for room, for a place, or for their request: nothing of them is counted any more."""
+    working = Calls(max_calls=1, buffer_bytes=64 * MIB)
+    never = asyncio.Event()
+
+    async def call() -> None:
+        await (await working.enter("one")).receive(never.wait)
+
+    tasks = [asyncio.create_task(call()) for _ in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert working.requests.used_bytes > 0
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (working.waiting, working.requests.used_bytes) == (0, 0)
+    (await working.enter("one")).close()
 
 
 async def test_what_stands_still_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +216,76 @@ def test_frames_get_smaller_while_much_is_held() -> None:
     assert budget.used_bytes == 0
 
 
+async def test_who_reads_goes_on_beside_many_who_do_not() -> None:
+    """Though connections that read nothing have filled the budget, one that takes its frames gets one after another."""
+    budget = Budget(64 * MIB)
+    deaf = [budget.account(f"deaf {number}") for number in range(12)]
+    for account in deaf:
+        while account.fits(MIB):
+            account.take(MIB)
+    reader = budget.account("reader")
+    assert 64 * MIB <= budget.used_bytes <= 2 * 64 * MIB
+    for _ in range(100):
+        async with asyncio.timeout(1):
+            frame = await reader.room(2 * MIB)
+        second = asyncio.create_task(reader.room(2 * MIB))
+        await asyncio.sleep(0)
+        assert not second.done()
+        frame.release()
+        (await second).release()
+    more = [budget.account(f"one more {number}") for number in range(100)]
+    for account in more:
+        if account.fits(MIB):
+            account.take(MIB)
+    assert budget.most_bytes <= 2 * 64 * MIB
+
+
+async def test_who_leaves_keeps_nobody_waiting() -> None:
+    """One that leaves while it waits, or just as it gets its room, leaves both to the next of its connection."""
+    budget = Budget(64 * MIB)
+    account = budget.account("one")
+    holds = []
+    while account.fits(MIB):
+        holds.append(account.take(MIB))
+    waiting = [asyncio.create_task(account.room(MIB)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    holds.pop().release()
+    waiting[1].cancel()
+    async with asyncio.timeout(10):
+        last = await waiting[2]
+    assert [task.cancelled() for task in waiting[:2]] == [True, True]
+    for hold in (last, *holds):
+        hold.release()
+    assert budget.used_bytes == 0
+    assert account.fits(MAX_FRAME_BYTES)
+
+
+async def test_a_large_one_is_not_kept_waiting_by_small_ones() -> None:
+    """Beside three hundred connections whose messages always fit a little earlier a large one gets its turn."""
+    budget = Budget(16 * MIB)
+    large, given = asyncio.Event(), 0
+
+    async def take(name: str) -> None:
+        nonlocal given
+        account = budget.account(name)
+        while not large.is_set():
+            hold = await account.room(60_000)
+            given += 1
+            await asyncio.sleep(0)
+            hold.release()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(300):
+            group.create_task(take(f"small {number}"))
+        await asyncio.sleep(0)
+        before = given
+        (await budget.account("large").room(3_900_000)).release()
+        large.set()
+    assert given - before <= 2 * 300
+    assert budget.used_bytes == 0
+
+
 async def test_a_connection_fills_only_its_own_share() -> None:
     """One that reads nothing has to wait with what is large; others go on, and small frames always pass."""
     budget = Budget(64 * MIB)
@@ -167,4 +300,4 @@ async def test_a_connection_fills_only_its_own_share() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     holds.pop().release()
-    await waiting
+    (await waiting).release()

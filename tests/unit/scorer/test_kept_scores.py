@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runwire.scorer.v1 import scorer_run_pb2 as pb
-from scorer_service import Judgement, Sample, Score, run_scorer, scorer
+from scorer_service import Judgement, Pipeline, Sample, Score, run_scorer, scorer
 from scorer_service.messages import scorer_run
 from scorer_service.outcomes import CUT, MAX_METADATA_BYTES, record_of
 from scorer_service.queries import Found
 from scorer_service.records import State
-from scorer_service.scoring import BadScore
+from scorer_service.scoring import BadScore, evaluate
 
 
 @scorer(id="any", version="1")
@@ -101,6 +101,93 @@ def test_large_metadata_is_cut_with_a_mark() -> None:
     assert kept[CUT].startswith(f"{len(metadata) - len(kept) + 1} more, left out")
     assert kept["key-0"] == "x" * 1000
     assert len(kept) > 60
+
+
+class Array:
+    """As arrays of numbers are: nobody can say whether one is true."""
+
+    def __init__(self, *numbers: float) -> None:
+        self.numbers = numbers
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def tolist(self) -> list[float]:
+        return list(self.numbers)
+
+
+class Lying(dict[str, Any]):
+    """A mapping that is empty, or breaks off, when it is gone through."""
+
+    def __init__(self, items: list[tuple[str, Any]], length: int) -> None:
+        super().__init__(items)
+        self.given, self.length = items, length
+
+    def __len__(self) -> int:
+        if self.length < 0:
+            raise ValueError("no length")
+        return self.length
+
+    def items(self) -> Any:
+        yield from self.given
+        raise RuntimeError("broken off")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_metadata_that_has_no_truth_is_carried(wrapped: bool) -> None:
+    """Arrays, by themselves or inside, stand as lists; an empty one too."""
+    array: Any = {"a": Array(1, 2.5)} if wrapped else Array(1, 2.5)
+    text: Any = Array(3)
+    record = record_of(Score(1, text, text, array), any_scorer)
+    assert json.loads(record.metadata) == {"a" if wrapped else "value": [1, 2.5]}
+    assert (record.label, record.reason) == ("[3]", "[3]")
+
+
+@pytest.mark.parametrize(
+    "metadata, mark",
+    [
+        ({"long": "x" * 100_000, "small": 1}, "cut"),
+        ({f"key-{number}": "x" * 30_000 for number in range(4)}, "cut"),
+        ({f"{number}": number for number in range(20_000)}, "19000 more"),
+        ({"k" * 100_000: 1, "small": 1}, "1 more"),
+        ({1: "x" * 40_000, "1": "y" * 20_000, "z": "z" * 40_000}, "cut"),
+        (Lying([("small", 1)], 7), "6 more"),
+        (Lying([("small", 1)], -1), "some more"),
+        ({CUT: "x" * 1000, "long": "x" * 100_000}, "cut"),
+    ],
+    ids=["long", "many", "small", "name", "same", "broken", "endless", "mark"],
+)
+def test_the_mark_tells_what_is_missing(metadata: dict[Any, Any], mark: str) -> None:
+    """A value that is too long is cut where it stands; keys that are missing are counted as far as one can."""
+    kept = json.loads(record_of(Score(1, metadata=metadata), any_scorer).metadata)
+    assert kept[CUT].startswith(mark), kept[CUT]
+    names = [str(key) for key in metadata]
+    missing = [name for name in names if name not in kept]
+    if mark == "cut":
+        assert missing == []
+    if "small" in metadata:
+        assert kept["small"] == 1
+
+
+async def test_a_step_that_is_no_json_is_done_again() -> None:
+    """Its result goes to the later steps; it is not kept, and the attempt does not fail for it."""
+    told: list[str] = []
+
+    async def analyze(sample: Sample) -> Any:
+        return Array(1)
+
+    async def score(sample: Sample, analysis: Any) -> Score:
+        return Score(analysis.numbers[0], metadata=analysis)
+
+    done = await evaluate(
+        Pipeline("odd", "1", analyze=analyze, score=score), Sample(), on_step=lambda name, _: told.append(name)
+    )
+    assert (done.value, told) == (1.0, [])
 
 
 def test_a_judgement_that_is_none_costs_no_score() -> None:
