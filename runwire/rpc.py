@@ -61,6 +61,7 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
     (errors.SlowConsumer, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyStreams, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyRequests, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.TooManyMessages, code_pb2.RESOURCE_EXHAUSTED),
     (errors.Unavailable, code_pb2.UNAVAILABLE),
     (errors.CommitRefused, code_pb2.ABORTED),
 )

@@ -22,7 +22,9 @@ from runwire.client import requests
 from runwire.client.base import RunProgress
 from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
 from runwire.client.sync_calls import Client, Stream
+from runwire.client.sync_conversation import Conversation
 from runwire.client.walk import OnProgress, Walk
+from runwire.errors import InvalidRequest
 from runwire.fold import Fold, RunView
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
@@ -81,6 +83,8 @@ class AgentClient(Client):
         run_timeout: timedelta | float | None = None,
         traceparent: str = "",
         tracestate: str = "",
+        conversation: bool = False,
+        idle_timeout: timedelta | float | None = None,
     ) -> run_pb2.Run:
         request = requests.start_run(
             agent_id,
@@ -91,6 +95,8 @@ class AgentClient(Client):
             run_timeout=run_timeout,
             traceparent=traceparent,
             tracestate=tracestate,
+            conversation=conversation,
+            idle_timeout=idle_timeout,
         )
         response: agent_pb.StartRunResponse = self._call("StartRun", request)
         return response.run
@@ -162,8 +168,6 @@ class AgentClient(Client):
             labels=labels,
             scorers=scorers,
             run_timeout=run_timeout,
-            traceparent="",
-            tracestate="",
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
 
@@ -171,6 +175,39 @@ class AgentClient(Client):
         request = agent_pb.CancelRunRequest(run_id=run_id, reason=reason)
         response: agent_pb.CancelRunResponse = self._call("CancelRun", request)
         return response.run
+
+    def conversation(
+        self,
+        agent_id: str = "",
+        *,
+        run_id: str = "",
+        idle_timeout: timedelta | float | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Conversation:
+        if not agent_id and not run_id:
+            raise InvalidRequest({"agent_id": "must be set"})
+        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+
+    def send_message(
+        self,
+        run_id: str,
+        message: Json | struct_pb2.Value,
+        *,
+        mode: run_pb2.MessageMode | str = "queue",
+        request_id: str | None = None,
+    ) -> int:
+        request = requests.send_message(run_id, message, mode=mode, request_id=request_id)
+        response: agent_pb.SendMessageResponse = self._call("SendMessage", request)
+        return response.message_number
+
+    def end_conversation(self, run_id: str) -> run_pb2.Run:
+        request = agent_pb.EndConversationRequest(run_id=run_id)
+        response: agent_pb.EndConversationResponse = self._call("EndConversation", request)
+        return response.run
+
+    def list_turns(self, run_id: str, *, page_size: int = 0) -> Iterator[run_pb2.Turn]:
+        return self._pages("ListTurns", agent_pb.ListTurnsRequest(run_id=run_id, page_size=page_size), "turns")
 
     def resume_run(self, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
         request = agent_pb.ResumeRunRequest(run_id=run_id, answers=answers)
