@@ -39,6 +39,8 @@ _OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
 TERMINAL: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
 
+_QUEUE: Final = "agent/"
+
 _TIME = struct.Struct(">d")
 
 
@@ -50,7 +52,12 @@ def split_topic(topic: str) -> tuple[str, str]:
 
 def queue_of(agent_id: str) -> str:
     """The queue in which workers find the runs of an agent."""
-    return f"agent/{agent_id}"
+    return f"{_QUEUE}{agent_id}"
+
+
+def agent_of(queue: str) -> str:
+    """The agent whose runs are in a queue."""
+    return queue.removeprefix(_QUEUE)
 
 
 def index_of(tenant: str, agent_id: str = "") -> str:

@@ -16,15 +16,18 @@ from runwire.pubsub import (
     Commit,
     Committed,
     Delivery,
+    Depth,
     Head,
     Lease,
     LeaseState,
+    Notice,
     Page,
     PubSub,
     Risk,
     Scan,
     Stored,
 )
+from runwire.redis.boards import Boards
 from runwire.redis.channels import Channels
 from runwire.redis.checks import server_risks
 from runwire.redis.client import Client, Lane
@@ -60,6 +63,7 @@ class RedisStore:
         self.pubsub: PubSub = RedisPubSub(client, channels, shards)
         doorbells = Doorbells(channels, shards, listening)
         self._work = Work(client, shards, doorbells)
+        self._boards = Boards(client, shards)
         self._messages = Messages(client, shards, doorbells)
 
     # The log
@@ -236,6 +240,17 @@ class RedisStore:
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return await self._work.extend(leases, lease_seconds)
+
+    # What is told to operators
+
+    async def depths(self) -> Sequence[Depth]:
+        return await self._boards.depths()
+
+    async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
+        await self._boards.put_up(board, name, value, seconds)
+
+    async def notices(self, board: str) -> Sequence[Notice]:
+        return await self._boards.notices(board)
 
     # Messages
 

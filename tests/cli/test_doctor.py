@@ -47,6 +47,7 @@ def test_all_is_well(runwire: Runwire, agent_service: AgentProcess, scorer_servi
         "scorer service: version": "ok",
         "scorer service: clock": "ok",
         "scorers of agents": "ok",
+        "what waits": "ok",
         "store": "ok",
         "store: clock": "ok",
         "store: settings": "ok",
