@@ -10,19 +10,20 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Final
 
-from agent_service import registry
+from agent_service.agents import registry
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
+from agent_service.execution.worker import Worker
 from agent_service.fleet import Fleet
-from agent_service.process_end import LAST_SECONDS, BoundedEnd
-from agent_service.registry import Registry
+from agent_service.process.end import LAST_SECONDS, BoundedEnd
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
-from agent_service.worker import Worker
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runwire.caching_pubsub import CachingPubSub
 from runwire.calls import Calls
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
+from runwire.identity.settings import access_of
 from runwire.loop import repeat
 from runwire.outflow import Outflow
 from runwire.pubsub import Store
@@ -84,8 +85,8 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
         if settings.role != "work":
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
 
-    services = [] if settings.role == "work" else [SERVICE]
-    async with serve(settings.listen, register, services, calls=calls, outflow=outflow) as server:
+    services, access = [] if settings.role == "work" else [SERVICE], access_of(settings)
+    async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
         yield Service(agents, settings, servicer, server)
 
 

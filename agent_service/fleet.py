@@ -10,8 +10,8 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from agent_service.record import agent_of
-from agent_service.registry import Registry
+from agent_service.agents.registry import Registry
+from agent_service.log.record import agent_of
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat

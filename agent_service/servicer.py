@@ -9,9 +9,9 @@ from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.fleet import Fleet
-from agent_service.registry import Registry
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
@@ -28,13 +28,13 @@ from runwire.errors import (
     StreamMaxAge,
 )
 from runwire.frames import varint
+from runwire.identity.principal import caller
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import MAX_COMMIT_EVENTS, Position
-from runwire.scorer_requests import DEFAULT_TENANT, topic_of
+from runwire.scorer_requests import topic_of
 from runwire.times import duration, seconds_of
 
-"""Of every call, as long as there is no authentication."""
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
 
@@ -81,29 +81,29 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             given = [str(metadata.get(name, "")) for name in ("traceparent", "tracestate")]
             if len(given[0]) <= MAX_TRACEPARENT_LENGTH and len(given[1]) <= MAX_TRACE_LENGTH:
                 request.traceparent, request.tracestate = given
-        return agent_service_pb2.StartRunResponse(run=await self._runs.start(DEFAULT_TENANT, request))
+        return agent_service_pb2.StartRunResponse(run=await self._runs.start(caller(), request))
 
     async def GetRun(
         self, request: agent_service_pb2.GetRunRequest, context: Context
     ) -> agent_service_pb2.GetRunResponse:
-        return agent_service_pb2.GetRunResponse(run=await self._runs.get(DEFAULT_TENANT, request.run_id))
+        return agent_service_pb2.GetRunResponse(run=await self._runs.get(caller(), request.run_id))
 
     async def ListRuns(
         self, request: agent_service_pb2.ListRunsRequest, context: Context
     ) -> agent_service_pb2.ListRunsResponse:
-        runs, token = await self._runs.list(DEFAULT_TENANT, request)
+        runs, token = await self._runs.list(caller(), request)
         return agent_service_pb2.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def CancelRun(
         self, request: agent_service_pb2.CancelRunRequest, context: Context
     ) -> agent_service_pb2.CancelRunResponse:
-        run = await self._runs.cancel(DEFAULT_TENANT, request.run_id, request.reason)
+        run = await self._runs.cancel(caller(), request.run_id, request.reason)
         return agent_service_pb2.CancelRunResponse(run=run)
 
     async def ResumeRun(
         self, request: agent_service_pb2.ResumeRunRequest, context: Context
     ) -> agent_service_pb2.ResumeRunResponse:
-        run = await self._runs.resume(DEFAULT_TENANT, request.run_id, request.answers)
+        run = await self._runs.resume(caller(), request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
     async def ListWorkers(
@@ -123,7 +123,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         return agent_service_pb2.ListQueuesResponse(queues=queues[:size], next_page_token=token)
 
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
-        topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
+        topic = await self._topic(request.run_id)
         codec, size = CursorCodec(topic), page_size(request, _EVENTS_PAGE_SIZE)
         position = _after(request, codec)
         with _errors_of_run(request.run_id, codec):
@@ -137,7 +137,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         return _page(batch.body, token, cursor)
 
     async def WatchRun(self, request: agent_service_pb2.WatchRunRequest, context: Context) -> None:
-        topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
+        topic = await self._topic(request.run_id)
         codec = CursorCodec(topic)
         heartbeat = _heartbeat_of(request)
         start = _start(request, codec)
@@ -155,8 +155,15 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             async with aclosing(items):
                 await self._send(items, codec, stream, heartbeat)
 
+    async def _topic(self, run_id: str) -> str:
+        """The log of a run that the caller may see. Raises RunNotFound."""
+        who = caller()
+        topic = topic_of(who.tenant, check_run_id(run_id))
+        await self._runs.check_visible(who, run_id)
+        return topic
+
     async def _send(self, items: AsyncGenerator[Item], codec: CursorCodec, stream: Stream, heartbeat: float) -> None:
-        loop = asyncio.get_running_loop()
+        loop, who = asyncio.get_running_loop(), caller()
         end = loop.time() + self._settings.stream_max_age_seconds
         cursor = ""
         try:
@@ -166,7 +173,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 ended = isinstance(item, Ended)
                 del item  # while the client takes its time, its frame is all that is kept
                 await stream.write(frame)
-                if loop.time() >= end and not ended:
+                if not ended and (loop.time() >= end or not who.is_proven()):
                     raise StreamMaxAge("the stream is as old as this server allows: resume", RETRY_DELAY_SECONDS)
         except (ServerDraining, StreamMaxAge) as error:
             await stream.write(_closing(error, cursor))

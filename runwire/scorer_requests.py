@@ -18,6 +18,9 @@ QUEUE: Final = "scorer-requests"
 DEFAULT_TENANT: Final = "default"
 """Of everything, where nobody has to say who they are."""
 
+OWNER: Final = "owner"
+"""Field of a topic: the subject that started the run. There is none where nobody has to say who they are."""
+
 OUTCOMES: Final[Mapping[int, str]] = {
     run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
     run_event_pb2.TOOL_CALL_OUTCOME_FAILED: "failed",
@@ -30,6 +33,11 @@ OUTCOMES: Final[Mapping[int, str]] = {
 def topic_of(tenant: str, run_id: str) -> str:
     """The topic of a run: its log and fields in the store."""
     return f"{tenant}/{run_id}"
+
+
+def is_owned(fields: Mapping[str, bytes], owner: str | None) -> bool:
+    """Whether a topic with these fields is a run of `owner`; None: of whom it is does not matter."""
+    return owner is None or fields.get(OWNER) == owner.encode()
 
 
 def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str, scorer_name: str = "") -> str:

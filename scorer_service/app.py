@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
+from runwire.identity.settings import access_of
 from runwire.loop import Wakeup, repeat
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
@@ -144,12 +145,13 @@ async def _put_together(
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )
     server = await stack.enter_async_context(
-        serve(settings.listen, lambda server: register(servicer, server), [SERVICE])
+        serve(settings.listen, lambda server: register(servicer, server), [SERVICE], access=access_of(settings))
     )
     # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
     store = await stack.enter_async_context(open_store(settings.store))
     await store.ping()
     watch.all_sent = fetch.all_sent(store, QUEUE)
+    servicer.owns = fetch.owner_of(store)
     worker.executor = await stack.enter_async_context(
         start_executor(_make_executor(settings, scorers, judge, store, worker))
     )

@@ -10,7 +10,7 @@ from runwire.errors import NotFound, Unavailable
 from runwire.fold import Fold, RunView
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
-from runwire.scorer_requests import add_steps, state_name, topic_of
+from runwire.scorer_requests import OWNER, add_steps, is_owned, state_name, topic_of
 from runwire.values import carry_value
 from scorer_service.records import Job
 from scorer_service.scoring import NonRetriableError
@@ -48,6 +48,16 @@ def all_sent(store: Store, queue: str) -> Callable[[str, str], Awaitable[bool]]:
             return head is not None and head.final > 0 and await store.backlog(queue) == 0
         except Unavailable:
             return False
+
+    return check
+
+
+def owner_of(store: Store) -> Callable[[str, str, str], Awaitable[bool]]:
+    """A function that says whether a run (tenant, run_id) was started by a subject. Raises StoreUnavailable."""
+
+    async def check(tenant: str, run_id: str, owner: str) -> bool:
+        stored = await store.get(topic_of(tenant, run_id), [OWNER])
+        return stored is not None and is_owned(stored.fields, owner)
 
     return check
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deploy.check.services import SERVICES, Service
+from deploy.check.services import IMAGES, Service
 
 _SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|API_KEY)", re.IGNORECASE)
 
@@ -62,7 +62,7 @@ def check(root: Path) -> Iterator[str]:
     all_stages = stages((root / "deploy/Dockerfile").read_text())
     for problem in (*_bases(all_stages), *_copies(root, all_stages)):
         yield f"Dockerfile: {problem}"
-    for service in SERVICES.values():
+    for service in IMAGES.values():
         if service.name not in all_stages:
             yield f"Dockerfile: there is no target {service.name}"
             continue

@@ -13,6 +13,7 @@ from pydantic import AliasChoices, ValidationError
 from pydantic_settings import BaseSettings
 
 import agent_service.config
+import gateway.config
 import scorer_service.config
 from agent_service.app import SERVICE as AGENT_SERVICE
 from runwire.rpc import LIVENESS
@@ -34,10 +35,7 @@ class Service:
     listen: str
     grace: str
     settings: type[BaseSettings]
-
-    @property
-    def module(self) -> str:
-        return f"{self.name}_service"
+    module: str
 
     @property
     def port(self) -> int:
@@ -45,7 +43,8 @@ class Service:
 
     def fields(self) -> dict[str, str]:
         """The field of each environment variable."""
-        return {_variable(name, field): name for name, field in self.settings.model_fields.items()}
+        prefix = self.settings.model_config.get("env_prefix", "")
+        return {_variable(prefix, name, field): name for name, field in self.settings.model_fields.items()}
 
     def defaults(self) -> dict[str, Any]:
         return {variable: self.settings.model_fields[name].default for variable, name in self.fields().items()}
@@ -88,6 +87,7 @@ AGENT: Final = Service(
     listen="RUNWIRE_AGENT_LISTEN",
     grace="RUNWIRE_SHUTDOWN_GRACE_SECONDS",
     settings=agent_service.config.Settings,
+    module="agent_service",
 )
 SCORER: Final = Service(
     name="scorer",
@@ -96,16 +96,28 @@ SCORER: Final = Service(
     listen="RUNWIRE_SCORER_LISTEN",
     grace="RUNWIRE_SCORER_GRACE_SECONDS",
     settings=scorer_service.config.Settings,
+    module="scorer_service",
+)
+GATEWAY: Final = Service(
+    name="gateway",
+    health="",
+    extras=frozenset({"gateway"}),
+    listen="RUNWIRE_GATEWAY_LISTEN",
+    grace="RUNWIRE_GATEWAY_SHUTDOWN_GRACE_SECONDS",
+    settings=gateway.config.Settings,
+    module="gateway",
 )
 SERVICES: Final = {service.name: service for service in (AGENT, SCORER)}
+IMAGES: Final = {**SERVICES, GATEWAY.name: GATEWAY}
+"""What has an image, and a table of settings."""
 
-__all__ = ["AGENT", "END_SECONDS", "LIVENESS", "SCORER", "SERVICES", "Service"]
+__all__ = ["AGENT", "END_SECONDS", "GATEWAY", "IMAGES", "LIVENESS", "SCORER", "SERVICES", "Service"]
 
 
-def _variable(name: str, field: Any) -> str:
+def _variable(prefix: str, name: str, field: Any) -> str:
     if isinstance(field.validation_alias, AliasChoices):
         return next(str(choice) for choice in field.validation_alias.choices if str(choice).startswith("RUNWIRE_"))
-    return f"RUNWIRE_{name.upper()}"
+    return f"{prefix}{name.upper()}"
 
 
 def _without_environment(settings: type[BaseSettings]) -> type[BaseSettings]:
@@ -120,7 +132,15 @@ def _without_environment(settings: type[BaseSettings]) -> type[BaseSettings]:
 
 
 def _attribute_docstrings(owner: type) -> dict[str, str]:
-    """What stands as a string below each attribute."""
+    """What stands as a string below each attribute, of its bases too."""
+    found: dict[str, str] = {}
+    for each in reversed(owner.__mro__):
+        if each.__module__.partition(".")[0] in ("runwire", "agent_service", "scorer_service"):
+            found |= _own_docstrings(each)
+    return found
+
+
+def _own_docstrings(owner: type) -> dict[str, str]:
     [body] = [node.body for node in ast.parse(inspect.getsource(owner)).body if isinstance(node, ast.ClassDef)]
     found = {}
     for attribute, after in pairwise(body):
@@ -140,7 +160,7 @@ def _default(value: Any) -> str:
         value = str(value).lower()
     if isinstance(value, float):
         value = f"{value:.0f}" if value.is_integer() else f"{value:g}"
-    return f"`{value}`" if value != "" else "none"
+    return "none" if value in ("", None) else f"`{value}`"
 
 
 def _choices(annotation: Any) -> str:
@@ -148,11 +168,17 @@ def _choices(annotation: Any) -> str:
     return f"One of {', '.join(f'`{value[1:-1]}`' for value in allowed)}." if allowed else ""
 
 
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:g}"
+
+
 def _bounds(metadata: list[Any]) -> str:
     least = next((one.ge for one in metadata if hasattr(one, "ge")), None)
     above = next((one.gt for one in metadata if hasattr(one, "gt")), None)
     most = next((one.le for one in metadata if hasattr(one, "le")), None)
-    low = f"at least {least:g}" if least is not None else f"more than {above:g}" if above is not None else ""
-    high = f"at most {most:,}" if most is not None else ""
+    low = (
+        f"at least {_plain(least)}" if least is not None else f"more than {_plain(above)}" if above is not None else ""
+    )
+    high = f"at most {_plain(most)}" if most is not None else ""
     text = ", ".join(filter(None, (low, high)))
     return f"({text})" if text else ""

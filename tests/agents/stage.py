@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent_service import config, record
-from agent_service.definition import Definition
-from agent_service.execution import Execution
-from agent_service.registry import Registry
+from agent_service import config
+from agent_service.agents.definition import Definition
+from agent_service.agents.registry import Registry
+from agent_service.execution.attempt import Execution
+from agent_service.log import record
 from agent_service.runs import Runs
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.fold import RunView, fold
+from runwire.identity.principal import ANONYMOUS
 from runwire.memory import MemoryStore
 from runwire.pubsub import MOST_GRACE_SECONDS, Claim, Commit, Committed
 from runwire.scorer_requests import topic_of
@@ -80,7 +82,7 @@ class Stage:
 
     async def start(self, input: Any) -> None:
         request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, input=to_value(input))
-        self.run_id = (await self.runs.start(TENANT, request)).run_id
+        self.run_id = (await self.runs.start(ANONYMOUS, request)).run_id
 
     async def attempt(self, *, die_after: int | None = None) -> bool:
         """Executes what is due, once; dies with the commit of that number. Returns whether it got so far."""
@@ -130,10 +132,10 @@ class Stage:
         return await self.view()
 
     async def run(self) -> run_pb2.Run:
-        return await self.runs.get(TENANT, self.run_id)
+        return await self.runs.get(ANONYMOUS, self.run_id)
 
     async def resume(self, *answers: run_event_pb2.Answer) -> None:
-        await self.runs.resume(TENANT, self.run_id, answers)
+        await self.runs.resume(ANONYMOUS, self.run_id, answers)
 
     async def events(self) -> Sequence[run_event_pb2.RunEvent]:
         page = await self.store.read(self.topic, 0, max_events=100_000, max_bytes=1 << 30)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_service.definition import Definition
+from agent_service.agents.definition import Definition
 
 GUIDE = Path(__file__).parents[2] / "docs" / "agents.md"
 

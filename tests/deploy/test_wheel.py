@@ -22,7 +22,7 @@ from runwire.scorer.v1 import scorer_run_pb2
 from tests.servers import Server, free_port, program
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("runwire", "agent_service", "scorer_service")
+PACKAGES = ("runwire", "agent_service", "scorer_service", "gateway")
 INSTALL_SECONDS = 300
 
 pytestmark = pytest.mark.timeout(600)
@@ -127,6 +127,7 @@ class Installed(Server):
         instructions = dockerfile.image(dockerfile.stages((ROOT / "deploy/Dockerfile").read_text()), service.name)
         own = {name: value for name, value in dockerfile.environment(instructions).items() if name != "PATH"}
         self.variables = own | variables | {service.listen: f"0.0.0.0:{self.port}", "HOME": str(self.directory)}
+        self.variables["RUNWIRE_INSECURE"] = "true"
 
     @property
     def address(self) -> str:

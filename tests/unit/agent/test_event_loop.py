@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_service import event_loop
+from agent_service.process import event_loop
 
 LIMIT_SECONDS = 10.0
 

@@ -52,9 +52,9 @@ from pydantic_ai.messages import (
 from pydantic_ai.usage import RunUsage
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from agent_service.context import NonRetriable, Retry, RunContext, pieces, within_step
-from agent_service.current import within_call
-from agent_service.pydantic_ai_events import finished, is_deferred, outcome_of, result_of, started
+from agent_service.agents.context import NonRetriable, Retry, RunContext, pieces, within_step
+from agent_service.agents.current import within_call
+from agent_service.pydantic_ai.events import finished, is_deferred, outcome_of, result_of, started
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.values import carry_text, cleaned
 

@@ -17,9 +17,9 @@ from google.protobuf import struct_pb2
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 
-from agent_service.history import Past
-from agent_service.journal import Journal
-from agent_service.log_writer import LogWriter
+from agent_service.log.history import Past
+from agent_service.log.journal import Journal
+from agent_service.log.writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.backoff import Backoff
 from runwire.bounds import LONGEST_TIMEOUT_SECONDS

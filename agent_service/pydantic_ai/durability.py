@@ -38,9 +38,9 @@ from pydantic_ai.tools import (
     ToolDenied,
 )
 
-from agent_service.context import MAX_PENDING_VALUE_BYTES, Suspended
-from agent_service.pydantic_ai_events import arguments
-from agent_service.pydantic_ai_steps import AfterCrash, Body, Steps
+from agent_service.agents.context import MAX_PENDING_VALUE_BYTES, Suspended
+from agent_service.pydantic_ai.events import arguments
+from agent_service.pydantic_ai.steps import AfterCrash, Body, Steps
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.values import carry_struct, carry_text, carry_value, from_struct, from_value
 

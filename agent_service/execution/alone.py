@@ -1,4 +1,4 @@
-"""`python -m agent_service.alone`: the process in which one suspect after the other is executed.
+"""`python -m agent_service.execution.alone`: the process in which one suspect after the other is executed.
 
 Started by a worker alone (see `suspects`, also for what is said over the socket). It has the settings and the agents of
 its parent and a store connection of its own; the lease of what it executes is its parent's to keep.
@@ -18,10 +18,11 @@ import threading
 from contextlib import suppress
 from typing import Any, Final
 
-from agent_service import event_loop, registry
+from agent_service.agents import registry
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
-from agent_service.execution import Execution, Interrupt
-from agent_service.registry import Registry
+from agent_service.execution.attempt import Execution, Interrupt
+from agent_service.process import event_loop
 from runwire import logs
 from runwire.caching_pubsub import CachingPubSub
 from runwire.connect import open_store
@@ -31,7 +32,7 @@ from runwire.pubsub import Claim, LeaseState, Store
 _RETRY_SECONDS: Final = 0.5
 _PR_SET_PDEATHSIG: Final = 1
 
-log = logging.getLogger("agent_service.alone")
+log = logging.getLogger("agent_service.execution.alone")
 
 
 class Parent:

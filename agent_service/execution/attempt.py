@@ -12,16 +12,18 @@ from typing import Any, Final
 
 from google.protobuf import struct_pb2
 
-from agent_service import ending, event_loop, record
+from agent_service.agents.context import RunContext, Suspended
+from agent_service.agents.definition import Definition
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
-from agent_service.context import RunContext, Suspended
-from agent_service.definition import Definition
-from agent_service.ending import Ending, Failure, Form, OutputInvalid, OutputTooLarge, failure_of
-from agent_service.history import Excerpt, Past
-from agent_service.journal import PREFIX as JOURNAL
-from agent_service.journal import Journal
-from agent_service.log_writer import CommitFailed, EventTooLarge, LogWriter, OwnershipLost, Rider
-from agent_service.registry import Registry
+from agent_service.execution import ending
+from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, OutputTooLarge, failure_of
+from agent_service.log import record
+from agent_service.log.history import Excerpt, Past
+from agent_service.log.journal import PREFIX as JOURNAL
+from agent_service.log.journal import Journal
+from agent_service.log.writer import CommitFailed, EventTooLarge, LogWriter, OwnershipLost, Rider
+from agent_service.process import event_loop
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
@@ -37,7 +39,7 @@ MAX_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
 
-log = logging.getLogger("agent_service.execution")
+log = logging.getLogger("agent_service.execution.attempt")
 
 
 class Interrupt(Enum):

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 _CLOSE_SECONDS: Final = 2.0
 """For what is left when the service has ended."""
 
-log = logging.getLogger("agent_service.event_loop")
+log = logging.getLogger("agent_service.process.event_loop")
 
 Result = TypeVar("Result")
 

@@ -14,13 +14,13 @@ from functools import partial
 from importlib.metadata import version
 from typing import Final
 
-from agent_service import record
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
-from agent_service.execution import Execution, Interrupt, is_given_up
+from agent_service.execution.attempt import Execution, Interrupt, is_given_up
+from agent_service.execution.leases import Leases, OpenStore
+from agent_service.execution.suspects import AloneExecution, Children
 from agent_service.fleet import Presence
-from agent_service.leases import Leases, OpenStore
-from agent_service.registry import Registry
-from agent_service.suspects import AloneExecution, Children
+from agent_service.log import record
 from runwire.agent.v1 import agent_service_pb2
 from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
@@ -37,7 +37,7 @@ _SWEEP_SECONDS: Final = 30.0
 _SUSPECT_SECONDS: Final = 1.0
 """How often it is looked whether there are suspects. There mostly are none, and they are in no hurry."""
 
-log = logging.getLogger("agent_service.worker")
+log = logging.getLogger("agent_service.execution.worker")
 
 
 class Worker:

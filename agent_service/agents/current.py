@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-from agent_service.context import RunContext
+from agent_service.agents.context import RunContext
 
 _run: Final[ContextVar[RunContext | None]] = ContextVar("runwire_run", default=None)
 _call: Final[ContextVar[str]] = ContextVar("runwire_call", default="")

@@ -18,9 +18,10 @@ from typing import Final
 
 from google.protobuf import struct_pb2
 
-from agent_service import record, scoring
-from agent_service.context import BudgetExceeded, ModelFailed
-from agent_service.history import Excerpt
+from agent_service.agents.context import BudgetExceeded, ModelFailed
+from agent_service.execution import scoring
+from agent_service.log import record
+from agent_service.log.history import Excerpt
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.pubsub import Claim, Message
 from runwire.redaction import masked, redact
@@ -37,7 +38,7 @@ _MAX_LINE: Final = 500
 _NOT_THE_AUTHORS: Final = (f"{os.sep}agent_service{os.sep}", "site-packages", f"{os.sep}asyncio{os.sep}", "<frozen")
 _MARK: Final = " [the output itself could not be kept]"
 
-log = logging.getLogger("agent_service.ending")
+log = logging.getLogger("agent_service.execution.ending")
 
 
 class OutputTooLarge(Exception):

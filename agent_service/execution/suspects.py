@@ -2,7 +2,7 @@
 
 A *suspect* is a run whose workers died twice in a row without progress (see `runwire.pubsub`). One of those that died
 together may be what they died of, and nobody knows which. So the worker claims each alone and hands it to a child
-process (`python -m agent_service.alone`); it keeps the lease itself, and goes on with its other runs.
+process (`python -m agent_service.execution.alone`); it keeps the lease itself, and goes on with its other runs.
 
     parent -> child   {"settings", "worker"}, then for each run {"run": lease and losses}, {"lease": LeaseState} and
                       {"interrupt": Interrupt} while it is executed
@@ -26,9 +26,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Final
 
-from agent_service import record
 from agent_service.config import Settings
-from agent_service.execution import Interrupt
+from agent_service.execution.attempt import Interrupt
+from agent_service.log import record
 from runwire.agent.v1 import run_pb2
 from runwire.errors import CommitRefused, NotFound, StoreUnavailable
 from runwire.loop import repeat
@@ -45,7 +45,7 @@ _STUBBORN_SECONDS: Final = 11.0
 _RETRY_SECONDS: Final = 1.0
 _LAST_WORDS_SECONDS: Final = 0.1
 
-log = logging.getLogger("agent_service.suspects")
+log = logging.getLogger("agent_service.execution.suspects")
 
 
 class ChildLost(Exception):
@@ -72,7 +72,7 @@ class Child:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
-                    "agent_service.alone",
+                    "agent_service.execution.alone",
                     str(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],

@@ -33,7 +33,7 @@ _MAX_PENDING_EVENTS: Final = 4 * MAX_COMMIT_EVENTS
 _MAX_PENDING_BYTES: Final = 4 * MAX_COMMIT_BYTES
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
-log = logging.getLogger("agent_service.log_writer")
+log = logging.getLogger("agent_service.log.writer")
 
 
 class EventTooLarge(RunwireError):

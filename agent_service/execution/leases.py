@@ -27,7 +27,7 @@ _BEAT_SECONDS: Final = 1.0
 _WARN_SECONDS: Final = 30.0
 """An outage is spoken of again after so long."""
 
-log = logging.getLogger("agent_service.leases")
+log = logging.getLogger("agent_service.execution.leases")
 
 OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
 OnChange = Callable[[Lease, LeaseState], None]

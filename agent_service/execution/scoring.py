@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from agent_service.history import Excerpt
+from agent_service.log.history import Excerpt
 from runwire.agent.v1 import run_pb2
 from runwire.pubsub import Message
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer_requests import QUEUE, add_content, is_sampled, scorer_run_id, summary_of
 
-log = logging.getLogger("agent_service.scoring")
+log = logging.getLogger("agent_service.execution.scoring")
 
 
 def is_eligible(scorer: run_pb2.ScorerRef, run: run_pb2.Run) -> bool:

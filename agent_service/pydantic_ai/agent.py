@@ -16,11 +16,11 @@ from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.toolsets import AbstractToolset, ExternalToolset, FunctionToolset
 from pydantic_ai.usage import UsageLimits
 
-from agent_service.context import BudgetExceeded, ModelFailed, Retry, RunContext
-from agent_service.current import within_run
-from agent_service.definition import Definition, ScorerRef
-from agent_service.pydantic_ai_durability import Durability
-from agent_service.pydantic_ai_steps import AfterCrash, Steps
+from agent_service.agents.context import BudgetExceeded, ModelFailed, Retry, RunContext
+from agent_service.agents.current import within_run
+from agent_service.agents.definition import Definition, ScorerRef
+from agent_service.pydantic_ai.durability import Durability
+from agent_service.pydantic_ai.steps import AfterCrash, Steps
 from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError
 

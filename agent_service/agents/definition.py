@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, get_type_hints
 from google.protobuf import struct_pb2
 from pydantic import TypeAdapter, ValidationError
 
-from agent_service.context import RunContext
+from agent_service.agents.context import RunContext
 from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError, InvalidRequest
 from runwire.redaction import redact

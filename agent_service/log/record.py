@@ -76,10 +76,16 @@ def state_list(tenant: str, state: run_pb2.RunState) -> str:
     return f"states/{tenant}/{state}"
 
 
+def owner_list(tenant: str, owner: str) -> str:
+    """The list of the runs that somebody started."""
+    return f"owners/{tenant}/{hashlib.sha256(owner.encode()).hexdigest()[:32]}"
+
+
 def lists_of(tenant: str, run: run_pb2.Run) -> tuple[str, ...]:
     """All lists that a run stands in."""
+    owners = [owner_list(tenant, run.owner)] if run.owner else []
     labels = (label_list(tenant, key, value) for key, value in run.labels.items())
-    return index_of(tenant), index_of(tenant, run.agent_id), state_list(tenant, run.state), *labels
+    return index_of(tenant), index_of(tenant, run.agent_id), state_list(tenant, run.state), *owners, *labels
 
 
 def puts(run: run_pb2.Run) -> dict[str, bytes]:

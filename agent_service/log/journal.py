@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agent_service.log_writer import LogWriter, Rider
+from agent_service.log.writer import LogWriter, Rider
 from runwire.errors import RunwireError
 
 PREFIX: Final = "journal/"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from agent_service.definition import Definition
+from agent_service.agents.definition import Definition
 from runwire.errors import AgentNotFound, ConfigurationError
 from runwire.redaction import redact
 
