@@ -192,9 +192,12 @@ class Stream(Generic[Item]):
         `on_discontinuity` lets the stream go on), NotFound, InvalidRequest, FrameUnreadable for a frame that does not
         parse (`cursor` stands before it), ClientClosed, and Unavailable when the policy says to give up.
         """
-        self._settle()
-        if not self._items:
-            await self._fill()
+        if self._items and self._current is not None:
+            self._reader.handled(self._current)  # within a frame there is nothing else to settle
+        else:
+            self._settle()
+            if not self._items:
+                await self._fill()
         self._current = self._items.popleft()
         return self._current
 

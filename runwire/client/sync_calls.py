@@ -186,9 +186,12 @@ class Stream(Generic[Item]):
 
     def __next__(self) -> Item:
         """The next item. Errors as in `runwire.client.Stream`."""
-        self._settle()
-        if not self._items:
-            self._fill()
+        if self._items and self._current is not None:
+            self._reader.handled(self._current)  # within a frame there is nothing else to settle
+        else:
+            self._settle()
+            if not self._items:
+                self._fill()
         self._current = self._items.popleft()
         return self._current
 
