@@ -31,6 +31,9 @@ _MORE_THREADS: Final = 32
 @click.option("--role", help="all, serve (answers calls only) or work (executes runs only). [all]")
 @click.option("--model", help="Model of the demonstration agent, such as openai:gpt-5.2; without: a local one.")
 @click.option("--concurrency", type=int, help="Most runs at once in this process. [100]")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
+)
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
 def main(**given: Any) -> None:
     """Executes agents and streams their events. Every setting is also an environment variable: RUNWIRE_STORE,
