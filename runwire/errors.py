@@ -29,6 +29,7 @@
     +-- AlreadyExists               REQUEST_ID_REUSED: the request id was used with another request
     +-- PreconditionFailed
     |   +-- NotSuspended            NOT_SUSPENDED: the run does not wait for this answer
+    |   +-- RunTokensOff            RUN_TOKENS_OFF: the service has no keys to sign run tokens with
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
@@ -257,6 +258,12 @@ class AlreadyAnswered(PreconditionFailed):
     """The request was answered before; the first answer stands. Metadata: answer_time."""
 
     reason = "ALREADY_ANSWERED"
+
+
+class RunTokensOff(PreconditionFailed):
+    """The service has no keys to sign run tokens with."""
+
+    reason = "RUN_TOKENS_OFF"
 
 
 class FrameUnreadable(RunwireError):

@@ -27,7 +27,7 @@ from grpc_status import rpc_status
 from runwire import errors, requests
 from runwire.calls import Call, Calls
 from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed, RunwireError, Unavailable
-from runwire.identity import policy
+from runwire.identity import audit, policy
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
 from runwire.identity.principal import Principal, acting
@@ -302,15 +302,23 @@ Parse: TypeAlias = "Callable[[bytes], Any] | None"
 def _guard_unary(behaviour: Any, parse: Parse, method: str) -> Any:
     # The request comes as bytes: what does not parse is an error of the caller's, with a status that says so.
     async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        entry: audit.Entry | None = None
         try:
             reading = requests.read(parse, data)
             del data  # also where it is refused: gRPC keeps this frame for a while, with the abortion of the call
-            working = behaviour(await reading, context)
+            request = await reading
+            entry = audit.entry(method, request)
+            working = behaviour(request, context)
+            del request
             response = await working
+            if entry is not None:
+                entry.done(response)
             # For `runwire doctor`: which code answers, and by which clock.
             context.set_trailing_metadata(((VERSION_KEY, _VERSION), (TIME_KEY, f"{time.time():.6f}")))
             return response
         except Exception as error:
+            if entry is not None:
+                entry.failed(error)
             await _abort(error, method, context)
 
     return guarded

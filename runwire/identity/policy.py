@@ -22,6 +22,7 @@ RULES: Final = {
     _AGENT + "ListRunEvents": RUNS_READ,
     _AGENT + "CancelRun": RUNS_WRITE,
     _AGENT + "ResumeRun": RUNS_ANSWER,
+    _AGENT + "CreateRunToken": RUNS_READ,
     _SCORER + "ListScorers": SCORES_READ,
     _SCORER + "GetScorerRun": SCORES_READ,
     _SCORER + "ListScorerRuns": SCORES_READ,
@@ -41,6 +42,15 @@ RULES: Final = {
 }
 
 
+OF_ONE_RUN: Final = frozenset({_AGENT + "GetRun", _AGENT + "WatchRun", _AGENT + "ListRunEvents"})
+"""What a run token may call."""
+
+CHANGES: Final = frozenset(
+    method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE, ADMIN)
+) | {_AGENT + "CreateRunToken"}
+"""What is written into the audit log."""
+
+
 def is_public(method: str) -> bool:
     """Whether anybody may call it."""
     return RULES.get(method) == PUBLIC
@@ -49,5 +59,7 @@ def is_public(method: str) -> bool:
 def check(principal: Principal, method: str) -> None:
     """Raises ScopeMissing if the principal may not call this method, given as `/package.Service/Method`."""
     scope = RULES.get(method, ADMIN)
+    if principal.run_id and method not in OF_ONE_RUN:
+        raise ScopeMissing("a run token reads its run, and does nothing else", scope=scope)
     if not principal.may(scope):
         raise ScopeMissing(f"this call needs the scope {scope!r}", scope=scope)

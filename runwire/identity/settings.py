@@ -12,6 +12,7 @@ from runwire.errors import ConfigurationError
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
 from runwire.identity.certificates import Certificates
+from runwire.identity.run_tokens import RunTokens
 from runwire.identity.server_certificates import ServerCertificates
 from runwire.identity.static_tokens import StaticTokens
 from runwire.identity.web_tokens import Provider, WebTokens
@@ -46,6 +47,8 @@ class AccessSettings(BaseSettings):
     """The claim with the scopes: a text with spaces, or a list."""
     certificate_rules: Path | None = None
     """Rules that say whom client certificates stand for. Read again when it changes."""
+    run_token_keys: Path | None = None
+    """Keys that sign run tokens, made by `runwire token key`; the same for all replicas. Read again when it changes."""
     reflection: bool = True
     """Whether gRPC reflection is served, to everybody."""
 
@@ -57,12 +60,20 @@ class AccessSettings(BaseSettings):
 
 def access_of(settings: AccessSettings) -> Access:
     """As it is set up. Raises ConfigurationError."""
+    run_tokens = RunTokens(settings.run_token_keys) if settings.run_token_keys else None
     authenticator = Authenticator(
         tokens=StaticTokens(settings.tokens) if settings.tokens else None,
         web_tokens=WebTokens(_provider(settings)) if settings.jwt_issuer or settings.jwt_jwks else None,
         certificates=Certificates(settings.certificate_rules) if settings.certificate_rules else None,
+        signed=run_tokens,
     )
-    return Access(authenticator, _certificates(settings), insecure=settings.insecure, reflection=settings.reflection)
+    return Access(
+        authenticator,
+        _certificates(settings),
+        run_tokens,
+        insecure=settings.insecure,
+        reflection=settings.reflection,
+    )
 
 
 def _certificates(settings: AccessSettings) -> ServerCertificates | None:
