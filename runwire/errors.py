@@ -46,6 +46,7 @@
         +-- SlowConsumer            SLOW_CONSUMER
         +-- TooManyStreams          TOO_MANY_STREAMS
         +-- TooManyRequests         TOO_MANY_REQUESTS
+        +-- RateExceeded            RATE_EXCEEDED: a tenant starts more than it may
         +-- KeysUnavailable         KEYS_UNAVAILABLE: who signed the token cannot be looked up
 
 `reason` is the ErrorInfo.reason on the wire and `metadata` its metadata; `runwire.rpc` maps a class to a status
@@ -366,6 +367,12 @@ class TooManyRequests(Unavailable):
     """This server works on as many calls of this kind as it allows, and as many wait."""
 
     reason = "TOO_MANY_REQUESTS"
+
+
+class RateExceeded(Unavailable):
+    """A tenant starts more in a second than it may. Metadata: tenant."""
+
+    reason = "RATE_EXCEEDED"
 
 
 class KeysUnavailable(Unavailable):

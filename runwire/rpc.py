@@ -30,6 +30,7 @@ from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed,
 from runwire.identity import audit, policy
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
+from runwire.identity.limits import Limits
 from runwire.identity.principal import Principal, acting
 from runwire.identity.server_certificates import Identity, ServerCertificates
 from runwire.logs import Sparing
@@ -61,6 +62,7 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
     (errors.SlowConsumer, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyStreams, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyRequests, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.RateExceeded, code_pb2.RESOURCE_EXHAUSTED),
     (errors.Unavailable, code_pb2.UNAVAILABLE),
     (errors.CommitRefused, code_pb2.ABORTED),
 )
@@ -185,8 +187,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 class IdentityInterceptor(grpc.aio.ServerInterceptor):
     """Makes the principal of each call, before anything of it is received, and refuses what it may not do."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, limits: Limits) -> None:
         self._authenticator = authenticator
+        self._limits = limits
 
     async def intercept_service(
         self,
@@ -219,12 +222,12 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):
         async def acting_for(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 who = principal or self._by_certificate(context, method)
+                with self._limits.admitted(who, method), acting(who):
+                    working = behaviour(request, context)
+                    del request  # see _let_go
+                    return await working
             except RunwireError as error:
                 await _abort(error, method, context)
-            with acting(who):
-                working = behaviour(request, context)
-                del request  # see _let_go
-                return await working
 
         return acting_for
 
@@ -442,7 +445,7 @@ async def serve(
     if services:
         access.check(listen)
     interceptors = [
-        IdentityInterceptor(access.authenticator),
+        IdentityInterceptor(access.authenticator, Limits(access.most)),
         CallsInterceptor(calls or Calls()),
         ErrorInterceptor(outflow or Outflow()),
     ]

@@ -51,6 +51,15 @@ CHANGES: Final = frozenset(
 """What is written into the audit log."""
 
 
+STARTS: Final = frozenset({_AGENT + "StartRun", _SCORER + "RequestScorerRun"})
+"""What counts against the starts of a tenant."""
+
+STREAMS: Final = frozenset({_AGENT + "WatchRun", _SCORER + "WatchScorerRuns"})
+"""What counts against its streams."""
+
+COUNTED: Final = STARTS | STREAMS
+
+
 def is_public(method: str) -> bool:
     """Whether anybody may call it."""
     return RULES.get(method) == PUBLIC

@@ -12,6 +12,7 @@ from runwire.errors import ConfigurationError
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
 from runwire.identity.certificates import Certificates
+from runwire.identity.limits import Most
 from runwire.identity.run_tokens import RunTokens
 from runwire.identity.server_certificates import ServerCertificates
 from runwire.identity.static_tokens import StaticTokens
@@ -49,6 +50,15 @@ class AccessSettings(BaseSettings):
     """Rules that say whom client certificates stand for. Read again when it changes."""
     run_token_keys: Path | None = None
     """Keys that sign run tokens, made by `runwire token key`; the same for all replicas. Read again when it changes."""
+    tenant_starts_per_second: float = Field(100.0, ge=0, allow_inf_nan=False)
+    """How many runs, or scorer runs, a tenant may start a second in this process; 0: any number. Nothing is counted
+    without authentication."""
+    tenant_start_burst: int = Field(1000, ge=1)
+    """How many of them may come at once."""
+    tenant_streams: int = Field(10_000, ge=0)
+    """How many streams a tenant may have in this process; 0: any number."""
+    principal_streams: int = Field(5_000, ge=0)
+    """How many of them may be of one subject."""
     reflection: bool = True
     """Whether gRPC reflection is served, to everybody."""
 
@@ -71,8 +81,18 @@ def access_of(settings: AccessSettings) -> Access:
         authenticator,
         _certificates(settings),
         run_tokens,
+        _most(settings),
         insecure=settings.insecure,
         reflection=settings.reflection,
+    )
+
+
+def _most(settings: AccessSettings) -> Most:
+    return Most(
+        tenant_starts_per_second=settings.tenant_starts_per_second,
+        tenant_start_burst=settings.tenant_start_burst,
+        principal_streams=settings.principal_streams,
+        tenant_streams=settings.tenant_streams,
     )
 
 

@@ -333,6 +333,26 @@ async def test_owners_of_one_tenant(url: str, tmp_path: Path) -> None:
         await it.do("CancelRun", tokens["anna"], run_id=found["anna"].run_id)
 
 
+async def test_two_deployments_on_one_redis(valkey_url: str, tmp_path: Path) -> None:  # noqa: F811 - a fixture
+    """With a prefix each, the same tenant, request id and agent are two runs, and neither deployment sees, executes or
+    ends the other's."""
+    async with (
+        deployment(f"{valkey_url}?prefix=blue:", tmp_path) as blue,
+        replica(f"{valkey_url}?prefix=green:", asks, **blue.proofs.settings) as green,
+    ):
+        token = blue.proofs.token("anna", "acme")
+        things = await things_of(blue, token)
+        green_stub = Deployment(blue.proofs, {"AgentService": green.channel})
+        assert not (await green_stub.do("ListRuns", token)).runs
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await green_stub.do("GetRun", token, run_id=things.run_id)
+        assert refusal_of(caught.value).reason == "RUN_NOT_FOUND"
+        same = (await green_stub.do("StartRun", token, agent_id="asks", input=to_value("y"), request_id="one")).run
+        assert same.run_id == things.run_id
+        await green_stub.do("CancelRun", token, run_id=same.run_id)
+        assert not (await blue.do("GetRun", token, run_id=things.run_id)).run.cancel_requested
+
+
 async def test_a_run_token_reads_one_run(url: str, tmp_path: Path) -> None:
     """It reads its run by three RPCs; every other call with it is refused, every other run is NOT_FOUND, and a key that
     is taken out of the file ends it."""
