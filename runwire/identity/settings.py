@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from runwire.errors import ConfigurationError
@@ -17,6 +17,7 @@ from runwire.identity.run_tokens import RunTokens
 from runwire.identity.server_certificates import ServerCertificates
 from runwire.identity.static_tokens import StaticTokens
 from runwire.identity.web_tokens import Provider, WebTokens
+from runwire.redaction import masked, one_line
 
 
 class AccessSettings(BaseSettings):
@@ -66,6 +67,19 @@ class AccessSettings(BaseSettings):
     @classmethod
     def _split_algorithms(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def shown(settings: BaseSettings) -> str:
+    """All settings, one variable a line, without secrets."""
+    prefix = str(settings.model_config.get("env_prefix", ""))
+    lines = []
+    for name, field in type(settings).model_fields.items():
+        value, alias = getattr(settings, name), field.validation_alias
+        names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+        variable = next((each for each in names if each.startswith(prefix)), f"{prefix}{name.upper()}")
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+        lines.append(f"{variable}={one_line(masked(text))}")
+    return "\n".join(lines)
 
 
 def access_of(settings: AccessSettings) -> Access:
