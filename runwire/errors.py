@@ -31,6 +31,8 @@
     |   +-- NotSuspended            NOT_SUSPENDED: the run does not wait for this answer
     |   +-- RunTokensOff            RUN_TOKENS_OFF: the service has no keys to sign run tokens with
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
+    |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
+    |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -47,6 +49,7 @@
         +-- TooManyStreams          TOO_MANY_STREAMS
         +-- TooManyRequests         TOO_MANY_REQUESTS
         +-- RateExceeded            RATE_EXCEEDED: a tenant starts more than it may
+        +-- TooManyMessages         TOO_MANY_MESSAGES: as many wait in the conversation as may
         +-- KeysUnavailable         KEYS_UNAVAILABLE: who signed the token cannot be looked up
 
 `reason` is the ErrorInfo.reason on the wire and `metadata` its metadata; `runwire.rpc` maps a class to a status
@@ -267,6 +270,18 @@ class RunTokensOff(PreconditionFailed):
     reason = "RUN_TOKENS_OFF"
 
 
+class NotAConversation(PreconditionFailed):
+    """The run was not started as a conversation."""
+
+    reason = "NOT_A_CONVERSATION"
+
+
+class ConversationEnded(PreconditionFailed):
+    """The conversation takes no messages any more."""
+
+    reason = "CONVERSATION_ENDED"
+
+
 class FrameUnreadable(RunwireError):
     """A frame, or an answer, of the service does not parse: nested too deeply for protobuf, or damaged. It is no cut:
     the same bytes would come again. The cursor stands before the frame."""
@@ -373,6 +388,12 @@ class RateExceeded(Unavailable):
     """A tenant starts more in a second than it may. Metadata: tenant."""
 
     reason = "RATE_EXCEEDED"
+
+
+class TooManyMessages(Unavailable):
+    """As many messages wait in the conversation as may."""
+
+    reason = "TOO_MANY_MESSAGES"
 
 
 class KeysUnavailable(Unavailable):

@@ -28,14 +28,14 @@ from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import scorer_run_id
 from runwire.times import microseconds_of, seconds_of
 from runwire.values import from_struct
-from scorer_service import messages
-from scorer_service.controls import Controls, Place, Selection, Walk
-from scorer_service.holders import Holder, Holders, by_scorer
-from scorer_service.queries import MAX_ANSWER_WEIGHT, Filter, Queries
-from scorer_service.records import NewRun, Priority, json_text
+from scorer_service.answers import messages
+from scorer_service.answers.controls import Controls, Place, Selection, Walk
+from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Queries
+from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.watch import Frame, Watch
+from scorer_service.queue.holders import Holder, Holders, by_scorer
 from scorer_service.registry import Registry, newest_of
-from scorer_service.statistics import Statistics, Window
-from scorer_service.watch import Frame, Watch
+from scorer_service.results.records import NewRun, Priority, json_text
 
 _ALL_SECONDS: Final = 20.0
 _MOST: Final = sys.float_info.max
@@ -221,6 +221,26 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         )
         found = await self._statistics.ask(window)
         return pb.GetScorerStatsResponse(stats=[messages.stats(one) for one in found])
+
+    async def ListScorerWorkers(
+        self, request: pb.ListScorerWorkersRequest, context: Context
+    ) -> pb.ListScorerWorkersResponse:
+        size, place = page_size(request), decode_token(request, str)
+        found = [one for one in await self._holders.workers() if place is None or one.name > place[0]]
+        token = encode_token(request, found[size - 1].name) if len(found) > size else ""
+        return pb.ListScorerWorkersResponse(workers=map(messages.worker, found[:size]), next_page_token=token)
+
+    async def ListScorerQueues(
+        self, request: pb.ListScorerQueuesRequest, context: Context
+    ) -> pb.ListScorerQueuesResponse:
+        size, place = page_size(request), decode_token(request, str, str)
+        queues, now = await self._holders.queues()
+        found = [one for one in queues if place is None or (one.scorer_id, one.version) > place]
+        last = found[size - 1] if len(found) > size else None
+        token = encode_token(request, [last.scorer_id, last.version]) if last else ""
+        return pb.ListScorerQueuesResponse(
+            queues=[messages.queue(one, now) for one in found[:size]], next_page_token=token
+        )
 
     async def _sees(self, who: Principal, run_id: str) -> bool:
         """Whether the scores of a run are the caller's to see; those of no run are not, where it sees only its own."""

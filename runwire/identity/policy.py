@@ -23,6 +23,14 @@ RULES: Final = {
     _AGENT + "CancelRun": RUNS_WRITE,
     _AGENT + "ResumeRun": RUNS_ANSWER,
     _AGENT + "CreateRunToken": RUNS_READ,
+    _AGENT + "SendMessage": RUNS_WRITE,
+    _AGENT + "EndConversation": RUNS_WRITE,
+    _AGENT + "ListTurns": RUNS_READ,
+    # They are of all tenants.
+    _AGENT + "ListWorkers": ADMIN,
+    _AGENT + "ListQueues": ADMIN,
+    _SCORER + "ListScorerWorkers": ADMIN,
+    _SCORER + "ListScorerQueues": ADMIN,
     _SCORER + "ListScorers": SCORES_READ,
     _SCORER + "GetScorerRun": SCORES_READ,
     _SCORER + "ListScorerRuns": SCORES_READ,
@@ -42,12 +50,12 @@ RULES: Final = {
 }
 
 
-OF_ONE_RUN: Final = frozenset({_AGENT + "GetRun", _AGENT + "WatchRun", _AGENT + "ListRunEvents"})
+OF_ONE_RUN: Final = frozenset(_AGENT + name for name in ("GetRun", "WatchRun", "ListRunEvents", "ListTurns"))
 """What a run token may call."""
 
 CHANGES: Final = frozenset(
-    method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE, ADMIN)
-) | {_AGENT + "CreateRunToken"}
+    method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE)
+) | {_SCORER + "PauseScorer", _SCORER + "ResumeScorer", _AGENT + "CreateRunToken"}
 """What is written into the audit log."""
 
 

@@ -145,6 +145,13 @@ def requests(things: Things) -> dict[str, Message]:
         "CancelRun": agent_pb.CancelRunRequest(run_id=things.run_id),
         "ResumeRun": agent_pb.ResumeRunRequest(run_id=things.run_id, answers=[answer]),
         "CreateRunToken": agent_pb.CreateRunTokenRequest(run_id=things.run_id),
+        "SendMessage": agent_pb.SendMessageRequest(run_id=things.run_id, message=to_value("x")),
+        "EndConversation": agent_pb.EndConversationRequest(run_id=things.run_id),
+        "ListTurns": agent_pb.ListTurnsRequest(run_id=things.run_id),
+        "ListWorkers": agent_pb.ListWorkersRequest(),
+        "ListQueues": agent_pb.ListQueuesRequest(),
+        "ListScorerWorkers": scorer_pb.ListScorerWorkersRequest(),
+        "ListScorerQueues": scorer_pb.ListScorerQueuesRequest(),
         "ListScorers": scorer_pb.ListScorersRequest(),
         "GetScorerRun": scorer_pb.GetScorerRunRequest(scorer_run_id=things.scorer_run_id, include_sample=True),
         "ListScorerRuns": scorer_pb.ListScorerRunsRequest(filter=by_run),
@@ -158,9 +165,23 @@ def requests(things: Things) -> dict[str, Message]:
     }
 
 
-NAMES_A_THING = ("GetRun", "WatchRun", "ListRunEvents", "CancelRun", "ResumeRun", "CreateRunToken", "GetScorerRun")
+NAMES_A_THING = (
+    "GetRun",
+    "WatchRun",
+    "ListRunEvents",
+    "CancelRun",
+    "ResumeRun",
+    "SendMessage",
+    "EndConversation",
+    "ListTurns",
+    "CreateRunToken",
+    "GetScorerRun",
+)
 """RPCs about one thing: another's is NOT_FOUND, in the words of one that there is not."""
 
+
+OF_ALL_TENANTS = ("PauseScorer", "ResumeScorer", "ListWorkers", "ListQueues", "ListScorerWorkers", "ListScorerQueues")
+"""RPCs for operators: they name nothing of a tenant, and processes and agents are of all."""
 
 MAKES_A_THING = ("StartRun", "RequestScorerRun")
 """RPCs whose answer is new each time, and one's own."""
@@ -242,12 +263,16 @@ async def unproven(it: Deployment, good: dict[str, Message], folder: Path) -> li
 async def without_scope(it: Deployment, good: dict[str, Message]) -> list[str]:
     faults = []
     for method in METHODS:
-        scope = policy.RULES[f"/{method.containing_service.full_name}/{method.name}"]
+        scope = _rule(method)
         token = it.proofs.token("x", "acme", *(each for each in SCOPES if each not in (scope, ADMIN, OWN)))
         refusal = await it.refusal(method, good[method.name], token)
         if refusal is None or (refusal.code.name, refusal.reason) != ("PERMISSION_DENIED", "SCOPE_MISSING"):
             faults.append(f"{method.name} without {scope}: {refusal}")
     return faults
+
+
+def _rule(method: MethodDescriptor) -> str:
+    return policy.RULES[f"/{method.containing_service.full_name}/{method.name}"]
 
 
 async def foreign(
@@ -256,8 +281,8 @@ async def foreign(
     """What somebody finds out who has all scopes, and to whom the things do not belong."""
     faults = []
     for method in sorted(METHODS, key=lambda each: each.name in MAKES_A_THING):
-        if method.name in ("PauseScorer", "ResumeScorer"):
-            continue  # they name nothing of a tenant
+        if method.name in OF_ALL_TENANTS:
+            continue
         answers = [await _answer(it, method, each[method.name], token) for each in (good, missing)]
         there, absent = (_anonymous(answer, things) for answer in answers)
         if method.name in NAMES_A_THING and not there.startswith("NOT_FOUND"):
@@ -354,7 +379,7 @@ async def test_two_deployments_on_one_redis(valkey_url: str, tmp_path: Path) -> 
 
 
 async def test_a_run_token_reads_one_run(url: str, tmp_path: Path) -> None:
-    """It reads its run by three RPCs; every other call with it is refused, every other run is NOT_FOUND, and a key that
+    """It reads its run by four RPCs; every other call with it is refused, every other run is NOT_FOUND, and a key that
     is taken out of the file ends it."""
     async with deployment(url, tmp_path) as it:
         victim = it.proofs.token("victim", "acme")
@@ -363,7 +388,7 @@ async def test_a_run_token_reads_one_run(url: str, tmp_path: Path) -> None:
         token = (await it.do("CreateRunToken", victim, run_id=things.run_id)).token
         good, others = requests(things), requests(Things(another, things.scorer_run_id))
         for method in METHODS:
-            reads = method.name in ("GetRun", "WatchRun", "ListRunEvents")
+            reads = method.name in ("GetRun", "WatchRun", "ListRunEvents", "ListTurns")
             refusal = await it.refusal(method, good[method.name], token)
             assert (refusal and refusal.reason) == (None if reads else "SCOPE_MISSING"), method.name
             refusal = await it.refusal(method, others[method.name], token)
