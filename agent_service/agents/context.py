@@ -184,8 +184,8 @@ class RunContext:
     async def emit_text(self, text: str) -> None:
         """Appends a TextDelta, or several where the text is long. Nothing is appended for an empty text. Lone
         surrogates are replaced."""
-        for piece in pieces(text):
-            await self.emit(run_event_pb2.TextDelta(text=piece))
+        for piece in (text,) if _is_plain(text) else pieces(text):
+            await self._tell(text_delta=run_event_pb2.TextDelta(text=piece))
 
     async def emit_custom(self, type: str, data: Mapping[str, Any]) -> None:
         """Appends an event of your own kind. What JSON cannot hold is carried as `runwire.values` says."""
@@ -200,9 +200,7 @@ class RunContext:
         name = _PAYLOADS.get(type(event))
         if name is None:
             raise TypeError(f"{type(event).__name__} is no payload of RunEvent; there are {sorted(_PAYLOADS.values())}")
-        if not _current_step.get() and self._replays:
-            return
-        await self._writer.emit(_current_step.get() or await self._body(), **{name: event})
+        await self._tell(**{name: event})
 
     async def emit_in(self, step: int, event: Any) -> None:
         """As `emit`, in a step given by number. For adapters that number their steps themselves."""
@@ -217,6 +215,12 @@ class RunContext:
         """Finishes the step of events outside of steps, if it was begun."""
         if self._body_started:
             await self._writer.emit(self.first_step, step_finished=run_event_pb2.StepFinished(name=self.agent_id))
+
+    async def _tell(self, **payload: Any) -> None:
+        step = _current_step.get()
+        if not step and self._replays:
+            return
+        await self._writer.emit(step or (self.first_step if self._body_started else await self._body()), **payload)
 
     async def _body(self) -> int:
         if not self._body_started:
@@ -485,6 +489,11 @@ def _return_type(function: Callable[..., Any]) -> Any:
         return get_type_hints(function).get("return", Any)
     except (TypeError, NameError):
         return Any
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is one piece as it stands, as most are that a model says."""
+    return type(text) is str and text.isascii() and 0 < len(text) <= _PIECE_LENGTH
 
 
 def pieces(text: str) -> Iterator[str]:

@@ -97,7 +97,7 @@ class Execution:
         self._past = Past()
         self._excerpt = Excerpt(settings.max_sample_bytes)
         """Only of a run that has scorers."""
-        self._writer = LogWriter(log, claim, self._now, *([self._excerpt.add] if self._run.scorers else []))
+        self._writer = LogWriter(log, claim, self._now, self._excerpt.add if self._run.scorers else None)
         self._turns = turns.of_claim(claim, self._run, store, self._writer)
         """Of a conversation. Each attempt executes at most one."""
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)

@@ -12,6 +12,7 @@ from google.protobuf import struct_pb2
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.client import requests
+from runwire.client.base import RunProgress
 from runwire.client.calls import Client, Stream
 from runwire.client.conversation import Conversation
 from runwire.client.resume import OnDiscontinuity, RunReader
@@ -20,7 +21,7 @@ from runwire.fold import Fold, RunView
 from runwire.values import Json
 
 
-class RunStream(Stream[run_event_pb2.RunEvent]):
+class RunStream(RunProgress, Stream[run_event_pb2.RunEvent]):
     """The events of one run, in order, each once, through every cut: `async for event in stream`.
 
     Ends after the run's last event. See Stream for cursors, batches and errors.
@@ -38,29 +39,6 @@ class RunStream(Stream[run_event_pb2.RunEvent]):
         super().__init__(client, "WatchRun", reader, on_discontinuity, None if start is None else self._start)
         self._client: AgentClient = client
         self._start_request = start
-        self.run: run_pb2.Run | None = None
-        """The run as it was started; None on a stream from `watch`, and before the first event was asked for."""
-
-    @property
-    def run_id(self) -> str:
-        """Empty on a stream from `AgentClient.run` before the first event was asked for."""
-        return self._reader.run_id
-
-    @property
-    def last_sequence(self) -> int:
-        """The last event that was handled. Stored with `cursor` and given back to `watch`, it makes a resumption
-        exact inside a frame."""
-        return self._reader.last_sequence
-
-    @property
-    def state(self) -> run_pb2.RunState:
-        """The terminal state, once the stream has ended; RUN_STATE_UNSPECIFIED before."""
-        return self._reader.state
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether everything that was committed when the stream was opened has been received."""
-        return self._reader.caught_up
 
     async def fold(self) -> RunView:
         """Reads to the end and returns what the run looks like then. Of a stream that began after a cursor the view is
@@ -68,14 +46,11 @@ class RunStream(Stream[run_event_pb2.RunEvent]):
         folded = Fold()
         async for event in self:
             folded.add(event)
-        folded.view.run_id = folded.view.run_id or self.run_id
-        return folded.view
+        return self._view(folded)
 
     async def _start(self) -> None:
         assert self._start_request is not None
-        response = await self._client._call("StartRun", self._start_request)
-        self.run = response.run
-        self._reader.run_id = response.run.run_id
+        self._started((await self._client._call("StartRun", self._start_request)).run)
 
 
 class AgentClient(Client):

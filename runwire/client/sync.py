@@ -19,6 +19,7 @@ from google.protobuf import struct_pb2
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.client import requests
+from runwire.client.base import RunProgress
 from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
 from runwire.client.sync_calls import Client, Stream
 from runwire.client.sync_conversation import Conversation
@@ -30,7 +31,7 @@ from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import Json
 
 
-class RunStream(Stream[run_event_pb2.RunEvent]):
+class RunStream(RunProgress, Stream[run_event_pb2.RunEvent]):
     """The events of one run, in order, each once, through every cut: `for event in stream`.
 
     Ends after the run's last event. See Stream for cursors, batches and errors.
@@ -48,43 +49,17 @@ class RunStream(Stream[run_event_pb2.RunEvent]):
         super().__init__(client, "WatchRun", reader, on_discontinuity, None if start is None else self._start)
         self._client: AgentClient = client
         self._start_request = start
-        self.run: run_pb2.Run | None = None
-        """The run as it was started; None on a stream from `watch`, and before the first event was asked for."""
-
-    @property
-    def run_id(self) -> str:
-        """Empty on a stream from `AgentClient.run` before the first event was asked for."""
-        return self._reader.run_id
-
-    @property
-    def last_sequence(self) -> int:
-        """The last event that was handled. Stored with `cursor` and given back to `watch`, it makes a resumption
-        exact inside a frame."""
-        return self._reader.last_sequence
-
-    @property
-    def state(self) -> run_pb2.RunState:
-        """The terminal state, once the stream has ended; RUN_STATE_UNSPECIFIED before."""
-        return self._reader.state
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether everything that was committed when the stream was opened has been received."""
-        return self._reader.caught_up
 
     def fold(self) -> RunView:
         """Reads to the end and returns what the run looks like then."""
         folded = Fold()
         for event in self:
             folded.add(event)
-        folded.view.run_id = folded.view.run_id or self.run_id
-        return folded.view
+        return self._view(folded)
 
     def _start(self) -> None:
         assert self._start_request is not None
-        response = self._client._call("StartRun", self._start_request)
-        self.run = response.run
-        self._reader.run_id = response.run.run_id
+        self._started((self._client._call("StartRun", self._start_request)).run)
 
 
 class AgentClient(Client):

@@ -25,6 +25,7 @@ from runwire.pubsub import (
     Scan,
     Stored,
 )
+from runwire.redis.appends import Appends, is_append
 from runwire.redis.channels import Channels
 from runwire.redis.checks import server_risks
 from runwire.redis.client import Client, Lane
@@ -60,12 +61,15 @@ class RedisStore:
         self.pubsub: PubSub = RedisPubSub(client, channels, shards)
         doorbells = Doorbells(channels, shards, listening)
         self._work = Work(client, shards, doorbells)
+        self._appends = Appends(client, shards)
         self._messages = Messages(client, shards, doorbells)
 
     # The log
 
     async def commit(self, commit: Commit) -> Committed:
         validate(commit)
+        if is_append(commit) and (committed := await self._appends.add(commit)) is not None:
+            return committed
         shards = self._shards
         shard = shards.of(commit.topic)
         names = shards.topic(commit.topic)
