@@ -44,6 +44,8 @@ MAX_TURNS: Final = 1000
 
 TERMINAL: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
 
+_QUEUE: Final = "agent/"
+
 _TIME = struct.Struct(">d")
 
 
@@ -60,7 +62,12 @@ def turn_field(number: int) -> str:
 
 def queue_of(agent_id: str) -> str:
     """The queue in which workers find the runs of an agent."""
-    return f"agent/{agent_id}"
+    return f"{_QUEUE}{agent_id}"
+
+
+def agent_of(queue: str) -> str:
+    """The agent whose runs are in a queue."""
+    return queue.removeprefix(_QUEUE)
 
 
 def index_of(tenant: str, agent_id: str = "") -> str:

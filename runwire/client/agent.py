@@ -198,6 +198,14 @@ class AgentClient(Client):
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
 
+    async def list_workers(self) -> list[pb.Worker]:
+        """The processes that execute runs, in order of their names, as each last described itself."""
+        return [worker async for worker in self._pages("ListWorkers", pb.ListWorkersRequest(), "workers")]
+
+    async def list_queues(self) -> list[pb.RunQueue]:
+        """What waits, by agent, and how many workers could do it."""
+        return [queue async for queue in self._pages("ListQueues", pb.ListQueuesRequest(), "queues")]
+
     async def cancel_run(self, run_id: str, *, reason: str = "") -> run_pb2.Run:
         """Asks the run to stop, and returns at once; `watch` shows it end. Of no effect on a run that has ended."""
         request = pb.CancelRunRequest(run_id=run_id, reason=reason)

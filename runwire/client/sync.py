@@ -171,6 +171,12 @@ class AgentClient(Client):
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
 
+    def list_workers(self) -> list[agent_pb.Worker]:
+        return list(self._pages("ListWorkers", agent_pb.ListWorkersRequest(), "workers"))
+
+    def list_queues(self) -> list[agent_pb.RunQueue]:
+        return list(self._pages("ListQueues", agent_pb.ListQueuesRequest(), "queues"))
+
     def cancel_run(self, run_id: str, *, reason: str = "") -> run_pb2.Run:
         request = agent_pb.CancelRunRequest(run_id=run_id, reason=reason)
         response: agent_pb.CancelRunResponse = self._call("CancelRun", request)
@@ -317,6 +323,12 @@ class ScorerClient(Client):
         while walk.take(self._call("CancelScorerRuns", walk.request)):
             pass
         return walk.total
+
+    def list_scorer_workers(self) -> list[scorer_pb.ScorerWorker]:
+        return list(self._pages("ListScorerWorkers", scorer_pb.ListScorerWorkersRequest(), "workers"))
+
+    def list_scorer_queues(self) -> list[scorer_pb.ScorerQueue]:
+        return list(self._pages("ListScorerQueues", scorer_pb.ListScorerQueuesRequest(), "queues"))
 
     def pause_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
         response: scorer_pb.PauseScorerResponse = self._call(

@@ -25,6 +25,11 @@ RULES: Final = {
     _AGENT + "SendMessage": RUNS_WRITE,
     _AGENT + "EndConversation": RUNS_WRITE,
     _AGENT + "ListTurns": RUNS_READ,
+    # They are of all tenants.
+    _AGENT + "ListWorkers": ADMIN,
+    _AGENT + "ListQueues": ADMIN,
+    _SCORER + "ListScorerWorkers": ADMIN,
+    _SCORER + "ListScorerQueues": ADMIN,
     _SCORER + "ListScorers": SCORES_READ,
     _SCORER + "GetScorerRun": SCORES_READ,
     _SCORER + "ListScorerRuns": SCORES_READ,

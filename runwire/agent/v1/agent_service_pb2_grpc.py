@@ -104,6 +104,16 @@ class AgentServiceStub(object):
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.SerializeToString,
                 response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.FromString,
                 _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/ListWorkers',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
+        self.ListQueues = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/ListQueues',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer(object):
@@ -229,6 +239,22 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWorkers(self, request, context):
+        """Lists the processes that execute runs, each as it last described itself, a few seconds ago at most. One that died is
+        listed until it has been silent for 15 seconds; one that ended in order is not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQueues(self, request, context):
+        """Lists what waits, by agent, with how many workers could do it: where runs are due and no worker has their agent,
+        nothing will happen to them until one comes. Agents that this process does not have are among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -286,6 +312,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ListTurns,
                     request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.FromString,
                     response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.SerializeToString,
+            ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'ListQueues': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQueues,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -600,6 +636,60 @@ class AgentService(object):
             '/runwire.agent.v1.AgentService/ListTurns',
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.SerializeToString,
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/ListWorkers',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQueues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/ListQueues',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
             options,
             channel_credentials,
             insecure,
