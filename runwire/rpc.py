@@ -12,7 +12,7 @@ import socket
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, TypeAlias, cast
 
@@ -252,8 +252,9 @@ def _guard_stream(
             if outflow is not None and hasattr(working, "__aiter__"):
                 stream = outflow.stream(context)
                 await stream.open()
-                async for response in working:
-                    await stream.write(serialize(response))
+                async with aclosing(working):  # what it holds is given up with its call, and not when it is collected
+                    async for response in working:
+                        await stream.write(serialize(response))
             else:
                 await _answer(working, context)
         except Exception as error:
@@ -287,9 +288,9 @@ async def _answer(result: Any, context: grpc.aio.ServicerContext[Any, Any]) -> N
 async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if context.done() or isinstance(error, grpc.aio.InternalError):
-        # The client has left, and there is nobody to tell. gRPC takes this for the end of the call, and any other
-        # error for a fault that it writes into the log, once for each client that leaves.
+    if context.done() or _is_over(error):
+        # There is nobody to tell. gRPC takes this for the end of the call, and any other error for a fault that it
+        # writes into the log, once for each client that leaves.
         raise asyncio.CancelledError
     if not isinstance(error, RunwireError):
         _faults.error(method, "%s failed", method, exc_info=error)
@@ -297,8 +298,15 @@ async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContex
     _let_go(error)
     try:
         await context.abort_with_status(status)
-    except grpc.aio.InternalError:  # the client left meanwhile
+    except grpc.aio.BaseError as ending:
+        if not _is_over(ending):
+            raise
         raise asyncio.CancelledError from None
+
+
+def _is_over(error: Exception) -> bool:
+    """Whether gRPC raised it because there is nobody to tell any more: the client left, or the server has stopped."""
+    return isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError)
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -308,6 +316,18 @@ def _let_go(error: BaseException | None) -> None:
         traceback.clear_frames(error.__traceback__)
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+class _ClientsThatLeft(logging.Filter):
+    """Keeps out of the log what gRPC says, with a traceback, of an answer whose client left while it was sent: that is
+    no fault, and one line for each client that leaves. Where a handler of ours writes, `_abort` sees to it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not (isinstance(error, Exception) and _is_over(error))
+
+
+_clients_that_left: Final = _ClientsThatLeft()
 
 
 def _closing(call: Call) -> Any:
@@ -353,6 +373,7 @@ async def serve(
     until `set_serving(True)`. `calls` and `outflow` bound what it works on and sends; by default as these have it.
     Raises ConfigurationError for an address that is wrong or in use.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_clients_that_left)
     interceptors = [CallsInterceptor(calls or Calls()), ErrorInterceptor(outflow or Outflow())]
     server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     health = health_aio.HealthServicer()
