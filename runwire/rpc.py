@@ -30,7 +30,7 @@ from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed,
 from runwire.identity import policy
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
-from runwire.identity.principal import Principal, acting
+from runwire.identity.principal import ANONYMOUS, Principal, acting, caller
 from runwire.identity.server_certificates import Identity, ServerCertificates
 from runwire.logs import Sparing
 from runwire.outflow import Outflow
@@ -274,7 +274,7 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
     def _counted(self, behaviour: Any, serialize: Callable[[Any], bytes], method: str) -> Any:
         async def counted(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                call = await self._calls.enter(context.peer())
+                call = await self._calls.enter(context.peer(), _who())
                 data = await call.receive(context.read)
                 if data is grpc.aio.EOF:
                     call.close()
@@ -290,6 +290,15 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
                 return response
 
         return counted
+
+
+def _who() -> tuple[str, str] | None:
+    """Names whoever calls, where that is known."""
+    try:
+        principal = caller()
+    except LookupError:  # what everybody may call
+        return None
+    return None if principal is ANONYMOUS else (principal.tenant, principal.subject)
 
 
 def _pass_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:

@@ -7,7 +7,7 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 import grpc
@@ -18,7 +18,11 @@ from grpc_status import rpc_status
 from benchmarks import http2
 from runwire import rpc
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
+from runwire.calls import Call, Calls
 from runwire.errors import AgentNotFound, ConfigurationError, InvalidRequest, RunwireError
+from runwire.identity.access import Access
+from runwire.identity.authenticator import Authenticator
+from runwire.identity.principal import ADMIN, ANONYMOUS, Principal
 from runwire.logs import Sparing
 from runwire.rpc import serve
 
@@ -34,14 +38,14 @@ class Failing(agent_service_pb2_grpc.AgentServiceServicer):
     async def GetRun(self, request: object, context: object) -> agent_service_pb2.GetRunResponse:
         raise self.error
 
+    def __call__(self, server: grpc.aio.Server) -> None:
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(self, server)
+
 
 @asynccontextmanager
 async def failing(error: RunwireError) -> AsyncIterator[agent_service_pb2_grpc.AgentServiceStub]:
-    def register(server: grpc.aio.Server) -> None:
-        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(Failing(error), server)
-
     async with (
-        serve("127.0.0.1:0", register, [], grace_seconds=0.0) as server,
+        serve("127.0.0.1:0", Failing(error), [], grace_seconds=0.0) as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
         yield agent_service_pb2_grpc.AgentServiceStub(channel)
@@ -185,3 +189,37 @@ async def test_a_frame_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
         await service.ended.wait()
     gc.collect()  # what gRPC does not hear of comes to light with its task
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+class Named(Authenticator):
+    """Knows callers by what they say."""
+
+    async def by_token(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal | None:
+        names = [str(value) for key, value in metadata if key == "name"]
+        return Principal(names[0], "acme", frozenset({ADMIN})) if names else ANONYMOUS
+
+
+class Heard(Calls):
+    """Notes who comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[tuple[str, Hashable]] = []
+
+    async def enter(self, peer: str = "", who: Hashable = None) -> Call:
+        self.came.append((peer, who))
+        return await super().enter(peer, who)
+
+
+async def test_callers_are_told_apart() -> None:
+    """By tenant and name where they are known, whichever connection they come by, and else by their connection."""
+    calls = Heard()
+    serving = serve("127.0.0.1:0", Failing(AgentNotFound("none")), [], access=Access(Named()), calls=calls)
+    async with serving as server:
+        for metadata in ([("name", "ann")], [("name", "ann")], []):
+            async with grpc.aio.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                stub = agent_service_pb2_grpc.AgentServiceStub(channel)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stub.GetRun(agent_service_pb2.GetRunRequest(), metadata=metadata, timeout=LIMIT_SECONDS)
+    assert [who for _, who in calls.came] == [("acme", "ann"), ("acme", "ann"), None]
+    assert len({peer for peer, _ in calls.came}) == 3
