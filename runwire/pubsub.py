@@ -71,6 +71,9 @@ MAX_SCAN_LOOKS: Final = 1000
 RECEIVE_CHUNK: Final = 32
 """Messages that are taken before their size is looked at."""
 
+MAX_COUNTED: Final = 10_000
+"""Topics of one queue after which `depths` counts no further: to be asked often must not cost more in a long queue."""
+
 MAX_EVENT_BYTES: Final = 2 * 1024 * 1024
 """Most bytes of one event; below gRPC's default receive limit of 4 MiB."""
 
@@ -328,6 +331,29 @@ class Delivery:
     """How often it was handed out, this time included."""
 
 
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What waits in one queue."""
+
+    queue: str
+    due: int
+    """Topics that are due and that nobody has, suspects too; at most MAX_COUNTED."""
+    ahead: int
+    """Topics whose due time lies ahead, those under a lease among them; at most MAX_COUNTED."""
+    oldest_due: float
+    """Since when the one that is due longest is due; 0 where nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What somebody has put up on a board."""
+
+    name: str
+    value: bytes
+    time: float
+    """When it was put up the last time, by the store's clock."""
+
+
 Deliver = Callable[[Entry | None], None]
 """Takes a live entry on the event loop, at once and without waiting. None: entries may have been missed (a connection
 was lost, the topic was cleared); look at the log."""
@@ -465,6 +491,19 @@ class Store(EventCache, Protocol):
         Waits up to `wait_seconds` for one to become due; then returns what there is, perhaps nothing. A topic that a
         commit made due is found within 50 ms, one whose time has come within 250 ms.
         """
+        ...
+
+    async def depths(self) -> Sequence[Depth]:
+        """Every queue that has a topic with a due time, in order of its name: whether anybody claims from it or not."""
+        ...
+
+    async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
+        """Puts `value` up on a board under this name, in place of what was there under it. It comes down by itself
+        after so many seconds; at once, where they are 0. For what is said again and again: nothing else keeps it."""
+        ...
+
+    async def notices(self, board: str) -> Sequence[Notice]:
+        """What is up on a board, in order of the names."""
         ...
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:

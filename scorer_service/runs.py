@@ -5,7 +5,7 @@ from __future__ import annotations
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2
 from runwire.errors import NotFound, StoreUnavailable, Unavailable
-from runwire.fold import Fold, RunView
+from runwire.fold import Fold, RunView, view_of_turn
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from runwire.scorer_requests import OWNER, QUEUE, add_steps, is_owned, state_name, topic_of
@@ -87,6 +87,8 @@ def _complete(stub: wire.Sample, view: RunView) -> wire.Sample:
     sample = wire.Sample()
     sample.CopyFrom(stub)
     sample.by_reference = False
+    if stub.turn:
+        view = view_of_turn(view, stub.turn)
     sample.run_state = state_name(view.state)
     sample.input.CopyFrom(carry_value(view.input))
     sample.output.CopyFrom(carry_value(view.output))

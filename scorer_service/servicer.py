@@ -217,6 +217,26 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         found = await self._statistics.ask(window)
         return pb.GetScorerStatsResponse(stats=[messages.stats(one) for one in found])
 
+    async def ListScorerWorkers(
+        self, request: pb.ListScorerWorkersRequest, context: Context
+    ) -> pb.ListScorerWorkersResponse:
+        size, place = page_size(request), decode_token(request, str)
+        found = [one for one in await self._holders.workers() if place is None or one.name > place[0]]
+        token = encode_token(request, found[size - 1].name) if len(found) > size else ""
+        return pb.ListScorerWorkersResponse(workers=map(messages.worker, found[:size]), next_page_token=token)
+
+    async def ListScorerQueues(
+        self, request: pb.ListScorerQueuesRequest, context: Context
+    ) -> pb.ListScorerQueuesResponse:
+        size, place = page_size(request), decode_token(request, str, str)
+        queues, now = await self._holders.queues()
+        found = [one for one in queues if place is None or (one.scorer_id, one.version) > place]
+        last = found[size - 1] if len(found) > size else None
+        token = encode_token(request, [last.scorer_id, last.version]) if last else ""
+        return pb.ListScorerQueuesResponse(
+            queues=[messages.queue(one, now) for one in found[:size]], next_page_token=token
+        )
+
     async def _sees(self, who: Principal, run_id: str) -> bool:
         """Whether the scores of a run are the caller's to see; those of no run are not, where it sees only its own."""
         return who.owner is None or (bool(run_id) and await self._owns(who.tenant, run_id, who.owner))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from importlib.metadata import version
 from typing import Final
 
 from agent_service.agents.registry import Registry
@@ -16,13 +19,17 @@ from agent_service.config import Settings
 from agent_service.execution.attempt import Execution, Interrupt, is_given_up
 from agent_service.execution.leases import Leases, OpenStore
 from agent_service.execution.suspects import AloneExecution, Children
+from agent_service.fleet import Presence
 from agent_service.log import record
+from runwire.agent.v1 import agent_service_pb2
 from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat, wait_for
 from runwire.pubsub import MAX_CLAIM_BYTES, Claim, Commit, Lease, LeaseState, Schedule, Store
+from runwire.times import timestamp
 
+_MOST_HOST: Final = 64
 _CLAIM_WAIT_SECONDS: Final = 1.0
 _FULL_WAIT_SECONDS: Final = 0.1
 _PAUSES: Final = Backoff(1.0, 1.0, jitter=0.0)
@@ -40,8 +47,9 @@ class Worker:
         self, store: Store, log: CachingPubSub, agents: Registry, settings: Settings, open_store: OpenStore | None
     ) -> None:
         """`open_store` opens the same store once more, for the leases; None: it cannot be (memory)."""
-        self.name = secrets.token_hex(6)
-        """At random: a name that is used again would hide a crash."""
+        self.name = f"{os.uname().nodename[:_MOST_HOST]}-{os.getpid()}-{secrets.token_hex(4)}"
+        """Partly at random: a name that is used again would hide a crash."""
+        self._start_time = time.time()
         self._store = store
         self._log = log
         self._agents = agents
@@ -59,11 +67,13 @@ class Worker:
         self._freed = asyncio.Event()
         """A suspect has left its process, or there are to be no more."""
         self._claiming = Wakeup()
+        self._presence = Presence(store, self.describe)
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
 
     async def run(self) -> None:
         """Claims and executes. After `drain`: lets executions finish within the grace, then hands them back."""
         async with (
+            self._presence.keep(),
             self._leases.keep(),
             self._children.keep() if self._children else nullcontext(),
             asyncio.TaskGroup() as bodies,
@@ -140,9 +150,28 @@ class Worker:
             self._suspects.update(claim.topic for claim in claims)
         return claims
 
+    def describe(self) -> agent_service_pb2.Worker:
+        """This worker as ListWorkers shows it."""
+        draining = self._claiming.stopped
+        running = self._running.total()
+        described = agent_service_pb2.Worker(
+            worker=self.name,
+            host=os.uname().nodename,
+            version=version("runwire"),
+            running=len(self._executions),
+            room=0 if draining else max(0, self._settings.concurrency - running),
+            draining=draining,
+            start_time=timestamp(self._start_time),
+        )
+        for definition in self._agents:
+            name = definition.agent_id
+            described.agents.add(agent_id=name, version=definition.version, running=self._running[name])
+        return described
+
     def drain(self) -> None:
         """Claims no more; `run` returns once what is being executed has finished or is handed back."""
         self._claiming.stop()
+        self._presence.say_now()
         self._changed.set()
         self._freed.set()
 

@@ -37,7 +37,14 @@ MAX_BRIEF_BYTES: Final = 4 * 1024
 """A larger run is listed without its largest fields."""
 _OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
+TURN: Final = "turn/"
+"""+ number: a turn of a conversation that is done."""
+MAX_TURNS: Final = 1000
+"""Newest turns that are listed."""
+
 TERMINAL: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
+
+_QUEUE: Final = "agent/"
 
 _TIME = struct.Struct(">d")
 
@@ -48,9 +55,19 @@ def split_topic(topic: str) -> tuple[str, str]:
     return tenant, run_id
 
 
+def turn_field(number: int) -> str:
+    """The field of a turn that is done."""
+    return f"{TURN}{number}"
+
+
 def queue_of(agent_id: str) -> str:
     """The queue in which workers find the runs of an agent."""
-    return f"agent/{agent_id}"
+    return f"{_QUEUE}{agent_id}"
+
+
+def agent_of(queue: str) -> str:
+    """The agent whose runs are in a queue."""
+    return queue.removeprefix(_QUEUE)
 
 
 def index_of(tenant: str, agent_id: str = "") -> str:

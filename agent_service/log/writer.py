@@ -114,6 +114,10 @@ class LogWriter:
         self._room.set()
         self._lost: BaseException | None = None
         self._ending = False
+        self.turn = 0
+        """Of the events to come."""
+        self.highest_step = 0
+        """Of the events so far."""
         self.unobserved = False
         """`observe` failed for an event: what it made of the log is not whole."""
 
@@ -202,7 +206,10 @@ class LogWriter:
         for part in payload.values():
             # Whoever made it: a log that some clients cannot read is lost for them from here on.
             mend(part)
-        event = run_event_pb2.RunEvent(sequence=self._sequence + 1, attempt=self._attempt, step=step, **payload)
+        event = run_event_pb2.RunEvent(
+            sequence=self._sequence + 1, attempt=self._attempt, step=step, turn=self.turn, **payload
+        )
+        self.highest_step = max(self.highest_step, step)
         # By hand: Timestamp.FromMicroseconds takes as long as all the rest.
         seconds, microseconds = divmod(round(self._now() * 1e6), 1_000_000)
         event.create_time.seconds, event.create_time.nanos = seconds, microseconds * 1000

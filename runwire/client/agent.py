@@ -14,7 +14,9 @@ from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.client import requests
 from runwire.client.base import RunProgress
 from runwire.client.calls import Client, Stream
+from runwire.client.conversation import Conversation
 from runwire.client.resume import OnDiscontinuity, RunReader
+from runwire.errors import InvalidRequest
 from runwire.fold import Fold, RunView
 from runwire.values import Json
 
@@ -81,12 +83,15 @@ class AgentClient(Client):
         run_timeout: timedelta | float | None = None,
         traceparent: str = "",
         tracestate: str = "",
+        conversation: bool = False,
+        idle_timeout: timedelta | float | None = None,
     ) -> run_pb2.Run:
         """Starts a run, and returns once it is accepted: it will reach a terminal state.
 
         `input` is anything JSON can hold. `request_id` makes repetitions by your own code return the same run; by
         default a random one makes the repetitions of this call safe. `run_timeout`, in seconds or as timedelta, is the
-        time the run has. Raises AgentNotFound, InvalidRequest, AlreadyExists; TypeError and ValueError where
+        time the run has. With `conversation` it stays open after its first turn, for `send_message`, until it has
+        waited for `idle_timeout`. Raises AgentNotFound, InvalidRequest, AlreadyExists; TypeError and ValueError where
         `input` is nothing JSON can hold.
         """
         request = requests.start_run(
@@ -98,6 +103,8 @@ class AgentClient(Client):
             run_timeout=run_timeout,
             traceparent=traceparent,
             tracestate=tracestate,
+            conversation=conversation,
+            idle_timeout=idle_timeout,
         )
         response: pb.StartRunResponse = await self._call("StartRun", request)
         return response.run
@@ -188,16 +195,64 @@ class AgentClient(Client):
             labels=labels,
             scorers=scorers,
             run_timeout=run_timeout,
-            traceparent="",
-            tracestate="",
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
+
+    async def list_workers(self) -> list[pb.Worker]:
+        """The processes that execute runs, in order of their names, as each last described itself."""
+        return [worker async for worker in self._pages("ListWorkers", pb.ListWorkersRequest(), "workers")]
+
+    async def list_queues(self) -> list[pb.RunQueue]:
+        """What waits, by agent, and how many workers could do it."""
+        return [queue async for queue in self._pages("ListQueues", pb.ListQueuesRequest(), "queues")]
 
     async def cancel_run(self, run_id: str, *, reason: str = "") -> run_pb2.Run:
         """Asks the run to stop, and returns at once; `watch` shows it end. Of no effect on a run that has ended."""
         request = pb.CancelRunRequest(run_id=run_id, reason=reason)
         response: pb.CancelRunResponse = await self._call("CancelRun", request)
         return response.run
+
+    def conversation(
+        self,
+        agent_id: str = "",
+        *,
+        run_id: str = "",
+        idle_timeout: timedelta | float | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Conversation:
+        """A conversation with an agent; with `run_id` one that was begun before. Nothing is called before its first
+        message. Arguments as in `start_run`."""
+        if not agent_id and not run_id:
+            raise InvalidRequest({"agent_id": "must be set"})
+        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+
+    async def send_message(
+        self,
+        run_id: str,
+        message: Json | struct_pb2.Value,
+        *,
+        mode: run_pb2.MessageMode | str = "queue",
+        request_id: str | None = None,
+    ) -> int:
+        """Gives a message to a conversation; returns its number once it is accepted: it will be consumed exactly once.
+
+        `mode` is `queue`, `steer` or `interrupt`. `request_id` as in `start_run`. Raises NotAConversation,
+        ConversationEnded, InvalidRequest, AlreadyExists, TooManyMessages.
+        """
+        request = requests.send_message(run_id, message, mode=mode, request_id=request_id)
+        response: pb.SendMessageResponse = await self._call("SendMessage", request)
+        return response.message_number
+
+    async def end_conversation(self, run_id: str) -> run_pb2.Run:
+        """Ends a conversation once all messages that were accepted are consumed. Raises NotAConversation."""
+        request = pb.EndConversationRequest(run_id=run_id)
+        response: pb.EndConversationResponse = await self._call("EndConversation", request)
+        return response.run
+
+    def list_turns(self, run_id: str, *, page_size: int = 0) -> AsyncIterator[run_pb2.Turn]:
+        """The turns of a conversation, oldest first, fetched page by page as you iterate."""
+        return self._pages("ListTurns", pb.ListTurnsRequest(run_id=run_id, page_size=page_size), "turns")
 
     async def resume_run(self, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
         """Answers what a suspended run waits for; `approve`, `deny` and `supply` make answers.

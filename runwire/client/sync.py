@@ -22,7 +22,9 @@ from runwire.client import requests
 from runwire.client.base import RunProgress
 from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
 from runwire.client.sync_calls import Client, Stream
+from runwire.client.sync_conversation import Conversation
 from runwire.client.walk import OnProgress, Walk
+from runwire.errors import InvalidRequest
 from runwire.fold import Fold, RunView
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
@@ -81,6 +83,8 @@ class AgentClient(Client):
         run_timeout: timedelta | float | None = None,
         traceparent: str = "",
         tracestate: str = "",
+        conversation: bool = False,
+        idle_timeout: timedelta | float | None = None,
     ) -> run_pb2.Run:
         request = requests.start_run(
             agent_id,
@@ -91,6 +95,8 @@ class AgentClient(Client):
             run_timeout=run_timeout,
             traceparent=traceparent,
             tracestate=tracestate,
+            conversation=conversation,
+            idle_timeout=idle_timeout,
         )
         response: agent_pb.StartRunResponse = self._call("StartRun", request)
         return response.run
@@ -162,15 +168,52 @@ class AgentClient(Client):
             labels=labels,
             scorers=scorers,
             run_timeout=run_timeout,
-            traceparent="",
-            tracestate="",
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
+
+    def list_workers(self) -> list[agent_pb.Worker]:
+        return list(self._pages("ListWorkers", agent_pb.ListWorkersRequest(), "workers"))
+
+    def list_queues(self) -> list[agent_pb.RunQueue]:
+        return list(self._pages("ListQueues", agent_pb.ListQueuesRequest(), "queues"))
 
     def cancel_run(self, run_id: str, *, reason: str = "") -> run_pb2.Run:
         request = agent_pb.CancelRunRequest(run_id=run_id, reason=reason)
         response: agent_pb.CancelRunResponse = self._call("CancelRun", request)
         return response.run
+
+    def conversation(
+        self,
+        agent_id: str = "",
+        *,
+        run_id: str = "",
+        idle_timeout: timedelta | float | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Conversation:
+        if not agent_id and not run_id:
+            raise InvalidRequest({"agent_id": "must be set"})
+        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+
+    def send_message(
+        self,
+        run_id: str,
+        message: Json | struct_pb2.Value,
+        *,
+        mode: run_pb2.MessageMode | str = "queue",
+        request_id: str | None = None,
+    ) -> int:
+        request = requests.send_message(run_id, message, mode=mode, request_id=request_id)
+        response: agent_pb.SendMessageResponse = self._call("SendMessage", request)
+        return response.message_number
+
+    def end_conversation(self, run_id: str) -> run_pb2.Run:
+        request = agent_pb.EndConversationRequest(run_id=run_id)
+        response: agent_pb.EndConversationResponse = self._call("EndConversation", request)
+        return response.run
+
+    def list_turns(self, run_id: str, *, page_size: int = 0) -> Iterator[run_pb2.Turn]:
+        return self._pages("ListTurns", agent_pb.ListTurnsRequest(run_id=run_id, page_size=page_size), "turns")
 
     def resume_run(self, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
         request = agent_pb.ResumeRunRequest(run_id=run_id, answers=answers)
@@ -280,6 +323,12 @@ class ScorerClient(Client):
         while walk.take(self._call("CancelScorerRuns", walk.request)):
             pass
         return walk.total
+
+    def list_scorer_workers(self) -> list[scorer_pb.ScorerWorker]:
+        return list(self._pages("ListScorerWorkers", scorer_pb.ListScorerWorkersRequest(), "workers"))
+
+    def list_scorer_queues(self) -> list[scorer_pb.ScorerQueue]:
+        return list(self._pages("ListScorerQueues", scorer_pb.ListScorerQueuesRequest(), "queues"))
 
     def pause_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
         response: scorer_pb.PauseScorerResponse = self._call(

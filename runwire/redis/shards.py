@@ -77,6 +77,15 @@ class Shards:
         """Stream of a message queue."""
         return f"{self.prefix(shard)}messages:{queue}"
 
+    def queues(self, shard: int) -> str:
+        """Set of the queues that something waits in."""
+        return f"{self.prefix(shard)}queues"
+
+    def board(self, board: str) -> tuple[str, str]:
+        """What is up on a board, and until when."""
+        prefix = self.prefix(self.of(board))
+        return f"{prefix}board:{board}", f"{prefix}board-ends:{board}"
+
     def bell(self, shard: int, kind: str, queue: str) -> str:
         """Channel in which it is said that something came into a queue: topics (`due`, `suspects`) or `messages`."""
         return f"{self.prefix(shard)}bell:{kind}:{queue}"

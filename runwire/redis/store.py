@@ -16,9 +16,11 @@ from runwire.pubsub import (
     Commit,
     Committed,
     Delivery,
+    Depth,
     Head,
     Lease,
     LeaseState,
+    Notice,
     Page,
     PubSub,
     Risk,
@@ -26,6 +28,7 @@ from runwire.pubsub import (
     Stored,
 )
 from runwire.redis.appends import Appends, is_append
+from runwire.redis.boards import Boards
 from runwire.redis.channels import Channels
 from runwire.redis.checks import server_risks
 from runwire.redis.client import Client, Lane
@@ -62,6 +65,7 @@ class RedisStore:
         doorbells = Doorbells(channels, shards, listening)
         self._work = Work(client, shards, doorbells)
         self._appends = Appends(client, shards)
+        self._boards = Boards(client, shards)
         self._messages = Messages(client, shards, doorbells)
 
     # The log
@@ -240,6 +244,17 @@ class RedisStore:
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return await self._work.extend(leases, lease_seconds)
+
+    # What is told to operators
+
+    async def depths(self) -> Sequence[Depth]:
+        return await self._boards.depths()
+
+    async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
+        await self._boards.put_up(board, name, value, seconds)
+
+    async def notices(self, board: str) -> Sequence[Notice]:
+        return await self._boards.notices(board)
 
     # Messages
 

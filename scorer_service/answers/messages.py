@@ -15,11 +15,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.scorer.v1 import scorer_run_pb2 as pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as requested
+from runwire.scorer.v1 import scorer_service_pb2 as service_pb
 from runwire.times import duration, timestamp
 from runwire.values import carry_struct
 from scorer_service.answers.queries import Found
 from scorer_service.answers.statistics import Stats
-from scorer_service.queue.holders import Holder
+from scorer_service.queue.holders import Holder, Queue, Worker
 from scorer_service.results.records import OPEN, Priority, State, kept_steps
 from scorer_service.scoring import Scorer
 
@@ -226,6 +227,25 @@ def scorer(scorer: Scorer, *, paused: bool, judge_model: str) -> pb.Scorer:
 def holder(found: Holder) -> pb.ScorerHolder:
     """A process that has a scorer."""
     return pb.ScorerHolder(worker=found.worker, version=found.version, seen_time=_time(found.seen_time))
+
+
+def worker(found: Worker) -> service_pb.ScorerWorker:
+    """A process that does scorer runs."""
+    has = [service_pb.WorkerScorer(scorer_id=name, version=version) for name, version in found.scorers]
+    return service_pb.ScorerWorker(worker=found.name, scorers=has, seen_time=_time(found.seen_time))
+
+
+def queue(found: Queue, now: float) -> service_pb.ScorerQueue:
+    """What is to be done of one version of a scorer."""
+    return service_pb.ScorerQueue(
+        scorer_id=found.scorer_id,
+        scorer_version=found.version,
+        due=found.due,
+        ahead=found.ahead,
+        oldest_due_age=_span(max(0.0, now - found.oldest_due)) if found.due else None,
+        workers=found.workers,
+        paused=found.paused,
+    )
 
 
 def stats(found: Stats) -> pb.ScorerStats:

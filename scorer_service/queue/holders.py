@@ -13,19 +13,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, bindparam, case, delete, exists, false, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from runwire.pubsub import MAX_COUNTED
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.rows import record_ends
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import Error, State
 from scorer_service.results.revisions import next_revision
-from scorer_service.results.schema import NOW, holders, scorer_runs, scorers
+from scorer_service.results.schema import NOW, Lane, holders, scorer_runs, scorers
 
 log = logging.getLogger("scorer_service")
 
@@ -34,6 +35,7 @@ _MOST_SECONDS: Final = 60.0
 """Longest pause until a process says again what it has."""
 _WATCHED_ROUNDS: Final = 3
 _MAX_PAIRS: Final = 1000
+"""Of scorers and versions in one look."""
 _BATCH: Final = 500
 _GONE: Final = Error("scorer_unknown", "no process has had this scorer for a long time; redrive it when one does")
 
@@ -50,6 +52,30 @@ class Holder:
     version: str
     worker: str
     seen_time: float
+
+
+@dataclass(slots=True)
+class Worker:
+    """A process that does scorer runs."""
+
+    name: str
+    scorers: list[Pair] = field(default_factory=list)
+    seen_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What is to be done of one version of a scorer."""
+
+    scorer_id: str
+    version: str
+    """The one that is asked for; empty: any."""
+    due: int
+    """At most MAX_COUNTED; the same holds for `ahead`."""
+    ahead: int
+    oldest_due: float
+    workers: int
+    paused: bool
 
 
 class Holders:
@@ -120,7 +146,7 @@ class Holders:
             steady = False
         if not steady:
             self._watching_since = present
-        return present - self._watching_since >= _WATCHED_ROUNDS * self._pause_seconds
+        return present - self._watching_since >= self._counts_seconds
 
     def _give_up(self, connection: Connection, pair: Pair, now: float) -> int:
         """Ends up to a batch of scorer runs, if nobody has what they wait for."""
@@ -140,12 +166,70 @@ class Holders:
             give_up(connection, rows, _GONE, self._backlog)
         return len(rows)
 
+    @property
+    def _counts_seconds(self) -> float:
+        """For how long it counts that a process said what it has."""
+        return _WATCHED_ROUNDS * self._pause_seconds
+
+    async def workers(self) -> list[Worker]:
+        """The processes that there are, in order of their names, and what each has in its hands."""
+
+        def ask(connection: Connection) -> list[Worker]:
+            columns = (holders.c.worker, holders.c.scorer_id, holders.c.version, holders.c.seen_time)
+            recent = (holders.c.seen_time >= NOW - self._counts_seconds, holders.c.version != "")
+            found: dict[str, Worker] = {}
+            for name, scorer_id, version, seen_time in connection.execute(
+                select(*columns).where(*recent).order_by(*columns)
+            ):
+                worker = found.setdefault(name, Worker(name))
+                worker.scorers.append((scorer_id, version))
+                worker.seen_time = max(worker.seen_time, seen_time)
+            return list(found.values())
+
+        return await self._database.read(ask)
+
+    async def queues(self) -> tuple[list[Queue], float]:
+        """What is to be done, in order, with the database's clock."""
+        workers = await self.workers()
+        having: dict[Pair, set[str]] = {}
+        for worker in workers:
+            for scorer_id, version in worker.scorers:
+                for pair in ((scorer_id, version), (scorer_id, "")):
+                    having.setdefault(pair, set()).add(worker.name)
+
+        def ask(connection: Connection) -> tuple[list[Queue], float]:
+            now, found, place = database_time(connection), list[Queue](), ("", "")
+            paused = set(connection.execute(select(scorers.c.scorer_id).where(scorers.c.paused)).scalars())
+            while len(found) < _MAX_PAIRS:
+                line = connection.execute(_NEXT_PAIR, {"scorer_id": place[0], "version": place[1]}).first()
+                if line is None:
+                    break
+                place = (str(line[0]), str(line[1]))
+                able = len(having.get(place, ()))
+                due, ahead, oldest = _depth(connection, place, now)
+                found.append(Queue(*place, due, ahead, oldest, able, place[0] in paused))
+            return found, now
+
+        return await self._database.read(ask)
+
     async def all(self) -> list[Holder]:
         """Who has what, as far as it was said within the orphan time."""
         columns = (holders.c.scorer_id, holders.c.version, holders.c.worker, holders.c.seen_time)
         query = select(*columns).where(holders.c.version != "", holders.c.seen_time >= NOW - self._orphan_seconds)
         rows = await self._database.read(lambda connection: connection.execute(query.order_by(*columns)).all())
         return [Holder(*row) for row in rows]
+
+
+def _depth(connection: Connection, pair: Pair, now: float) -> tuple[int, int, float]:
+    """How many are due, how many are not yet, and since when the first is."""
+    due, ahead, oldest = 0, 0, list[float]()
+    for lane in Lane:
+        known = {"scorer_id": pair[0], "version": pair[1], "lane": int(lane), "now": now}
+        times = connection.execute(_DUE, known).scalars().all()
+        due += len(times)
+        oldest += times[:1]
+        ahead += len(connection.execute(_AHEAD, known).all())
+    return min(due, MAX_COUNTED), min(ahead, MAX_COUNTED), min(oldest, default=0.0)
 
 
 def is_held(scorer_id: ColumnElement[str], orphan_seconds: float, version: str = "") -> ColumnElement[bool]:
@@ -174,6 +258,19 @@ _NEXT_PAIR: Final = (
     )
     .order_by(c.scorer_id, c.wanted_version)
     .limit(1)
+)
+
+
+_OF_LANE: Final = (
+    c.scorer_id == bindparam("scorer_id"),
+    c.wanted_version == bindparam("version"),
+    c.lane == bindparam("lane"),
+)
+_DUE: Final = (
+    select(c.due_time).where(*_OF_LANE, c.due_time <= bindparam("now")).order_by(c.due_time).limit(MAX_COUNTED)
+)
+_AHEAD: Final = (
+    select(c.due_time).where(*_OF_LANE, c.due_time > bindparam("now")).order_by(c.due_time).limit(MAX_COUNTED)
 )
 
 

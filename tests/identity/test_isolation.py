@@ -142,6 +142,10 @@ def requests(things: Things) -> dict[str, Message]:
         "ListRunEvents": agent_pb.ListRunEventsRequest(run_id=things.run_id),
         "CancelRun": agent_pb.CancelRunRequest(run_id=things.run_id),
         "ResumeRun": agent_pb.ResumeRunRequest(run_id=things.run_id, answers=[answer]),
+        "ListWorkers": agent_pb.ListWorkersRequest(),
+        "ListQueues": agent_pb.ListQueuesRequest(),
+        "ListScorerWorkers": scorer_pb.ListScorerWorkersRequest(),
+        "ListScorerQueues": scorer_pb.ListScorerQueuesRequest(),
         "ListScorers": scorer_pb.ListScorersRequest(),
         "GetScorerRun": scorer_pb.GetScorerRunRequest(scorer_run_id=things.scorer_run_id, include_sample=True),
         "ListScorerRuns": scorer_pb.ListScorerRunsRequest(filter=by_run),
@@ -158,6 +162,9 @@ def requests(things: Things) -> dict[str, Message]:
 NAMES_A_THING = ("GetRun", "WatchRun", "ListRunEvents", "CancelRun", "ResumeRun", "GetScorerRun")
 """RPCs about one thing: another's is NOT_FOUND, in the words of one that there is not."""
 
+
+OF_ALL_TENANTS = ("PauseScorer", "ResumeScorer", "ListWorkers", "ListQueues", "ListScorerWorkers", "ListScorerQueues")
+"""RPCs for operators: they name nothing of a tenant, and processes and agents are of all."""
 
 MAKES_A_THING = ("StartRun", "RequestScorerRun")
 """RPCs whose answer is new each time, and one's own."""
@@ -245,8 +252,8 @@ async def foreign(
     """What somebody finds out who has all scopes, and to whom the things do not belong."""
     faults = []
     for method in sorted(METHODS, key=lambda each: each.name in MAKES_A_THING):
-        if method.name in ("PauseScorer", "ResumeScorer"):
-            continue  # they name nothing of a tenant
+        if method.name in OF_ALL_TENANTS:
+            continue
         answers = [await _answer(it, method, each[method.name], token) for each in (good, missing)]
         there, absent = (_anonymous(answer, things) for answer in answers)
         if method.name in NAMES_A_THING and not there.startswith("NOT_FOUND"):

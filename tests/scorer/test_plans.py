@@ -141,6 +141,8 @@ async def others(database: Database, jobs: Jobs) -> None:
     else:
         raise AssertionError("it was never given up")
     await holders.all()
+    await holders.workers()
+    await holders.queues()
     await jobs.add([NewRun("late-2", "default", "nobodys", deadline=1.0, sample=b"s")])
     retention = Retention(database, Ages(1.0, 1.0, 1.0), backlog=jobs.backlog)
     assert await retention.end_late()
