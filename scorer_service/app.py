@@ -10,11 +10,15 @@ import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
+from runwire import metrics, telemetry
+from runwire.calls import Calls
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 from runwire.identity.settings import access_of
 from runwire.loop import Wakeup, repeat
+from runwire.outflow import Outflow
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 from runwire.scorer_requests import QUEUE
@@ -31,6 +35,7 @@ from scorer_service.execution.worker import Worker
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.jobs import Jobs
+from scorer_service.queue.metrics import QueueMetrics
 from scorer_service.queue.rates import Rate
 from scorer_service.queue.retention import Ages, Retention
 from scorer_service.registry import Registry
@@ -69,6 +74,8 @@ async def run(settings: Settings, announce: Callable[[str], None], stopping: asy
         stopping.set()
 
     async with AsyncExitStack() as stack:
+        engine = urlsplit(settings.results).scheme.partition("+")[0]
+        await stack.enter_async_context(telemetry.measured("scorer", engine, settings.metrics, settings.metrics_export))
         parts = await _unless(stopping, _put_together(stack, settings, scorers, judge, on_stuck))
         if parts is not None:
             gc.freeze()  # what is there now stays: not to look through it again and again saves 8 % of a scorer run
@@ -147,9 +154,20 @@ async def _put_together(
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )
+    calls, outflow = Calls(), Outflow()
     server = await stack.enter_async_context(
-        serve(settings.listen, lambda server: register(servicer, server), [SERVICE], access=access_of(settings))
+        serve(
+            settings.listen,
+            lambda server: register(servicer, server),
+            [SERVICE],
+            calls=calls,
+            outflow=outflow,
+            access=access_of(settings),
+        )
     )
+    # Asked by whoever collects, from another thread.
+    stack.enter_context(metrics.STREAMS_OPEN.of(lambda: outflow.streams))
+    stack.enter_context(metrics.CALLS_WAITING.of(lambda: calls.waiting))
     # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
     store = await stack.enter_async_context(open_store(settings.store))
     await store.ping()
@@ -165,7 +183,11 @@ async def _put_together(
         settings.scorer_sample_retention_seconds,
     )
     retention = Retention(database, ages, backlog=jobs.backlog)
-    return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter)
+    queue_metrics = None
+    if settings.metrics or settings.metrics_export:
+        queue_metrics = QueueMetrics(database, store)
+        stack.enter_context(queue_metrics.shown())
+    return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter, queue_metrics)
 
 
 def _work_seconds(settings: Settings) -> float:
@@ -187,7 +209,9 @@ class _Parts:
         statistics: Statistics,
         retention: Retention,
         exporter: Exporter | None,
+        queue_metrics: QueueMetrics | None,
     ) -> None:
+        self._queue_metrics = queue_metrics
         self._database = database
         self._server = server
         self._worker = worker
@@ -216,6 +240,9 @@ class _Parts:
             ]
             if self._exporter is not None:
                 loops.append(("export", self._exporter.run_once, Wakeup()))
+            if self._queue_metrics is not None:
+                loops.append(("metrics", self._queue_metrics.run_once, Wakeup()))
+                loops.append(("loop lag", telemetry.watch_lag, Wakeup()))
             self._wakeups = [wakeup for _, _, wakeup in loops]
             tasks = [group.create_task(repeat(name, work, wakeup), name=name) for name, work, wakeup in loops]
             working = group.create_task(self._worker.run(), name="worker")
@@ -313,6 +340,7 @@ def _make_executor(
         worker.deliver,
         worker.on_step,
         worker.end_process,
+        worker.name,
     )
 
 
