@@ -73,6 +73,7 @@ RESOURCES: Final = (
     Resource(_AGENT, "GetRun", "GET", "/v1/runs/{runId}", "One run", show="run"),
     Resource(_AGENT, "CancelRun", "POST", "/v1/runs/{runId}/cancel", "Ask a run to stop", show="run"),
     Resource(_AGENT, "ResumeRun", "POST", "/v1/runs/{runId}/answers", "Answer what a run waits for", show="run"),
+    Resource(_AGENT, "CreateRunToken", "POST", "/v1/runs/{runId}/tokens", "A token that reads one run, for minutes"),
     Resource(_AGENT, "ListWorkers", "GET", "/v1/workers", "The processes that execute runs"),
     Resource(_AGENT, "ListQueues", "GET", "/v1/queues", "What waits, by agent, and who could do it"),
     Resource(_SCORER, "ListScorers", "GET", "/v1/scorers", "The scorers that there are"),
