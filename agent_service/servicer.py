@@ -34,7 +34,7 @@ from runwire.identity.principal import caller
 from runwire.identity.run_tokens import DEFAULT_SECONDS, RunTokens
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.pubsub import MAX_COMMIT_EVENTS, Position
+from runwire.pubsub import MAX_BATCH_EVENTS, Position
 from runwire.scorer_requests import topic_of
 from runwire.times import duration, seconds_of, timestamp
 
@@ -183,7 +183,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         items = self._runs.log.subscribe_with_replay(
             topic,
             start,
-            max_events=request.max_batch_size or MAX_COMMIT_EVENTS,
+            max_events=request.max_batch_size or MAX_BATCH_EVENTS,
             idle_seconds=heartbeat,
             notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
             way=stream,

@@ -23,6 +23,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from runwire import values
+from runwire.pubsub import MAX_BATCH_EVENTS
 from runwire.times import seconds_of
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
@@ -164,7 +165,7 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "WatchRunRequest.run_id": _RUN_ID,
     _AGENT + "WatchRunRequest.cursor": _CURSOR,
     _AGENT + "WatchRunRequest.heartbeat_interval": _HEARTBEAT,
-    _AGENT + "WatchRunRequest.max_batch_size": Number(0, 256),
+    _AGENT + "WatchRunRequest.max_batch_size": Number(0, MAX_BATCH_EVENTS),
     _AGENT + "ListRunEventsRequest.run_id": _RUN_ID,
     _AGENT + "ListRunEventsRequest.cursor": _CURSOR,
     _AGENT + "ListRunEventsRequest.page_size": _PAGE,
