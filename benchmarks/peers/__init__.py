@@ -1,0 +1,1 @@
+"""Programs on other frameworks, to measure beside the agent service."""
