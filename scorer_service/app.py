@@ -11,11 +11,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
+from runwire import metrics, telemetry
+from runwire.calls import Calls
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 from runwire.identity.settings import access_of
 from runwire.loop import Wakeup, repeat
+from runwire.outflow import Outflow
+from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 from scorer_service import registry
 from scorer_service.answers.controls import Controls
@@ -29,6 +34,7 @@ from scorer_service.execution.worker import Worker
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.jobs import Jobs
+from scorer_service.queue.metrics import QueueMetrics
 from scorer_service.queue.rates import Rate
 from scorer_service.queue.retention import Ages, Retention
 from scorer_service.registry import Registry
@@ -74,6 +80,8 @@ async def run(
         stopping.set()
 
     async with AsyncExitStack() as stack:
+        engine = urlsplit(settings.results).scheme.partition("+")[0]
+        await stack.enter_async_context(telemetry.measured("scorer", engine, settings.metrics, settings.metrics_export))
         service = await _unless(stopping, _put_together(stack, settings, scorers, judge, on_stuck))
         if service is not None:
             gc.freeze()  # what is there now stays: not to look through it again and again saves 8 % of a scorer run
@@ -132,16 +140,30 @@ async def _put_together(
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )
+    calls, outflow = Calls(), Outflow()
     server = await stack.enter_async_context(
-        serve(settings.listen, lambda server: register(servicer, server), [SERVICE], access=access_of(settings))
+        serve(
+            settings.listen,
+            lambda server: register(servicer, server),
+            [SERVICE],
+            calls=calls,
+            outflow=outflow,
+            access=access_of(settings),
+        )
     )
+    # Asked by whoever collects, from another thread.
+    stack.enter_context(metrics.STREAMS_OPEN.of(lambda: outflow.streams))
+    stack.enter_context(metrics.CALLS_WAITING.of(lambda: calls.waiting))
     # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
     store = await stack.enter_async_context(open_store(settings.store))
     await store.ping()
     runs.open(store)
-    executor = _make_executor(settings, scorers, judge, runs)
+    executor = _make_executor(settings, scorers, judge, runs, jobs.worker)
     worker = _make_worker(settings, jobs, scorers, executor, claiming, on_stuck)
     await stack.enter_async_context(start_executor(executor, worker))
+    queue_metrics = _queue_metrics(settings, database, store)
+    if queue_metrics is not None:
+        stack.enter_context(queue_metrics.shown())
     return _Service(
         database=database,
         server=server,
@@ -152,6 +174,7 @@ async def _put_together(
         statistics=statistics,
         retention=Retention(database, _ages(settings), backlog=jobs.backlog),
         exporter=exporter,
+        queue_metrics=queue_metrics,
     )
 
 
@@ -202,6 +225,10 @@ def _ages(settings: Settings) -> Ages:
     )
 
 
+def _queue_metrics(settings: Settings, database: Database, store: Store) -> QueueMetrics | None:
+    return QueueMetrics(database, store) if settings.metrics or settings.metrics_export else None
+
+
 def _work_seconds(settings: Settings) -> float:
     """What does not answer for so long is given up while leases can still be renewed."""
     return max(2.0, min(WORK_SECONDS, settings.scorer_lease_seconds / 3))
@@ -220,6 +247,7 @@ class _Service:
     statistics: Statistics
     retention: Retention
     exporter: Exporter | None
+    queue_metrics: QueueMetrics | None
     _problem: str = ""
     _wakeups: Sequence[Wakeup] = ()
     _stopping: bool = False
@@ -239,6 +267,9 @@ class _Service:
             ]
             if self.exporter is not None:
                 loops.append(("export", self.exporter.run_once, Wakeup()))
+            if self.queue_metrics is not None:
+                loops.append(("metrics", self.queue_metrics.run_once, Wakeup()))
+                loops.append(("loop lag", telemetry.watch_lag, Wakeup()))
             self._wakeups = [wakeup for _, _, wakeup in loops]
             tasks = [group.create_task(repeat(name, work, wakeup), name=name) for name, work, wakeup in loops]
             working = group.create_task(self.worker.run(), name="worker")
@@ -323,7 +354,7 @@ def _rate(settings: Settings) -> Rate | None:
     return Rate(settings.judge_model, settings.judge_rate or None, settings.judge_burst, adaptive=True)
 
 
-def _make_executor(settings: Settings, scorers: Registry, judge: Judge | None, runs: Runs) -> Executor:
+def _make_executor(settings: Settings, scorers: Registry, judge: Judge | None, runs: Runs, worker: str) -> Executor:
     return Executor(
         scorers,
         _limits(settings),
@@ -331,6 +362,7 @@ def _make_executor(settings: Settings, scorers: Registry, judge: Judge | None, r
         # One more than are offered: for what is to run alone.
         lambda: Processes(settings.scorer_processes + 1, settings.scorers, _judge_settings(settings)),
         runs.fetch,
+        worker,
     )
 
 

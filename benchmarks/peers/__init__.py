@@ -1,1 +1,1 @@
-"""Programs on other frameworks, to measure beside the agent service."""
+"""Benchmarks beside peers: make bench-peers."""

@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol
 
 from runwire.errors import Unavailable
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from scorer_service.execution import telling
 from scorer_service.execution.guard import GuardedLoop
 from scorer_service.execution.outcomes import class_name, delay_of, reason_of, record_of, steps_text, words
 from scorer_service.execution.processes import Place, Processes, ProcessLost
@@ -126,7 +127,10 @@ class Executor:
         judge: Judge | None,
         processes: Callable[[], Processes],
         fetch: Fetch,
+        worker: str = "",
     ) -> None:
+        """`worker` names this process in the log."""
+        self._worker = worker
         self._registry = registry
         self._limits = limits
         self._judge = judge
@@ -325,10 +329,11 @@ class Executor:
         SCORER.set(attempt.job.scorer_id)
         if attempt.meter is not _NO_METER:
             METER.set(attempt.meter)
-        try:
-            finished = await self._score(attempt)
-        except BaseException as error:  # a scorer may raise anything: SystemExit, or a cancellation that is not ours
-            finished = self._ending(attempt, error)
+        with telling.about(attempt.job, self._worker):
+            try:
+                finished = await self._score(attempt)
+            except BaseException as error:  # a scorer may raise anything: SystemExit, a cancellation not ours
+                finished = self._ending(attempt, error)
         self._end(attempt, finished)
 
     async def _score(self, attempt: _Attempt) -> Finished:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from runwire import metrics
 from runwire.errors import Unavailable
 from runwire.loop import Wakeup, repeat
+from scorer_service.execution import telling
 from scorer_service.execution.executor import Executor, Limits, handed_back
 from scorer_service.queue.aside import Aside
 from scorer_service.queue.jobs import Held, Jobs, Offer
@@ -108,6 +110,10 @@ class Worker:
 
     async def run(self) -> None:
         """Works until `stop` was called and what runs is finished or handed back."""
+        with metrics.SCORER_RUNNING.of(lambda: self.running):
+            await self._run()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(repeat("finishing", self.finish_once, self._finishing), name="finish")
             group.create_task(repeat("lease renewal", self.renew_once, self._renewing), name="renew")
@@ -125,6 +131,11 @@ class Worker:
         """The database is there again: ends the pauses after errors."""
         for wakeup in (self._finishing, self._renewing, self._claiming):
             wakeup.wake()
+
+    @property
+    def name(self) -> str:
+        """Of this process, in the database and in the log."""
+        return self._jobs.worker
 
     @property
     def running(self) -> int:
@@ -296,6 +307,9 @@ class Worker:
                 *(done.job.scorer_run_id, type(error).__name__, error, pause),
             )
         kept = {_key(done) for done, _ in stuck}
+        unwritten = kept.union(map(_key, refused))
+        telling.written((done for done in batch if _key(done) not in unwritten), self._jobs.worker)
+        metrics.SCORER_REFUSED.add(len(refused))
         for done in batch:
             if _key(done) not in kept:
                 self._aside.drop(_key(done))
@@ -319,6 +333,7 @@ class Worker:
         lost = [held.job for held in self._held.values() if held.job.scorer_run_id in lost_ids]
         # What finished meanwhile is not lost: its row is no longer RUNNING.
         lost = [job for job in lost if (held := self._held.get(job.scorer_run_id)) and held.job.token == job.token]
+        metrics.SCORER_LEASES_LOST.add(len(lost))
         for job in lost:
             logger.warning("lost %s: claimed by another worker, redriven or cancelled", job.scorer_run_id)
         self._executor.cancel(lost)
