@@ -756,7 +756,8 @@ class Execution:
             await self._woken.wait()
             self._woken.clear()
             try:
-                stored = await self._store.get(self._claim.topic, [record.CANCEL, INBOX])
+                wanted = [record.CANCEL] if self._turns is None else [record.CANCEL, INBOX]
+                stored = await self._store.get(self._claim.topic, wanted)
             except StoreUnavailable as error:
                 # The lease goes on saying that the run was woken.
                 log.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
