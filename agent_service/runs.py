@@ -10,7 +10,7 @@ from typing import Final
 
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
-from agent_service.log import record, turns
+from agent_service.log import record, telling, turns
 from agent_service.log.journal import PREFIX as JOURNAL
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
@@ -103,6 +103,7 @@ class Runs:
             committed = await self.log.publish(commit)
         except TopicExists:
             return await self._repeated(topic, run.run_id, digest)
+        telling.accepted(who.tenant, run)
         return record.with_head(run, topic, committed.head, False)
 
     async def fork(self, who: Principal, request: agent_service_pb2.ForkRunRequest) -> run_pb2.Run:
@@ -149,6 +150,7 @@ class Runs:
             committed = await self.log.publish(commit)
         except TopicExists:
             return await self._repeated(commit.topic, run.run_id, _digest_of_fork(request))
+        telling.accepted(who.tenant, run)
         return record.with_head(run, commit.topic, committed.head, False)
 
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:
