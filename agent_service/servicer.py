@@ -118,6 +118,11 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         run = await self._runs.resume(caller(), request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
+    async def ForkRun(
+        self, request: agent_service_pb2.ForkRunRequest, context: Context
+    ) -> agent_service_pb2.ForkRunResponse:
+        return agent_service_pb2.ForkRunResponse(run=await self._runs.fork(caller(), request))
+
     async def CreateRunToken(
         self, request: agent_service_pb2.CreateRunTokenRequest, context: Context
     ) -> agent_service_pb2.CreateRunTokenResponse:

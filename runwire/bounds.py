@@ -187,6 +187,8 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "SendMessageRequest.message": Size(MAX_INPUT_BYTES),
     _AGENT + "SendMessageRequest.request_id": Text(128, nul=True),
     _AGENT + "EndConversationRequest.run_id": _RUN_ID,
+    _AGENT + "ForkRunRequest.run_id": _RUN_ID,
+    _AGENT + "ForkRunRequest.request_id": Text(128, nul=True),
     _AGENT + "ListTurnsRequest.run_id": _RUN_ID,
     _AGENT + "ListTurnsRequest.page_size": _PAGE,
     _AGENT + "ListTurnsRequest.page_token": _TOKEN,

@@ -19,7 +19,7 @@ from agent_service.config import Settings
 from agent_service.execution import ending
 from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, failure_of
 from agent_service.log import record, telling, turns
-from agent_service.log.history import Excerpt, Past
+from agent_service.log.history import OF_STEP, Excerpt, Past
 from agent_service.log.inbox import INBOX, Message, acceptance
 from agent_service.log.journal import PREFIX as JOURNAL
 from agent_service.log.journal import Journal
@@ -28,9 +28,11 @@ from agent_service.log.writer import Changes, CommitFailed, EventTooLarge, LogWr
 from agent_service.process import event_loop
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.batch import Batch
 from runwire.caching_pubsub import CachingPubSub
-from runwire.errors import EventsLost, Fenced, FieldExists, StoreUnavailable
+from runwire.errors import EventsLost, Fenced, FieldExists, NotFound, StoreUnavailable
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
+from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
 
 _STUBBORN_SECONDS: Final = 10.0
@@ -365,10 +367,11 @@ class Execution:
         payload: dict[str, Any] = {}
         puts: dict[str, bytes] = {}
         deletes = self._turns.stale() if self._turns is not None else []
-        if first or anew:
+        forked = record.FORK in self._claim.fields and not anew
+        if (first and not forked) or anew:
             self._restarted, self._past = anew, Past()
             self._journal = Journal({}, self._writer)
-            deletes += [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
+            deletes += [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER, record.FORK))]
             run.agent_version = self._version
         if first or (anew and self._turns is None):
             payload["run_started"] = run_event_pb2.RunStarted(run_id=run.run_id, agent_id=run.agent_id, input=run.input)
@@ -388,6 +391,34 @@ class Execution:
             puts |= self._received(opening)
         await self._writer.write(self._record(also=puts, deletes=deletes), **payload)
         telling.began(self._claim, self._run, self._now())
+        if forked:
+            await self._tell_of_source()
+
+    async def _tell_of_source(self) -> None:
+        """Begins the log of a fork with what its source tells of steps. After a crash it is told again: by the
+        supersede rule that is the same."""
+        source = topic_of(self._tenant, self._claim.fields[record.FORK].decode())
+        place: Position | None = None
+        while (batch := await self._batch_of(source, place)) is not None:
+            place = batch.position
+            for data in frames.events(batch.body):
+                event = run_event_pb2.RunEvent.FromString(data)
+                payload = event.WhichOneof("payload")
+                if payload in OF_STEP:
+                    await self._writer.emit(event.step, **{payload: getattr(event, payload)})
+                    event.attempt = self._claim.head.attempt
+                    self._past.add(event)
+        await self._writer.write(Rider(deletes=[record.FORK]))
+
+    async def _batch_of(self, topic: str, place: Position | None) -> Batch | None:
+        """The next events of another run; None at its end, and where they are purged meanwhile: its journal is what
+        counts."""
+        try:
+            history = await self._log.get_history(topic, place, max_events=256, max_bytes=1024 * 1024)
+        except NotFound as error:
+            log.warning("%s: what its source told is gone: %s", self._claim.topic, error)
+            return None
+        return history.batch
 
     def _open_attempt(self) -> None:
         """In the record."""
@@ -702,7 +733,8 @@ class Execution:
         run, finished = end.finished(form)
         return self._record(
             run,
-            deletes=self._journal.fields(),
+            # Of a run that did not succeed it is kept as long as its log: another may go on from it.
+            deletes=[] if end.state != run_pb2.RUN_STATE_SUCCEEDED and self._turns is None else self._journal.fields(),
             messages=end.messages(form, run, self._settings.max_sample_bytes),
             schedule=Schedule.NEVER,
             final=end.state,
@@ -742,7 +774,8 @@ class Execution:
             await self._woken.wait()
             self._woken.clear()
             try:
-                stored = await self._store.get(self._claim.topic, [record.CANCEL, INBOX])
+                wanted = [record.CANCEL] if self._turns is None else [record.CANCEL, INBOX]
+                stored = await self._store.get(self._claim.topic, wanted)
             except StoreUnavailable as error:
                 # The lease goes on saying that the run was woken.
                 logger.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)

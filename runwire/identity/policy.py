@@ -26,6 +26,7 @@ RULES: Final = {
     _AGENT + "SendMessage": RUNS_WRITE,
     _AGENT + "EndConversation": RUNS_WRITE,
     _AGENT + "ListTurns": RUNS_READ,
+    _AGENT + "ForkRun": RUNS_WRITE,
     # They are of all tenants.
     _AGENT + "ListWorkers": ADMIN,
     _AGENT + "ListQueues": ADMIN,
