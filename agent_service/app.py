@@ -83,13 +83,14 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
     """A service that listens, until the block is left. Raises ConfigurationError for a wrong address."""
     outflow = Outflow(settings.stream_buffer_bytes // 2, settings.max_streams, settings.write_timeout_seconds)
     calls = Calls(settings.max_calls, settings.call_buffer_bytes)
-    servicer = AgentServicer(agents, settings, outflow)
+    access = access_of(settings)
+    servicer = AgentServicer(agents, settings, outflow, access.run_tokens)
 
     def register(server: object) -> None:
         if settings.role != "work":
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
 
-    services, access = [] if settings.role == "work" else [SERVICE], access_of(settings)
+    services = [] if settings.role == "work" else [SERVICE]
     async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
         # Asked by whoever collects, from another thread.
         with metrics.STREAMS_OPEN.of(lambda: outflow.streams), metrics.CALLS_WAITING.of(lambda: calls.waiting):

@@ -25,18 +25,20 @@ from runwire.errors import (
     InvalidRequest,
     RunExpired,
     RunNotFound,
+    RunTokensOff,
     RunwireError,
     ServerDraining,
     StoreUnavailable,
     StreamMaxAge,
 )
-from runwire.frames import varint
+from runwire.frames import MAX_BATCH_EVENTS, varint
 from runwire.identity.principal import caller
+from runwire.identity.run_tokens import DEFAULT_SECONDS, RunTokens
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.pubsub import MAX_COMMIT_EVENTS, Position
+from runwire.pubsub import Position
 from runwire.scorer_requests import topic_of
-from runwire.times import duration, seconds_of
+from runwire.times import duration, seconds_of, timestamp
 
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
@@ -47,11 +49,14 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Serves the runs of a store. Stateless: every replica can answer every call."""
 
-    def __init__(self, agents: Registry, settings: Settings, outflow: Outflow) -> None:
+    def __init__(
+        self, agents: Registry, settings: Settings, outflow: Outflow, run_tokens: RunTokens | None = None
+    ) -> None:
         self._agents = agents
         self._settings = settings
         self._opened: tuple[Runs, Fleet] | None = None
         self._outflow = outflow
+        self._run_tokens = run_tokens
 
     def open(self, runs: Runs, fleet: Fleet) -> None:
         """The store is there: from now on calls about runs are answered. Before, they raise StoreUnavailable."""
@@ -113,6 +118,16 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         run = await self._runs.resume(caller(), request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
+    async def CreateRunToken(
+        self, request: agent_service_pb2.CreateRunTokenRequest, context: Context
+    ) -> agent_service_pb2.CreateRunTokenResponse:
+        run = await self._runs.get(caller(), request.run_id)
+        if self._run_tokens is None:
+            raise RunTokensOff("this service has no keys to sign run tokens with: RUNWIRE_RUN_TOKEN_KEYS")
+        seconds = seconds_of(request.lifetime) if request.HasField("lifetime") else DEFAULT_SECONDS
+        token, expire_time = self._run_tokens.create(caller(), run.run_id, seconds)
+        return agent_service_pb2.CreateRunTokenResponse(token=token, expire_time=timestamp(expire_time))
+
     async def SendMessage(
         self, request: agent_service_pb2.SendMessageRequest, context: Context
     ) -> agent_service_pb2.SendMessageResponse:
@@ -171,7 +186,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         items = self._runs.log.subscribe_with_replay(
             topic,
             start,
-            max_events=request.max_batch_size or MAX_COMMIT_EVENTS,
+            max_events=request.max_batch_size or MAX_BATCH_EVENTS,
             idle_seconds=heartbeat,
             notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
             way=stream,

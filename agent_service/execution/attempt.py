@@ -17,7 +17,7 @@ from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.execution import ending
-from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, OutputTooLarge, failure_of
+from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, failure_of
 from agent_service.log import record, telling, turns
 from agent_service.log.history import Excerpt, Past
 from agent_service.log.inbox import INBOX, Message, acceptance
@@ -37,7 +37,6 @@ _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
 _READ_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0)
 _MAX_ATTEMPTS_KEPT: Final = 50
-MAX_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
 
@@ -454,8 +453,6 @@ class Execution:
             assert self._definition is not None
             output = await self._definition.body(context, self._definition.parse_input(self._input()))
             value = self._definition.dump_output(output)
-            if (size := value.ByteSize()) > MAX_OUTPUT_BYTES:
-                raise OutputTooLarge(f"the output has {size} bytes, more than the {MAX_OUTPUT_BYTES} allowed")
             if problem := self._definition.output_problem(output):
                 raise OutputInvalid(problem, value)
             return value
