@@ -138,7 +138,10 @@ class Account:
 
     def take(self, size_bytes: int) -> Hold:
         """Counts a message until the hold is released."""
-        return Hold(self, _COPIES * size_bytes)
+        hold = Hold(self, _COPIES * size_bytes)
+        if self._budget._awaited and self in self._budget._waiting:
+            self._budget._serve()  # it has something outstanding now: nobody waits behind it any more
+        return hold
 
     def _has_share(self, cost: int) -> bool:
         return not self.used_bytes or self.used_bytes + cost <= self._budget.share_bytes

@@ -77,8 +77,10 @@ class Ahead:
         """Keeps those with events above `sequence`, in place of what was kept, if there is room."""
         rest = entries[bisect_right(entries, sequence, key=attrgetter("last")) :]
         size = sum(len(entry.body) for entry in rest)
-        if size > self.size_bytes and not self._ahead._make_room(size - self.size_bytes):
-            rest, size = (), 0
+        if size > self.size_bytes:
+            self.drop()  # first: to make room could take from this reader what is counted on
+            if not self._ahead._make_room(size):
+                rest, size = (), 0
         self._set(rest, size)
 
     def drop(self) -> None:
