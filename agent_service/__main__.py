@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any, Final
@@ -11,10 +12,13 @@ import click
 # gRPC logs a bind failure by itself, in its own words; ours says what to do.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from agent_service import app, config, event_loop, process_end
+from agent_service import app, config
+from agent_service.process import end, event_loop
 from runwire import logs
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.redaction import masked, one_line
+
+_COLLECT_AFTER: Final = (10_000, 20, 100)
 
 _MORE_THREADS: Final = 32
 """Beside one for each run: no run may take the threads of another, or of the service, by blocking its own."""
@@ -27,6 +31,9 @@ _MORE_THREADS: Final = 32
 @click.option("--role", help="all, serve (answers calls only) or work (executes runs only). [all]")
 @click.option("--model", help="Model of the demonstration agent, such as openai:gpt-5.2; without: a local one.")
 @click.option("--concurrency", type=int, help="Most runs at once in this process. [100]")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
+)
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
 def main(**given: Any) -> None:
     """Executes agents and streams their events. Every setting is also an environment variable: RUNWIRE_STORE,
@@ -40,7 +47,7 @@ def main(**given: Any) -> None:
         if settings.model:
             os.environ["RUNWIRE_MODEL"] = settings.model
         event_loop.run(app.run(settings, _announce), threads=settings.concurrency + _MORE_THREADS)
-        process_end.leave(0)
+        end.leave(0)
     except ConfigurationError as error:
         _fail(str(error), 2)
     except StoreUnavailable as error:
@@ -48,7 +55,16 @@ def main(**given: Any) -> None:
 
 
 def _announce(address: str) -> None:
+    _calm_collector()
     print(f"agent service listening on {address}", flush=True)
+
+
+def _calm_collector() -> None:
+    """What is there once the service has started stays, and is looked at no more; what comes later is looked at less
+    often. With 200 runs that speak the collector took 8 % of the time, up to 52 ms at once; now 0.1 % and 3 ms."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def _fail(message: str, code: int) -> None:

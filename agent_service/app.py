@@ -10,18 +10,20 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Final
 
-from agent_service import registry
+from agent_service.agents import registry
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
-from agent_service.process_end import LAST_SECONDS, BoundedEnd
-from agent_service.registry import Registry
+from agent_service.execution.worker import Worker
+from agent_service.fleet import Fleet
+from agent_service.process.end import LAST_SECONDS, BoundedEnd
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
-from agent_service.worker import Worker
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runwire.caching_pubsub import CachingPubSub
 from runwire.calls import Calls
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
+from runwire.identity.settings import access_of
 from runwire.loop import repeat
 from runwire.outflow import Outflow
 from runwire.pubsub import Store
@@ -83,8 +85,8 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
         if settings.role != "work":
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
 
-    services = [] if settings.role == "work" else [SERVICE]
-    async with serve(settings.listen, register, services, calls=calls, outflow=outflow) as server:
+    services, access = [] if settings.role == "work" else [SERVICE], access_of(settings)
+    async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
         yield Service(agents, settings, servicer, server)
 
 
@@ -102,27 +104,29 @@ class Service:
         settings, server = self._settings, self._server
         buffer_bytes = settings.stream_buffer_bytes // 2
         logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
-        self._servicer.open(Runs(store, logs, self._agents))
+        fleet = Fleet(store, self._agents)
+        self._servicer.open(Runs(store, logs, self._agents), fleet)
         worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store))
         async with asyncio.TaskGroup() as group:
-            background = [
-                group.create_task(repeat("idle check", logs.run), name="idle check"),
-                group.create_task(repeat("health", partial(_watch_store, store, server)), name="health"),
-            ]
+            idle_check = group.create_task(repeat("idle check", logs.run), name="idle check")
+            watching = [group.create_task(repeat("health", partial(_watch_store, store, server)), name="health")]
+            if settings.role != "work":
+                watching.append(group.create_task(repeat("queues", fleet.watch_once), name="queues"))
             if settings.role != "serve":
                 group.create_task(worker.run(), name="worker")
             await server.set_serving(True)
             announce(server.address)
             await stopping.wait()
             log.info("shutting down")
-            background.pop().cancel()
+            for task in watching:
+                task.cancel()
             await server.set_serving(False)
             worker.drain()
             logs.drain()
             # gRPC cuts off without a word what it has not handed to us yet when it stops: let that come in and be told.
             await asyncio.sleep(_COMING_IN_SECONDS)
             await server.stop(_STREAM_GRACE_SECONDS)
-            background.pop().cancel()
+            idle_check.cancel()
 
 
 async def _watch_store(store: Store, server: Server) -> None:

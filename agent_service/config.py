@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from runwire.errors import ConfigurationError
+from runwire.identity.settings import AccessSettings
 
 DEFAULT_FOLDER: Final = Path(".runwire")
 DEFAULT_STORE: Final = f"sqlite:///{DEFAULT_FOLDER}/runs.db"
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
 
 
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """Each setting is an environment variable too: `lease_seconds` is RUNWIRE_LEASE_SECONDS."""
 
     model_config = SettingsConfigDict(env_prefix="RUNWIRE_", frozen=True, extra="ignore", populate_by_name=True)

@@ -8,9 +8,9 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from agent_service import record
-from agent_service.definition import repeated_scorer
-from agent_service.registry import Registry
+from agent_service.agents.definition import repeated_scorer
+from agent_service.agents.registry import Registry
+from agent_service.log import record, turns
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (
@@ -26,10 +26,11 @@ from runwire.errors import (
     StoreUnavailable,
     TopicExists,
 )
+from runwire.identity.principal import Principal
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import Commit, Scan, Schedule, Store, Stored
 from runwire.scan import merged, place_of
-from runwire.scorer_requests import topic_of
+from runwire.scorer_requests import OWNER, is_owned, topic_of
 from runwire.threads import off_loop
 from runwire.times import seconds_of, timestamp
 
@@ -53,12 +54,12 @@ class Runs:
     """The runs of all tenants in one store."""
 
     def __init__(self, store: Store, log: CachingPubSub, agents: Registry) -> None:
-        self._store = store
+        self.store = store
         self.log = log
         """The log of every run, to be read."""
         self._agents = agents
 
-    async def start(self, tenant: str, request: agent_service_pb2.StartRunRequest) -> run_pb2.Run:
+    async def start(self, who: Principal, request: agent_service_pb2.StartRunRequest) -> run_pb2.Run:
         """Accepts a run; a repeat by request id returns the run that is there.
 
         Raises InvalidRequest, AgentNotFound, AlreadyExists.
@@ -70,7 +71,8 @@ class Runs:
         size = request.ByteSize()
         await off_loop(size, definition.parse_input, request.input)
         run = run_pb2.Run(
-            run_id=_run_id(tenant, request.request_id),
+            run_id=_run_id(who, request.request_id),
+            owner=who.name,
             agent_id=request.agent_id,
             agent_version=definition.version,
             state=run_pb2.RUN_STATE_QUEUED,
@@ -78,14 +80,21 @@ class Runs:
             labels=request.labels,
             scorers=_merge(definition.scorer_protos, request.scorers),
             timeout=request.timeout if request.HasField("timeout") else None,
+            conversation=request.conversation if request.HasField("conversation") else None,
         )
-        topic, digest = topic_of(tenant, run.run_id), await off_loop(size, _digest, request)
+        topic, digest = topic_of(who.tenant, run.run_id), await off_loop(size, _digest, request)
         commit = Commit(
             topic,
             create=True,
             queue=record.queue_of(run.agent_id),
-            indexes=record.lists_of(tenant, run),
-            puts={**record.puts(run), record.REQUEST: digest, record.TRACE: _trace(request)},
+            indexes=record.lists_of(who.tenant, run),
+            puts={
+                **record.puts(run),
+                record.REQUEST: digest,
+                record.TRACE: _trace(request),
+                **_owner(who),
+                **turns.first_fields(run),
+            },
             schedule=Schedule.DUE,
         )
         try:
@@ -94,21 +103,29 @@ class Runs:
             return await self._repeated(topic, run.run_id, digest)
         return record.with_head(run, topic, committed.head, False)
 
-    async def get(self, tenant: str, run_id: str) -> run_pb2.Run:
+    async def get(self, who: Principal, run_id: str) -> run_pb2.Run:
         """Raises RunNotFound, RunExpired."""
-        return record.to_run(await self._stored(tenant, run_id, record.SUMMARY))
+        return record.to_run(await self.stored(who, run_id, record.SUMMARY))
 
-    async def list(self, tenant: str, request: agent_service_pb2.ListRunsRequest) -> tuple[Sequence[run_pb2.Run], str]:
+    async def check_visible(self, who: Principal, run_id: str) -> None:
+        """Raises RunNotFound for a run that is not the principal's to see. Only where it sees its own alone the store
+        is asked: whose tenant a run is of, its topic says."""
+        if who.owner is not None:
+            await self.stored(who, run_id, ())
+
+    async def list(
+        self, who: Principal, request: agent_service_pb2.ListRunsRequest
+    ) -> tuple[Sequence[run_pb2.Run], str]:
         """A page, newest first, and the token of the next one. Raises InvalidRequest."""
         size, place = page_size(request), _place(request)
         since = seconds_of(request.created_after) - _ROUNDING_SECONDS if request.HasField("created_after") else 0.0
         runs: list[run_pb2.Run] = []
         room = MAX_PAGE_BYTES
         for _ in range(_SCAN_ROUNDS + size // _SCAN_LIMIT):
-            page = await self._scan(tenant, request, place, since, min(size - len(runs), _SCAN_LIMIT))
+            page = await self._scan(who, request, place, since, min(size - len(runs), _SCAN_LIMIT))
             for stored in page.found:
                 run = await self._listed(stored)
-                if run is not None and _matches(run, request):
+                if run is not None and who.owner in (None, run.owner) and _matches(run, request):
                     room -= run.ByteSize()
                     if runs and room < 0:
                         return runs, encode_token(request, place)
@@ -126,19 +143,21 @@ class Runs:
         if record.BRIEF in stored.fields:
             return record.to_listed(stored)
         # A process of an earlier version has written it, and in no list but its tenant's and its agent's.
-        whole = await self._store.get(stored.topic, record.SUMMARY)
+        whole = await self.store.get(stored.topic, record.SUMMARY)
         return record.to_run(whole) if whole is not None and record.RUN in whole.fields else None
 
     async def _scan(
         self,
-        tenant: str,
+        who: Principal,
         request: agent_service_pb2.ListRunsRequest,
         place: tuple[float, str] | None,
         since: float,
         limit: int,
     ) -> Scan:
         """Runs that may be what is asked for, by the lists that they stand in."""
-        lists = [record.label_list(tenant, key, value) for key, value in request.labels.items()]
+        tenant = who.tenant
+        lists = [record.owner_list(tenant, who.owner)] if who.owner is not None else []
+        lists += [record.label_list(tenant, key, value) for key, value in request.labels.items()]
         if request.agent_id:
             lists.append(record.index_of(tenant, request.agent_id))
         states = sorted(set(request.states).intersection(run_pb2.RunState.values()))
@@ -146,23 +165,23 @@ class Runs:
         if request.states and not states:
             return Scan((), None)  # no run is like that
         pages = [
-            await self._store.scan(start, also=lists, fields=record.LISTED, before=place, since=since, limit=limit)
+            await self.store.scan(start, also=lists, fields=record.LISTED, before=place, since=since, limit=limit)
             for start in starts
         ]
         return merged(pages, limit)
 
-    async def cancel(self, tenant: str, run_id: str, reason: str) -> run_pb2.Run:
+    async def cancel(self, who: Principal, run_id: str, reason: str) -> run_pb2.Run:
         """Asks the run to stop; of no effect on one that has ended. Raises RunNotFound, RunExpired."""
-        stored = await self._stored(tenant, run_id, record.SUMMARY)
+        stored = await self.stored(who, run_id, record.SUMMARY)
         if not stored.head.final and record.CANCEL not in stored.fields:
             commit = Commit(stored.topic, puts={record.CANCEL: reason.encode()}, schedule=Schedule.WAKE)
             try:
                 await self.log.publish(commit)
             except LogClosed:
                 pass
-        return await self.get(tenant, run_id)
+        return await self.get(who, run_id)
 
-    async def resume(self, tenant: str, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
+    async def resume(self, who: Principal, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
         """Answers what a suspended run waits for; all of the answers are taken, or none.
 
         Raises InvalidRequest, RunNotFound, RunExpired, NotSuspended, AlreadyAnswered.
@@ -170,8 +189,8 @@ class Runs:
         # Not the journal, which may be of any size.
         fields = (*record.SUMMARY, *dict.fromkeys(record.ANSWER + answer.request_id for answer in answers))
         for _ in range(_RESUME_TRIES):
-            stored = await self._stored(tenant, run_id, fields)
-            time = await self._store.now()
+            stored = await self.stored(who, run_id, fields)
+            time = await self.store.now()
             _check_answers(answers, record.to_run(stored).pending, stored.fields, time)
             commit = Commit(
                 stored.topic,
@@ -188,11 +207,11 @@ class Runs:
                 raise _answered(error.field.removeprefix(record.ANSWER), error.value) from None
             except LogClosed:
                 raise NotSuspended(f"run {run_id} has ended") from None
-            return await self.get(tenant, run_id)
+            return await self.get(who, run_id)
         raise StoreUnavailable(f"run {run_id} changed hands {_RESUME_TRIES} times meanwhile")
 
     async def _repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
-        stored = await self._store.get(topic, (*record.SUMMARY, record.REQUEST))
+        stored = await self.store.get(topic, (*record.SUMMARY, record.REQUEST))
         if stored is None or stored.head.expired:
             raise AlreadyExists(f"the request id was used before, for run {run_id}, which is purged", run_id=run_id)
         if stored.fields[record.REQUEST] != digest:
@@ -201,9 +220,11 @@ class Runs:
             )
         return record.to_run(stored)
 
-    async def _stored(self, tenant: str, run_id: str, fields: Sequence[str]) -> Stored:
-        stored = await self._store.get(topic_of(tenant, check_run_id(run_id)), fields)
-        if stored is None:
+    async def stored(self, who: Principal, run_id: str, fields: Sequence[str]) -> Stored:
+        """Its topic with these fields. Raises InvalidRequest, RunNotFound, RunExpired."""
+        stored = await self.store.get(topic_of(who.tenant, check_run_id(run_id)), (*fields, OWNER))
+        # Of a purged run nobody knows any more whose it was.
+        if stored is None or not is_owned(stored.fields, who.owner):
             raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
         if stored.head.expired:
             state = run_pb2.RunState.Name(stored.head.final)
@@ -225,10 +246,19 @@ def _check_scorers(request: agent_service_pb2.StartRunRequest) -> None:
         raise InvalidRequest({f"scorers[{place}].name": problem})
 
 
-def _run_id(tenant: str, request_id: str) -> str:
+def _owner(who: Principal) -> dict[str, bytes]:
+    return {OWNER: who.name.encode()} if who.name else {}
+
+
+def _run_id(who: Principal, request_id: str) -> str:
     if not request_id:
         return secrets.token_hex(16)
-    return hashlib.sha256(f"{tenant}\0{request_id}".encode()).hexdigest()[:32]
+    names = f"{who.tenant}\0{request_id}"
+    if who.owner is not None:
+        # Whoever sees only its own has request ids of its own too: those of others would show in conflicts. No tenant
+        # begins like this.
+        names = f"\0{who.tenant}\0{who.owner}\0{request_id}"
+    return hashlib.sha256(names.encode()).hexdigest()[:32]
 
 
 def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:

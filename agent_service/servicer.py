@@ -9,8 +9,10 @@ from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
+from agent_service.agents.registry import Registry
 from agent_service.config import Settings
-from agent_service.registry import Registry
+from agent_service.conversations import Conversations
+from agent_service.fleet import Fleet
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
@@ -27,13 +29,13 @@ from runwire.errors import (
     StreamMaxAge,
 )
 from runwire.frames import varint
+from runwire.identity.principal import caller
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import MAX_COMMIT_EVENTS, Position
-from runwire.scorer_requests import DEFAULT_TENANT, topic_of
+from runwire.scorer_requests import topic_of
 from runwire.times import duration, seconds_of
 
-"""Of every call, as long as there is no authentication."""
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
 
@@ -46,18 +48,26 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     def __init__(self, agents: Registry, settings: Settings, outflow: Outflow) -> None:
         self._agents = agents
         self._settings = settings
-        self._opened: Runs | None = None
+        self._opened: tuple[Runs, Fleet] | None = None
         self._outflow = outflow
 
-    def open(self, runs: Runs) -> None:
+    def open(self, runs: Runs, fleet: Fleet) -> None:
         """The store is there: from now on calls about runs are answered. Before, they raise StoreUnavailable."""
-        self._opened = runs
+        self._opened = runs, fleet
 
     @property
-    def _runs(self) -> Runs:
+    def _conversations(self) -> Conversations:
+        return Conversations(self._runs.store, self._runs, self._agents)
+
+    @property
+    def _on_store(self) -> tuple[Runs, Fleet]:
         if self._opened is None:
             raise StoreUnavailable("this server starts, and its store does not answer yet")
         return self._opened
+
+    @property
+    def _runs(self) -> Runs:
+        return self._on_store[0]
 
     async def ListAgents(
         self, request: agent_service_pb2.ListAgentsRequest, context: Context
@@ -76,33 +86,66 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             given = [str(metadata.get(name, "")) for name in ("traceparent", "tracestate")]
             if len(given[0]) <= MAX_TRACEPARENT_LENGTH and len(given[1]) <= MAX_TRACE_LENGTH:
                 request.traceparent, request.tracestate = given
-        return agent_service_pb2.StartRunResponse(run=await self._runs.start(DEFAULT_TENANT, request))
+        return agent_service_pb2.StartRunResponse(run=await self._runs.start(caller(), request))
 
     async def GetRun(
         self, request: agent_service_pb2.GetRunRequest, context: Context
     ) -> agent_service_pb2.GetRunResponse:
-        return agent_service_pb2.GetRunResponse(run=await self._runs.get(DEFAULT_TENANT, request.run_id))
+        return agent_service_pb2.GetRunResponse(run=await self._runs.get(caller(), request.run_id))
 
     async def ListRuns(
         self, request: agent_service_pb2.ListRunsRequest, context: Context
     ) -> agent_service_pb2.ListRunsResponse:
-        runs, token = await self._runs.list(DEFAULT_TENANT, request)
+        runs, token = await self._runs.list(caller(), request)
         return agent_service_pb2.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def CancelRun(
         self, request: agent_service_pb2.CancelRunRequest, context: Context
     ) -> agent_service_pb2.CancelRunResponse:
-        run = await self._runs.cancel(DEFAULT_TENANT, request.run_id, request.reason)
+        run = await self._runs.cancel(caller(), request.run_id, request.reason)
         return agent_service_pb2.CancelRunResponse(run=run)
 
     async def ResumeRun(
         self, request: agent_service_pb2.ResumeRunRequest, context: Context
     ) -> agent_service_pb2.ResumeRunResponse:
-        run = await self._runs.resume(DEFAULT_TENANT, request.run_id, request.answers)
+        run = await self._runs.resume(caller(), request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
+    async def SendMessage(
+        self, request: agent_service_pb2.SendMessageRequest, context: Context
+    ) -> agent_service_pb2.SendMessageResponse:
+        number = await self._conversations.send(caller(), request)
+        return agent_service_pb2.SendMessageResponse(message_number=number)
+
+    async def EndConversation(
+        self, request: agent_service_pb2.EndConversationRequest, context: Context
+    ) -> agent_service_pb2.EndConversationResponse:
+        run = await self._conversations.end(caller(), request.run_id)
+        return agent_service_pb2.EndConversationResponse(run=run)
+
+    async def ListTurns(
+        self, request: agent_service_pb2.ListTurnsRequest, context: Context
+    ) -> agent_service_pb2.ListTurnsResponse:
+        return await self._conversations.turns(caller(), request)
+
+    async def ListWorkers(
+        self, request: agent_service_pb2.ListWorkersRequest, context: Context
+    ) -> agent_service_pb2.ListWorkersResponse:
+        size, place = page_size(request), decode_token(request, str)
+        workers = [one for one in await self._on_store[1].workers() if place is None or one.worker > place[0]]
+        token = encode_token(request, workers[size - 1].worker) if len(workers) > size else ""
+        return agent_service_pb2.ListWorkersResponse(workers=workers[:size], next_page_token=token)
+
+    async def ListQueues(
+        self, request: agent_service_pb2.ListQueuesRequest, context: Context
+    ) -> agent_service_pb2.ListQueuesResponse:
+        size, place = page_size(request), decode_token(request, str)
+        queues = [one for one in await self._on_store[1].queues() if place is None or one.agent_id > place[0]]
+        token = encode_token(request, queues[size - 1].agent_id) if len(queues) > size else ""
+        return agent_service_pb2.ListQueuesResponse(queues=queues[:size], next_page_token=token)
+
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
-        topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
+        topic = await self._topic(request.run_id)
         codec, size = CursorCodec(topic), page_size(request, _EVENTS_PAGE_SIZE)
         position = _after(request, codec)
         with _errors_of_run(request.run_id, codec):
@@ -116,7 +159,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         return _page(batch.body, token, cursor)
 
     async def WatchRun(self, request: agent_service_pb2.WatchRunRequest, context: Context) -> None:
-        topic = topic_of(DEFAULT_TENANT, check_run_id(request.run_id))
+        topic = await self._topic(request.run_id)
         codec = CursorCodec(topic)
         heartbeat = _heartbeat_of(request)
         start = _start(request, codec)
@@ -134,8 +177,15 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             async with aclosing(items):
                 await self._send(items, codec, stream, heartbeat)
 
+    async def _topic(self, run_id: str) -> str:
+        """The log of a run that the caller may see. Raises RunNotFound."""
+        who = caller()
+        topic = topic_of(who.tenant, check_run_id(run_id))
+        await self._runs.check_visible(who, run_id)
+        return topic
+
     async def _send(self, items: AsyncGenerator[Item], codec: CursorCodec, stream: Stream, heartbeat: float) -> None:
-        loop = asyncio.get_running_loop()
+        loop, who = asyncio.get_running_loop(), caller()
         end = loop.time() + self._settings.stream_max_age_seconds
         cursor = ""
         try:
@@ -145,7 +195,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 ended = isinstance(item, Ended)
                 del item  # while the client takes its time, its frame is all that is kept
                 await stream.write(frame)
-                if loop.time() >= end and not ended:
+                if not ended and (loop.time() >= end or not who.is_proven()):
                     raise StreamMaxAge("the stream is as old as this server allows: resume", RETRY_DELAY_SECONDS)
         except (ServerDraining, StreamMaxAge) as error:
             await stream.write(_closing(error, cursor))

@@ -24,8 +24,8 @@ from typing import Any, Final
 
 import grpc
 
-from agent_service import record
-from agent_service.registry import Registry
+from agent_service.agents.registry import Registry
+from agent_service.log import record
 from agent_service.runs import Runs
 from benchmarks.agents import emitter
 from benchmarks.processes import cpu_seconds, resident_bytes, service
@@ -34,6 +34,7 @@ from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.connect import open_store
+from runwire.identity.principal import ANONYMOUS
 from runwire.pubsub import Claim, Commit, Schedule, Store
 from runwire.values import to_value
 from tests.servers import RedisServer, redis_servers, start_redis
@@ -124,7 +125,7 @@ async def fill(store: Store, runs: Runs, begin: int, until: int) -> None:
     """Runs of many customers that have ended. One of the first has a label that no other has."""
     for first in range(begin, until, BATCH):
         numbers = range(first, min(first + BATCH, until))
-        await asyncio.gather(*(runs.start(TENANT, asking(number)) for number in numbers))
+        await asyncio.gather(*(runs.start(ANONYMOUS, asking(number)) for number in numbers))
         while await end(store, BATCH):
             pass
 
@@ -138,7 +139,7 @@ async def listed(runs: Runs, **fields: Any) -> None:
     """A page, and where a search finds little as many as it takes."""
     request = pb.ListRunsRequest(**fields)
     while True:
-        found, token = await runs.list(TENANT, request)
+        found, token = await runs.list(ANONYMOUS, request)
         if found or not token:
             return
         request.page_token = token
@@ -168,7 +169,7 @@ class Place:
         task = asyncio.create_task(claim(self.store, 1, wait_seconds=5.0))
         await asyncio.sleep(0.02)
         begin = time.perf_counter()
-        await self.runs.start(TENANT, asking(1))
+        await self.runs.start(ANONYMOUS, asking(1))
         await task
         return 1e3 * (time.perf_counter() - begin)
 
@@ -178,7 +179,7 @@ def calls(place: Place) -> Mapping[str, Callable[[], Awaitable[object]]]:
     page = partial(partial, listed, place.runs)
     old = record.timestamp(time.time() - 86_400)
     return {
-        "StartRun": partial(place.runs.start, TENANT, asking(1)),
+        "StartRun": partial(place.runs.start, ANONYMOUS, asking(1)),
         "claim": partial(claim, place.store, 1),
         "first page of 50": page(),
         "page of 1": page(page_size=1),

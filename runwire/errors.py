@@ -10,6 +10,15 @@
     |   +-- CursorExpired           CURSOR_EXPIRED: events after it are gone
     |   +-- CursorAhead             CURSOR_AHEAD: it is beyond the tail
     |   +-- CursorEpochMismatch     CURSOR_EPOCH_MISMATCH: the log was re-created or rolled back since
+    +-- Unauthenticated             nobody knows who calls
+    |   +-- TokenMissing            TOKEN_MISSING: neither a token nor a client certificate came
+    |   +-- TokenInvalid            TOKEN_INVALID: it is none that this service takes
+    |   +-- TokenExpired            TOKEN_EXPIRED
+    |   +-- TokenRevoked            TOKEN_REVOKED
+    |   +-- CertificateUnknown      CERTIFICATE_UNKNOWN: no rule says who this is
+    +-- PermissionDenied
+    |   +-- ScopeMissing            SCOPE_MISSING: the caller is known, and may not do this
+    |   +-- OwnOnly                 OWN_ONLY: the caller sees what it started, and asked for more
     +-- EventsLost                  EVENTS_LOST: the log vanished under a live reader
     +-- NotFound
     |   +-- RunNotFound             RUN_NOT_FOUND
@@ -21,6 +30,8 @@
     +-- PreconditionFailed
     |   +-- NotSuspended            NOT_SUSPENDED: the run does not wait for this answer
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
+    |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
+    |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -36,6 +47,8 @@
         +-- SlowConsumer            SLOW_CONSUMER
         +-- TooManyStreams          TOO_MANY_STREAMS
         +-- TooManyRequests         TOO_MANY_REQUESTS
+        +-- TooManyMessages         TOO_MANY_MESSAGES: as many wait in the conversation as may
+        +-- KeysUnavailable         KEYS_UNAVAILABLE: who signed the token cannot be looked up
 
 `reason` is the ErrorInfo.reason on the wire and `metadata` its metadata; `runwire.rpc` maps a class to a status
 and `runwire.client` maps a status back to the same class.
@@ -137,6 +150,60 @@ class CursorEpochMismatch(CursorError):
     reason = "CURSOR_EPOCH_MISMATCH"
 
 
+class Unauthenticated(RunwireError):
+    """Nobody knows who calls."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class TokenMissing(Unauthenticated):
+    """The call came with neither a token nor a client certificate."""
+
+    reason = "TOKEN_MISSING"
+
+
+class TokenInvalid(Unauthenticated):
+    """The token is none that this service takes: forged, damaged, of another issuer or for another audience."""
+
+    reason = "TOKEN_INVALID"
+
+
+class TokenExpired(Unauthenticated):
+    """The token was good once."""
+
+    reason = "TOKEN_EXPIRED"
+
+
+class TokenRevoked(Unauthenticated):
+    """The token was taken back."""
+
+    reason = "TOKEN_REVOKED"
+
+
+class CertificateUnknown(Unauthenticated):
+    """The client's certificate is good, and no rule says who it is."""
+
+    reason = "CERTIFICATE_UNKNOWN"
+
+
+class PermissionDenied(RunwireError):
+    """The caller is known, and may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class ScopeMissing(PermissionDenied):
+    """The caller lacks a scope. Metadata: scope."""
+
+    reason = "SCOPE_MISSING"
+
+
+class OwnOnly(PermissionDenied):
+    """The caller sees only what it started, and asked for what is everybody's."""
+
+    reason = "OWN_ONLY"
+
+
 class EventsLost(RunwireError):
     """The log vanished, or was replaced, under a live reader."""
 
@@ -193,6 +260,18 @@ class AlreadyAnswered(PreconditionFailed):
     """The request was answered before; the first answer stands. Metadata: answer_time."""
 
     reason = "ALREADY_ANSWERED"
+
+
+class NotAConversation(PreconditionFailed):
+    """The run was not started as a conversation."""
+
+    reason = "NOT_A_CONVERSATION"
+
+
+class ConversationEnded(PreconditionFailed):
+    """The conversation takes no messages any more."""
+
+    reason = "CONVERSATION_ENDED"
 
 
 class FrameUnreadable(RunwireError):
@@ -295,3 +374,15 @@ class TooManyRequests(Unavailable):
     """This server works on as many calls of this kind as it allows, and as many wait."""
 
     reason = "TOO_MANY_REQUESTS"
+
+
+class TooManyMessages(Unavailable):
+    """As many messages wait in the conversation as may."""
+
+    reason = "TOO_MANY_MESSAGES"
+
+
+class KeysUnavailable(Unavailable):
+    """The keys of whoever signs the tokens cannot be fetched."""
+
+    reason = "KEYS_UNAVAILABLE"

@@ -21,16 +21,19 @@ from runwire.hub import Hub
 from runwire.loop import wait_for
 from runwire.pubsub import (
     MAX_CLAIM_BYTES,
+    MAX_COUNTED,
     MAX_RECEIVE_BYTES,
     MAX_SCAN_LOOKS,
     Claim,
     Commit,
     Committed,
     Delivery,
+    Depth,
     Entry,
     Head,
     Lease,
     LeaseState,
+    Notice,
     Page,
     PubSub,
     Risk,
@@ -125,6 +128,8 @@ class MemoryStore:
         self._ends: list[tuple[float, str]] = []
         """Heap of the times at which closed topics are to be purged and their tombstones removed."""
         self._mailboxes: dict[str, _Mailbox] = {}
+        self._boards: dict[str, dict[str, tuple[float, Notice]]] = {}
+        """By board and name: when it comes down, and what is up."""
         self._messages_sent = 0
 
     # The log
@@ -342,6 +347,30 @@ class MemoryStore:
             self._plan(lease.topic, kept.topic)
         return state
 
+    # What is told to operators
+
+    async def depths(self) -> Sequence[Depth]:
+        now = self._clock()
+        found: dict[str, set[tuple[float, str]]] = {}
+        for lane, heap in self._due.items():
+            for due, name in heap:
+                kept = self._topics.get(name)
+                if kept and kept.topic.due == due and work_in(kept.topic.queue, kept.topic.suspect) == lane:
+                    found.setdefault(kept.topic.queue, set()).add((due, name))
+        return [_depth(queue, [due for due, _ in found[queue]], now) for queue in sorted(found)]
+
+    async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
+        now = self._clock()
+        up = {key: each for key, each in self._boards.get(board, {}).items() if each[0] > now and key != name}
+        if seconds > 0:
+            up[name] = (now + seconds, Notice(name, value, now))
+        self._boards[board] = up
+
+    async def notices(self, board: str) -> Sequence[Notice]:
+        now = self._clock()
+        up = self._boards.get(board, {})
+        return [notice for _, (end, notice) in sorted(up.items()) if end > now]
+
     # Messages
 
     async def receive(
@@ -432,6 +461,12 @@ def _check_once(commit: Commit, fields: Mapping[str, bytes]) -> None:
     for name in commit.puts_once:
         if name in fields:
             raise FieldExists(name, fields[name])
+
+
+def _depth(queue: str, times: Sequence[float], now: float) -> Depth:
+    due = [time for time in times if time <= now]
+    counts = (min(len(due), MAX_COUNTED), min(len(times) - len(due), MAX_COUNTED))
+    return Depth(queue, *counts, min(due, default=0.0))
 
 
 def _within(entries: Sequence[Entry], start: int, max_events: int, max_bytes: int) -> Sequence[Entry]:

@@ -51,6 +51,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
 
+from runwire.value import value
+
 MAX_COMMIT_EVENTS: Final = 256
 """Most events of one commit, and so of one entry."""
 
@@ -69,6 +71,9 @@ MAX_SCAN_LOOKS: Final = 1000
 RECEIVE_CHUNK: Final = 32
 """Messages that are taken before their size is looked at."""
 
+MAX_COUNTED: Final = 10_000
+"""Topics of one queue after which `depths` counts no further: to be asked often must not cost more in a long queue."""
+
 MAX_EVENT_BYTES: Final = 2 * 1024 * 1024
 """Most bytes of one event; below gRPC's default receive limit of 4 MiB."""
 
@@ -85,7 +90,7 @@ def grace_seconds(lease_seconds: float, loss: int) -> float:
     return min(lease_seconds / 3 * (1 << min(loss - 1, 10)), MOST_GRACE_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Position:
     """A place in a log: after event `sequence` of the log `epoch`. Positions of different epochs do not compare."""
 
@@ -97,7 +102,7 @@ class Position:
     """`frames.event_check` of that event; empty at the beginning, and where it is not known."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """The events of one commit, as stored, published and sent: never parsed or encoded again."""
 
@@ -117,7 +122,7 @@ class Entry:
     """Not 0: the entry ends the log; the number says how (the agent service stores a RunState)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Head:
     """What is known of a log as a whole, read in one atomic step."""
 
@@ -144,7 +149,7 @@ class Head:
         return Position(self.epoch, self.last, self.check)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Page:
     """Entries in ascending order, and the head, from one atomic read."""
 
@@ -178,7 +183,7 @@ class Message:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Commit:
     """One atomic write to one topic.
 
@@ -239,7 +244,7 @@ class Commit:
     """With `final`: seconds after that until the tombstone, too, is gone."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Committed:
     """What a commit did."""
 
@@ -324,6 +329,29 @@ class Delivery:
     body: bytes
     deliveries: int
     """How often it was handed out, this time included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What waits in one queue."""
+
+    queue: str
+    due: int
+    """Topics that are due and that nobody has, suspects too; at most MAX_COUNTED."""
+    ahead: int
+    """Topics whose due time lies ahead, those under a lease among them; at most MAX_COUNTED."""
+    oldest_due: float
+    """Since when the one that is due longest is due; 0 where nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What somebody has put up on a board."""
+
+    name: str
+    value: bytes
+    time: float
+    """When it was put up the last time, by the store's clock."""
 
 
 Deliver = Callable[[Entry | None], None]
@@ -463,6 +491,19 @@ class Store(EventCache, Protocol):
         Waits up to `wait_seconds` for one to become due; then returns what there is, perhaps nothing. A topic that a
         commit made due is found within 50 ms, one whose time has come within 250 ms.
         """
+        ...
+
+    async def depths(self) -> Sequence[Depth]:
+        """Every queue that has a topic with a due time, in order of its name: whether anybody claims from it or not."""
+        ...
+
+    async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
+        """Puts `value` up on a board under this name, in place of what was there under it. It comes down by itself
+        after so many seconds; at once, where they are 0. For what is said again and again: nothing else keeps it."""
+        ...
+
+    async def notices(self, board: str) -> Sequence[Notice]:
+        """What is up on a board, in order of the names."""
         ...
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:

@@ -27,6 +27,11 @@ from grpc_status import rpc_status
 from runwire import errors, requests
 from runwire.calls import Call, Calls
 from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed, RunwireError, Unavailable
+from runwire.identity import policy
+from runwire.identity.access import Access
+from runwire.identity.authenticator import Authenticator
+from runwire.identity.principal import Principal, acting
+from runwire.identity.server_certificates import Identity, ServerCertificates
 from runwire.logs import Sparing
 from runwire.outflow import Outflow
 from runwire.times import duration
@@ -48,12 +53,15 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
     (errors.InvalidRequest, code_pb2.INVALID_ARGUMENT),
     (errors.CursorError, code_pb2.OUT_OF_RANGE),
     (errors.EventsLost, code_pb2.DATA_LOSS),
+    (errors.Unauthenticated, code_pb2.UNAUTHENTICATED),
+    (errors.PermissionDenied, code_pb2.PERMISSION_DENIED),
     (errors.NotFound, code_pb2.NOT_FOUND),
     (errors.AlreadyExists, code_pb2.ALREADY_EXISTS),
     (errors.PreconditionFailed, code_pb2.FAILED_PRECONDITION),
     (errors.SlowConsumer, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyStreams, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyRequests, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.TooManyMessages, code_pb2.RESOURCE_EXHAUSTED),
     (errors.Unavailable, code_pb2.UNAVAILABLE),
     (errors.CommitRefused, code_pb2.ABORTED),
 )
@@ -173,6 +181,74 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 _pass_bytes(handler.response_serializer),
             )
         return cast("Handler | None", handler)
+
+
+class IdentityInterceptor(grpc.aio.ServerInterceptor):
+    """Makes the principal of each call, before anything of it is received, and refuses what it may not do."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        method = handler_call_details.method
+        if policy.is_public(method):
+            return await continuation(handler_call_details)
+        if method not in policy.RULES and await continuation(handler_call_details) is None:
+            return None  # UNIMPLEMENTED
+        try:
+            principal = await self._authenticator.by_token(handler_call_details.invocation_metadata or ())
+            if principal is not None:
+                policy.check(principal, method)
+        except RunwireError as error:
+            # As a stream: what is refused here is not even received.
+            return grpc.stream_stream_rpc_method_handler(_refusing(error, method))
+        return self._identified(await continuation(handler_call_details), principal, method)
+
+    def _identified(self, handler: Any, principal: Principal | None, method: str) -> Handler | None:
+        """`handler`, which sees the principal."""
+        for kind, make in _KINDS.items():
+            if handler is not None and (behaviour := getattr(handler, kind)):
+                acting = self._acting(behaviour, principal, method)
+                return make(acting, handler.request_deserializer, handler.response_serializer)
+        return None
+
+    def _acting(self, behaviour: Any, principal: Principal | None, method: str) -> Any:
+        async def acting_for(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                who = principal or self._by_certificate(context, method)
+            except RunwireError as error:
+                await _abort(error, method, context)
+            with acting(who):
+                working = behaviour(request, context)
+                del request  # see _let_go
+                return await working
+
+        return acting_for
+
+    def _by_certificate(self, context: grpc.aio.ServicerContext[Any, Any], method: str) -> Principal:
+        # gRPC tells of the peer only once the call is being handled.
+        principal = self._authenticator.by_certificate(context.auth_context())
+        policy.check(principal, method)
+        return principal
+
+
+def _refusing(error: RunwireError, method: str) -> Any:
+    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await _abort(error, method, context)
+
+    return refuse
+
+
+_KINDS: Final = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler,
+    "stream_unary": grpc.stream_unary_rpc_method_handler,
+    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "stream_stream": grpc.stream_stream_rpc_method_handler,
+}
 
 
 class CallsInterceptor(grpc.aio.ServerInterceptor):
@@ -346,21 +422,31 @@ async def serve(
     grace_seconds: float = 5.0,
     calls: Calls | None = None,
     outflow: Outflow | None = None,
+    access: Access | None = None,
 ) -> AsyncIterator[Server]:
     """Listens on `listen` (HOST:PORT, port 0 picks a free one) until the block is left.
 
     `register` adds the servicers, named in `services`. Health and reflection are added here. Health says NOT_SERVING
     until `set_serving(True)`. `calls` and `outflow` bound what it works on and sends; by default as these have it.
-    Raises ConfigurationError for an address that is wrong or in use.
+    `access`: who may call; without it everybody, on this machine. Raises ConfigurationError for an address that is
+    wrong, in use, or open to the world.
     """
-    interceptors = [CallsInterceptor(calls or Calls()), ErrorInterceptor(outflow or Outflow())]
+    access = access or Access()
+    if services:
+        access.check(listen)
+    interceptors = [
+        IdentityInterceptor(access.authenticator),
+        CallsInterceptor(calls or Calls()),
+        ErrorInterceptor(outflow or Outflow()),
+    ]
     server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     health = health_aio.HealthServicer()
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-    running = Server(server, _bind(server, listen), health, services)
+    if access.reflection:
+        names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+    running = Server(server, _bind(server, listen, access.certificates), health, services)
     await running.set_serving(False)
     await health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
@@ -371,18 +457,44 @@ async def serve(
         await asyncio.shield(server.stop(grace_seconds))
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
+def _bind(server: grpc.aio.Server, listen: str, certificates: ServerCertificates | None) -> str:
     host, separator, port = listen.rpartition(":")
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigurationError(f"cannot listen on {listen!r}: expected HOST:PORT, such as 127.0.0.1:50051")
     try:
         _probe(host.strip("[]"), int(port))
-        bound = server.add_insecure_port(listen)
+        if certificates is None:
+            bound = server.add_insecure_port(listen)
+        else:
+            bound = server.add_secure_port(listen, _credentials(certificates))
     except (OSError, RuntimeError, ValueError):  # the last: no name of a host
         bound = 0
     if not bound:
         raise ConfigurationError(f"cannot listen on {listen}: the port is in use, or the address is not this machine's")
     return f"{host}:{bound}"
+
+
+def _credentials(certificates: ServerCertificates) -> grpc.ServerCredentials:
+    """TLS 1.2 or newer, with the certificate that is in force when a connection is made; open ones stay as they are."""
+    present = certificates.get()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal present
+        found = certificates.get()
+        if found is present:
+            return None
+        present = found
+        return _configuration(found)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(present),
+        changed,  # type: ignore[arg-type] # None is "as before", which the stubs do not know
+        certificates.asks_clients,
+    )
+
+
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(identity.key, identity.chain)], identity.client_ca)
 
 
 def _probe(host: str, port: int) -> None:

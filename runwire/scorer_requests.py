@@ -18,6 +18,9 @@ QUEUE: Final = "scorer-requests"
 DEFAULT_TENANT: Final = "default"
 """Of everything, where nobody has to say who they are."""
 
+OWNER: Final = "owner"
+"""Field of a topic: the subject that started the run. There is none where nobody has to say who they are."""
+
 OUTCOMES: Final[Mapping[int, str]] = {
     run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
     run_event_pb2.TOOL_CALL_OUTCOME_FAILED: "failed",
@@ -32,9 +35,17 @@ def topic_of(tenant: str, run_id: str) -> str:
     return f"{tenant}/{run_id}"
 
 
-def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str, scorer_name: str = "") -> str:
-    """Identity of the scoring of a run, as ScorerRunRequested.scorer_run_id says: 32 hex digits."""
-    parts = [tenant, run_id, scorer_id, scorer_version, *([scorer_name] if scorer_name else [])]
+def is_owned(fields: Mapping[str, bytes], owner: str | None) -> bool:
+    """Whether a topic with these fields is a run of `owner`; None: of whom it is does not matter."""
+    return owner is None or fields.get(OWNER) == owner.encode()
+
+
+def scorer_run_id(
+    tenant: str, run_id: str, scorer_id: str, scorer_version: str, scorer_name: str = "", *, turn: int = 0
+) -> str:
+    """Identity of the scoring of a run, or of a turn of it, as ScorerRunRequested.scorer_run_id says: 32 hex digits."""
+    scored = f"{run_id}#{turn}" if turn else run_id
+    parts = [tenant, scored, scorer_id, scorer_version, *([scorer_name] if scorer_name else [])]
     return sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

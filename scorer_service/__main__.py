@@ -32,6 +32,9 @@ _RESULTS_HELP = "Where scorer runs are kept: sqlite:///file or postgresql://... 
 @click.option("--concurrency", "scorer_concurrency", type=int, help="Most scorer runs at once in this process. [256]")
 @click.option("--export", "scorer_export", metavar="otel", help="Export results by OTLP. [off]")
 @click.option("--migrate", "scorer_migrate", is_flag=True, default=None, help="Migrate the database at start.")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
+)
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
 @click.pass_context
 def main(context: click.Context, /, **given: Any) -> None:
@@ -48,7 +51,7 @@ def migrate_command(context: click.Context, results: str | None) -> None:
     """Bring the tables of the results database to this release, and end."""
 
     def work() -> None:
-        from scorer_service import migrate
+        from scorer_service.results import migrate
 
         assert context.parent is not None
         settings = config.load(results=results or context.parent.params["results"])

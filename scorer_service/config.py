@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from runwire.errors import ConfigurationError
+from runwire.identity.settings import AccessSettings
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """Each comes from the command line, else from the environment variable RUNWIRE_<NAME>."""
 
     model_config = SettingsConfigDict(env_prefix="RUNWIRE_", frozen=True, extra="ignore", populate_by_name=True)

@@ -7,27 +7,35 @@ import json
 import math
 import sys
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 
-from runwire.errors import InvalidRequest, ScorerNotFound, ScorerRunNotFound
+from runwire.errors import (
+    InvalidRequest,
+    RunNotFound,
+    ScorerNotFound,
+    ScorerRunNotFound,
+    StoreUnavailable,
+    StreamMaxAge,
+)
+from runwire.identity.principal import Principal, caller
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from runwire.scorer_requests import DEFAULT_TENANT, scorer_run_id
+from runwire.scorer_requests import scorer_run_id
 from runwire.times import microseconds_of, seconds_of
 from runwire.values import from_struct
-from scorer_service import messages
-from scorer_service.controls import Controls, Place, Selection, Walk
-from scorer_service.holders import Holder, Holders, by_scorer
-from scorer_service.queries import MAX_ANSWER_WEIGHT, Filter, Queries
-from scorer_service.records import NewRun, Priority, json_text
+from scorer_service.answers import messages
+from scorer_service.answers.controls import Controls, Place, Selection, Walk
+from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Queries
+from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.watch import Frame, Watch
+from scorer_service.queue.holders import Holder, Holders, by_scorer
 from scorer_service.registry import Registry, newest_of
-from scorer_service.statistics import Statistics, Window
-from scorer_service.watch import Frame, Watch
+from scorer_service.results.records import NewRun, Priority, json_text
 
 _ALL_SECONDS: Final = 20.0
 _MOST: Final = sys.float_info.max
@@ -35,6 +43,13 @@ _PAGE_SECONDS: Final = 5.0
 _DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
 
 Context = Any
+Owns: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
+"""Whether a run (tenant, run_id) was started by a subject."""
+_Walked: TypeAlias = pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest
+
+
+async def _nobody_knows(tenant: str, run_id: str, owner: str) -> bool:
+    raise StoreUnavailable("this server starts, and its store does not answer yet")
 
 
 class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
@@ -59,6 +74,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         self._watch = watch
         self._registry = registry
         self._judge_model = judge_model
+        self.owns: Owns = _nobody_knows
+        """Whether a run is of somebody. Set once the store is there."""
         self._max_sample_bytes = max_sample_bytes
 
     async def ListScorers(self, request: pb.ListScorersRequest, context: Context) -> pb.ListScorersResponse:
@@ -71,15 +88,18 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         return pb.ListScorersResponse(scorers=scorers, next_page_token=token)
 
     async def GetScorerRun(self, request: pb.GetScorerRunRequest, context: Context) -> pb.GetScorerRunResponse:
+        who = caller()
         found = await self._queries.get(
-            DEFAULT_TENANT, _text(request.scorer_run_id, "scorer_run_id"), with_sample=request.include_sample
+            who.tenant, _text(request.scorer_run_id, "scorer_run_id"), with_sample=request.include_sample
         )
-        if found is None:
+        if found is None or not await self._sees(who, found.run.run_id):
             raise ScorerRunNotFound(f"there is no scorer run {request.scorer_run_id!r}")
         return pb.GetScorerRunResponse(scorer_run=messages.scorer_run(found, partial_results=True))
 
     async def ListScorerRuns(self, request: pb.ListScorerRunsRequest, context: Context) -> pb.ListScorerRunsResponse:
-        size, wanted = page_size(request), _filter(request.filter)
+        size, wanted = page_size(request), _filter(caller(), request.filter)
+        if not await self._may_see(caller(), request.filter.run_id, "a list of all runs' scores"):
+            return pb.ListScorerRunsResponse()
         place = decode_token(request, float, str)
         page = await self._queries.page(wanted, limit=size, after=(place[0], place[1]) if place else None)
         made = (messages.scorer_run(one) for one in page.found)
@@ -98,21 +118,28 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if run_id and request.all_runs:
             raise InvalidRequest({"all_runs": "must not be set beside run_id"})
         seconds = _heartbeat_seconds(request)
-        async for frame in self._watch.read(DEFAULT_TENANT, run_id, request.cursor, seconds):
+        if not await self._may_see(caller(), run_id, "what all runs score"):
+            raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
+        async for frame in self._watch.read(caller().tenant, run_id, request.cursor, seconds):
             yield _frame(frame)
+            if not caller().is_proven():
+                raise StreamMaxAge("what proved who you are is over: resume with what proves it now")
 
     async def RequestScorerRun(
         self, request: pb.RequestScorerRunRequest, context: Context
     ) -> pb.RequestScorerRunResponse:
         await self._check_scorer(request.scorer_id, request.scorer_version)
-        new = self._ad_hoc(request)
+        who = caller()
+        if request.sample.run_id and not await self._sees(who, request.sample.run_id):
+            raise RunNotFound(f"no such run: {request.sample.run_id}", run_id=request.sample.run_id)
+        new = self._ad_hoc(who, request)
         await self._controls.request(new)
-        found = await self._queries.get(DEFAULT_TENANT, new.scorer_run_id)
+        found = await self._queries.get(who.tenant, new.scorer_run_id)
         if found is None:
             raise ScorerRunNotFound(f"scorer run {new.scorer_run_id!r} was purged meanwhile")
         return pb.RequestScorerRunResponse(scorer_run=messages.scorer_run(found))
 
-    def _ad_hoc(self, request: pb.RequestScorerRunRequest) -> NewRun:
+    def _ad_hoc(self, who: Principal, request: pb.RequestScorerRunRequest) -> NewRun:
         sample, problems = request.sample, dict[str, str]()
         if not request.HasField("sample"):
             problems["sample"] = "must be set"
@@ -128,8 +155,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             raise InvalidRequest(problems)
         request.request_id = request.request_id or uuid.uuid4().hex  # so that the fingerprints of two calls differ
         return NewRun(
-            scorer_run_id=scorer_run_id(DEFAULT_TENANT, "request", "", request.request_id),
-            tenant=DEFAULT_TENANT,
+            scorer_run_id=scorer_run_id(who.tenant, "request", who.owner or "", request.request_id),
+            tenant=who.tenant,
             scorer_id=request.scorer_id,
             scorer_name=request.scorer_name,
             run_id=sample.run_id,
@@ -143,7 +170,9 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         )
 
     async def RetryScorerRuns(self, request: pb.RetryScorerRunsRequest, context: Context) -> pb.RetryScorerRunsResponse:
-        selection, version = _selection(request), request.scorer_version
+        who, selection, version = caller(), await self._selection(request), request.scorer_version
+        if selection is None:
+            return pb.RetryScorerRunsResponse()
         if version:
             await self._check_version(request)
         if _only_begins(request, selection):
@@ -151,23 +180,23 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             return pb.RetryScorerRunsResponse(next_page_token=_walk_token(request, place))
         walk = _walk(request, context)
         if version:
-            touched = await self._controls.rescore(
-                DEFAULT_TENANT, selection, version, dry_run=request.dry_run, walk=walk
-            )
+            touched = await self._controls.rescore(who.tenant, selection, version, dry_run=request.dry_run, walk=walk)
         else:
-            touched = await self._controls.redrive(DEFAULT_TENANT, selection, dry_run=request.dry_run, walk=walk)
+            touched = await self._controls.redrive(who.tenant, selection, dry_run=request.dry_run, walk=walk)
         token = _walk_token(request, touched.rest)
         return pb.RetryScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
     async def CancelScorerRuns(
         self, request: pb.CancelScorerRunsRequest, context: Context
     ) -> pb.CancelScorerRunsResponse:
-        selection = _selection(request)
+        who, selection = caller(), await self._selection(request)
+        if selection is None:
+            return pb.CancelScorerRunsResponse()
         if _only_begins(request, selection):
             place = await self._controls.begin()
             return pb.CancelScorerRunsResponse(next_page_token=_walk_token(request, place))
         walk = _walk(request, context)
-        touched = await self._controls.cancel(DEFAULT_TENANT, selection, dry_run=request.dry_run, walk=walk)
+        touched = await self._controls.cancel(who.tenant, selection, dry_run=request.dry_run, walk=walk)
         token = _walk_token(request, touched.rest)
         return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
@@ -182,14 +211,57 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         return pb.ResumeScorerResponse(scorer=await self._now(request.scorer_id, False))
 
     async def GetScorerStats(self, request: pb.GetScorerStatsRequest, context: Context) -> pb.GetScorerStatsResponse:
+        who = caller()
+        who.sees_all("a statistic")
         window = Window(
-            DEFAULT_TENANT,
+            who.tenant,
             request.scorer_id,
             _seconds(request, "created_after"),
             _seconds(request, "created_before"),
         )
         found = await self._statistics.ask(window)
         return pb.GetScorerStatsResponse(stats=[messages.stats(one) for one in found])
+
+    async def ListScorerWorkers(
+        self, request: pb.ListScorerWorkersRequest, context: Context
+    ) -> pb.ListScorerWorkersResponse:
+        size, place = page_size(request), decode_token(request, str)
+        found = [one for one in await self._holders.workers() if place is None or one.name > place[0]]
+        token = encode_token(request, found[size - 1].name) if len(found) > size else ""
+        return pb.ListScorerWorkersResponse(workers=map(messages.worker, found[:size]), next_page_token=token)
+
+    async def ListScorerQueues(
+        self, request: pb.ListScorerQueuesRequest, context: Context
+    ) -> pb.ListScorerQueuesResponse:
+        size, place = page_size(request), decode_token(request, str, str)
+        queues, now = await self._holders.queues()
+        found = [one for one in queues if place is None or (one.scorer_id, one.version) > place]
+        last = found[size - 1] if len(found) > size else None
+        token = encode_token(request, [last.scorer_id, last.version]) if last else ""
+        return pb.ListScorerQueuesResponse(
+            queues=[messages.queue(one, now) for one in found[:size]], next_page_token=token
+        )
+
+    async def _sees(self, who: Principal, run_id: str) -> bool:
+        """Whether the scores of a run are the caller's to see; those of no run are not, where it sees only its own."""
+        return who.owner is None or (bool(run_id) and await self.owns(who.tenant, run_id, who.owner))
+
+    async def _may_see(self, who: Principal, run_id: str, what: str) -> bool:
+        """As `_sees`. Raises OwnOnly if no run is named, which `what` puts in words."""
+        if not run_id:
+            who.sees_all(what)
+        return await self._sees(who, run_id)
+
+    async def _selection(self, request: _Walked) -> Selection | None:
+        """What a call is about; None for a run that is not the caller's to see."""
+        ids = list(request.scorer_run_ids)
+        if ids and request.HasField("filter"):
+            raise InvalidRequest({"filter": "must not be set beside scorer_run_ids"})
+        if not ids and not request.HasField("filter"):
+            raise InvalidRequest({"scorer_run_ids": "give ids, or a filter"})
+        who = caller()
+        visible = await self._may_see(who, request.filter.run_id, "a selection of scorer runs")
+        return (ids or _filter(who, request.filter)) if visible else None
 
     def _scorer(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
         return messages.scorer(self._registry.newest(scorer_id), paused=paused, judge_model=self._judge_model)
@@ -228,18 +300,6 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         )
 
 
-def _selection(request: pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest) -> Selection:
-    ids = list(request.scorer_run_ids)
-    if ids and request.HasField("filter"):
-        raise InvalidRequest({"filter": "must not be set beside scorer_run_ids"})
-    if not ids and not request.HasField("filter"):
-        raise InvalidRequest({"scorer_run_ids": "give ids, or a filter"})
-    return ids or _filter(request.filter)
-
-
-_Walked = pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest
-
-
 def _only_begins(request: _Walked, selection: Selection) -> bool:
     """Whether the call only fixes what is selected."""
     size = page_size(request, default=0)
@@ -275,9 +335,9 @@ def _finite(created: Any) -> float:
     return -_MOST if created == -math.inf else _MOST
 
 
-def _filter(wanted: pb.ScorerRunFilter) -> Filter:
+def _filter(who: Principal, wanted: pb.ScorerRunFilter) -> Filter:
     return Filter(
-        tenant=DEFAULT_TENANT,
+        tenant=who.tenant,
         run_id=wanted.run_id,
         agent_id=wanted.agent_id,
         scorer_id=wanted.scorer_id,

@@ -13,9 +13,9 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ToolReturnPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from agent_service.definition import ScorerRef
+from agent_service.agents.definition import ScorerRef
 from agent_service.demo.library import documentation
-from agent_service.pydantic_ai_agent import durable_agent
+from agent_service.pydantic_ai.agent import durable_agent
 
 MODEL_VARIABLE: Final = "RUNWIRE_MODEL"
 """Names the model to use in place of the local one, as pydantic-ai names models: `openai:gpt-5.2`."""

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent_service.context import RunContext
-from agent_service.definition import workflow
+from agent_service.agents.context import RunContext
+from agent_service.agents.definition import workflow
 
 
 class Ticks(BaseModel):

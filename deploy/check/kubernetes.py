@@ -19,7 +19,7 @@ VERSIONS: Final = ("1.30", "1.37")
 """The oldest that has all we use (`preStop: sleep`), and the newest that we have a schema of."""
 KUSTOMIZATIONS: Final = ("base", "overlays/split", "migrate")
 BLOCKED_LOOP_SECONDS: Final = 300
-"""For so long a service keeps its leases while a tool blocks its event loop (agent_service/leases.py)."""
+"""For so long a service keeps its leases while a tool blocks its event loop (agent_service/execution/leases.py)."""
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 _SECRET_NAME: Final = re.compile(r"(PASSWORD|SECRET|TOKEN|API_KEY|RUNWIRE_STORE|RUNWIRE_RESULTS)")
 

@@ -132,7 +132,15 @@ def _without_environment(settings: type[BaseSettings]) -> type[BaseSettings]:
 
 
 def _attribute_docstrings(owner: type) -> dict[str, str]:
-    """What stands as a string below each attribute."""
+    """What stands as a string below each attribute, of its bases too."""
+    found: dict[str, str] = {}
+    for each in reversed(owner.__mro__):
+        if each.__module__.partition(".")[0] in ("runwire", "agent_service", "scorer_service"):
+            found |= _own_docstrings(each)
+    return found
+
+
+def _own_docstrings(owner: type) -> dict[str, str]:
     [body] = [node.body for node in ast.parse(inspect.getsource(owner)).body if isinstance(node, ast.ClassDef)]
     found = {}
     for attribute, after in pairwise(body):

@@ -64,7 +64,7 @@ class Translation:
         started = {"type": "RUN_STARTED", "threadId": asked["threadId"], "runId": asked["runId"]}
         made: list[Members] = [{**started, "protocolVersion": VERSION}]
         made += [{"type": "STEP_STARTED", "stepName": name} for name in self._steps.values()]
-        if self._items:
+        if self._made:  # also where all of it is void: a reader may still show it
             made.append(self._snapshot())
         made += [each.members for each in self._items if each.kind == "custom"]
         return [*made, *self._starts(), *self._last]

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.config import Settings
-from gateway.pages import runs, scores, signing
+from gateway.pages import fleet, runs, scores, signing
 from gateway.pages.view import View
 from gateway.services import Services
 
@@ -34,6 +34,7 @@ def routes(settings: Settings, services: Callable[[Request], Services]) -> list[
         Route("/runs/{runId}/answer", view.page(runs.answer), methods=["POST"]),
         Route("/scorers", view.page(scores.scorers), name="scorers"),
         Route("/scorers/{scorerId}/{action:str}", view.page(scores.hold), methods=["POST"]),
+        Route("/workers", view.page(fleet.workers), name="workers"),
         Route("/scorer-runs", view.page(scores.listing), name="scorer runs"),
         Route("/scorer-runs", view.page(scores.redrive), methods=["POST"]),
         Route("/scorer-runs/{scorerRunId}", view.page(scores.one), name="scorer run"),

@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 import click
 
 from runwire.agent.v1 import agent_service_pb2
+from runwire.cli.fleet import stranded
 from runwire.cli.output import print_table
 from runwire.cli.session import Session, pass_session, service_options
+from runwire.client.access import Access
 from runwire.client.probe import Probe, probe_agent_service, probe_scorer_service
 from runwire.errors import ConfigurationError, RunwireError, Unavailable
 from runwire.scorer.v1 import scorer_service_pb2
@@ -74,10 +76,12 @@ COMMANDS = (doctor,)
 def _examine(session: Session, store: str | None, results: str | None) -> Iterator[Finding]:
     yield _here()
     listed: list[Any] = []
-    yield from _service("agent service", session.agent_address, probe_agent_service, listed)
-    yield from _service("scorer service", session.scorer_address, probe_scorer_service, listed)
+    yield from _service(session, "agent service", session.agent_address, probe_agent_service, listed)
+    yield from _service(session, "scorer service", session.scorer_address, probe_scorer_service, listed)
     if len(listed) == 2:
         yield _scorers_of_agents(*listed)
+    if listed:
+        yield _waiting(session, [found.DESCRIPTOR.name for found in listed])
     if store:
         yield from asyncio.run(_store(store))
     if results:
@@ -89,10 +93,16 @@ def _here() -> Finding:
     return Finding("this client", OK, f"runwire {version('runwire')}, Python {platform.python_version()}, {parts}")
 
 
-def _service(name: str, address: str, probe: Callable[[str, float], Probe], listed: list[Any]) -> Iterator[Finding]:
+def _service(
+    session: Session,
+    name: str,
+    address: str,
+    probe: Callable[[str, Access, float], Probe],
+    listed: list[Any],
+) -> Iterator[Finding]:
     """Whether it answers, its health, its version and its clock. What it lists goes into `listed`."""
     try:
-        found = probe(address, LIMIT_SECONDS)
+        found = probe(address, session.access(address), LIMIT_SECONDS)
     except RunwireError as error:
         unreachable = isinstance(error, Unavailable)
         option = f"--{name.partition(' ')[0]}-address"
@@ -141,6 +151,26 @@ def _scorers_of_agents(
         return Finding("scorers of agents", WARNING, f"no such scorer: {', '.join(unknown)}", advice)
     detail = f"{len(agents.agents)} agents ask for {len({each for _, each in wanted})} scorers, all known"
     return Finding("scorers of agents", OK, detail)
+
+
+def _waiting(session: Session, listed: Sequence[str]) -> Finding:
+    """Whether something waits that nobody can do."""
+    check, runs, scorer_runs = "what waits", list[Any](), list[Any]()
+    try:
+        if "ListAgentsResponse" in listed:
+            with session.asking_agents() as agents:
+                runs = agents.list_queues()
+        if "ListScorersResponse" in listed:
+            with session.asking_scorers() as scorers:
+                scorer_runs = scorers.list_scorer_queues()
+    except RunwireError as error:
+        return Finding(check, WARNING, f"cannot be told: {error.message}", "a service of this release tells it")
+    found = stranded(runs, scorer_runs)
+    if found:
+        advice = "start a worker that has it (`runwire workers` lists those that there are)"
+        return Finding(check, FAILED, f"nobody can do {'; '.join(found)}", advice)
+    due = sum(queue.due for queue in (*runs, *scorer_runs))
+    return Finding(check, OK, f"{due} runs and scorer runs are due, and each has a worker that can do it")
 
 
 async def _store(url: str) -> list[Finding]:

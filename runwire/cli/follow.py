@@ -38,13 +38,14 @@ def follow(session: Session, run_id: str, *, after: str = "", latest: bool = Fal
     shown = after
     try:
         with (
+            CtrlC().heard() as ctrl_c,
             session.asking_agents(patiently=True) as client,
             client.watch(run_id, after=after, latest=latest) as stream,
             _view(session, stream) as view,
         ):
             for batch in stream.batches():
                 # Shown and remembered together, so that going on from the cursor repeats nothing.
-                with uninterrupted():
+                with ctrl_c.held_off():
                     view.show(batch, stream.next_cursor)
                     shown = stream.next_cursor
             view.end(stream)
@@ -54,27 +55,41 @@ def follow(session: Session, run_id: str, *, after: str = "", latest: bool = Fal
     return 0 if stream.state == run_pb2.RUN_STATE_SUCCEEDED else 1
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Puts a Ctrl-C off to the end of the block; a second one gets through."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    presses = 0
+class CtrlC:
+    """What somebody pressed. Raises KeyboardInterrupt at once, but where it is held off; and again at the end of the
+    next part that holds it off, because a library may have swallowed the first (in a finaliser, in a callback)."""
 
-    def press(number: int, frame: object) -> None:
-        nonlocal presses
-        presses += 1
-        if presses > 1:
+    def __init__(self) -> None:
+        self._presses = 0
+        self._held = False
+
+    def _press(self, number: int, frame: object) -> None:
+        self._presses += 1
+        if not self._held or self._presses > 1:
             raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGINT, press)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if presses:
-        raise KeyboardInterrupt
+    @contextmanager
+    def heard(self) -> Iterator[Self]:
+        """Inside, Ctrl-C is heard here. Only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        previous = signal.signal(signal.SIGINT, self._press)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    @contextmanager
+    def held_off(self) -> Iterator[None]:
+        """Inside, the first Ctrl-C waits for the end of the block; a second one gets through."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._presses:
+            raise KeyboardInterrupt
 
 
 class View(Protocol):

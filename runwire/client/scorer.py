@@ -143,6 +143,14 @@ class ScorerClient(Client):
             pass
         return walk.total
 
+    async def list_scorer_workers(self) -> list[pb.ScorerWorker]:
+        """The processes that do scorer runs, in order of their names, and what each has."""
+        return [worker async for worker in self._pages("ListScorerWorkers", pb.ListScorerWorkersRequest(), "workers")]
+
+    async def list_scorer_queues(self) -> list[pb.ScorerQueue]:
+        """What is to be done, by scorer and version, and how many workers could do it."""
+        return [queue async for queue in self._pages("ListScorerQueues", pb.ListScorerQueuesRequest(), "queues")]
+
     async def pause_scorer(self, scorer_id: str) -> scorer_run_pb2.Scorer:
         """Holds a scorer's work; requests are taken in and wait. Raises ScorerNotFound."""
         response: pb.PauseScorerResponse = await self._call("PauseScorer", pb.PauseScorerRequest(scorer_id=scorer_id))

@@ -16,6 +16,8 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 _BY_CODE: Final[Mapping[grpc.StatusCode, type[errors.RunwireError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
     grpc.StatusCode.NOT_FOUND: errors.NotFound,
     grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: errors.PreconditionFailed,

@@ -29,6 +29,7 @@ def _load(name: str) -> Script:
 
 
 COMMIT: Final = _load("commit")
+APPEND: Final = _load("append")
 READ: Final = _load("read")
 HEADS: Final = _load("heads")
 GET: Final = _load("get")
@@ -36,6 +37,9 @@ SCAN: Final = _load("scan")
 LISTED: Final = _load("listed")
 DUE: Final = _load("due")
 CLAIM: Final = _load("claim")
+DEPTHS: Final = _load("depths")
+PUT_UP: Final = _load("put_up")
+NOTICES: Final = _load("notices")
 EXTEND: Final = _load("extend")
 TRIM: Final = _load("trim")
 CLEAR: Final = _load("clear")

@@ -60,6 +60,11 @@ class Shards:
         """Head, log and fields."""
         return self.head(topic), self.log(topic), self.fields(topic)
 
+    def head_and_log(self, shard: int, topic: str) -> tuple[str, str]:
+        """The same two, of a topic that belongs to this shard."""
+        prefix = self._prefixes[shard]
+        return f"{prefix}head:{topic}", f"{prefix}log:{topic}"
+
     def live(self, topic: str) -> str:
         """Channel of a topic's live entries."""
         return f"{self.prefix(self.of(topic))}live:{topic}"
@@ -71,6 +76,15 @@ class Shards:
     def messages(self, shard: int, queue: str) -> str:
         """Stream of a message queue."""
         return f"{self.prefix(shard)}messages:{queue}"
+
+    def queues(self, shard: int) -> str:
+        """Set of the queues that something waits in."""
+        return f"{self.prefix(shard)}queues"
+
+    def board(self, board: str) -> tuple[str, str]:
+        """What is up on a board, and until when."""
+        prefix = self.prefix(self.of(board))
+        return f"{prefix}board:{board}", f"{prefix}board-ends:{board}"
 
     def bell(self, shard: int, kind: str, queue: str) -> str:
         """Channel in which it is said that something came into a queue: topics (`due`, `suspects`) or `messages`."""

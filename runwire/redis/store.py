@@ -16,15 +16,19 @@ from runwire.pubsub import (
     Commit,
     Committed,
     Delivery,
+    Depth,
     Head,
     Lease,
     LeaseState,
+    Notice,
     Page,
     PubSub,
     Risk,
     Scan,
     Stored,
 )
+from runwire.redis.appends import Appends, is_append
+from runwire.redis.boards import Boards
 from runwire.redis.channels import Channels
 from runwire.redis.checks import server_risks
 from runwire.redis.client import Client, Lane
@@ -60,12 +64,16 @@ class RedisStore:
         self.pubsub: PubSub = RedisPubSub(client, channels, shards)
         doorbells = Doorbells(channels, shards, listening)
         self._work = Work(client, shards, doorbells)
+        self._appends = Appends(client, shards)
+        self._boards = Boards(client, shards)
         self._messages = Messages(client, shards, doorbells)
 
     # The log
 
     async def commit(self, commit: Commit) -> Committed:
         validate(commit)
+        if is_append(commit) and (committed := await self._appends.add(commit)) is not None:
+            return committed
         shards = self._shards
         shard = shards.of(commit.topic)
         names = shards.topic(commit.topic)
@@ -236,6 +244,17 @@ class RedisStore:
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return await self._work.extend(leases, lease_seconds)
+
+    # What is told to operators
+
+    async def depths(self) -> Sequence[Depth]:
+        return await self._boards.depths()
+
+    async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
+        await self._boards.put_up(board, name, value, seconds)
+
+    async def notices(self, board: str) -> Sequence[Notice]:
+        return await self._boards.notices(board)
 
     # Messages
 

@@ -121,14 +121,13 @@ class Database:
                 "use a local disk"
             )
         if ours:
-            _add_columns(connection)
+            _add_what_came_later(connection)
             return
         connection.execute("BEGIN IMMEDIATE")
         if _check_ours(connection, self.path):  # another process was faster
             connection.execute("ROLLBACK")
             return
-        schema = files("runwire.sqlite").joinpath("schema.sql").read_text()
-        for statement in _statements(schema):
+        for statement in _statements(_schema()):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
@@ -163,22 +162,34 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> bool:
     return False
 
 
-def _add_columns(connection: sqlite3.Connection) -> None:
+def _add_what_came_later(connection: sqlite3.Connection) -> None:
     """Brings a file of an earlier version up to this one."""
     if _is_complete(connection):
         return
     connection.execute("BEGIN IMMEDIATE")
     if not _is_complete(connection):  # another process may have been faster
-        for column in _ADDED_COLUMNS:
-            connection.execute(f"ALTER TABLE topics ADD COLUMN {column}")
-        connection.execute("CREATE INDEX topics_by_lane ON topics (queue, suspect, due) WHERE due IS NOT NULL")
-        connection.execute("DROP INDEX topics_by_due")
+        if not _has_columns(connection):
+            for column in _ADDED_COLUMNS:
+                connection.execute(f"ALTER TABLE topics ADD COLUMN {column}")
+            connection.execute("CREATE INDEX topics_by_lane ON topics (queue, suspect, due) WHERE due IS NOT NULL")
+            connection.execute("DROP INDEX topics_by_due")
+        for statement in _statements(_schema()):
+            if "CREATE TABLE IF NOT EXISTS" in statement:
+                connection.execute(statement)
     connection.execute("COMMIT")
 
 
 def _is_complete(connection: sqlite3.Connection) -> bool:
+    return _has_columns(connection) and bool(connection.execute("PRAGMA table_info(boards)").fetchone())
+
+
+def _has_columns(connection: sqlite3.Connection) -> bool:
     names = {row[1] for row in connection.execute("PRAGMA table_info(topics)")}
     return all(column.split(" ")[0] in names for column in _ADDED_COLUMNS)
+
+
+def _schema() -> str:
+    return files("runwire.sqlite").joinpath("schema.sql").read_text()
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

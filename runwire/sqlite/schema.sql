@@ -76,6 +76,16 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_by_lease ON messages (queue, lease_end, id);
 
+-- What processes say of themselves, until end_time. Later than the rest: a file of the version before gets it, too.
+CREATE TABLE IF NOT EXISTS boards (
+    board TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value BLOB NOT NULL,
+    put_time REAL NOT NULL,
+    end_time REAL NOT NULL,
+    PRIMARY KEY (board, name)
+) WITHOUT ROWID;
+
 -- Logs that were trimmed, cleared or purged: tells other processes that their readers must look again. Kept a minute.
 CREATE TABLE notices (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -20,10 +20,12 @@ from runwire.pubsub import (
     Committed,
     Deliver,
     Delivery,
+    Depth,
     Entry,
     Head,
     Lease,
     LeaseState,
+    Notice,
     Page,
     PubSub,
     Risk,
@@ -186,6 +188,17 @@ class SqliteStore:
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return await self._writer.write(lambda tx: tables.extend(tx, leases, lease_seconds))
+
+    # What is told to operators
+
+    async def depths(self) -> Sequence[Depth]:
+        return await self._reader.read(tables.depths)
+
+    async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
+        await self._writer.write(lambda tx: tables.put_up(tx, board, name, value, seconds))
+
+    async def notices(self, board: str) -> Sequence[Notice]:
+        return await self._reader.read(lambda connection, now: tables.notices_on(connection, now, board))
 
     # Messages
 

@@ -18,15 +18,18 @@ from typing import Final, TypeVar
 from runwire.bell import Waited, messages_in, work_in
 from runwire.errors import EventsLost, FieldExists, RunNotFound, TopicExists
 from runwire.pubsub import (
+    MAX_COUNTED,
     MAX_SCAN_LOOKS,
     Claim,
     Commit,
     Committed,
     Delivery,
+    Depth,
     Entry,
     Head,
     Lease,
     LeaseState,
+    Notice,
     Page,
     Scan,
     Schedule,
@@ -627,6 +630,50 @@ def _extend(tx: Transaction, lease: Lease, lease_seconds: float) -> LeaseState:
     if state is not LeaseState.LOST:
         _update_lease(tx, row)
     return state
+
+
+# What is told to operators
+
+
+def depths(connection: sqlite3.Connection, now: float) -> list[Depth]:
+    found: list[Depth] = []
+    queue = ""
+    while True:  # from one queue to the next, whatever is in them
+        row = connection.execute(
+            "SELECT queue FROM topics WHERE due IS NOT NULL AND queue > ? ORDER BY queue LIMIT 1", (queue,)
+        ).fetchone()
+        if row is None:
+            return found
+        queue = row[0]
+        found.append(_depth(connection, queue, now))
+
+
+def _depth(connection: sqlite3.Connection, queue: str, now: float) -> Depth:
+    due = ahead = 0
+    oldest: list[float] = []
+    for suspect in (0, 1):
+        lane = (queue, suspect, now, MAX_COUNTED)
+        statement = "SELECT due FROM topics WHERE queue = ? AND suspect = ? AND due <= ? ORDER BY due LIMIT ?"
+        times = connection.execute(statement, lane).fetchall()
+        due += len(times)
+        oldest += times[0] if times else ()
+        statement = "SELECT due FROM topics WHERE queue = ? AND suspect = ? AND due > ? LIMIT ?"
+        ahead += len(connection.execute(statement, lane).fetchall())
+    return Depth(queue, min(due, MAX_COUNTED), min(ahead, MAX_COUNTED), min(oldest, default=0.0))
+
+
+def put_up(tx: Transaction, board: str, name: str, value: bytes, seconds: float) -> None:
+    tx.connection.execute("DELETE FROM boards WHERE board = ? AND (end_time <= ? OR name = ?)", (board, tx.now, name))
+    if seconds > 0:
+        tx.connection.execute(
+            "INSERT INTO boards (board, name, value, put_time, end_time) VALUES (?, ?, ?, ?, ?)",
+            (board, name, value, tx.now, tx.now + seconds),
+        )
+
+
+def notices_on(connection: sqlite3.Connection, now: float, board: str) -> list[Notice]:
+    statement = "SELECT name, value, put_time FROM boards WHERE board = ? AND end_time > ? ORDER BY name"
+    return [Notice(*row) for row in connection.execute(statement, (board, now))]
 
 
 # Messages

@@ -15,8 +15,9 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.tools import RunContext as ToolContext
 from pydantic_ai.usage import UsageLimits
 
-from agent_service import Retry, RunContext, current_idempotency_key, durable_agent, record
-from agent_service.pydantic_ai_steps import AfterCrash
+from agent_service import Retry, RunContext, current_idempotency_key, durable_agent
+from agent_service.log import record
+from agent_service.pydantic_ai.steps import AfterCrash
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.fold import RunView
 from runwire.values import from_struct, to_struct

@@ -14,7 +14,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.toolsets import DynamicToolset, FunctionToolset
 
 from agent_service import current_idempotency_key
-from agent_service.pydantic_ai_agent import durable_agent
+from agent_service.pydantic_ai.agent import durable_agent
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.fold import RunView
 from tests.agents.stage import Stage

@@ -19,9 +19,9 @@ from pydantic_ai.usage import UsageLimits
 
 import agent_service
 from agent_service import current_idempotency_key, current_run
-from agent_service.execution import Interrupt
-from agent_service.pydantic_ai_agent import durable_agent
-from agent_service.pydantic_ai_durability import Durability
+from agent_service.execution.attempt import Interrupt
+from agent_service.pydantic_ai.agent import durable_agent
+from agent_service.pydantic_ai.durability import Durability
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import ConfigurationError
 from runwire.values import from_struct

@@ -11,8 +11,8 @@ from pydantic_ai.messages import ModelMessage, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from agent_service import current_idempotency_key, current_run
-from agent_service.pydantic_ai_agent import durable_agent
-from agent_service.pydantic_ai_steps import UNKNOWN_AFTER_CRASH, AfterCrash
+from agent_service.pydantic_ai.agent import durable_agent
+from agent_service.pydantic_ai.steps import UNKNOWN_AFTER_CRASH, AfterCrash
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import approve, deny
 from tests.agents.stage import Stage

@@ -10,7 +10,7 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from agent_service.pydantic_ai_agent import durable_agent
+from agent_service.pydantic_ai.agent import durable_agent
 from runwire.agent.v1 import run_pb2
 from runwire.client import approve
 from runwire.values import from_value

@@ -9,7 +9,7 @@ from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from agent_service import Retry
-from agent_service.pydantic_ai_agent import durable_agent
+from agent_service.pydantic_ai.agent import durable_agent
 from runwire.agent.v1 import run_pb2
 from runwire.fold import RunView
 from tests.agents.provider import Call, Cut, Provider, Refuse, Speak, Stall, provider

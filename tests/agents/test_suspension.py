@@ -12,7 +12,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import ExternalToolset
 
-from agent_service.pydantic_ai_agent import durable_agent
+from agent_service.pydantic_ai.agent import durable_agent
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import approve, deny, supply
 from runwire.values import from_struct, from_value

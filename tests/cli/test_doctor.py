@@ -47,6 +47,7 @@ def test_all_is_well(runwire: Runwire, agent_service: AgentProcess, scorer_servi
         "scorer service: version": "ok",
         "scorer service: clock": "ok",
         "scorers of agents": "ok",
+        "what waits": "ok",
         "store": "ok",
         "store: clock": "ok",
         "store: settings": "ok",
@@ -152,6 +153,12 @@ def test_oddities(runwire: Runwire, scorer_service: ScorerProcess) -> None:
         server.stop(None).wait()
     assert result.code == 0
     warned = {check for check, outcome in results(result).items() if outcome == "warning"}
-    assert warned == {"agent service", "agent service: version", "agent service: clock", "scorers of agents"}
+    assert warned == {
+        "agent service",
+        "agent service: version",
+        "agent service: clock",
+        "scorers of agents",
+        "what waits",
+    }
     assert "NTP" in advice(result, "agent service: clock")
     assert "nobody (of odd)" in advice(result, "scorers of agents")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -14,6 +15,7 @@ from google.protobuf import json_format
 
 from runwire import cli
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.cli.follow import CtrlC
 from tests.cli.conftest import Runwire, on_terminal, spawn
 from tests.client.processes import AgentProcess
 from tests.servers import free_port
@@ -242,6 +244,18 @@ def test_interrupted(agent_service: AgentProcess, runwire: Runwire) -> None:
     assert rest.code == 0
     shown = 3 + out.count("a\n")
     assert shown + rest.out.count("a\n") == 40
+
+
+def test_a_swallowed_interruption() -> None:
+    """A Ctrl-C that a library swallowed, in a finaliser for instance, interrupts at the next event all the same."""
+    with CtrlC().heard() as ctrl_c:
+        with ctrl_c.held_off():
+            pass
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), ctrl_c.held_off():
+            pass
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_reader_that_goes_away(agent_service: AgentProcess) -> None:

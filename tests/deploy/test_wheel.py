@@ -127,6 +127,7 @@ class Installed(Server):
         instructions = dockerfile.image(dockerfile.stages((ROOT / "deploy/Dockerfile").read_text()), service.name)
         own = {name: value for name, value in dockerfile.environment(instructions).items() if name != "PATH"}
         self.variables = own | variables | {service.listen: f"0.0.0.0:{self.port}", "HOME": str(self.directory)}
+        self.variables["RUNWIRE_INSECURE"] = "true"
 
     @property
     def address(self) -> str:

@@ -18,8 +18,8 @@ from pydantic_ai.messages import ModelMessage, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from agent_service import current_idempotency_key, current_run
-from agent_service.definition import Definition
-from agent_service.pydantic_ai_agent import durable_agent
+from agent_service.agents.definition import Definition
+from agent_service.pydantic_ai.agent import durable_agent
 from tests.e2e.ledger import note
 
 PAUSE_SECONDS: Final = 0.015

@@ -30,7 +30,9 @@ def test_what_a_model_says_is_text(http: httpx.Client, hostile: str) -> None:
     assert "&lt;script&gt;alert(1)" in http.get(f"/runs/{hostile}").text
 
 
-@pytest.mark.parametrize("path", ["/runs", "/scorers", "/scorer-runs", "/sign-in", "/runs/none", "/scorer-runs/none"])
+@pytest.mark.parametrize(
+    "path", ["/runs", "/scorers", "/scorer-runs", "/workers", "/sign-in", "/runs/none", "/scorer-runs/none"]
+)
 def test_only_our_own_script_runs(http: httpx.Client, path: str) -> None:
     """Every page, also one that tells of an error, forbids scripts and styles that are not files of ours."""
     page = http.get(path)

@@ -21,7 +21,7 @@ from tests.client.processes import AgentProcess
 from tests.gateway.conftest import GatewayProcess
 
 TERMINAL = {"response.completed", "response.failed", "response.incomplete", "response.cancelled"}
-COUNT = 300
+COUNT = 150
 
 
 def client_of(url: str, retries: int = 2) -> openai.OpenAI:

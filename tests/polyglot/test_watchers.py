@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from agent_service.context import RunContext
-from agent_service.definition import workflow
+from agent_service.agents.context import RunContext
+from agent_service.agents.definition import workflow
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import AgentClient

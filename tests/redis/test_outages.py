@@ -17,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agent_service import RunContext, workflow
-from agent_service.leases import Leases
+from agent_service.execution.leases import Leases
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_pb2
 from runwire.caching_pubsub import CachingPubSub

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from scorer_service import holders as holders_module
-from scorer_service import schema
-from scorer_service.database import Database
-from scorer_service.holders import Holders
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.records import Finished, NewRun, ScoreRecord, State
+from scorer_service.answers.controls import Controls
+from scorer_service.queue import holders as holders_module
+from scorer_service.queue.holders import Holders
+from scorer_service.queue.jobs import Jobs, Offer
+from scorer_service.registry import Registry
+from scorer_service.results import schema
+from scorer_service.results.database import Database
+from scorer_service.results.records import Finished, NewRun, ScoreRecord, State
 
 ORPHAN_SECONDS = 2.0
 SCORE = ScoreRecord(1.0, "", "", "{}", 1, None)
@@ -168,3 +170,36 @@ async def test_many_scorers_that_nobody_knows_are_walked_in_turn(
     await age(database, 10 * ORPHAN_SECONDS)
     mine._place = ("", "")
     assert [await mine.sweep() for _ in range(4)] == [3, 3, 2, 0]
+
+
+async def test_who_does_the_work(database: Database) -> None:
+    """Processes are listed with what they have for as long as it counts that they said so."""
+    here, there = holders_of(database, "b", a=["1", "2"]), holders_of(database, "a", b=["1"])
+    for one in (here, there):
+        await one.sweep()
+    found = await here.workers()
+    assert [(worker.name, worker.scorers) for worker in found] == [("a", [("b", "1")]), ("b", [("a", "1"), ("a", "2")])]
+    await age(database, ORPHAN_SECONDS / 2)
+    assert await here.workers() == []
+    await there.sweep()
+    assert [worker.name for worker in await here.workers()] == ["a"]
+
+
+async def test_what_waits_and_for_how_many(database: Database) -> None:
+    """What is due is counted by scorer and version that is asked for, with how many processes could do it."""
+    here = holders_of(database, "w", a=["1", "2"])
+    await here.sweep()
+    jobs = Jobs(database, worker="w", lease_seconds=60.0)
+    wanted = [("any", "a", ""), ("any-2", "a", ""), ("one", "a", "1"), ("old", "a", "0"), ("nobodys", "b", "")]
+    await jobs.add([new(name, scorer_id, version) for name, scorer_id, version in wanted])
+    queues, now = await here.queues()
+    found = {(queue.scorer_id, queue.version): (queue.due, queue.ahead, queue.workers) for queue in queues}
+    assert found == {("a", ""): (2, 0, 1), ("a", "0"): (1, 0, 0), ("a", "1"): (1, 0, 1), ("b", ""): (1, 0, 0)}
+    assert list(found) == sorted(found)
+    assert all(0 < queue.oldest_due <= now for queue in queues)
+    assert len((await jobs.claim({"a": Offer(5000)}, 2)).jobs) == 2
+    queues, _ = await here.queues()
+    assert sum(queue.due for queue in queues if queue.scorer_id == "a") == 2
+    assert sum(queue.ahead for queue in queues if queue.scorer_id == "a") == 2
+    await Controls(database, jobs, Registry([]), wake=lambda: None).pause("a", True)
+    assert {queue.paused for queue in (await here.queues())[0] if queue.scorer_id == "a"} == {True}

@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import scorer_run_id
-from tests.scorer.stage import Service, request, service
+from tests.scorer.stage import Service, eventually, request, service
 
 S = scorer_run_pb2
 
@@ -463,7 +463,7 @@ async def test_a_watch_is_told_of_the_drain(results_url: str) -> None:
 async def test_a_dry_run_of_a_rescore_counts_what_is_done(running: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two scores of one run become one of the other version, also when they are in different batches; what a person
     asked for about that run is scored again apart."""
-    monkeypatch.setattr("scorer_service.controls._BATCH", 1)
+    monkeypatch.setattr("scorer_service.answers.controls._BATCH", 1)
     for version in ("", "2"):
         assert (await running.score(request("brevity", version=version))).scorer_version == "2"
     one = pb.RequestScorerRunRequest(scorer_id="brevity", scorer_version="2", sample=request("brevity").sample)
@@ -474,3 +474,30 @@ async def test_a_dry_run_of_a_rescore_counts_what_is_done(running: Service, monk
         again = pb.RetryScorerRunsRequest(filter=pb.ScorerRunFilter(), scorer_version="1", dry_run=dry_run)
         counts.append((await running.stub.RetryScorerRuns(again)).count)
     assert counts == [2, 2]
+
+
+async def test_workers_and_queues(running: Service) -> None:
+    """The process is listed with its scorers; what nobody has waits in a queue without workers, page by page."""
+    (worker,) = (await running.stub.ListScorerWorkers(pb.ListScorerWorkersRequest())).workers
+    assert "keyword-coverage" in [scorer.scorer_id for scorer in worker.scorers]
+    assert worker.seen_time.seconds > 0
+    (scorer,) = [
+        scorer
+        for scorer in (await running.stub.ListScorers(pb.ListScorersRequest())).scorers
+        if scorer.scorer_id == "keyword-coverage"
+    ]
+    assert {holder.worker for holder in scorer.holders} == {worker.worker}
+    await running.send(request("nobodys", "run-1"), request("nobodys", "run-2", version="9"))
+
+    async def waits() -> bool:
+        return len((await running.stub.ListScorerQueues(pb.ListScorerQueuesRequest())).queues) == 2
+
+    await eventually(waits)
+    first = await running.stub.ListScorerQueues(pb.ListScorerQueuesRequest(page_size=1))
+    again = pb.ListScorerQueuesRequest(page_size=1, page_token=first.next_page_token)
+    second = await running.stub.ListScorerQueues(again)
+    found = [*first.queues, *second.queues]
+    assert [(queue.scorer_id, queue.scorer_version) for queue in found] == [("nobodys", ""), ("nobodys", "9")]
+    assert [(queue.due, queue.workers, queue.paused) for queue in found] == [(1, 0, False), (1, 0, False)]
+    assert all(queue.oldest_due_age.ToNanoseconds() > 0 for queue in found)
+    assert second.next_page_token == ""

@@ -33,4 +33,4 @@ def memory_url() -> str:
 def short_drains(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica that drains waits for the claim that it has made and for calls under way: not in every test."""
     monkeypatch.setattr("agent_service.app._COMING_IN_SECONDS", 0.0)
-    monkeypatch.setattr("agent_service.worker._CLAIM_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("agent_service.execution.worker._CLAIM_WAIT_SECONDS", 0.1)

@@ -8,8 +8,8 @@ from runwire.errors import StoreUnavailable
 
 _CALLS = frozenset(
     {
-        "acknowledge", "claim", "clear", "commit", "extend", "get", "heads", "now", "ping", "read", "receive", "scan",
-        "sweep", "trim",
+        "acknowledge", "claim", "clear", "commit", "depths", "extend", "get", "heads", "notices", "now", "ping",
+        "put_up", "read", "receive", "scan", "sweep", "trim",
     }
 )  # fmt: skip
 

@@ -15,9 +15,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from agent_service import app, config
-from agent_service.definition import Definition
-from agent_service.registry import Registry
-from agent_service.worker import Worker
+from agent_service.agents.definition import Definition
+from agent_service.agents.registry import Registry
+from agent_service.execution.worker import Worker
 from runwire import scorer_requests
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
@@ -257,7 +257,7 @@ async def mortal_worker(url: str, *agents: Definition, **settings: Any) -> Async
     """Executes runs as a process does that is killed when the block is left: nothing is handed back."""
     loaded = config.load(store=url, **{"lease_seconds": 0.5} | HERE | settings)
     async with open_store(url) as store, asyncio.TaskGroup() as group:
-        worker = Worker(store, CachingPubSub(store.pubsub, store), Registry(agents), loaded, app._reopen(url))
+        worker = Worker(store, CachingPubSub(store.pubsub, store), Registry(agents), loaded, app._reopen(store, url))
         running = group.create_task(worker.run())
         try:
             yield worker

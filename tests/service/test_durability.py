@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import duration_pb2
 
 from agent_service import Definition, NonRetriable, Retry, RunContext, workflow
-from agent_service.journal import PREFIX
+from agent_service.log.journal import PREFIX
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import EventsLost, StoreUnavailable
 from runwire.fold import fold
@@ -503,7 +503,7 @@ async def test_a_draining_worker_hands_back_what_does_not_finish(url: str) -> No
 
 async def test_a_run_that_is_claimed_while_draining(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that a claim brings after the drain has begun is not executed for ever: the process ends."""
-    monkeypatch.setattr("agent_service.worker._CLAIM_WAIT_SECONDS", 2.0)
+    monkeypatch.setattr("agent_service.execution.worker._CLAIM_WAIT_SECONDS", 2.0)
     held = Held()
     async with replica(url, held.definition, role="serve") as it:
         async with asyncio.timeout(15), replica(url, held.definition, shutdown_grace_seconds=0.1) as other:
@@ -518,7 +518,7 @@ async def test_a_run_that_is_claimed_while_draining(url: str, monkeypatch: pytes
 
 async def test_an_agent_that_does_not_end_when_drained(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that swallows its cancellation cannot keep the process from ending its runs."""
-    monkeypatch.setattr("agent_service.execution._STUBBORN_SECONDS", 0.2)
+    monkeypatch.setattr("agent_service.execution.attempt._STUBBORN_SECONDS", 0.2)
     stop, begun = asyncio.Event(), asyncio.Event()
 
     @workflow(id="stubborn")
@@ -654,7 +654,7 @@ async def test_an_answer_of_several_megabytes(url: str) -> None:
     async with replica(url, asks) as it:
         run = await it.start("asks", ["name"])
         await it.suspended(run.run_id)
-        from agent_service import record
+        from agent_service.log import record
 
         large = data("suspend/name", "x" * 3_000_000)
         answer = {record.ANSWER + "suspend/name": record.pack_answer(large, 1.0)}
@@ -758,7 +758,7 @@ async def test_a_deadline_ends_a_run_that_waits(url: str) -> None:
 
 async def test_sleep_waits_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sleep gives the worker back; the run goes on at its moment, through crashes, and other sleeps are apart."""
-    monkeypatch.setattr("agent_service.context._INLINE_SLEEP_SECONDS", 0.2)
+    monkeypatch.setattr("agent_service.agents.context._INLINE_SLEEP_SECONDS", 0.2)
     moments: list[float] = []
 
     @workflow(id="naps")

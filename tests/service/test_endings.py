@@ -9,11 +9,12 @@ import grpc
 import pydantic
 import pytest
 
-from agent_service import RunContext, ScorerRef, ending, execution, scoring, workflow
-from agent_service.ending import Ending
-from agent_service.execution import Execution
-from agent_service.history import Excerpt
-from agent_service.log_writer import LogWriter
+from agent_service import RunContext, ScorerRef, workflow
+from agent_service.execution import attempt, ending, scoring
+from agent_service.execution.attempt import Execution
+from agent_service.execution.ending import Ending
+from agent_service.log.history import Excerpt
+from agent_service.log.writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import StoreUnavailable
@@ -336,7 +337,7 @@ async def test_a_suspension_that_cannot_be_written(memory_url: str, monkeypatch:
         return await ctx.suspend("question")
 
     async with replica(memory_url, asks) as it:
-        monkeypatch.setattr(execution, "_wait", _raise)
+        monkeypatch.setattr(attempt, "_wait", _raise)
         run = await it.do("asks")
     assert (run.state, run.error.reason, run.attempt) == (FAILED, "internal_error", 1)
     assert not run.pending

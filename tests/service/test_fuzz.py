@@ -12,8 +12,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from agent_service.context import RunContext
-from agent_service.definition import workflow
+from agent_service.agents.context import RunContext
+from agent_service.agents.definition import workflow
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.scorer.v1 import scorer_run_requested_pb2
@@ -77,6 +77,8 @@ def agent_templates(rng: random.Random, texts: list[str]) -> Templates:
             lambda: agent_pb.ListRunsRequest(page_size=2, page_token=known()),
             lambda: agent_pb.ListRunsRequest(page_size=3, states=[run_pb2.RUN_STATE_SUCCEEDED], labels={"k": "v"}),
         ],
+        "ListWorkers": [lambda: agent_pb.ListWorkersRequest(page_size=1, page_token=known())],
+        "ListQueues": [lambda: agent_pb.ListQueuesRequest(page_size=1)],
         "WatchRun": [lambda: agent_pb.WatchRunRequest(run_id=known())],
         "ListRunEvents": [lambda: agent_pb.ListRunEventsRequest(run_id=known(), page_size=2)],
         "CancelRun": [lambda: agent_pb.CancelRunRequest(run_id=known(), reason="enough")],
@@ -97,6 +99,8 @@ def scorer_templates(rng: random.Random, texts: list[str]) -> Templates:
     some = scorer_pb.ScorerRunFilter(scorer_id="keyword-coverage")
     return {
         "ListScorers": [lambda: scorer_pb.ListScorersRequest(page_size=2)],
+        "ListScorerWorkers": [lambda: scorer_pb.ListScorerWorkersRequest(page_size=1)],
+        "ListScorerQueues": [lambda: scorer_pb.ListScorerQueuesRequest(page_size=1, page_token=known())],
         "GetScorerRun": [lambda: scorer_pb.GetScorerRunRequest(scorer_run_id=known(), include_sample=True)],
         "ListScorerRuns": [lambda: scorer_pb.ListScorerRunsRequest(filter=some, page_size=2, page_token=known())],
         "WatchScorerRuns": [lambda: scorer_pb.WatchScorerRunsRequest(all_runs=True)],

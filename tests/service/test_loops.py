@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from agent_service import RunContext, app, workflow
-from agent_service.leases import Leases
-from agent_service.suspects import Children
-from agent_service.worker import Worker
+from agent_service.execution.leases import Leases
+from agent_service.execution.suspects import Children
+from agent_service.execution.worker import Worker
 from runwire.agent.v1 import run_pb2
 from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
@@ -56,10 +56,10 @@ class Failing:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent_service.worker._PAUSES", Backoff(0.02, 0.02))
+    monkeypatch.setattr("agent_service.execution.worker._PAUSES", Backoff(0.02, 0.02))
     monkeypatch.setattr("runwire.loop.PAUSES", Backoff(0.02, 0.02))
-    monkeypatch.setattr("agent_service.worker._SWEEP_SECONDS", 0.02)
-    monkeypatch.setattr("agent_service.suspects._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("agent_service.execution.worker._SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr("agent_service.execution.suspects._LOOK_SECONDS", 0.02)
     monkeypatch.setattr("agent_service.app._HEALTH_SECONDS", 0.02)
 
 

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from agent_service import record
-from agent_service.context import RunContext
-from agent_service.definition import workflow
+from agent_service.agents.context import RunContext
+from agent_service.agents.definition import workflow
+from agent_service.log import record
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.fold import fold

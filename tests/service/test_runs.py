@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import grpc
@@ -10,10 +11,12 @@ import pytest
 from google.protobuf import duration_pb2, timestamp_pb2
 from pydantic import BaseModel, Field
 
-from agent_service import Definition, RunContext, ScorerRef, record, workflow
+from agent_service import Definition, RunContext, ScorerRef, workflow
+from agent_service.log import record
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.identity.principal import Principal
 from runwire.pubsub import Commit
 from runwire.values import from_struct, from_value, to_value
 from tests.service.replica import ENDED, Refusal, dense, eventually, mortal_worker, refused, replica, topic_of
@@ -1001,5 +1004,7 @@ def test_run_ids_are_derived_from_tenant_and_request_id() -> None:
     """The id of a run is a function of tenant and request id alone, so that every replica finds the same."""
     from agent_service.runs import _run_id
 
-    assert _run_id("default", "one") == hashlib.sha256(b"default\0one").hexdigest()[:32]
-    assert _run_id("other", "one") != _run_id("default", "one")
+    one = Principal("one", "default", frozenset({"runs:write"}))
+    assert _run_id(one, "one") == hashlib.sha256(b"default\0one").hexdigest()[:32]
+    assert _run_id(replace(one, tenant="other"), "one") != _run_id(one, "one")
+    assert _run_id(replace(one, subject="two"), "one") == _run_id(one, "one")

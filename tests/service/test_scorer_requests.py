@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from agent_service import Definition, ScorerRef, workflow
-from agent_service.context import RunContext
+from agent_service.agents.context import RunContext
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_requested_pb2 as pb

@@ -72,6 +72,7 @@ async def everything(path: Path) -> None:
         deletes = [str(number) for number in range(200)]
         await finish(store, "default/long", 1, 1, deletes=deletes, retention=LONG_SECONDS)
         await start(store, "default/cleared", indexes=["all"], messages=[Message("m", b"x")])
+        await store.depths()
         await claim_one(store)
         await store.clear("default/cleared")
         while await store.sweep():
@@ -82,6 +83,8 @@ async def everything(path: Path) -> None:
         await store.acknowledge("m", [delivery.message_id for delivery in deliveries] or ["1"])
         await store.claim(["runs"], holder="c", limit=1, lease_seconds=1.0, wait_seconds=0.3)
         await store.receive("m", consumer="c", limit=1, lease_seconds=1.0, wait_seconds=0.3)
+        await store.put_up("b", "n", b"v", seconds=LONG_SECONDS)
+        await store.notices("b")
         await store.ping()
     with closing(sqlite3.connect(path)) as connection:
         for waited in (work_in("runs"), work_in("runs", suspects=True), messages_in("m")):

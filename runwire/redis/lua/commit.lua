@@ -172,6 +172,7 @@ local touched = {}
 if due ~= nil then
   touched[1] = due_key
   touched[2] = due_key_before
+  touched[3] = prefix .. 'queues'
 end
 for _, i in ipairs(indexes) do
   touched[#touched + 1] = prefix .. 'index:' .. ARGV[i]
@@ -219,6 +220,9 @@ if due ~= nil and (not due or due_key ~= due_key_before) then
 end
 if due then
   redis.call('ZADD', due_key, digits(due), topic)
+  redis.call('SADD', prefix .. 'queues', head.queue)
+elseif due == false and redis.call('EXISTS', prefix .. 'due:' .. head.queue, prefix .. 'suspects:' .. head.queue) == 0 then
+  redis.call('SREM', prefix .. 'queues', head.queue)
 end
 for _, i in ipairs(messages) do
   redis.call('XADD', prefix .. 'messages:' .. ARGV[i], '*', 'body', ARGV[i + 1])

@@ -230,3 +230,71 @@ class GetScorerStatsResponse(_message.Message):
     STATS_FIELD_NUMBER: _ClassVar[int]
     stats: _containers.RepeatedCompositeFieldContainer[_scorer_run_pb2.ScorerStats]
     def __init__(self, stats: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerStats, _Mapping]]] = ...) -> None: ...
+
+class ListScorerWorkersRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListScorerWorkersResponse(_message.Message):
+    __slots__ = ("workers", "next_page_token")
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    workers: _containers.RepeatedCompositeFieldContainer[ScorerWorker]
+    next_page_token: str
+    def __init__(self, workers: _Optional[_Iterable[_Union[ScorerWorker, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ScorerWorker(_message.Message):
+    __slots__ = ("worker", "scorers", "seen_time")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    SCORERS_FIELD_NUMBER: _ClassVar[int]
+    SEEN_TIME_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    scorers: _containers.RepeatedCompositeFieldContainer[WorkerScorer]
+    seen_time: _timestamp_pb2.Timestamp
+    def __init__(self, worker: _Optional[str] = ..., scorers: _Optional[_Iterable[_Union[WorkerScorer, _Mapping]]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class WorkerScorer(_message.Message):
+    __slots__ = ("scorer_id", "version")
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    version: str
+    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ListScorerQueuesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListScorerQueuesResponse(_message.Message):
+    __slots__ = ("queues", "next_page_token")
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    queues: _containers.RepeatedCompositeFieldContainer[ScorerQueue]
+    next_page_token: str
+    def __init__(self, queues: _Optional[_Iterable[_Union[ScorerQueue, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ScorerQueue(_message.Message):
+    __slots__ = ("scorer_id", "scorer_version", "due", "ahead", "oldest_due_age", "workers", "paused")
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DUE_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_DUE_AGE_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    scorer_version: str
+    due: int
+    ahead: int
+    oldest_due_age: _duration_pb2.Duration
+    workers: int
+    paused: bool
+    def __init__(self, scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ..., paused: bool = ...) -> None: ...

@@ -90,6 +90,16 @@ class ScorerServiceStub(object):
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.GetScorerStatsRequest.SerializeToString,
                 response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.GetScorerStatsResponse.FromString,
                 _registered_method=True)
+        self.ListScorerWorkers = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/ListScorerWorkers',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerWorkersRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerWorkersResponse.FromString,
+                _registered_method=True)
+        self.ListScorerQueues = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/ListScorerQueues',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.FromString,
+                _registered_method=True)
 
 
 class ScorerServiceServicer(object):
@@ -181,6 +191,21 @@ class ScorerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListScorerWorkers(self, request, context):
+        """Lists the processes that do scorer runs, and what each has. One is listed as long as what it said counts: for three
+        times as long as the pause between two times that it says so, three minutes by default.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScorerQueues(self, request, context):
+        """Lists what is to be done, by scorer and by the version that is asked for, with how many workers could do it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScorerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -233,6 +258,16 @@ def add_ScorerServiceServicer_to_server(servicer, server):
                     servicer.GetScorerStats,
                     request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.GetScorerStatsRequest.FromString,
                     response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.GetScorerStatsResponse.SerializeToString,
+            ),
+            'ListScorerWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScorerWorkers,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerWorkersRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerWorkersResponse.SerializeToString,
+            ),
+            'ListScorerQueues': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScorerQueues,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -511,6 +546,60 @@ class ScorerService(object):
             '/runwire.scorer.v1.ScorerService/GetScorerStats',
             runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.GetScorerStatsRequest.SerializeToString,
             runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.GetScorerStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScorerWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/ListScorerWorkers',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerWorkersRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScorerQueues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/ListScorerQueues',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.FromString,
             options,
             channel_credentials,
             insecure,

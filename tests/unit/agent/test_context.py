@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from agent_service import Retry, RunContext, ScorerRef, workflow
-from agent_service.definition import Definition
-from agent_service.history import Past
-from agent_service.journal import MAX_ENTRY_BYTES, Journal, JournalEntryTooLarge
+from agent_service.agents.definition import Definition
+from agent_service.log.history import Past
+from agent_service.log.journal import MAX_ENTRY_BYTES, Journal, JournalEntryTooLarge
 from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError, InvalidRequest
 from runwire.values import to_value

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent_service.history import Excerpt, Past
+from agent_service.log.history import Excerpt, Past
 from runwire.agent.v1 import run_event_pb2 as pb
 from runwire.client import fold, from_value, to_value
 from runwire.scorer.v1 import scorer_run_requested_pb2

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_service.leases import Leases
+from agent_service.execution.leases import Leases
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Commit, Lease, LeaseState, Schedule, Store

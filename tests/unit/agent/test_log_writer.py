@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_service import log_writer
-from agent_service.log_writer import EventTooLarge, LogWriter, OwnershipLost, Rider
+from agent_service.log import writer
+from agent_service.log.writer import EventTooLarge, LogWriter, OwnershipLost, Rider
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2
 from runwire.caching_pubsub import CachingPubSub
@@ -91,7 +91,7 @@ class Desk:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that failed is repeated without a pause."""
-    monkeypatch.setattr(log_writer, "_RETRY_SECONDS", (0.0,))
+    monkeypatch.setattr(writer, "_RETRY_SECONDS", (0.0,))
 
 
 OPERATIONS = st.lists(

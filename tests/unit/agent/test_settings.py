@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_service import config, registry
+from agent_service import config
+from agent_service.agents import registry
 from runwire.errors import AgentNotFound, ConfigurationError
 
 

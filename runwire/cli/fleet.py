@@ -1,0 +1,115 @@
+"""workers, queues: who does the work of both services, and what waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from runwire.agent.v1 import agent_service_pb2
+from runwire.cli.output import age, print_json, print_table, span
+from runwire.cli.session import Session, pass_session, service_options
+from runwire.errors import Unavailable
+from runwire.scorer.v1 import scorer_service_pb2
+from runwire.times import seconds_of
+
+
+@click.command()
+@service_options()
+@pass_session
+def workers(session: Session) -> None:
+    """List the processes that execute runs and scorer runs, with what each has."""
+    found: list[Any] = [*_of_agents(session, "list_workers"), *_of_scorers(session, "list_scorer_workers")]
+    if session.json:
+        for worker in found:
+            print_json(worker)
+        return
+    columns = ("WORKER", "SERVICE", "RUNNING", "ROOM", "STATE", "SEEN", "HAS")
+    print_table(columns, map(_worker, found), empty="no worker: nothing that is started will be done")
+
+
+@click.command()
+@service_options()
+@pass_session
+def queues(session: Session) -> int:
+    """List what waits, by agent and by scorer, and how many workers could do it.
+
+    Exits with 1 if something is due that no worker can do.
+    """
+    runs, scorer_runs = _of_agents(session, "list_queues"), _of_scorers(session, "list_scorer_queues")
+    if session.json:
+        for queue in (*runs, *scorer_runs):
+            print_json(queue)
+    else:
+        columns = ("QUEUE", "DUE", "OLDEST", "AHEAD", "RUNNING", "WORKERS", "VERSIONS", "STATE")
+        print_table(columns, [*map(_run_queue, runs), *map(_scorer_queue, scorer_runs)], empty="nothing waits")
+    return 1 if stranded(runs, scorer_runs) else 0
+
+
+COMMANDS = (workers, queues)
+
+
+def stranded(
+    runs: Iterable[agent_service_pb2.RunQueue], scorer_runs: Iterable[scorer_service_pb2.ScorerQueue]
+) -> list[str]:
+    """What is due and can be done by nobody, each in words."""
+    found = [f"{queue.due} runs of agent {queue.agent_id!r}" for queue in runs if _waits_for_nobody(queue)]
+    for queue in scorer_runs:
+        if _waits_for_nobody(queue) and not queue.paused:
+            version = f" version {queue.scorer_version!r}" if queue.scorer_version else ""
+            found.append(f"{queue.due} scorer runs of {queue.scorer_id!r}{version}")
+    return found
+
+
+def _waits_for_nobody(queue: agent_service_pb2.RunQueue | scorer_service_pb2.ScorerQueue) -> bool:
+    return queue.due > 0 and queue.workers == 0
+
+
+def _of_agents(session: Session, method: str) -> list[Any]:
+    with session.asking_agents() as client:
+        found: list[Any] = getattr(client, method)()
+        return found
+
+
+def _of_scorers(session: Session, method: str) -> list[Any]:
+    """What the scorer service says; nothing where there is none: runs are executed without it."""
+    try:
+        with session.asking_scorers() as client:
+            found: list[Any] = getattr(client, method)()
+            return found
+    except Unavailable as error:
+        click.echo(str(error), err=True)
+        return []
+
+
+def _worker(worker: agent_service_pb2.Worker | scorer_service_pb2.ScorerWorker) -> tuple[object, ...]:
+    if isinstance(worker, scorer_service_pb2.ScorerWorker):
+        has = ", ".join(f"{scorer.scorer_id} {scorer.version}".strip() for scorer in worker.scorers)
+        return worker.worker, "scorer", "", "", "", age(worker.seen_time), has
+    has = ", ".join(f"{agent.agent_id} {agent.version}".strip() for agent in worker.agents)
+    state = "draining" if worker.draining else "takes runs"
+    return worker.worker, "agent", worker.running, worker.room, state, age(worker.seen_time), has
+
+
+def _run_queue(queue: agent_service_pb2.RunQueue) -> tuple[object, ...]:
+    return (
+        f"agent {queue.agent_id}",
+        queue.due,
+        _oldest(queue),
+        queue.ahead,
+        queue.running,
+        queue.workers,
+        ", ".join(filter(None, queue.versions)),
+        "nobody can do it" if _waits_for_nobody(queue) else "",
+    )
+
+
+def _scorer_queue(queue: scorer_service_pb2.ScorerQueue) -> tuple[object, ...]:
+    state = "paused" if queue.paused else "nobody can do it" if _waits_for_nobody(queue) else ""
+    name = f"scorer {queue.scorer_id}"
+    return name, queue.due, _oldest(queue), queue.ahead, "", queue.workers, queue.scorer_version, state
+
+
+def _oldest(queue: agent_service_pb2.RunQueue | scorer_service_pb2.ScorerQueue) -> str:
+    return span(seconds_of(queue.oldest_due_age)) if queue.due else ""

@@ -1,0 +1,61 @@
+"""What each RPC asks of its caller: one line each. An RPC without a line is refused, and fails a test."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runwire.errors import ScopeMissing
+from runwire.identity.principal import ADMIN, RUNS_ANSWER, RUNS_READ, RUNS_WRITE, SCORES_READ, SCORES_WRITE, Principal
+
+PUBLIC: Final = ""
+"""Asks for nothing: load balancers and tools have no token."""
+
+_AGENT: Final = "/runwire.agent.v1.AgentService/"
+_SCORER: Final = "/runwire.scorer.v1.ScorerService/"
+
+RULES: Final = {
+    _AGENT + "ListAgents": RUNS_READ,
+    _AGENT + "StartRun": RUNS_WRITE,
+    _AGENT + "GetRun": RUNS_READ,
+    _AGENT + "ListRuns": RUNS_READ,
+    _AGENT + "WatchRun": RUNS_READ,
+    _AGENT + "ListRunEvents": RUNS_READ,
+    _AGENT + "CancelRun": RUNS_WRITE,
+    _AGENT + "ResumeRun": RUNS_ANSWER,
+    _AGENT + "SendMessage": RUNS_WRITE,
+    _AGENT + "EndConversation": RUNS_WRITE,
+    _AGENT + "ListTurns": RUNS_READ,
+    # They are of all tenants.
+    _AGENT + "ListWorkers": ADMIN,
+    _AGENT + "ListQueues": ADMIN,
+    _SCORER + "ListScorerWorkers": ADMIN,
+    _SCORER + "ListScorerQueues": ADMIN,
+    _SCORER + "ListScorers": SCORES_READ,
+    _SCORER + "GetScorerRun": SCORES_READ,
+    _SCORER + "ListScorerRuns": SCORES_READ,
+    _SCORER + "WatchScorerRuns": SCORES_READ,
+    _SCORER + "RequestScorerRun": SCORES_WRITE,
+    _SCORER + "RetryScorerRuns": SCORES_WRITE,
+    _SCORER + "CancelScorerRuns": SCORES_WRITE,
+    # A pause holds for all tenants.
+    _SCORER + "PauseScorer": ADMIN,
+    _SCORER + "ResumeScorer": ADMIN,
+    _SCORER + "GetScorerStats": SCORES_READ,
+    "/grpc.health.v1.Health/Check": PUBLIC,
+    "/grpc.health.v1.Health/List": PUBLIC,
+    "/grpc.health.v1.Health/Watch": PUBLIC,
+    # Says what is in the proto files, and no more. RUNWIRE_REFLECTION=false switches it off.
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": PUBLIC,
+}
+
+
+def is_public(method: str) -> bool:
+    """Whether anybody may call it."""
+    return RULES.get(method) == PUBLIC
+
+
+def check(principal: Principal, method: str) -> None:
+    """Raises ScopeMissing if the principal may not call this method, given as `/package.Service/Method`."""
+    scope = RULES.get(method, ADMIN)
+    if not principal.may(scope):
+        raise ScopeMissing(f"this call needs the scope {scope!r}", scope=scope)
