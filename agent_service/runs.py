@@ -10,7 +10,7 @@ from typing import Final
 
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
-from agent_service.log import record, turns
+from agent_service.log import record, telling, turns
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (
@@ -101,6 +101,7 @@ class Runs:
             committed = await self.log.publish(commit)
         except TopicExists:
             return await self._repeated(topic, run.run_id, digest)
+        telling.accepted(who.tenant, run)
         return record.with_head(run, topic, committed.head, False)
 
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:
@@ -110,7 +111,7 @@ class Runs:
     async def check_visible(self, who: Principal, run_id: str) -> None:
         """Raises RunNotFound for a run that is not the principal's to see. Only where it sees its own alone the store
         is asked: whose tenant a run is of, its topic says."""
-        if who.owner is not None:
+        if who.owner is not None or not who.sees(run_id):
             await self.stored(who, run_id, ())
 
     async def list(
@@ -174,7 +175,8 @@ class Runs:
         """Asks the run to stop; of no effect on one that has ended. Raises RunNotFound, RunExpired."""
         stored = await self.stored(who, run_id, record.SUMMARY)
         if not stored.head.final and record.CANCEL not in stored.fields:
-            commit = Commit(stored.topic, puts={record.CANCEL: reason.encode()}, schedule=Schedule.WAKE)
+            puts = {record.CANCEL: reason.encode(), **({record.CANCELLER: who.name.encode()} if who.name else {})}
+            commit = Commit(stored.topic, puts=puts, schedule=Schedule.WAKE)
             try:
                 await self.log.publish(commit)
             except LogClosed:
@@ -186,6 +188,8 @@ class Runs:
 
         Raises InvalidRequest, RunNotFound, RunExpired, NotSuspended, AlreadyAnswered.
         """
+        for answer in answers:
+            answer.by = who.name
         # Not the journal, which may be of any size.
         fields = (*record.SUMMARY, *dict.fromkeys(record.ANSWER + answer.request_id for answer in answers))
         for _ in range(_RESUME_TRIES):
@@ -224,7 +228,7 @@ class Runs:
         """Its topic with these fields. Raises InvalidRequest, RunNotFound, RunExpired."""
         stored = await self.store.get(topic_of(who.tenant, check_run_id(run_id)), (*fields, OWNER))
         # Of a purged run nobody knows any more whose it was.
-        if stored is None or not is_owned(stored.fields, who.owner):
+        if stored is None or not who.sees(run_id) or not is_owned(stored.fields, who.owner):
             raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
         if stored.head.expired:
             state = run_pb2.RunState.Name(stored.head.final)

@@ -14,6 +14,7 @@ from agent_service.config import Settings
 from agent_service.conversations import Conversations
 from agent_service.fleet import Fleet
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
+from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
 from runwire.caching_pubsub import CaughtUp, Ended, Gap, Idle, Item, Opened, Start
@@ -24,17 +25,20 @@ from runwire.errors import (
     InvalidRequest,
     RunExpired,
     RunNotFound,
+    RunTokensOff,
+    RunwireError,
     ServerDraining,
     StoreUnavailable,
     StreamMaxAge,
 )
 from runwire.frames import varint
 from runwire.identity.principal import caller
+from runwire.identity.run_tokens import DEFAULT_SECONDS, RunTokens
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.pubsub import MAX_COMMIT_EVENTS, Position
+from runwire.pubsub import MAX_BATCH_EVENTS, Position
 from runwire.scorer_requests import topic_of
-from runwire.times import duration, seconds_of
+from runwire.times import duration, seconds_of, timestamp
 
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
@@ -45,11 +49,14 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Serves the runs of a store. Stateless: every replica can answer every call."""
 
-    def __init__(self, agents: Registry, settings: Settings, outflow: Outflow) -> None:
+    def __init__(
+        self, agents: Registry, settings: Settings, outflow: Outflow, run_tokens: RunTokens | None = None
+    ) -> None:
         self._agents = agents
         self._settings = settings
         self._opened: tuple[Runs, Fleet] | None = None
         self._outflow = outflow
+        self._run_tokens = run_tokens
 
     def open(self, runs: Runs, fleet: Fleet) -> None:
         """The store is there: from now on calls about runs are answered. Before, they raise StoreUnavailable."""
@@ -111,6 +118,16 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         run = await self._runs.resume(caller(), request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
+    async def CreateRunToken(
+        self, request: agent_service_pb2.CreateRunTokenRequest, context: Context
+    ) -> agent_service_pb2.CreateRunTokenResponse:
+        run = await self._runs.get(caller(), request.run_id)
+        if self._run_tokens is None:
+            raise RunTokensOff("this service has no keys to sign run tokens with: RUNWIRE_RUN_TOKEN_KEYS")
+        seconds = seconds_of(request.lifetime) if request.HasField("lifetime") else DEFAULT_SECONDS
+        token, expire_time = self._run_tokens.create(caller(), run.run_id, seconds)
+        return agent_service_pb2.CreateRunTokenResponse(token=token, expire_time=timestamp(expire_time))
+
     async def SendMessage(
         self, request: agent_service_pb2.SendMessageRequest, context: Context
     ) -> agent_service_pb2.SendMessageResponse:
@@ -164,16 +181,17 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         heartbeat = _heartbeat_of(request)
         start = _start(request, codec)
         stream = self._outflow.stream(context)
+        metrics.STREAMS_STARTED.add(start="resumed" if isinstance(start, Position) else start.value)
         await stream.open()
         items = self._runs.log.subscribe_with_replay(
             topic,
             start,
-            max_events=request.max_batch_size or MAX_COMMIT_EVENTS,
+            max_events=request.max_batch_size or MAX_BATCH_EVENTS,
             idle_seconds=heartbeat,
             notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
             way=stream,
         )
-        with _errors_of_run(request.run_id, codec):
+        with _counted(), _errors_of_run(request.run_id, codec):
             async with aclosing(items):
                 await self._send(items, codec, stream, heartbeat)
 
@@ -195,11 +213,26 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 ended = isinstance(item, Ended)
                 del item  # while the client takes its time, its frame is all that is kept
                 await stream.write(frame)
+                metrics.STREAM_BYTES.add(len(frame))
                 if not ended and (loop.time() >= end or not who.is_proven()):
                     raise StreamMaxAge("the stream is as old as this server allows: resume", RETRY_DELAY_SECONDS)
         except (ServerDraining, StreamMaxAge) as error:
             await stream.write(_closing(error, cursor))
             raise
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Counts how a stream ends."""
+    try:
+        yield
+    except RunwireError as error:
+        metrics.STREAMS_ENDED.add(reason=error.reason.lower())
+        raise
+    except BaseException:
+        metrics.STREAMS_ENDED.add(reason="left")
+        raise
+    metrics.STREAMS_ENDED.add(reason="ended")
 
 
 @contextmanager

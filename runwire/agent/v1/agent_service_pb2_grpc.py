@@ -89,6 +89,11 @@ class AgentServiceStub(object):
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunResponse.FromString,
                 _registered_method=True)
+        self.CreateRunToken = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/CreateRunToken',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenResponse.FromString,
+                _registered_method=True)
         self.SendMessage = channel.unary_unary(
                 '/runwire.agent.v1.AgentService/SendMessage',
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.SendMessageRequest.SerializeToString,
@@ -209,6 +214,15 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateRunToken(self, request, context):
+        """Makes a token that reads this one run or conversation, by GetRun, WatchRun, ListRunEvents and ListTurns, and does
+        nothing else, for minutes: so that a backend can let a browser watch what it started. NOT_FOUND / RUN_NOT_FOUND, RUN_EXPIRED. FAILED_PRECONDITION /
+        RUN_TOKENS_OFF: this service has no keys to sign with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SendMessage(self, request, context):
         """Gives a message to a conversation: a run that was started with StartRunRequest.conversation. Once this returned, the
         message is consumed exactly once whatever process dies, unless the run is cancelled or fails before. Messages are
@@ -297,6 +311,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ResumeRun,
                     request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunRequest.FromString,
                     response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'CreateRunToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRunToken,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenResponse.SerializeToString,
             ),
             'SendMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.SendMessage,
@@ -555,6 +574,33 @@ class AgentService(object):
             '/runwire.agent.v1.AgentService/ResumeRun',
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunRequest.SerializeToString,
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRunToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/CreateRunToken',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,
