@@ -31,12 +31,12 @@ from runwire.errors import (
     StoreUnavailable,
     StreamMaxAge,
 )
-from runwire.frames import varint
+from runwire.frames import MAX_BATCH_EVENTS, varint
 from runwire.identity.principal import caller
 from runwire.identity.run_tokens import DEFAULT_SECONDS, RunTokens
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.pubsub import MAX_BATCH_EVENTS, Position
+from runwire.pubsub import Position
 from runwire.scorer_requests import topic_of
 from runwire.times import duration, seconds_of, timestamp
 

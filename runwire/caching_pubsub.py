@@ -46,7 +46,6 @@ from runwire.errors import (
 )
 from runwire.gate import Gate
 from runwire.pubsub import (
-    MAX_BATCH_EVENTS,
     MAX_COMMIT_BYTES,
     MAX_COMMIT_EVENTS,
     Commit,
@@ -213,7 +212,7 @@ class CachingPubSub:
         topic: str,
         after: Position | None = None,
         *,
-        max_events: int = MAX_BATCH_EVENTS,
+        max_events: int = frames.MAX_BATCH_EVENTS,
         max_bytes: int = MAX_COMMIT_BYTES,
     ) -> History:
         """One batch of the log after a position; None: from the oldest event that is kept.
@@ -246,7 +245,7 @@ class CachingPubSub:
         topic: str,
         start: Position | Start = Start.EARLIEST,
         *,
-        max_events: int = MAX_BATCH_EVENTS,
+        max_events: int = frames.MAX_BATCH_EVENTS,
         max_bytes: int = MAX_COMMIT_BYTES,
         idle_seconds: float = 10.0,
         notify_gaps: bool = False,

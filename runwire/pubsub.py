@@ -56,9 +56,6 @@ from runwire.value import value
 MAX_COMMIT_EVENTS: Final = 256
 """Most events of one commit, and so of one entry."""
 
-MAX_BATCH_EVENTS: Final = 4096
-"""Most events of a batch that a reader is given; it is bounded by its bytes before that, where events are not tiny."""
-
 MAX_COMMIT_BYTES: Final = 256 * 1024
 """Most bytes of events in one commit; a single larger event goes alone."""
 
@@ -488,8 +485,8 @@ class Store(EventCache, Protocol):
         `holder` names the calling process, at random per start: where it is that of the lease that ran out, nobody died
         and no loss is counted. `alone` takes suspects, and only them; otherwise none is taken. A lease that is found to
         have run out is not taken but waits for its grace (see the module). Neither lane is slower for what lies in the
-        other. Once the fields of what was taken have `max_bytes` together nothing more is taken, in a store of several
-        parts perhaps sooner; one topic is, however large.
+        other. Once the fields of what was taken have `max_bytes` together nothing more is taken; one topic is, however
+        large. A store of several parts may stop sooner, and take one, however large, of each of up to four parts.
 
         Waits up to `wait_seconds` for one to become due; then returns what there is, perhaps nothing. A topic that a
         commit made due is found within 50 ms, one whose time has come within 250 ms.

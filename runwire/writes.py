@@ -22,6 +22,8 @@ class Writes:
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0
+        """When the timer goes off. Kept here: uvloop's timer of no time does not know."""
         self._going: dict[Write, float] = {}
         """When each stands still, the first one first."""
         self._stalled: dict[Write, float] = {}
@@ -35,7 +37,7 @@ class Writes:
     def _add(self, write: Write) -> None:
         loop = asyncio.get_running_loop()
         self._going[write] = moment = loop.time() + STALLED_SECONDS
-        if self._timer is None or self._timer.when() > moment:
+        if self._timer is None or self._looks_at > moment:
             self._look_at(loop, moment)
 
     def _remove(self, write: Write) -> None:
@@ -59,7 +61,7 @@ class Writes:
     def _look_at(self, loop: asyncio.AbstractEventLoop, moment: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(moment, self._look)
+        self._looks_at, self._timer = moment, loop.call_at(moment, self._look)
 
 
 def _due(table: dict[Write, float], now: float) -> list[Write]:

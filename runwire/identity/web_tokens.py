@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
 import urllib.request
 from asyncio import Lock, to_thread
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ _UNKNOWN_KEY_SECONDS: Final = 10.0
 _FETCH_SECONDS: Final = 5.0
 _MOST_BYTES: Final = 1024 * 1024
 _MOST_TOKEN_LENGTH: Final = 8192
+_MOST_VERIFIED: Final = 10_000
 
 log = logging.getLogger("runwire.identity")
 
@@ -55,6 +58,16 @@ class Provider:
             raise ConfigurationError(f"no algorithm to allow for JWTs: {wrong!r}; there are {', '.join(ALGORITHMS)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A token that was good, and is as long as it is not over and its key is published: a signature takes longer to
+    verify than most calls take."""
+
+    key_id: str
+    key: jwt.PyJWK
+    principal: Principal
+
+
 class WebTokens:
     """Tells which JWTs are good, by the keys that the provider publishes."""
 
@@ -62,19 +75,32 @@ class WebTokens:
         """Raises ConfigurationError."""
         provider.check()
         self._provider = provider
+        self._verified_before: OrderedDict[bytes, _Verified] = OrderedDict()
         self._keys = _PublishedKeys(provider.jwks) if "://" in provider.jwks else _KeyFile(Path(provider.jwks))
 
     async def principal(self, token: str) -> Principal:
         """Raises TokenInvalid, TokenExpired, KeysUnavailable."""
         if len(token) > _MOST_TOKEN_LENGTH:
             raise TokenInvalid("the token is no JWT that this service takes")
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        known = self._verified_before.get(digest)
+        if known is not None and known.principal.is_proven() and await self._keys.get(known.key_id) is known.key:
+            self._verified_before.move_to_end(digest)
+            return known.principal
+        verified = await self._verify(token)
+        self._verified_before[digest] = verified
+        while len(self._verified_before) > _MOST_VERIFIED:
+            self._verified_before.popitem(last=False)
+        return verified.principal
+
+    async def _verify(self, token: str) -> _Verified:
         try:
-            key_id = jwt.get_unverified_header(token).get("kid", "")
-            key = await self._keys.get(key_id if isinstance(key_id, str) else "")
+            given = jwt.get_unverified_header(token).get("kid", "")
+            key_id = given if isinstance(given, str) else ""
+            key = await self._keys.get(key_id)
             if key is None:
                 raise TokenInvalid("the token is signed by a key that its issuer does not publish")
-            claims = self._verified(token, key)
-            return self._principal(claims)
+            return _Verified(key_id, key, self._principal(self._verified(token, key)))
         except jwt.ExpiredSignatureError:
             raise TokenExpired("the token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
