@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from agent_service.agents.context import BudgetExceeded, NonRetriable, Retry, RunContext
+from agent_service.agents.context import BudgetExceeded, EndOfConversation, NonRetriable, Retry, RunContext
 from agent_service.agents.current import current_idempotency_key, current_run
 from agent_service.agents.definition import Definition, ScorerRef, workflow
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BudgetExceeded",
     "Definition",
+    "EndOfConversation",
     "NonRetriable",
     "Retry",
     "RunContext",

@@ -10,7 +10,7 @@ from typing import Final
 
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
-from agent_service.log import record
+from agent_service.log import record, turns
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (
@@ -54,7 +54,7 @@ class Runs:
     """The runs of all tenants in one store."""
 
     def __init__(self, store: Store, log: CachingPubSub, agents: Registry) -> None:
-        self._store = store
+        self.store = store
         self.log = log
         """The log of every run, to be read."""
         self._agents = agents
@@ -80,6 +80,7 @@ class Runs:
             labels=request.labels,
             scorers=_merge(definition.scorer_protos, request.scorers),
             timeout=request.timeout if request.HasField("timeout") else None,
+            conversation=request.conversation if request.HasField("conversation") else None,
         )
         topic, digest = topic_of(who.tenant, run.run_id), await off_loop(size, _digest, request)
         commit = Commit(
@@ -87,7 +88,13 @@ class Runs:
             create=True,
             queue=record.queue_of(run.agent_id),
             indexes=record.lists_of(who.tenant, run),
-            puts={**record.puts(run), record.REQUEST: digest, record.TRACE: _trace(request), **_owner(who)},
+            puts={
+                **record.puts(run),
+                record.REQUEST: digest,
+                record.TRACE: _trace(request),
+                **_owner(who),
+                **turns.first_fields(run),
+            },
             schedule=Schedule.DUE,
         )
         try:
@@ -98,13 +105,13 @@ class Runs:
 
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:
         """Raises RunNotFound, RunExpired."""
-        return record.to_run(await self._stored(who, run_id, record.SUMMARY))
+        return record.to_run(await self.stored(who, run_id, record.SUMMARY))
 
     async def check_visible(self, who: Principal, run_id: str) -> None:
         """Raises RunNotFound for a run that is not the principal's to see. Only where it sees its own alone the store
         is asked: whose tenant a run is of, its topic says."""
         if who.owner is not None:
-            await self._stored(who, run_id, ())
+            await self.stored(who, run_id, ())
 
     async def list(
         self, who: Principal, request: agent_service_pb2.ListRunsRequest
@@ -136,7 +143,7 @@ class Runs:
         if record.BRIEF in stored.fields:
             return record.to_listed(stored)
         # A process of an earlier version has written it, and in no list but its tenant's and its agent's.
-        whole = await self._store.get(stored.topic, record.SUMMARY)
+        whole = await self.store.get(stored.topic, record.SUMMARY)
         return record.to_run(whole) if whole is not None and record.RUN in whole.fields else None
 
     async def _scan(
@@ -158,14 +165,14 @@ class Runs:
         if request.states and not states:
             return Scan((), None)  # no run is like that
         pages = [
-            await self._store.scan(start, also=lists, fields=record.LISTED, before=place, since=since, limit=limit)
+            await self.store.scan(start, also=lists, fields=record.LISTED, before=place, since=since, limit=limit)
             for start in starts
         ]
         return merged(pages, limit)
 
     async def cancel(self, who: Principal, run_id: str, reason: str) -> run_pb2.Run:
         """Asks the run to stop; of no effect on one that has ended. Raises RunNotFound, RunExpired."""
-        stored = await self._stored(who, run_id, record.SUMMARY)
+        stored = await self.stored(who, run_id, record.SUMMARY)
         if not stored.head.final and record.CANCEL not in stored.fields:
             commit = Commit(stored.topic, puts={record.CANCEL: reason.encode()}, schedule=Schedule.WAKE)
             try:
@@ -182,8 +189,8 @@ class Runs:
         # Not the journal, which may be of any size.
         fields = (*record.SUMMARY, *dict.fromkeys(record.ANSWER + answer.request_id for answer in answers))
         for _ in range(_RESUME_TRIES):
-            stored = await self._stored(who, run_id, fields)
-            time = await self._store.now()
+            stored = await self.stored(who, run_id, fields)
+            time = await self.store.now()
             _check_answers(answers, record.to_run(stored).pending, stored.fields, time)
             commit = Commit(
                 stored.topic,
@@ -204,7 +211,7 @@ class Runs:
         raise StoreUnavailable(f"run {run_id} changed hands {_RESUME_TRIES} times meanwhile")
 
     async def _repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
-        stored = await self._store.get(topic, (*record.SUMMARY, record.REQUEST))
+        stored = await self.store.get(topic, (*record.SUMMARY, record.REQUEST))
         if stored is None or stored.head.expired:
             raise AlreadyExists(f"the request id was used before, for run {run_id}, which is purged", run_id=run_id)
         if stored.fields[record.REQUEST] != digest:
@@ -213,8 +220,9 @@ class Runs:
             )
         return record.to_run(stored)
 
-    async def _stored(self, who: Principal, run_id: str, fields: Sequence[str]) -> Stored:
-        stored = await self._store.get(topic_of(who.tenant, check_run_id(run_id)), (*fields, OWNER))
+    async def stored(self, who: Principal, run_id: str, fields: Sequence[str]) -> Stored:
+        """Its topic with these fields. Raises InvalidRequest, RunNotFound, RunExpired."""
+        stored = await self.store.get(topic_of(who.tenant, check_run_id(run_id)), (*fields, OWNER))
         # Of a purged run nobody knows any more whose it was.
         if stored is None or not is_owned(stored.fields, who.owner):
             raise RunNotFound(f"no such run: {run_id}", run_id=run_id)

@@ -11,6 +11,7 @@ import grpc
 
 from agent_service.agents.registry import Registry
 from agent_service.config import Settings
+from agent_service.conversations import Conversations
 from agent_service.fleet import Fleet
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
@@ -53,6 +54,10 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     def open(self, runs: Runs, fleet: Fleet) -> None:
         """The store is there: from now on calls about runs are answered. Before, they raise StoreUnavailable."""
         self._opened = runs, fleet
+
+    @property
+    def _conversations(self) -> Conversations:
+        return Conversations(self._runs.store, self._runs, self._agents)
 
     @property
     def _on_store(self) -> tuple[Runs, Fleet]:
@@ -121,6 +126,23 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         queues = [one for one in await self._on_store[1].queues() if place is None or one.agent_id > place[0]]
         token = encode_token(request, queues[size - 1].agent_id) if len(queues) > size else ""
         return agent_service_pb2.ListQueuesResponse(queues=queues[:size], next_page_token=token)
+
+    async def SendMessage(
+        self, request: agent_service_pb2.SendMessageRequest, context: Context
+    ) -> agent_service_pb2.SendMessageResponse:
+        number = await self._conversations.send(caller(), request)
+        return agent_service_pb2.SendMessageResponse(message_number=number)
+
+    async def EndConversation(
+        self, request: agent_service_pb2.EndConversationRequest, context: Context
+    ) -> agent_service_pb2.EndConversationResponse:
+        run = await self._conversations.end(caller(), request.run_id)
+        return agent_service_pb2.EndConversationResponse(run=run)
+
+    async def ListTurns(
+        self, request: agent_service_pb2.ListTurnsRequest, context: Context
+    ) -> agent_service_pb2.ListTurnsResponse:
+        return await self._conversations.turns(caller(), request)
 
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
         topic = await self._topic(request.run_id)

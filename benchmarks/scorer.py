@@ -32,10 +32,10 @@ from sqlalchemy.engine import Connection
 from runwire.connect import open_store
 from runwire.pubsub import Commit, Message, Schedule
 from runwire.scorer.v1 import scorer_run_requested_pb2
-from scorer_service.database import open_database
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.migrate import migrate
-from scorer_service.records import Finished, NewRun, ScoreRecord, State
+from scorer_service.queue.jobs import Jobs, Offer
+from scorer_service.results.database import open_database
+from scorer_service.results.migrate import migrate
+from scorer_service.results.records import Finished, NewRun, ScoreRecord, State
 from tests.servers import PostgresServer, RedisServer, postgres_folders, redis_servers, start_redis
 
 ROOT: Final = Path(__file__).parent.parent

@@ -36,10 +36,10 @@ from runwire.pubsub import Commit, Message, Schedule, Store
 from runwire.scorer.v1 import scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import scorer_run_id
-from scorer_service.database import open_database
-from scorer_service.migrate import migrate
-from scorer_service.records import State
-from scorer_service.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.results.database import open_database
+from scorer_service.results.migrate import migrate
+from scorer_service.results.records import State
 from tests.servers import PostgresServer, redis_servers, start_redis
 
 CHANNELS: Final = 20
@@ -113,7 +113,7 @@ async def latencies(url: str, name: str, skip: int) -> tuple[list[float], int]:
     """Seconds from request to score of those after the first `skip`, and how many have none yet."""
     from sqlalchemy import select
 
-    from scorer_service.schema import scorer_runs
+    from scorer_service.results.schema import scorer_runs
 
     row = scorer_runs.c
     query = select(row.run_id, row.end_time - row.create_time).where(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -25,6 +26,14 @@ class Settings(BaseSettings):
     """Where the agent service is: HOST:PORT, or any target that gRPC knows."""
     scorer_address: str = "127.0.0.1:50052"
     """Where the scorer service is."""
+    tls: bool = False
+    """Whether the services are reached over TLS."""
+    ca: Path | None = None
+    """Whom to trust then, in PEM; turns it on. Unset: whom gRPC trusts by itself."""
+    cert: Path | None = None
+    """The gateway's certificate, for services that ask for one."""
+    key: Path | None = None
+    """The key of that certificate."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins of pages elsewhere that may call this gateway (CORS), comma-separated; `*`: any. Empty: none."""
     secure_cookies: bool = False

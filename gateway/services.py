@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from gateway.config import Settings
 from runwire.client import AgentClient, ResumePolicy, ScorerClient
+from runwire.client.access import Access
 
 _TOKEN: ContextVar[str] = ContextVar("token", default="")
 _QUICK_SECONDS: Final = 5.0
@@ -38,8 +39,13 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         policy = ResumePolicy(max_delay_seconds=2.0, give_up_seconds=settings.give_up_seconds)
         timeout = settings.call_timeout_seconds
-        self.agents = AgentClient(settings.agent_address, metadata=_metadata, resume=policy, timeout=timeout)
-        self.scorers = ScorerClient(settings.scorer_address, metadata=_metadata, resume=policy, timeout=timeout)
+        credentials = Access(settings.tls, settings.ca, settings.cert, settings.key).credentials()
+        self.agents = AgentClient(
+            settings.agent_address, credentials=credentials, metadata=_metadata, resume=policy, timeout=timeout
+        )
+        self.scorers = ScorerClient(
+            settings.scorer_address, credentials=credentials, metadata=_metadata, resume=policy, timeout=timeout
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from runwire import frames
 from runwire.errors import EventsLost
 from runwire.pubsub import Entry, Position
+from runwire.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Batch:
     """Dense events that continue the reader's position."""
 
@@ -47,6 +47,20 @@ def batches(entries: Sequence[Entry], after: Position, *, max_events: int, max_b
         position = Position(entry.epoch, entry.last, entry.check)
     if bodies:
         yield Batch(position, count, b"".join(bodies))
+
+
+def whole(entry: Entry, after: Position, max_events: int, max_bytes: int) -> Batch | None:
+    """The entry as a batch, if it continues `after` and is within the bounds: as most live entries are, one by one."""
+    count = entry.last - after.sequence
+    if (
+        entry.epoch != after.epoch
+        or entry.first != after.sequence + 1
+        or frames.differ(after.check, entry.previous)
+        or count > max_events
+        or len(entry.body) > max_bytes
+    ):
+        return None
+    return Batch(Position(entry.epoch, entry.last, entry.check), count, entry.body)
 
 
 def _check_continues(position: Position, entry: Entry) -> None:

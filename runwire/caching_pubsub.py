@@ -30,7 +30,8 @@ from operator import attrgetter
 from typing import Final, Protocol
 
 from runwire import frames
-from runwire.batch import Batch, batches, check_at
+from runwire.alarm import Alarm
+from runwire.batch import Batch, batches, check_at, whole
 from runwire.errors import (
     CursorAhead,
     CursorEpochMismatch,
@@ -172,7 +173,12 @@ class CachingPubSub:
         Raises what EventCache.commit raises. That subscribers could not be told is no error: they read the log.
         """
         committed = await self._cache.commit(commit)
-        if committed.entry is not None and not self._cache.announces:
+        if committed.entry is None:
+            return committed
+        # Readers of this process need not wait for it to come back; by its position it is known when it does.
+        if (channel := self._channels.get(commit.topic)) is not None:
+            channel.tail.offer(committed.entry)
+        if not self._cache.announces:
             try:
                 await self._pubsub.publish(commit.topic, committed.entry)
             except StoreUnavailable as error:
@@ -238,7 +244,7 @@ class CachingPubSub:
         (trimmed faster than read; with `notify_gaps` a Gap item instead, also at the start), ServerDraining after
         `drain`, StoreUnavailable.
         """
-        ahead = Ahead(self._ahead)
+        ahead, alarm = Ahead(self._ahead), Alarm()
         try:
             async with self._attach(topic, start, max_events, ahead, notify_gaps) as (tail, opening):
                 position, target, caught_up = opening.position, opening.head.last, False
@@ -250,7 +256,7 @@ class CachingPubSub:
                         caught_up = True
                         yield CaughtUp(position)
                     found = ahead.after(position.sequence) or await self._next(
-                        topic, tail, ahead, position, target, idle_seconds, notify_gaps
+                        topic, tail, ahead, position, target, idle_seconds, notify_gaps, alarm
                     )
                     if isinstance(found, Gap):
                         position = found.position
@@ -270,7 +276,7 @@ class CachingPubSub:
                             ahead.drop()
                             await way.room(size)
                             continue
-                        ahead.keep(ahead.after(position.sequence), batch.position.sequence)
+                        ahead.advance(batch.position.sequence)
                         position = batch.position
                         given = [batch]
                         # While the reader has the batch, nothing of what lies around it is kept by this one.
@@ -280,6 +286,7 @@ class CachingPubSub:
                             raise _draining()
         finally:
             ahead.drop()
+            alarm.close()
 
     async def run(self) -> None:
         """The idle check, until cancelled. Run it beside the readers."""
@@ -425,6 +432,7 @@ class CachingPubSub:
         target: int,
         idle_seconds: float,
         notify_gaps: bool,
+        alarm: Alarm,
     ) -> Sequence[Entry] | Gap | Ended | None:
         """What comes after `position`; None if nothing came for `idle_seconds`. The log has held `target` events."""
         now = asyncio.get_running_loop().time
@@ -450,7 +458,7 @@ class CachingPubSub:
             elif tail.final:
                 return Ended(position, tail.final)
             elif now() < end:
-                await tail.wait(end - now())
+                await tail.wait(end - now(), alarm)
             else:
                 return None
 
@@ -564,6 +572,8 @@ def _first_batch(
     entries: Sequence[Entry], position: Position, max_events: int, max_bytes: int, way: Way | None
 ) -> Batch | None:
     most = min(max_bytes, way.frame_bytes()) if way else max_bytes
+    if len(entries) == 1 and (batch := whole(entries[0], position, max_events, most)) is not None:
+        return batch
     start = bisect_right(entries, position.sequence, key=attrgetter("last"))
     return next(batches(entries[start:], position, max_events=max_events, max_bytes=most), None)
 

@@ -30,6 +30,8 @@
     +-- PreconditionFailed
     |   +-- NotSuspended            NOT_SUSPENDED: the run does not wait for this answer
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
+    |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
+    |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -45,6 +47,7 @@
         +-- SlowConsumer            SLOW_CONSUMER
         +-- TooManyStreams          TOO_MANY_STREAMS
         +-- TooManyRequests         TOO_MANY_REQUESTS
+        +-- TooManyMessages         TOO_MANY_MESSAGES: as many wait in the conversation as may
         +-- KeysUnavailable         KEYS_UNAVAILABLE: who signed the token cannot be looked up
 
 `reason` is the ErrorInfo.reason on the wire and `metadata` its metadata; `runwire.rpc` maps a class to a status
@@ -259,6 +262,18 @@ class AlreadyAnswered(PreconditionFailed):
     reason = "ALREADY_ANSWERED"
 
 
+class NotAConversation(PreconditionFailed):
+    """The run was not started as a conversation."""
+
+    reason = "NOT_A_CONVERSATION"
+
+
+class ConversationEnded(PreconditionFailed):
+    """The conversation takes no messages any more."""
+
+    reason = "CONVERSATION_ENDED"
+
+
 class FrameUnreadable(RunwireError):
     """A frame, or an answer, of the service does not parse: nested too deeply for protobuf, or damaged. It is no cut:
     the same bytes would come again. The cursor stands before the frame."""
@@ -359,6 +374,12 @@ class TooManyRequests(Unavailable):
     """This server works on as many calls of this kind as it allows, and as many wait."""
 
     reason = "TOO_MANY_REQUESTS"
+
+
+class TooManyMessages(Unavailable):
+    """As many messages wait in the conversation as may."""
+
+    reason = "TOO_MANY_MESSAGES"
 
 
 class KeysUnavailable(Unavailable):

@@ -45,6 +45,8 @@ class Step:
     step: int
     attempt: int
     """The attempt whose events are shown; those of lower ones were discarded."""
+    turn: int = 0
+    """Of a conversation; 0: none."""
     name: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     custom: list[Custom] = field(default_factory=list)
@@ -67,6 +69,35 @@ class Step:
 
 
 @dataclass(slots=True)
+class Turn:
+    """One turn of a conversation: a message, and what the agent did with it."""
+
+    turn: int
+    message: Json = None
+    message_number: int = 0
+    state: run_pb2.RunState = run_pb2.RUN_STATE_RUNNING
+    output: Json = None
+    error: run_pb2.RunError | None = None
+    usage: run_pb2.Usage = field(default_factory=run_pb2.Usage)
+    received: list[tuple[int, Json]] = field(default_factory=list)
+    """Number and content of each message that has steered it."""
+    steps: dict[int, Step] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """What the agent said in this turn."""
+        return "".join(self.steps[number].text for number in sorted(self.steps))
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        return [call for number in sorted(self.steps) for call in self.steps[number].tool_calls]
+
+    @property
+    def finished(self) -> bool:
+        return self.state != run_pb2.RUN_STATE_RUNNING
+
+
+@dataclass(slots=True)
 class RunView:
     """What a run looks like after the events so far."""
 
@@ -80,6 +111,8 @@ class RunView:
     attempt: int = 0
     steps: dict[int, Step] = field(default_factory=dict)
     """By step number, in the order in which they first appeared."""
+    turns: dict[int, Turn] = field(default_factory=dict)
+    """Of a conversation, by number. Their steps are in `steps` too."""
     pending: list[run_pb2.PendingRequest] = field(default_factory=list)
     """What a suspended run waits for."""
     usage: run_pb2.Usage = field(default_factory=run_pb2.Usage)
@@ -143,7 +176,14 @@ class Fold:
         view.last_sequence = event.sequence
         view.attempt = max(view.attempt, event.attempt)
         payload = event.WhichOneof("payload")
-        if payload in _OF_RUN:
+        if payload in _OF_TURN:
+            turn = view.turns.setdefault(event.turn, Turn(event.turn))
+            if payload == "turn_started":
+                for step in turn.steps.values():  # begun again
+                    self._count(step.usage, -1)
+                    view.steps.pop(step.step, None)
+            _OF_TURN[payload](view, turn, event)
+        elif payload in _OF_RUN:
             _OF_RUN[payload](view, event)
             if payload == "run_started":
                 self._used = dict.fromkeys(_COUNTED, 0)
@@ -159,7 +199,9 @@ class Fold:
         if step is None or payload == "step_started":
             if step is not None:
                 self._count(step.usage, -1)
-            step = view.steps[event.step] = Step(event.step, event.attempt)
+            step = view.steps[event.step] = Step(event.step, event.attempt, event.turn)
+            if event.turn:
+                view.turns.setdefault(event.turn, Turn(event.turn)).steps[event.step] = step
         if event.attempt < step.attempt and event.step > 0:
             return
         if payload == "step_finished":
@@ -172,6 +214,21 @@ class Fold:
     def _count(self, usage: run_pb2.Usage, times: int) -> None:
         for name in _COUNTED:
             self._used[name] += times * getattr(usage, name)
+
+
+def view_of_turn(view: RunView, number: int) -> RunView:
+    """A turn of a conversation as if it were a run."""
+    turn = view.turns.get(number, Turn(number))
+    return RunView(
+        view.run_id,
+        view.agent_id,
+        turn.state,
+        turn.message,
+        turn.output,
+        turn.error,
+        steps=turn.steps,
+        usage=turn.usage,
+    )
 
 
 def fold(events: Iterable[run_event_pb2.RunEvent]) -> RunView:
@@ -188,6 +245,7 @@ def _run_started(view: RunView, event: run_event_pb2.RunEvent) -> None:
     view.state = run_pb2.RUN_STATE_RUNNING
     view.partial = False  # from here on all counts, and nothing before
     view.steps.clear()
+    view.turns.clear()
     view.pending, view.usage = [], run_pb2.Usage()
 
 
@@ -206,6 +264,27 @@ def _run_finished(view: RunView, event: run_event_pb2.RunEvent) -> None:
     view.state, view.output, view.usage = finished.state, from_value(finished.output), finished.usage
     view.error = finished.error if finished.HasField("error") else None
     view.pending = []
+
+
+def _turn_started(view: RunView, turn: Turn, event: run_event_pb2.RunEvent) -> None:
+    started = event.turn_started
+    turn.message, turn.message_number = from_value(started.message), started.message_number
+    turn.state, turn.output, turn.error = run_pb2.RUN_STATE_RUNNING, None, None
+    turn.steps.clear()
+    turn.received.clear()
+    view.state, view.pending = run_pb2.RUN_STATE_RUNNING, []
+
+
+def _turn_finished(view: RunView, turn: Turn, event: run_event_pb2.RunEvent) -> None:
+    finished = event.turn_finished
+    turn.state, turn.output, turn.usage = finished.state, from_value(finished.output), finished.usage
+    turn.error = finished.error if finished.HasField("error") else None
+    view.state, view.pending = run_pb2.RUN_STATE_WAITING, []
+
+
+def _message_received(view: RunView, turn: Turn, event: run_event_pb2.RunEvent) -> None:
+    received = event.message_received
+    turn.received.append((received.message_number, from_value(received.message)))
 
 
 def _step_started(step: Step, event: run_event_pb2.RunEvent) -> None:
@@ -251,6 +330,12 @@ _OF_RUN = {
     "run_suspended": _run_suspended,
     "run_resumed": _run_resumed,
     "run_finished": _run_finished,
+}
+
+_OF_TURN = {
+    "turn_started": _turn_started,
+    "turn_finished": _turn_finished,
+    "message_received": _message_received,
 }
 
 _OF_STEP = {

@@ -8,13 +8,12 @@ from typing import Any, Final
 from runwire.budget import Budget, Hold
 from runwire.errors import SlowConsumer, TooManyStreams
 from runwire.write_gate import WriteGate
+from runwire.writes import Writes
 
 BUFFER_BYTES: Final = 128 * 1024 * 1024
 MAX_STREAMS: Final = 20_000
 WRITE_TIMEOUT_SECONDS: Final = 60.0
 RETRY_DELAY_SECONDS: Final = 0.1
-_STALLED_SECONDS: Final = 0.5
-"""A write that takes longer gives up its place in the gate, and its time-out begins."""
 _FIRST_FRAME_BYTES: Final = 32 * 1024
 """Frames grow from here with each that was taken: a client that never reads gets little."""
 _MOST_DOUBLINGS: Final = 4
@@ -33,6 +32,7 @@ class Outflow:
         self.streams = 0
         self.write_timeout_seconds = write_timeout_seconds
         self.gate = WriteGate()
+        self.writes = Writes(write_timeout_seconds)
         self._max_streams = max_streams
 
     def stream(self, context: Any) -> Stream:
@@ -117,18 +117,5 @@ class Stream:
 
     async def _pass(self, frame: bytes) -> None:
         """Raises TimeoutError if the client does not read."""
-        loop = asyncio.get_running_loop()
-        passage = await self._outflow.gate.enter()
-        limit = asyncio.timeout(None)
-
-        def stalled() -> None:
-            passage.close()
-            limit.reschedule(loop.time() + self._outflow.write_timeout_seconds)
-
-        timer = loop.call_later(_STALLED_SECONDS, stalled)
-        try:
-            async with limit:
-                await self._context.write(frame)
-        finally:
-            timer.cancel()
-            passage.close()
+        with self._outflow.writes.begin(await self._outflow.gate.enter()):
+            await self._context.write(frame)

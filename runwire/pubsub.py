@@ -51,6 +51,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
 
+from runwire.value import value
+
 MAX_COMMIT_EVENTS: Final = 256
 """Most events of one commit, and so of one entry."""
 
@@ -88,7 +90,7 @@ def grace_seconds(lease_seconds: float, loss: int) -> float:
     return min(lease_seconds / 3 * (1 << min(loss - 1, 10)), MOST_GRACE_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Position:
     """A place in a log: after event `sequence` of the log `epoch`. Positions of different epochs do not compare."""
 
@@ -100,7 +102,7 @@ class Position:
     """`frames.event_check` of that event; empty at the beginning, and where it is not known."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """The events of one commit, as stored, published and sent: never parsed or encoded again."""
 
@@ -120,7 +122,7 @@ class Entry:
     """Not 0: the entry ends the log; the number says how (the agent service stores a RunState)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Head:
     """What is known of a log as a whole, read in one atomic step."""
 
@@ -147,7 +149,7 @@ class Head:
         return Position(self.epoch, self.last, self.check)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Page:
     """Entries in ascending order, and the head, from one atomic read."""
 
@@ -181,7 +183,7 @@ class Message:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Commit:
     """One atomic write to one topic.
 
@@ -242,7 +244,7 @@ class Commit:
     """With `final`: seconds after that until the tombstone, too, is gone."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Committed:
     """What a commit did."""
 

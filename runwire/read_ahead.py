@@ -68,6 +68,11 @@ class Ahead:
             self.drop()
         return self._entries
 
+    def advance(self, sequence: int) -> None:
+        """Keeps of what is kept what has events above `sequence`."""
+        if self._entries:
+            self.keep(self._entries, sequence)
+
     def keep(self, entries: Sequence[Entry], sequence: int) -> None:
         """Keeps those with events above `sequence`, in place of what was kept, if there is room."""
         rest = entries[bisect_right(entries, sequence, key=attrgetter("last")) :]

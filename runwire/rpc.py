@@ -31,6 +31,7 @@ from runwire.identity import policy
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
 from runwire.identity.principal import Principal, acting
+from runwire.identity.server_certificates import Identity, ServerCertificates
 from runwire.logs import Sparing
 from runwire.outflow import Outflow
 from runwire.times import duration
@@ -60,6 +61,7 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
     (errors.SlowConsumer, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyStreams, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyRequests, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.TooManyMessages, code_pb2.RESOURCE_EXHAUSTED),
     (errors.Unavailable, code_pb2.UNAVAILABLE),
     (errors.CommitRefused, code_pb2.ABORTED),
 )
@@ -444,7 +446,7 @@ async def serve(
     if access.reflection:
         names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-    running = Server(server, _bind(server, listen), health, services)
+    running = Server(server, _bind(server, listen, access.certificates), health, services)
     await running.set_serving(False)
     await health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
@@ -455,18 +457,44 @@ async def serve(
         await asyncio.shield(server.stop(grace_seconds))
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
+def _bind(server: grpc.aio.Server, listen: str, certificates: ServerCertificates | None) -> str:
     host, separator, port = listen.rpartition(":")
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigurationError(f"cannot listen on {listen!r}: expected HOST:PORT, such as 127.0.0.1:50051")
     try:
         _probe(host.strip("[]"), int(port))
-        bound = server.add_insecure_port(listen)
+        if certificates is None:
+            bound = server.add_insecure_port(listen)
+        else:
+            bound = server.add_secure_port(listen, _credentials(certificates))
     except (OSError, RuntimeError, ValueError):  # the last: no name of a host
         bound = 0
     if not bound:
         raise ConfigurationError(f"cannot listen on {listen}: the port is in use, or the address is not this machine's")
     return f"{host}:{bound}"
+
+
+def _credentials(certificates: ServerCertificates) -> grpc.ServerCredentials:
+    """TLS 1.2 or newer, with the certificate that is in force when a connection is made; open ones stay as they are."""
+    present = certificates.get()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal present
+        found = certificates.get()
+        if found is present:
+            return None
+        present = found
+        return _configuration(found)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(present),
+        changed,  # type: ignore[arg-type] # None is "as before", which the stubs do not know
+        certificates.asks_clients,
+    )
+
+
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(identity.key, identity.chain)], identity.client_ca)
 
 
 def _probe(host: str, port: int) -> None:

@@ -40,9 +40,12 @@ def is_owned(fields: Mapping[str, bytes], owner: str | None) -> bool:
     return owner is None or fields.get(OWNER) == owner.encode()
 
 
-def scorer_run_id(tenant: str, run_id: str, scorer_id: str, scorer_version: str, scorer_name: str = "") -> str:
-    """Identity of the scoring of a run, as ScorerRunRequested.scorer_run_id says: 32 hex digits."""
-    parts = [tenant, run_id, scorer_id, scorer_version, *([scorer_name] if scorer_name else [])]
+def scorer_run_id(
+    tenant: str, run_id: str, scorer_id: str, scorer_version: str, scorer_name: str = "", *, turn: int = 0
+) -> str:
+    """Identity of the scoring of a run, or of a turn of it, as ScorerRunRequested.scorer_run_id says: 32 hex digits."""
+    scored = f"{run_id}#{turn}" if turn else run_id
+    parts = [tenant, scored, scorer_id, scorer_version, *([scorer_name] if scorer_name else [])]
     return sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

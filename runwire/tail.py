@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from runwire.alarm import Alarm
 from runwire.errors import EventsLost, RunwireError, StoreUnavailable
 from runwire.pubsub import Entry, Head, Page, Position
 
@@ -175,18 +176,16 @@ class Tail:
             if not reader.done():
                 reader.set_result(None)
 
-    async def wait(self, limit_seconds: float) -> None:
-        """Waits for news, at most so long."""
+    async def wait(self, limit_seconds: float, alarm: Alarm) -> None:
+        """Waits for news, at most so long by the reader's `alarm`."""
         # One each: a future for all would search its callbacks for each reader whose time is over.
         reader = asyncio.get_running_loop().create_future()
         self._waiting[reader] = None
         if len(self._waiting) == self.readers:
             self.forget()
+        alarm.set(reader, limit_seconds)
         try:
-            async with asyncio.timeout(limit_seconds):
-                await reader
-        except TimeoutError:
-            pass  # nothing happened; the caller looks for itself
+            await reader
         finally:
             self._waiting.pop(reader, None)
 

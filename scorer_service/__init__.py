@@ -7,6 +7,7 @@ async def brevity(sample: Sample) -> Score:
     return Score(1.0 / (1 + len(sample.output_text.split())))
 """
 
+from scorer_service.local import run_scorer
 from scorer_service.scoring import (
     Answer,
     BadScore,
@@ -24,7 +25,6 @@ from scorer_service.scoring import (
     Step,
     ToolCall,
     Usage,
-    run_scorer,
     scorer,
 )
 

@@ -51,7 +51,7 @@ def migrate_command(context: click.Context, results: str | None) -> None:
     """Bring the tables of the results database to this release, and end."""
 
     def work() -> None:
-        from scorer_service import migrate
+        from scorer_service.results import migrate
 
         assert context.parent is not None
         settings = config.load(results=results or context.parent.params["results"])

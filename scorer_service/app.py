@@ -18,23 +18,26 @@ from runwire.loop import Wakeup, repeat
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 from runwire.scorer_requests import QUEUE
-from scorer_service import fetch, migrate, registry, revisions
+from scorer_service import registry
+from scorer_service.answers.controls import Controls
+from scorer_service.answers.queries import Queries
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.watch import Watch
 from scorer_service.config import Settings
-from scorer_service.controls import Controls
-from scorer_service.database import WORK_SECONDS, Database, open_database
-from scorer_service.executor import Executor, Limits, start_executor
-from scorer_service.holders import Holders
-from scorer_service.intake import Intake
-from scorer_service.jobs import Jobs, Rate
-from scorer_service.processes import JudgeSettings, Processes
-from scorer_service.queries import Queries
+from scorer_service.execution import fetch
+from scorer_service.execution.executor import Executor, Limits, start_executor
+from scorer_service.execution.processes import JudgeSettings, Processes
+from scorer_service.execution.worker import Worker
+from scorer_service.queue.holders import Holders
+from scorer_service.queue.intake import Intake
+from scorer_service.queue.jobs import Jobs
+from scorer_service.queue.rates import Rate
+from scorer_service.queue.retention import Ages, Retention
 from scorer_service.registry import Registry
-from scorer_service.retention import Ages, Retention
+from scorer_service.results import migrate, revisions
+from scorer_service.results.database import WORK_SECONDS, Database, open_database
 from scorer_service.scoring import Judge, RetryPolicy
 from scorer_service.servicer import SERVICE, ScorerServicer, register
-from scorer_service.statistics import Statistics
-from scorer_service.watch import Watch
-from scorer_service.worker import Worker
 
 if TYPE_CHECKING:
     from scorer_service.export import Exporter

@@ -26,11 +26,11 @@ from sqlalchemy.engine import Connection
 
 from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError
-from scorer_service.backlog import count_dropped
-from scorer_service.database import Database, database_time
-from scorer_service.queries import Attempt
-from scorer_service.records import State
-from scorer_service.schema import attempts, exports, scorer_runs
+from scorer_service.answers.queries import Attempt
+from scorer_service.queue.backlog import count_dropped
+from scorer_service.results.database import Database, database_time
+from scorer_service.results.records import State
+from scorer_service.results.schema import attempts, exports, scorer_runs
 
 log = logging.getLogger("scorer_service")
 
@@ -188,8 +188,8 @@ def _claim(connection: Connection) -> list[Item]:
         .limit(_BATCH)
         .with_for_update(skip_locked=True)
     )
-    lines = connection.execute(due).all()
-    claimed = {(line.scorer_run_id, line.attempt): line.tries for line in lines[: _together(lines)]}
+    rows = connection.execute(due).all()
+    claimed = {(row.scorer_run_id, row.attempt): row.tries for row in rows[: _together(rows)]}
     if not claimed:
         return []
     items = _load(connection, claimed)
@@ -203,11 +203,11 @@ def _claim(connection: Connection) -> list[Item]:
     return items
 
 
-def _together(lines: Sequence[Any]) -> int:
+def _together(rows: Sequence[Any]) -> int:
     """How many of them are sent together: half as many with each time that one of them was refused."""
-    most = len(lines)
-    for count, line in enumerate(lines):
-        tries: int = min(line.tries, 10)
+    most = len(rows)
+    for count, row in enumerate(rows):
+        tries: int = min(row.tries, 10)
         most = min(most, max(1, _BATCH >> tries))
         if count >= most:
             return most
@@ -219,14 +219,14 @@ def _load(connection: Connection, claimed: Mapping[tuple[str, int], int]) -> lis
     of_attempts = _among(attempts, list(claimed))
     history = connection.execute(select(*_ATTEMPT_COLUMNS).where(of_attempts)).all()
     of_runs = scorer_runs.c.scorer_run_id.in_({run for run, _ in claimed})
-    runs = {line.scorer_run_id: line for line in connection.execute(select(*_RUN_COLUMNS).where(of_runs))}
-    by_key: dict[tuple[str, int], Any] = {(line.scorer_run_id, line.attempt): line for line in history}
-    for line in runs.values():
+    runs = {row.scorer_run_id: row for row in connection.execute(select(*_RUN_COLUMNS).where(of_runs))}
+    by_key: dict[tuple[str, int], Any] = {(row.scorer_run_id, row.attempt): row for row in history}
+    for row in runs.values():
         # What no attempt records: the row itself is the record of a score, and of a failure without any attempt.
-        if line.state == State.SUCCEEDED:
-            by_key.setdefault((line.scorer_run_id, line.claims), Attempt.of(line))
-        elif line.state == State.FAILED:
-            by_key.setdefault((line.scorer_run_id, line.claims), Attempt.never_made(line))
+        if row.state == State.SUCCEEDED:
+            by_key.setdefault((row.scorer_run_id, row.claims), Attempt.of(row))
+        elif row.state == State.FAILED:
+            by_key.setdefault((row.scorer_run_id, row.claims), Attempt.never_made(row))
     return [
         Item(by_key[key], runs[key[0]], tries) for key, tries in claimed.items() if key in by_key and key[0] in runs
     ]

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from scorer_service.records import Asked, printable
+from scorer_service.results.records import Asked, printable
 
 MAX_EXCHANGES: Final = 8
 """Most requests of an attempt whose content is kept."""

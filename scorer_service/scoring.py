@@ -495,23 +495,3 @@ def _options(wanted: Any, options: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
         raise NonRetriableError(f"the options do not fit: {problems}", reason="invalid_options") from None
-
-
-async def run_scorer(
-    scorer: Scorer | str, sample: Sample, options: Mapping[str, Any] | None = None, *, judge: Judge | str | None = None
-) -> Score:
-    """Scores a sample in this process, without any service: the same result as the service's, for tests and notebooks.
-
-    `scorer` may be the id of a prebuilt one. `judge` is the model of scorers that ask one: a pydantic-ai model string
-    such as `openai:gpt-4o-mini`; None takes RUNWIRE_JUDGE_MODEL. Raises as `evaluate`; ConfigurationError for an
-    unknown id and for a judge that is not configured.
-    """
-    if isinstance(scorer, str):
-        from scorer_service.registry import prebuilt
-
-        scorer = prebuilt(scorer)
-    if scorer.judge and (judge is None or isinstance(judge, str)):
-        from scorer_service.scorers.model import configured_judge
-
-        judge = configured_judge(judge)
-    return await evaluate(scorer, sample, options, judge=typing.cast("Judge | None", judge))

@@ -28,14 +28,14 @@ from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import scorer_run_id
 from runwire.times import microseconds_of, seconds_of
 from runwire.values import from_struct
-from scorer_service import messages
-from scorer_service.controls import Controls, Place, Selection, Walk
-from scorer_service.holders import Holder, Holders, by_scorer
-from scorer_service.queries import MAX_ANSWER_WEIGHT, Filter, Queries
-from scorer_service.records import NewRun, Priority, json_text
+from scorer_service.answers import messages
+from scorer_service.answers.controls import Controls, Place, Selection, Walk
+from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Queries
+from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.watch import Frame, Watch
+from scorer_service.queue.holders import Holder, Holders, by_scorer
 from scorer_service.registry import Registry, newest_of
-from scorer_service.statistics import Statistics, Window
-from scorer_service.watch import Frame, Watch
+from scorer_service.results.records import NewRun, Priority, json_text
 
 _ALL_SECONDS: Final = 20.0
 _MOST: Final = sys.float_info.max

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from agent_service.log.history import Past
 from agent_service.log.journal import Journal
+from agent_service.log.turns import TurnEnded, Turns
 from agent_service.log.writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.backoff import Backoff
@@ -44,6 +45,11 @@ _PIECE_LENGTH: Final = 65_536
 _current_step: ContextVar[int] = ContextVar("runwire_step", default=0)
 
 
+def received_key(number: int) -> str:
+    """Where the journal keeps what the n-th `receive` of a workflow returns."""
+    return f"receive/{number}"
+
+
 @contextmanager
 def within_step(step: int) -> Iterator[None]:
     """What is emitted in it belongs to this step. For adapters that number their steps themselves."""
@@ -56,6 +62,10 @@ def within_step(step: int) -> Iterator[None]:
 
 class NonRetriable(Exception):
     """Raised in a step: do not try it again."""
+
+
+class EndOfConversation(Exception):
+    """No message will come any more."""
 
 
 class BudgetExceeded(Exception):
@@ -117,6 +127,7 @@ class RunContext:
         journal: Journal,
         answers: Mapping[str, run_event_pb2.Answer],
         now: Callable[[], float],
+        turns: Turns | None = None,
     ) -> None:
         self.run_id = run.run_id
         self.agent_id = run.agent_id
@@ -134,9 +145,16 @@ class RunContext:
         """Of the whole run. Adapters add to it; it is stored when the run ends or is suspended."""
         self.now = now
         """The store's clock, in seconds since the Unix epoch."""
+        self.turns = turns
+        """Of a conversation."""
+        self.first_step = turns.first_step if turns is not None else BODY_STEP
+        """Of this run, or in a conversation of its present turn."""
+        self.base_usage = turns.base_usage if turns is not None else run_pb2.Usage()
+        """Of the turns before the present one."""
+        self._received = 0
         self._writer = writer
-        self._numbers = {step.name: number for number, step in past.steps.items() if number != BODY_STEP}
-        self._next_number = max(past.steps, default=BODY_STEP) + 1
+        self._numbers = {step.name: number for number, step in past.steps.items() if number != self.first_step}
+        self._next_number = max(past.steps, default=self.first_step) + 1
         self._started: set[str] = set()
         self._sleeps = 0
         self._body_started = False
@@ -166,8 +184,8 @@ class RunContext:
     async def emit_text(self, text: str) -> None:
         """Appends a TextDelta, or several where the text is long. Nothing is appended for an empty text. Lone
         surrogates are replaced."""
-        for piece in pieces(text):
-            await self.emit(run_event_pb2.TextDelta(text=piece))
+        for piece in (text,) if _is_plain(text) else pieces(text):
+            await self._tell(text_delta=run_event_pb2.TextDelta(text=piece))
 
     async def emit_custom(self, type: str, data: Mapping[str, Any]) -> None:
         """Appends an event of your own kind. What JSON cannot hold is carried as `runwire.values` says."""
@@ -182,7 +200,7 @@ class RunContext:
         name = _PAYLOADS.get(type(event))
         if name is None:
             raise TypeError(f"{type(event).__name__} is no payload of RunEvent; there are {sorted(_PAYLOADS.values())}")
-        await self._writer.emit(_current_step.get() or await self._body(), **{name: event})
+        await self._tell(**{name: event})
 
     async def emit_in(self, step: int, event: Any) -> None:
         """As `emit`, in a step given by number. For adapters that number their steps themselves."""
@@ -190,19 +208,62 @@ class RunContext:
 
     async def begin_body(self) -> None:
         """Starts the step of events outside of steps anew, if an earlier attempt began it."""
-        if BODY_STEP in self.past.steps:
+        if self.first_step in self.past.steps and not self._replays:
             await self._body()
 
     async def end_body(self) -> None:
         """Finishes the step of events outside of steps, if it was begun."""
         if self._body_started:
-            await self._writer.emit(BODY_STEP, step_finished=run_event_pb2.StepFinished(name=self.agent_id))
+            await self._writer.emit(self.first_step, step_finished=run_event_pb2.StepFinished(name=self.agent_id))
+
+    async def _tell(self, **payload: Any) -> None:
+        step = _current_step.get()
+        if not step and self._replays:
+            return
+        await self._writer.emit(step or (self.first_step if self._body_started else await self._body()), **payload)
 
     async def _body(self) -> int:
         if not self._body_started:
             self._body_started = True
-            await self._writer.emit(BODY_STEP, step_started=run_event_pb2.StepStarted(name=self.agent_id))
-        return BODY_STEP
+            await self._writer.emit(self.first_step, step_started=run_event_pb2.StepStarted(name=self.agent_id))
+        return self.first_step
+
+    # Conversations
+
+    @property
+    def _replays(self) -> bool:
+        """Whether what is done now was done in an earlier turn, and told then."""
+        return self.turns is not None and self._received < self.turns.received
+
+    async def receive(self, message_type: Any = Any, *, output: Any = None) -> Any:
+        """The next message of the conversation, as `message_type`. Ends the present turn, with this `output`, and
+        waits without holding a worker.
+
+        Raises EndOfConversation once no message will come, RuntimeError in a run that is no conversation, and
+        pydantic.ValidationError for a message that is not of the type.
+        """
+        if self.turns is None:
+            raise RuntimeError("receive: this run is no conversation: start it with StartRunRequest.conversation")
+        data = self.journal.get(received_key(self._received + 1))
+        if data is None:
+            if self.turns.inbox.is_over:
+                self._received += 1
+                raise EndOfConversation("no message will come: the conversation was ended")
+            await self.end_body()
+            raise TurnEnded(output)
+        self._received += 1
+        await self.begin_body()
+        value = struct_pb2.Value.FromString(data)
+        return TypeAdapter(message_type).validate_python(from_value(value))
+
+    async def messages(self, message_type: Any = Any) -> AsyncIterator[Any]:
+        """All further messages, until the conversation is ended: `async for message in ctx.messages()`."""
+        while True:
+            try:
+                message = await self.receive(message_type)
+            except EndOfConversation:
+                return
+            yield message
 
     # Steps
 
@@ -428,6 +489,11 @@ def _return_type(function: Callable[..., Any]) -> Any:
         return get_type_hints(function).get("return", Any)
     except (TypeError, NameError):
         return Any
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is one piece as it stands, as most are that a model says."""
+    return type(text) is str and text.isascii() and 0 < len(text) <= _PIECE_LENGTH
 
 
 def pieces(text: str) -> Iterator[str]:

@@ -129,15 +129,16 @@ class Definition:
     def scorer_protos(self) -> list[run_pb2.ScorerRef]:
         return [scorer.to_proto() for scorer in self.scorers]
 
-    def parse_input(self, value: struct_pb2.Value) -> Any:
-        """The input as the declared type. Raises InvalidRequest, with a violation for each path that is wrong."""
+    def parse_input(self, value: struct_pb2.Value, root: str = "input") -> Any:
+        """The input as the declared type. Raises InvalidRequest, with a violation for each path that is wrong, which
+        begins with `root`."""
         try:
             return self._input.validate_python(from_value(value))
         except ValidationError as error:
-            raise InvalidRequest(_violations(error)) from None
+            raise InvalidRequest(_violations(error, root)) from None
         except BaseException as error:
             # A validator is the author's, and may raise anything; StartRun calls it too, and is to be answered.
-            raise InvalidRequest({"input": redact(f"does not fit: {type(error).__name__}: {error}")}) from error
+            raise InvalidRequest({root: redact(f"does not fit: {type(error).__name__}: {error}")}) from error
 
     def output_problem(self, output: Any) -> str:
         """Why the output is not of the declared type, in words; empty where it is."""
@@ -155,6 +156,14 @@ class Definition:
         is done and paid for."""
         try:
             plain = self._output.dump_python(output, mode="json", warnings=False)
+        except Exception:
+            plain = output
+        return carry_value(plain, MAX_OUTPUT_BYTES)
+
+    def dump_any(self, output: Any) -> struct_pb2.Value:
+        """The result of a workflow's turn, which is of no declared type. Raises nothing."""
+        try:
+            plain = TypeAdapter(Any).dump_python(output, mode="json", warnings=False)
         except Exception:
             plain = output
         return carry_value(plain, MAX_OUTPUT_BYTES)

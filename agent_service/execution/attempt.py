@@ -5,29 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
 
 from google.protobuf import struct_pb2
 
-from agent_service.agents.context import RunContext, Suspended
+from agent_service.agents.context import RunContext, Suspended, received_key
 from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.execution import ending
 from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, OutputTooLarge, failure_of
-from agent_service.log import record
+from agent_service.log import record, turns
 from agent_service.log.history import Excerpt, Past
+from agent_service.log.inbox import INBOX, Message, acceptance
 from agent_service.log.journal import PREFIX as JOURNAL
 from agent_service.log.journal import Journal
+from agent_service.log.turns import TurnEnded
 from agent_service.log.writer import CommitFailed, EventTooLarge, LogWriter, OwnershipLost, Rider
 from agent_service.process import event_loop
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
-from runwire.errors import EventsLost, StoreUnavailable
+from runwire.errors import EventsLost, Fenced, FieldExists, StoreUnavailable
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
 from runwire.times import seconds_of, timestamp
 
@@ -46,6 +48,8 @@ class Interrupt(Enum):
     """Why an attempt must stop before its body is done."""
 
     CANCEL = "cancelled"
+    MESSAGE = "message"
+    """A message of the conversation cancels the present turn."""
     DEADLINE = "deadline_exceeded"
     RELEASE = "released"
     LOST = "lost"
@@ -56,10 +60,10 @@ class Interrupt(Enum):
 class Execution:
     """One attempt. `run` does it; the other methods tell it of what happens meanwhile.
 
-    Every attempt ends in one of the commits of `_finish`, `_suspend`, `_hand_back` and `_still_waits`, or because the
-    run is not this worker's any more, or because the store takes nothing. Whatever else goes wrong before the body is
-    executed costs the attempt, and after `max_losses` of them the run; whatever goes wrong after it costs details of
-    the end (see `ending`).
+    Every attempt ends in one of the commits of `_finish`, `_finish_turn`, `_suspend`, `_hand_back` and `_wait_on`, or
+    because the run is not this worker's any more, or because the store takes nothing. Whatever else goes wrong before
+    the body is executed costs the attempt, and after `max_losses` of them the run; whatever goes wrong after it costs
+    details of the end (see `ending`).
     """
 
     def __init__(
@@ -93,7 +97,9 @@ class Execution:
         self._past = Past()
         self._excerpt = Excerpt(settings.max_sample_bytes)
         """Only of a run that has scorers."""
-        self._writer = LogWriter(log, claim, self._now, *([self._excerpt.add] if self._run.scorers else []))
+        self._writer = LogWriter(log, claim, self._now, self._excerpt.add if self._run.scorers else None)
+        self._turns = turns.of_claim(claim, self._run, store, self._writer)
+        """Of a conversation. Each attempt executes at most one."""
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
         self._woken = asyncio.Event()
         self._journal = Journal(claim.fields, self._writer)
@@ -103,6 +109,7 @@ class Execution:
         self._restarted = False
         self._broke_out: BaseException | None = None
         self._history_problem = ""
+        self._told_of_interrupt = False
 
     @classmethod
     def of(cls, claim: Claim, agents: Registry, **given: Any) -> Execution:
@@ -182,7 +189,11 @@ class Execution:
         return self._claim.time + time.monotonic() - self._claimed_at
 
     async def _read_log(self) -> None:
-        """Goes through what earlier attempts wrote, a page at a time; after an error from where it was."""
+        """Goes through what earlier attempts wrote, a page at a time; after an error from where it was. Of a
+        conversation, that is the present turn."""
+        if self._turns is not None and self._gone_through is None:
+            begun = self._run.turn.first_sequence if self._turns.is_open else self._claim.head.last + 1
+            self._gone_through = Position(self._claim.head.epoch, begun - 1) if begun > 1 else None
         while (self._gone_through.sequence if self._gone_through else 0) < self._claim.head.last:
             history = await self._log.get_history(
                 self._claim.topic, self._gone_through, max_events=2048, max_bytes=1024 * 1024
@@ -200,13 +211,61 @@ class Execution:
         # What ends the run before anything else is done with it comes before anything that its contents could disturb.
         if record.CANCEL in self._claim.fields:
             await self._end_unexecuted(run_pb2.RUN_STATE_CANCELLED)
+        elif self._turns is not None and self._turns.is_interrupted and not self._is_given_up():
+            await self._end_unexecuted(run_pb2.RUN_STATE_CANCELLED, turn_only=True)
         elif (before := self._failure_before()) is not None:
             await self._end_unexecuted(run_pb2.RUN_STATE_FAILED, before)
         elif self._still_waits():
-            await self._writer.write(Rider(**_wait(self._waits())))
+            await self._wait_on(self._waits())
+        elif self._turns is not None and not self._turns.is_open:
+            await self._converse(self._turns)
         else:
             await self._begin(anew=self._changed())
             await self._execute()
+
+    async def _wait_on(self, seconds: float | None) -> None:
+        """What the run waits for has not come: as before."""
+        await self._writer.write(Rider(**_wait(seconds)))
+
+    async def _converse(self, talk: turns.Turns) -> None:
+        """Between two turns: begins the next, ends the conversation, or waits on."""
+        message = talk.next()
+        if message is None and not talk.inbox.is_over:
+            idle = talk.idle_seconds(self._now())
+            if idle is None or idle > 0 or not await self._accept_end(talk):
+                waits = [seconds for seconds in (idle, self._remaining()) if seconds is not None]
+                await self._wait_on(min(waits, default=None))
+                return
+            message = talk.next()
+        if message is not None and not message.is_end:
+            await self._begin(opening=message)
+            if talk.is_interrupted:
+                await self._finish_turn(talk, run_pb2.RUN_STATE_CANCELLED)
+            else:
+                await self._execute()
+        else:
+            await self._begin(ending=message)
+            await self._end_conversation()
+
+    async def _end_conversation(self) -> None:
+        """No message will come. A workflow is told, and ends in its own way."""
+        if self._definition is not None and self._definition.kind == run_pb2.AGENT_KIND_WORKFLOW:
+            await self._execute()
+        else:
+            output = self._run.output if self._run.HasField("output") else None
+            await self._finish(run_pb2.RUN_STATE_SUCCEEDED, output=output)
+
+    async def _accept_end(self, talk: turns.Turns) -> bool:
+        """Nobody has said anything for too long: accepts the end, as EndConversation does. False if a message was
+        accepted first, which woke the run."""
+        accepted = talk.inbox.accepted
+        end = Message.end(accepted.count + 1)
+        try:
+            await self._log.publish(acceptance(self._claim.topic, self._claim.head.attempt, accepted, end))
+        except (Fenced, FieldExists):
+            return False
+        talk.inbox.learn({INBOX: accepted.and_one(end).pack(), end.field: end.pack()})
+        return True
 
     def _is_given_up(self) -> bool:
         """Whether the run is guilty of what its workers died of: it was executed alone each time."""
@@ -246,8 +305,11 @@ class Execution:
         """Of the agent that this worker has."""
         return self._run.agent_version if self._definition is None else self._definition.version
 
-    async def _end_unexecuted(self, state: run_pb2.RunState, failure: Failure | None = None) -> None:
-        """Ends the run without executing it. That the attempt was begun is told if it can be told."""
+    async def _end_unexecuted(
+        self, state: run_pb2.RunState, failure: Failure | None = None, *, turn_only: bool = False
+    ) -> None:
+        """Ends the run, or its present turn, without executing it. That the attempt was begun is told if it can be
+        told."""
         self._writer.end()
         try:
             await self._begin()
@@ -255,11 +317,15 @@ class Execution:
             raise
         except Exception:
             log.exception("%s: the attempt that ends it cannot be begun; it is ended all the same", self._claim.topic)
-        await self._finish(state, error=failure)
+        if turn_only and self._turns is not None:
+            await self._finish_turn(self._turns, state)
+        else:
+            await self._finish(state, error=failure)
 
     def _changed(self) -> bool:
         """Whether what was done was done by another version of the agent."""
-        return self._claim.head.last > 0 and self._run.agent_version != self._version
+        begun = self._claim.head.last > 0 if self._turns is None else self._turns.is_open
+        return begun and self._run.agent_version != self._version
 
     def _remaining(self) -> float | None:
         """Seconds until the run's deadline; None without one."""
@@ -281,21 +347,42 @@ class Execution:
         remaining = self._remaining()
         return min([*moments, *([remaining] if remaining is not None else [])], default=None)
 
-    async def _begin(self, *, anew: bool = False) -> None:
+    async def _begin(
+        self, *, anew: bool = False, opening: Message | None = None, ending: Message | None = None
+    ) -> None:
         """The first commit of the attempt: from here on the attempt before can write nothing. `anew`: what was done
-        and said so far does not count."""
+        and said so far, in a conversation in the present turn, does not count. `opening`: a turn begins with this
+        message. `ending`: the conversation is over."""
         run, first = self._run, self._claim.head.last == 0
-        resumed = run.state == run_pb2.RUN_STATE_SUSPENDED
-        deletes: Sequence[str] = ()
         payload: dict[str, Any] = {}
+        puts: dict[str, bytes] = {}
+        deletes = self._turns.stale() if self._turns is not None else []
         if first or anew:
             self._restarted, self._past = anew, Past()
             self._journal = Journal({}, self._writer)
-            deletes = [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
+            deletes += [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
             run.agent_version = self._version
+        if first or (anew and self._turns is None):
             payload["run_started"] = run_event_pb2.RunStarted(run_id=run.run_id, agent_id=run.agent_id, input=run.input)
-        elif resumed:
+        elif anew and self._turns is not None and (again := self._turns.message) is not None:
+            payload["turn_started"] = self._turns.begin_again(again)
+        elif run.state == run_pb2.RUN_STATE_SUSPENDED:
             payload["run_resumed"] = run_event_pb2.RunResumed(answers=self._answered())
+        self._open_attempt()
+        if ending is not None and self._turns is not None:
+            puts = self._turns.inbox.consume(ending)
+        if opening is not None and self._turns is not None:
+            if payload:
+                await self._writer.write(self._record(deletes=deletes), **payload)
+                payload, deletes = {}, []
+            run.agent_version = self._version
+            payload["turn_started"], puts = self._turns.begin(opening, self._now())
+            puts |= self._received(opening)
+        await self._writer.write(self._record(also=puts, deletes=deletes), **payload)
+
+    def _open_attempt(self) -> None:
+        """In the record."""
+        run = self._run
         self._close_attempt("worker_lost")
         run.state, run.attempt = run_pb2.RUN_STATE_RUNNING, self._claim.head.attempt
         del run.pending[:]
@@ -303,7 +390,14 @@ class Execution:
         del run.attempts[:-_MAX_ATTEMPTS_KEPT]
         if not run.HasField("start_time"):
             run.start_time.CopyFrom(attempt.start_time)
-        await self._writer.write(self._record(deletes=deletes), **payload)
+
+    def _received(self, message: Message) -> dict[str, bytes]:
+        """What a workflow's `receive` will find, where one begins a turn by it."""
+        assert self._turns is not None
+        assert message.value is not None
+        if self._definition is None or self._definition.kind != run_pb2.AGENT_KIND_WORKFLOW or message.number == 1:
+            return {}
+        return self._journal.put(received_key(self._turns.number - 1), message.value.SerializeToString())
 
     def _answered(self) -> list[run_event_pb2.Answer]:
         """The answers to tell of: as far as an event can hold them, those that are too large without their data."""
@@ -339,6 +433,7 @@ class Execution:
             journal=self._journal,
             answers={} if self._restarted else record.answers(self._claim.fields),
             now=self._now,
+            turns=self._turns,
         )
 
     async def _body(self, context: RunContext) -> struct_pb2.Value | BaseException:
@@ -349,7 +444,7 @@ class Execution:
         """
         try:
             assert self._definition is not None
-            output = await self._definition.body(context, self._definition.parse_input(self._run.input))
+            output = await self._definition.body(context, self._definition.parse_input(self._input()))
             value = self._definition.dump_output(output)
             if (size := value.ByteSize()) > MAX_OUTPUT_BYTES:
                 raise OutputTooLarge(f"the output has {size} bytes, more than the {MAX_OUTPUT_BYTES} allowed")
@@ -358,6 +453,16 @@ class Execution:
             return value
         except BaseException as error:
             return error
+
+    def _input(self) -> struct_pb2.Value:
+        """What the body is given: the run's input, or for an agent in a conversation the message of its turn."""
+        assert self._definition is not None
+        if self._turns is None or self._definition.kind == run_pb2.AGENT_KIND_WORKFLOW:
+            return self._run.input
+        message = self._turns.message
+        if message is None or message.value is None:
+            raise EventsLost("the message of the turn is gone")
+        return message.value
 
     async def _interrupt_body(self, context: RunContext, body: asyncio.Task[Any]) -> None:
         """Waits for a reason to stop the body, and stops it."""
@@ -403,6 +508,9 @@ class Execution:
             await self._finish(run_pb2.RUN_STATE_CANCELLED, output=output)
         elif self._broke_out is not None:
             await self._fail(self._broke_out)
+        elif isinstance(result, TurnEnded) and self._turns is not None and self._definition is not None:
+            output = self._definition.dump_any(result.output) if result.output is not None else None
+            await self._finish_turn(self._turns, run_pb2.RUN_STATE_SUCCEEDED, output=output)
         elif isinstance(result, Suspended):
             await self._suspend(result)
         elif result is None or (self._cut and isinstance(result, BaseException)):
@@ -419,6 +527,8 @@ class Execution:
             await self._finish(run_pb2.RUN_STATE_FAILED, error=failure)
         elif self._why is Interrupt.RELEASE:
             await self._hand_back()
+        elif self._why is Interrupt.MESSAGE and self._turns is not None:
+            await self._finish_turn(self._turns, run_pb2.RUN_STATE_CANCELLED, output=self._turns.output())
         else:
             raise asyncio.CancelledError
 
@@ -465,8 +575,17 @@ class Execution:
         self, state: run_pb2.RunState, *, output: struct_pb2.Value | None = None, error: Failure | None = None
     ) -> None:
         """The terminal event, what it asks of scorers and the end of the schedule: one atomic write, in the richest
-        form in which it can be made and the store takes it. Raises CommitFailed if it takes none."""
+        form in which it can be made and the store takes it. Raises CommitFailed if it takes none.
+
+        In a conversation it ends the present turn, and the run only with what no other turn would be spared."""
         self._writer.end()
+        if self._turns is not None and self._turns.is_open:
+            goes_on = not self._ends_conversation(state, error)
+            await self._finish_turn(self._turns, state, output=output, error=error, goes_on=goes_on)
+            if goes_on:
+                return
+            if state != run_pb2.RUN_STATE_SUCCEEDED:
+                output = None
         self._close_attempt("finished")
         whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
         end = Ending(self._claim, self._run, self._excerpt, whole, state, output, error, self._now())
@@ -485,6 +604,85 @@ class Execution:
                 problem = refused
         raise CommitFailed(f"the end of {self._claim.topic} cannot be written in any form") from problem
 
+    def _ends_conversation(self, state: run_pb2.RunState, error: Failure | None) -> bool:
+        """Whether the run ends with its turn: it was cancelled, its time is over, its workflow has returned or raised,
+        or it cannot be read."""
+        workflow = self._definition is None or self._definition.kind == run_pb2.AGENT_KIND_WORKFLOW
+        ending = ("deadline_exceeded", "run_unreadable", "events_lost")
+        return workflow or state == run_pb2.RUN_STATE_CANCELLED or (error is not None and error.reason in ending)
+
+    async def _finish_turn(
+        self,
+        talk: turns.Turns,
+        state: run_pb2.RunState,
+        *,
+        output: struct_pb2.Value | None = None,
+        error: Failure | None = None,
+        goes_on: bool = True,
+    ) -> None:
+        """Ends the present turn: what tells of it, what is remembered of it, what it asks of scorers, and where the
+        conversation goes on, the end of the lease: one atomic write, with less where it cannot be made whole."""
+        self._writer.end()
+        problem: BaseException | None = None
+        for form in Form:
+            try:
+                rider, finished = await self._turns_rider(talk, state, output, error, form, goes_on)
+                await self._writer.write(rider, turn_finished=finished)
+                self._writer.turn = 0
+                return
+            except (OwnershipLost, asyncio.CancelledError):
+                raise
+            except BaseException as refused:
+                if problem is None:
+                    why = ending.trace(refused)
+                    log.error("%s: the end of its turn is written with less: %s", self._claim.topic, why)
+                problem = refused
+        raise CommitFailed(f"the end of a turn of {self._claim.topic} cannot be written in any form") from problem
+
+    async def _turns_rider(
+        self,
+        talk: turns.Turns,
+        state: run_pb2.RunState,
+        output: struct_pb2.Value | None,
+        error: Failure | None,
+        form: Form,
+        goes_on: bool,
+    ) -> tuple[Rider, run_event_pb2.TurnFinished]:
+        run = self._run
+        whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
+        end = Ending(self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message)
+        output = end.output_in(form)
+        failure = error.to_proto() if error is not None else None
+        remembered, forgotten = talk.remember(state) if form is Form.WHOLE else ({}, [])
+        if forgotten:
+            said = {"turns": forgotten}
+            await self._writer.emit(custom=run_event_pb2.CustomEvent(type="runwire.history_forgotten", data=said))
+        steps = max([self._writer.highest_step, *self._past.steps])
+        puts, deletes = talk.end(state, failure, steps, self._now())
+        deletes += [turns.history_field(number) for number in forgotten]
+        finished = run_event_pb2.TurnFinished(state=state, output=output, error=failure, usage=run.turn.usage)
+        if goes_on:
+            run.state = run_pb2.RUN_STATE_WAITING
+            self._close_attempt("waiting")
+            deletes += [*self._journal_of_turn(), *(n for n in self._claim.fields if n.startswith(record.ANSWER))]
+            if output is not None and state == run_pb2.RUN_STATE_SUCCEEDED:
+                run.output.CopyFrom(output)
+        waits = [seconds for seconds in (talk.idle_seconds(self._now()), self._remaining()) if seconds is not None]
+        schedule: dict[str, Any] = {}
+        if goes_on:
+            schedule = _wait(0.0 if talk.inbox.waiting else min(waits, default=None))
+        return self._record(
+            also={**puts, **remembered},
+            deletes=deletes,
+            messages=end.messages(form, run, self._settings.max_sample_bytes),
+            **schedule,
+        ), finished
+
+    def _journal_of_turn(self) -> list[str]:
+        """What is of no use any more after the turn: a workflow is executed from its beginning in every turn."""
+        workflow = self._definition is not None and self._definition.kind == run_pb2.AGENT_KIND_WORKFLOW
+        return [] if workflow else self._journal.fields()
+
     def _last_rider(self, end: Ending, form: Form) -> tuple[Rider, run_event_pb2.RunFinished]:
         run, finished = end.finished(form)
         return self._record(
@@ -497,14 +695,19 @@ class Execution:
             tombstone=self._settings.tombstone_seconds,
         ), finished
 
-    def _record(self, run: run_pb2.Run | None = None, **changes: Any) -> Rider:
-        """Writes the run as it is now, or `run` in its place, and moves it to the list of its state."""
+    def _record(
+        self, run: run_pb2.Run | None = None, *, also: Mapping[str, bytes] | None = None, **changes: Any
+    ) -> Rider:
+        """Writes the run as it is now, or `run` in its place, and the fields of `also`, and moves it to the list of its
+        state."""
+        if self._turns is not None:
+            self._turns.count()
         run = run or self._run
         state = run.state
         others = self._states - {state}
         self._states.add(state)
         return Rider(
-            puts=record.puts(run),
+            puts={**record.puts(run), **(also or {})},
             indexes=[record.state_list(self._tenant, state)] if others else [],
             leaves=[record.state_list(self._tenant, other) for other in others],
             **changes,
@@ -518,12 +721,13 @@ class Execution:
                 attempt.end_time.CopyFrom(timestamp(self._now()))
 
     async def _watch_for_cancel(self) -> None:
-        """Looks, whenever the lease says that somebody woke the run, whether it was cancelled."""
+        """Looks, whenever the lease says that somebody woke the run, whether it was cancelled, or interrupted by a
+        message."""
         while True:
             await self._woken.wait()
             self._woken.clear()
             try:
-                stored = await self._store.get(self._claim.topic, [record.CANCEL])
+                stored = await self._store.get(self._claim.topic, [record.CANCEL, INBOX])
             except StoreUnavailable as error:
                 # The lease goes on saying that the run was woken.
                 log.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
@@ -534,6 +738,11 @@ class Execution:
             if stored is not None and record.CANCEL in stored.fields:
                 self.interrupt(Interrupt.CANCEL)
                 return
+            if stored is not None and self._turns is not None:
+                self._turns.inbox.learn(stored.fields)
+                if self._turns.is_interrupted and not self._told_of_interrupt:
+                    self._told_of_interrupt = True
+                    self.interrupt(Interrupt.MESSAGE)
 
 
 def is_given_up(claim: Claim, settings: Settings) -> bool:

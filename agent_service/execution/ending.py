@@ -20,7 +20,7 @@ from google.protobuf import struct_pb2
 
 from agent_service.agents.context import BudgetExceeded, ModelFailed
 from agent_service.execution import scoring
-from agent_service.log import record
+from agent_service.log import inbox, record
 from agent_service.log.history import Excerpt
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.pubsub import Claim, Message
@@ -145,13 +145,15 @@ class Ending:
     output: struct_pb2.Value | None
     failure: Failure | None
     time: float
+    message: inbox.Message | None = None
+    """That the turn began with, where it is the end of a turn and not of the run."""
 
     def finished(self, form: Form) -> tuple[run_pb2.Run, run_event_pb2.RunFinished]:
         """The Run as it is kept, and the event that says so."""
         run = self.run if form is not Form.LEAST else self._least()
         run.state = self.state
         del run.pending[:]
-        output = self._output(form)
+        output = self.output_in(form)
         run.ClearField("output")
         if output is not None:
             run.output.CopyFrom(output)
@@ -165,7 +167,8 @@ class Ending:
             finished.error.CopyFrom(run.error)
         return run, finished
 
-    def _output(self, form: Form) -> struct_pb2.Value | None:
+    def output_in(self, form: Form) -> struct_pb2.Value | None:
+        """As much of the output as this form holds."""
         if self.output is None or form in (Form.WHOLE, Form.REFERENCED):
             return self.output
         return struct_pb2.Value(string_value=_text_of(self.output)) if form is Form.TEXT else None
@@ -185,8 +188,28 @@ class Ending:
             log.exception("%s: no scorer can be asked", self.claim.topic)
             return []
 
+    def _of_turn(self, run: run_pb2.Run, form: Form) -> run_pb2.Run:
+        """The turn as scorers see it: a run of its own."""
+        assert self.message is not None
+        turn = run_pb2.Run()
+        turn.CopyFrom(run)
+        turn.state = self.state
+        turn.usage.CopyFrom(run.turn.usage)
+        turn.start_time.CopyFrom(run.turn.start_time)
+        turn.end_time.CopyFrom(run.turn.end_time)
+        turn.input.CopyFrom(self.message.value or struct_pb2.Value())
+        for name, value in (("output", self.output_in(form)), ("error", self.failure and self.failure.to_proto())):
+            turn.ClearField(name)
+            if value is not None:
+                getattr(turn, name).CopyFrom(value)
+        return turn
+
     def _requests(self, form: Form, run: run_pb2.Run, max_sample_bytes: int) -> Iterator[Message]:
         tenant, _ = record.split_topic(self.claim.topic)
+        if self.message is not None:
+            run = self._of_turn(run, form)
+        elif run.HasField("conversation"):
+            return iter(())  # they were asked at the end of each turn
         traceparent, _, tracestate = self.claim.fields.get(record.TRACE, b"").decode(errors="replace").partition("\n")
         return scoring.requests(
             tenant,
@@ -196,6 +219,7 @@ class Ending:
             by_reference=form is not Form.WHOLE or not self.whole,
             traceparent=traceparent,
             tracestate=tracestate,
+            turn=run.turn.turn if self.message is not None else 0,
         )
 
 

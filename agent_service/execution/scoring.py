@@ -29,8 +29,9 @@ def requests(
     by_reference: bool = False,
     traceparent: str = "",
     tracestate: str = "",
+    turn: int = 0,
 ) -> Iterator[Message]:
-    """A message for each eligible scorer, sampled or not.
+    """A message for each eligible scorer, sampled or not. `turn`: of the turn of a conversation that `run` stands for.
 
     A sample that is larger than `max_sample_bytes`, or cannot be made whole, goes by reference. A scorer for which no
     message can be made is logged, and the others are asked: a run ends whatever is in it.
@@ -39,10 +40,11 @@ def requests(
     if not eligible:
         return
     sample = _bounded_sample(run, excerpt, max_sample_bytes, by_reference or not excerpt.whole)
+    sample.turn = turn
     for scorer in eligible:
         try:
             request = _request(tenant, run, scorer, sample)
-            request.sibling_count = len(eligible)
+            request.sibling_count = 0 if turn else len(eligible)  # how many turns there will be is not known
             request.traceparent, request.tracestate = traceparent, tracestate
             message = Message(QUEUE, request.SerializeToString())
         except Exception:
@@ -64,7 +66,9 @@ def _request(
 ) -> scorer_run_requested_pb2.ScorerRunRequested:
     rate = scorer.sampling if scorer.HasField("sampling") else 1.0
     return scorer_run_requested_pb2.ScorerRunRequested(
-        scorer_run_id=scorer_run_id(tenant, run.run_id, scorer.scorer_id, scorer.scorer_version, scorer.name),
+        scorer_run_id=scorer_run_id(
+            tenant, run.run_id, scorer.scorer_id, scorer.scorer_version, scorer.name, turn=sample.turn
+        ),
         tenant=tenant,
         scorer_id=scorer.scorer_id,
         scorer_version=scorer.scorer_version,

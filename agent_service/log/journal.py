@@ -42,13 +42,27 @@ class Journal:
         """Names of the topic's fields that hold entries, or will once a write under way is done."""
         return [PREFIX + key for key in self._names]
 
+    def put(self, key: str, data: bytes) -> dict[str, bytes]:
+        """Remembers `data`; the fields that the caller writes."""
+        self._names.add(key)
+        self._entries[key] = data
+        return {PREFIX + key: data}
+
     async def record(
-        self, key: str, data: bytes, *, step: int = 0, progress: bool = True, keep: bool = True, **payload: Any
+        self,
+        key: str,
+        data: bytes,
+        *,
+        step: int = 0,
+        progress: bool = True,
+        keep: bool = True,
+        also: Mapping[str, bytes] | None = None,
+        **payload: Any,
     ) -> None:
         """Remembers `data`, in one atomic step with this event (and with all that was emitted before). Returns when
         it is stored. `progress`: whether it counts as getting further than the attempts that died before. `keep`:
         whether this attempt will ask for it again; otherwise only later ones have it, and this one's memory does not
-        grow with what it has done.
+        grow with what it has done. `also`: other fields to write with it.
 
         Raises JournalEntryTooLarge, and what LogWriter.write raises.
         """
@@ -58,6 +72,6 @@ class Journal:
                 "store it elsewhere and return a reference to it"
             )
         self._names.add(key)
-        await self._writer.write(Rider(puts={PREFIX + key: data}, progress=progress), step, **payload)
+        await self._writer.write(Rider(puts={PREFIX + key: data, **(also or {})}, progress=progress), step, **payload)
         if keep:
             self._entries[key] = data

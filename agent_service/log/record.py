@@ -37,6 +37,11 @@ MAX_BRIEF_BYTES: Final = 4 * 1024
 """A larger run is listed without its largest fields."""
 _OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
+TURN: Final = "turn/"
+"""+ number: a turn of a conversation that is done."""
+MAX_TURNS: Final = 1000
+"""Newest turns that are listed."""
+
 TERMINAL: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
 
 _QUEUE: Final = "agent/"
@@ -48,6 +53,11 @@ def split_topic(topic: str) -> tuple[str, str]:
     """(tenant, run id) of a topic."""
     tenant, _, run_id = topic.partition("/")
     return tenant, run_id
+
+
+def turn_field(number: int) -> str:
+    """The field of a turn that is done."""
+    return f"{TURN}{number}"
 
 
 def queue_of(agent_id: str) -> str:

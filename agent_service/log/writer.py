@@ -96,7 +96,7 @@ class LogWriter:
         log: CachingPubSub,
         claim: Claim,
         now: Callable[[], float],
-        observe: Callable[[run_event_pb2.RunEvent], object] = lambda event: None,
+        observe: Callable[[run_event_pb2.RunEvent], object] | None = None,
     ) -> None:
         self._log = log
         self._topic = claim.topic
@@ -114,6 +114,10 @@ class LogWriter:
         self._room.set()
         self._lost: BaseException | None = None
         self._ending = False
+        self.turn = 0
+        """Of the events to come."""
+        self.highest_step = 0
+        """Of the events so far."""
         self.unobserved = False
         """`observe` failed for an event: what it made of the log is not whole."""
 
@@ -129,8 +133,9 @@ class LogWriter:
         Raises EventTooLarge, and OwnershipLost.
         """
         self._append(step, payload, None, None)
-        await self._room.wait()
-        self._check_owner()
+        if not self._room.is_set():
+            await self._room.wait()
+            self._check_owner()
 
     async def write(self, rider: Rider, step: int = 0, **payload: Any) -> None:
         """Writes `rider` in one atomic step with this event (without a payload: by itself), and not before anything
@@ -185,13 +190,13 @@ class LogWriter:
         if len(self._pending) > _MAX_PENDING_EVENTS or self._pending_bytes > _MAX_PENDING_BYTES:
             self._room.clear()
         self._wakeup.set()
-        if event is not None:
-            self._tell(event)
+        if event is not None and self._observe is not None:
+            self._tell(event, self._observe)
 
-    def _tell(self, event: run_event_pb2.RunEvent) -> None:
+    def _tell(self, event: run_event_pb2.RunEvent, observe: Callable[[run_event_pb2.RunEvent], object]) -> None:
         """What is in the log does not depend on what an observer makes of it."""
         try:
-            self._observe(event)
+            observe(event)
         except Exception:
             if not self.unobserved:
                 log.exception("%s: event %d cannot be folded", self._topic, event.sequence)
@@ -201,8 +206,13 @@ class LogWriter:
         for part in payload.values():
             # Whoever made it: a log that some clients cannot read is lost for them from here on.
             mend(part)
-        event = run_event_pb2.RunEvent(sequence=self._sequence + 1, attempt=self._attempt, step=step, **payload)
-        event.create_time.FromMicroseconds(round(self._now() * 1e6))
+        event = run_event_pb2.RunEvent(
+            sequence=self._sequence + 1, attempt=self._attempt, step=step, turn=self.turn, **payload
+        )
+        self.highest_step = max(self.highest_step, step)
+        # By hand: Timestamp.FromMicroseconds takes as long as all the rest.
+        seconds, microseconds = divmod(round(self._now() * 1e6), 1_000_000)
+        event.create_time.seconds, event.create_time.nanos = seconds, microseconds * 1000
         data = event.SerializeToString()
         if len(data) > MAX_EVENT_BYTES:
             raise EventTooLarge(f"an event of {len(data)} bytes is above the limit of {MAX_EVENT_BYTES}")
@@ -239,6 +249,8 @@ class LogWriter:
                 item.written.set_result(None)
 
     def _build(self, taken: Sequence[_Pending]) -> Commit:
+        if len(taken) == 1 and taken[0].rider is None:
+            return self._build_one(taken[0])
         events = [item for item in taken if item.body]
         riders = [item.rider for item in taken if item.rider is not None]
         puts: dict[str, bytes] = {}
@@ -269,6 +281,20 @@ class LogWriter:
             final=last.final,
             retention=last.retention,
             tombstone=last.tombstone,
+        )
+
+    def _build_one(self, item: _Pending) -> Commit:
+        """The usual commit of a run that speaks: one event."""
+        sequence = self._committed + 1
+        return Commit(
+            self._topic,
+            self._attempt,
+            token=self._token,
+            first=sequence,
+            last=sequence,
+            events=item.body,
+            check=item.check,
+            previous=self._check,
         )
 
     async def _publish(self, commit: Commit) -> Committed:

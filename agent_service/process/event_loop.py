@@ -13,12 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
+
+try:
+    from agent_service.process import uvloop_loop
+except ImportError:  # it is not installed
+    uvloop_loop = None  # type: ignore[assignment]
 
 _CLOSE_SECONDS: Final = 2.0
 """For what is left when the service has ended."""
@@ -54,7 +60,7 @@ def owned_tasks() -> int:
 def run(main: Coroutine[Any, Any, Result], *, threads: int = 32) -> Result:
     """Runs `main` on a new loop, as asyncio.run does, whatever else on the loop does to it. Returns or raises what
     `main` does. `threads` is the most threads of asyncio.to_thread; those that do not end are left behind."""
-    loop = asyncio.new_event_loop()
+    loop = _new_loop()
     asyncio.set_event_loop(loop)
     loop.set_task_factory(_make_task)
     loop.set_default_executor(ThreadPoolExecutor(threads, "agent-thread"))
@@ -68,6 +74,17 @@ def run(main: Coroutine[Any, Any, Result], *, threads: int = 32) -> Result:
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed: live events take a fifth to a third less. RUNWIRE_EVENT_LOOP=asyncio: not."""
+    if uvloop_loop is None or os.environ.get("RUNWIRE_EVENT_LOOP") == "asyncio":
+        return asyncio.new_event_loop()
+    return uvloop_loop.loop_class(_is_owned)()
+
+
+def _is_owned(context: Context | None) -> bool:
+    return (_owner.get() if context is None else context.get(_owner)) is not None
 
 
 def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> bool:
@@ -101,8 +118,12 @@ def _tell(error: BaseException) -> None:
 def _owner_of(traceback: TracebackType | None) -> Owner | None:
     """Every step of a task and every callback is run by a Handle, in the context that it was made in."""
     while traceback is not None:
-        if traceback.tb_frame.f_code is asyncio.Handle._run.__code__:
-            context: Context = traceback.tb_frame.f_locals["self"]._context
+        code, found = traceback.tb_frame.f_code, traceback.tb_frame.f_locals
+        if code is asyncio.Handle._run.__code__:
+            context: Context = found["self"]._context
+            return context.get(_owner)
+        if uvloop_loop is not None and code is uvloop_loop.OwnedCallback.__call__.__code__:
+            context = found["self"].context
             return context.get(_owner)
         traceback = traceback.tb_next
     return None

@@ -20,6 +20,7 @@ from agent_service.agents.context import BudgetExceeded, ModelFailed, Retry, Run
 from agent_service.agents.current import within_run
 from agent_service.agents.definition import Definition, ScorerRef
 from agent_service.pydantic_ai.durability import Durability
+from agent_service.pydantic_ai.memory import Memory
 from agent_service.pydantic_ai.steps import AfterCrash, Steps
 from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError
@@ -76,11 +77,15 @@ def durable_agent(
 
     async def body(run: RunContext, prompt: str) -> Any:
         steps = Steps(run, retry, tool_retry, stall_seconds)
-        capability = Durability(steps, run.run_id, policies)
+        # pydantic-ai knows turns by run ids of their own.
+        run_id = run.run_id if run.turns is None else f"{run.run_id}#{run.turns.number}"
+        capability = Durability(steps, run_id, policies, "" if run.turns is None else run.run_id)
+        memory = Memory(run.turns, prompt, steps) if run.turns is not None else None
         try:
             with within_run(run), replay_scope():
                 result = await agent.run(
                     prompt,
+                    message_history=memory.before if memory is not None else None,
                     deps=await _made(deps, run) if deps is not None else None,
                     usage_limits=limits,
                     capabilities=[capability],
@@ -90,6 +95,8 @@ def durable_agent(
         except ModelAPIError as error:
             raise ModelFailed(str(error)) from error
         await steps.finish()
+        if memory is not None:
+            memory.result = result
         return result.output
 
     return Definition(

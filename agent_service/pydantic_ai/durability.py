@@ -26,7 +26,13 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.exceptions import ApprovalRequired, ToolFailed
 from pydantic_ai.messages import ModelMessage, ToolCallPart
-from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import (
+    CompletedStreamedResponse,
+    Model,
+    ModelRequestContext,
+    ModelRequestParameters,
+    StreamedResponse,
+)
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import (
@@ -111,10 +117,17 @@ class Durability(BaseDurabilityCapability[Any]):
         cancellation_error_types=(Suspended,),
     )
 
-    def __init__(self, steps: Steps | None, run_id: str = "", not_repeatable: Mapping[str, AfterCrash] = {}) -> None:
+    def __init__(
+        self,
+        steps: Steps | None,
+        run_id: str = "",
+        not_repeatable: Mapping[str, AfterCrash] = {},
+        conversation_id: str = "",
+    ) -> None:
         super().__init__(event_stream_handler=steps.hear if steps is not None else None)
         self._steps = steps
         self._run_id = run_id
+        self._conversation_id = conversation_id
         self._not_repeatable = not_repeatable
 
     @property
@@ -128,7 +141,7 @@ class Durability(BaseDurabilityCapability[Any]):
         return self._run_id or None
 
     def get_default_conversation_id(self, run_id: str) -> str | None:
-        return conversation_id_from_run_id(run_id)
+        return self._conversation_id or conversation_id_from_run_id(run_id)
 
     async def wrap_tool_execute(
         self,
@@ -150,6 +163,16 @@ class Durability(BaseDurabilityCapability[Any]):
                 raise ApprovalRequired()
         with self._steps.calling(call, ctx.usage, after_crash):
             return await handler(args)
+
+    async def before_model_request(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Gives the model what was said in the conversation meanwhile."""
+        request_context = await super().before_model_request(ctx, request_context)
+        if self._steps is not None:
+            for message in await self._steps.steered():
+                ctx.enqueue(message)
+        return request_context
 
     async def after_node_run(
         self, ctx: RunContext[Any], *, node: AgentNode[Any], result: NodeResult[Any]

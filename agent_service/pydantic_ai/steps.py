@@ -3,6 +3,7 @@
 Step k is the k-th request to the model with the tools that its response calls. After a crash the agent's loop runs
 again from its beginning, and what the journal holds is returned instead of being done:
 
+    steer/<step>/<n>                 message of the conversation that was given to the model with that request
     model/<step>                     response of the model, recorded when it is complete
     tool/<step>/<call>               result of a tool: what it returned, or that it asked the model to try again
     began/<step>/<call>/<n>          a tool that must not be repeated was begun for the n-th time
@@ -25,6 +26,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
+from google.protobuf import struct_pb2
 from pydantic_ai.durable_exec import JSON_CODEC, record_durable_unit
 from pydantic_ai.exceptions import (
     ModelConnectionError,
@@ -56,7 +58,7 @@ from agent_service.agents.context import NonRetriable, Retry, RunContext, pieces
 from agent_service.agents.current import within_call
 from agent_service.pydantic_ai.events import finished, is_deferred, outcome_of, result_of, started
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.values import carry_text, cleaned
+from runwire.values import carry_text, cleaned, from_value
 
 log = logging.getLogger("agent_service")
 
@@ -101,7 +103,7 @@ class Steps:
         self._retry = retry
         self._tool_retry = tool_retry
         self._stall_seconds = stall_seconds
-        self.number = 0
+        self.number = run.first_step - 1
         """Of the latest request to the model."""
         self._usage = run_pb2.Usage()
         """Of the present step."""
@@ -119,8 +121,39 @@ class Steps:
         """What was told of the latest request, until `answered` has seen it: thoughts, and text."""
         self._said: list[str] = []
         """Text that was told since the present step began."""
+        self._texts: dict[int, list[str]] = {}
+        """All text of each step, in a conversation."""
+        self.given: list[Any] = []
+        """Messages that have steered the present turn."""
         self._silence: asyncio.Timeout | None = None
         self._count_remembered()
+
+    @property
+    def text(self) -> str:
+        """What was said in the present turn of a conversation."""
+        return "".join(piece for _, pieces in sorted(self._texts.items()) for piece in pieces)
+
+    async def steered(self) -> list[Any]:
+        """Messages of the conversation to give to the model with its next request: those that are remembered, and
+        where the request is still to be made those that have come since."""
+        if self._run.turns is None:
+            return []
+        step = self.number + 1
+        messages: list[Any] = []
+        while (data := self._journal.get(f"steer/{step}/{len(messages) + 1}")) is not None:
+            messages.append(from_value(struct_pb2.Value.FromString(data)))
+        while self._journal.get(f"model/{step}") is None and (message := await self._run.turns.steer()) is not None:
+            value = message.value or struct_pb2.Value()
+            received = run_event_pb2.MessageReceived(message=value, message_number=message.number, mode=message.mode)
+            await self._journal.record(
+                f"steer/{step}/{len(messages) + 1}",
+                value.SerializeToString(),
+                also=self._run.turns.consume(message),
+                message_received=received,
+            )
+            messages.append(from_value(value))
+        self.given += messages
+        return messages
 
     # Requests to the model
 
@@ -141,6 +174,7 @@ class Steps:
             await self._journal.record(key, _json(payload))
             _add(self._run.usage, _usage(payload))
         self._usage = _usage(payload)
+        self._texts.setdefault(self.number, [_spoken(_response(payload))[1]])
         _add(self._own, self._usage)
         self._answer = _spoken(_response(payload))
         self._parts.clear()
@@ -207,7 +241,7 @@ class Steps:
 
     async def finish(self) -> None:
         """Tells that the present step is done, unless the log says so."""
-        if self.number and self.number not in self._finished:
+        if self.number >= self._run.first_step and self.number not in self._finished:
             self._finished.add(self.number)
             await self._tell(run_event_pb2.StepFinished(name="model", usage=self._usage))
 
@@ -255,6 +289,11 @@ class Steps:
         await self._tell(finished(part, result.model_response_object(), outcome_of(result)))
 
     async def _tell(self, event: Any) -> None:
+        if self._run.turns is not None:
+            if isinstance(event, run_event_pb2.StepStarted):
+                self._texts[self.number] = []
+            elif isinstance(event, run_event_pb2.TextDelta):
+                self._texts.setdefault(self.number, []).append(event.text)
         await self._run.emit_in(self.number, event)
 
     # Tools
@@ -404,7 +443,7 @@ class Steps:
 
     def _count_remembered(self) -> None:
         """What earlier attempts used: the journal knows it even where an attempt died."""
-        self._run.usage.Clear()
+        self._run.usage.CopyFrom(self._run.base_usage)
         for key in sorted(self._journal.keys()):
             if key.startswith("model/"):
                 _add(self._run.usage, _usage(from_json(self._journal.get(key) or b"")))

@@ -50,10 +50,9 @@ def conformance(
         patience_seconds=patience,
     )
     for target in plan.targets:
-        session.agent_address = target
-        with session.asking_agents() as client:
+        with session.at(target).asking_agents() as client:
             client.list_agents()
-    report = asyncio.run(Kit(plan).run())
+    report = asyncio.run(Kit(plan, session.access).run())
     _print_json(report, seed) if session.json else _print(report, seed)
     return 0 if report.passed else 1
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ _NEEDS: Final = {
     "scorer": ("grpc_health", "grpc_reflection", "pydantic_settings", "sqlalchemy", "alembic", "rapidfuzz"),
 }
 _GATEWAY_NEEDS: Final = ("starlette", "uvicorn", "jinja2", "multipart")
+_FILE: Final = click.Path(exists=True, dir_okay=False)
 _LINE_BYTES: Final = 1024 * 1024
 _STOP_SECONDS: Final = 25.0
 _COLOURS: Final = {"agent": "36", "scorer": "35", "gateway": "34"}
@@ -36,6 +38,10 @@ _COLOURS: Final = {"agent": "36", "scorer": "35", "gateway": "34"}
 @click.option("--gateway/--no-gateway", default=None, help="Whether to serve pages too. [where it is installed]")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), default=Path(".runwire"), show_default=True)
 @click.option("--store", help="Where runs are kept; without: a SQLite file under --data.")
+@click.option("--cert", type=_FILE, help="The services' certificate, in PEM; turns on TLS.")
+@click.option("--key", type=_FILE, help="The key of --cert.")
+@click.option("--ca", type=_FILE, help="Who signed it, for the gateway. [--cert]")
+@click.option("--tokens", type=_FILE, help="Tokens made by `runwire token new`; turns on authentication.")
 @click.option("--results", help="Where scores are kept; without: a SQLite file under --data.")
 def dev(
     agents: str,
@@ -48,6 +54,10 @@ def dev(
     data: Path,
     store: str | None,
     results: str | None,
+    cert: str | None,
+    key: str | None,
+    ca: str | None,
+    tokens: str | None,
 ) -> int:
     """Start both services and the gateway here, until Ctrl-C. Runs and scores are kept under .runwire/."""
     _check_parts()
@@ -65,7 +75,14 @@ def dev(
         Service("agent", _command("agent", agent_port, store, "--agents", agents, *_given("--model", model))),
         Service("scorer", _command("scorer", scorer_port, store, "--results", results, *_given("--scorers", scorers))),
     )
-    return asyncio.run(_Development(services, gateway_port if gateway else None).run())
+    environment = {
+        "RUNWIRE_TLS_CERT_FILE": cert,
+        "RUNWIRE_TLS_KEY_FILE": key,
+        "RUNWIRE_TOKENS": tokens,
+        "RUNWIRE_GATEWAY_CA": ca or cert,
+    }
+    given = {name: value for name, value in environment.items() if value}
+    return asyncio.run(_Development(services, gateway_port if gateway else None, given).run())
 
 
 COMMANDS = (dev,)
@@ -109,9 +126,12 @@ class _Development:
     """The processes of one `runwire dev`. The gateway, on `gateway_port`, is started once it can be told where the
     services are; None: without it."""
 
-    def __init__(self, services: tuple[Service, ...], gateway_port: int | None) -> None:
+    def __init__(
+        self, services: tuple[Service, ...], gateway_port: int | None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._services = services
         self._gateway_port = gateway_port
+        self._environment = {**os.environ, **(environment or {})}
         self._stopping = asyncio.Event()
         self._up = asyncio.Event()
         self._addresses: dict[str, str] = {}
@@ -155,6 +175,7 @@ class _Development:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=_LINE_BYTES,
+            env=self._environment,
             # A Ctrl-C at the terminal goes to us alone; we stop the services in order.
             start_new_session=True,
         )

@@ -21,6 +21,7 @@ from runwire.agent.v1 import agent_service_pb2
 from runwire.cli.fleet import stranded
 from runwire.cli.output import print_table
 from runwire.cli.session import Session, pass_session, service_options
+from runwire.client.access import Access
 from runwire.client.probe import Probe, probe_agent_service, probe_scorer_service
 from runwire.errors import ConfigurationError, RunwireError, Unavailable
 from runwire.scorer.v1 import scorer_service_pb2
@@ -75,8 +76,8 @@ COMMANDS = (doctor,)
 def _examine(session: Session, store: str | None, results: str | None) -> Iterator[Finding]:
     yield _here()
     listed: list[Any] = []
-    yield from _service("agent service", session.agent_address, probe_agent_service, listed)
-    yield from _service("scorer service", session.scorer_address, probe_scorer_service, listed)
+    yield from _service(session, "agent service", session.agent_address, probe_agent_service, listed)
+    yield from _service(session, "scorer service", session.scorer_address, probe_scorer_service, listed)
     if len(listed) == 2:
         yield _scorers_of_agents(*listed)
     if listed:
@@ -92,10 +93,16 @@ def _here() -> Finding:
     return Finding("this client", OK, f"runwire {version('runwire')}, Python {platform.python_version()}, {parts}")
 
 
-def _service(name: str, address: str, probe: Callable[[str, float], Probe], listed: list[Any]) -> Iterator[Finding]:
+def _service(
+    session: Session,
+    name: str,
+    address: str,
+    probe: Callable[[str, Access, float], Probe],
+    listed: list[Any],
+) -> Iterator[Finding]:
     """Whether it answers, its health, its version and its clock. What it lists goes into `listed`."""
     try:
-        found = probe(address, LIMIT_SECONDS)
+        found = probe(address, session.access(address), LIMIT_SECONDS)
     except RunwireError as error:
         unreachable = isinstance(error, Unavailable)
         option = f"--{name.partition(' ')[0]}-address"

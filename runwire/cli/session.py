@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 import click
 
 from runwire import errors
+from runwire.cli import contexts
 from runwire.client import ResumePolicy
+from runwire.client.access import Access
 from runwire.client.sync import AgentClient, ScorerClient
 
 AGENT_ADDRESS: Final = "127.0.0.1:50051"
@@ -34,9 +37,49 @@ class Session:
     """Made once for a command line."""
 
     def __init__(self) -> None:
-        self.agent_address = AGENT_ADDRESS
-        self.scorer_address = SCORER_ADDRESS
+        self._context: Mapping[str, Any] | None = None
+        self.given: dict[str, Any] = {}
+        """Options and variables, by the names that a context has for them too; what stands in the context gives way."""
         self.json = False
+
+    @property
+    def agent_address(self) -> str:
+        return str(self._setting("agent-address", AGENT_ADDRESS))
+
+    @property
+    def scorer_address(self) -> str:
+        return str(self._setting("scorer-address", SCORER_ADDRESS))
+
+    def at(self, agent_address: str) -> Session:
+        """The same, at another agent service."""
+        other = Session()
+        other.given, other.json = {**self.given, "agent-address": agent_address}, self.json
+        return other
+
+    def access(self, address: str) -> Access:
+        """How a service is reached. Raises ConfigurationError, also where a token would travel in plain text."""
+        files = {
+            name: Path(found).expanduser() if (found := self._setting(name.replace("_", "-"), "")) else None
+            for name in ("ca", "cert", "key", "token_file")
+        }
+        if self.given.get("token"):
+            files["token_file"] = None
+        access = Access(
+            tls=bool(self._setting("tls", False)),
+            server_name=self._setting("server-name", ""),
+            token="" if files["token_file"] else self._setting("token", ""),
+            **files,
+        )
+        if (access.token or access.token_file) and not access.is_encrypted and not _is_here(address):
+            raise errors.ConfigurationError(f"will not send a token to {address} in plain text: give --tls or --ca")
+        return access
+
+    def _setting(self, name: str, default: Any) -> Any:
+        if (given := self.given.get(name)) is not None:
+            return given
+        if self._context is None:
+            self._context = contexts.load(self.given.get("context", ""))
+        return self._context.get(name, default)
 
     @contextmanager
     def asking_agents(self, *, patiently: bool = False) -> Iterator[AgentClient]:
@@ -47,7 +90,10 @@ class Session:
         with (
             _naming("agent service", self.agent_address, "--agent-address"),
             AgentClient(
-                self.agent_address, timeout=TIMEOUT_SECONDS, resume=_PATIENT if patiently else _QUICK
+                self.agent_address,
+                timeout=TIMEOUT_SECONDS,
+                resume=_PATIENT if patiently else _QUICK,
+                **self.access(self.agent_address).arguments(),
             ) as client,
         ):
             yield client
@@ -58,7 +104,10 @@ class Session:
         with (
             _naming("scorer service", self.scorer_address, "--scorer-address"),
             ScorerClient(
-                self.scorer_address, timeout=TIMEOUT_SECONDS, resume=_PATIENT if patiently else _QUICK
+                self.scorer_address,
+                timeout=TIMEOUT_SECONDS,
+                resume=_PATIENT if patiently else _QUICK,
+                **self.access(self.scorer_address).arguments(),
             ) as client,
         ):
             yield client
@@ -78,6 +127,11 @@ def _naming(service: str, address: str, option: str) -> Iterator[None]:
         ) from error
 
 
+def _is_here(address: str) -> bool:
+    host = address.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    return address.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
+
+
 class Address(click.ParamType):  # type: ignore[type-arg] # generic only in newer click
     """HOST:PORT, or a target with one of gRPC's schemes."""
 
@@ -94,16 +148,30 @@ def service_options(*, environment: bool = False) -> Callable[[F], F]:
     """The options of every command: taken before the command's name or after it, the latter wins."""
 
     def decorate(function: F) -> F:
-        for name, attribute, variable, default in (
-            ("--scorer-address", "scorer_address", "RUNWIRE_SCORER_ADDRESS", SCORER_ADDRESS),
-            ("--agent-address", "agent_address", "RUNWIRE_AGENT_ADDRESS", AGENT_ADDRESS),
+        for name, kind, text in _ACCESS_OPTIONS:
+            variable = f"RUNWIRE_{name[2:].upper().replace('-', '_')}"
+            function = click.option(
+                name,
+                type=kind,
+                is_flag=kind is None,
+                default=None,
+                envvar=variable if environment else None,
+                show_envvar=False,
+                expose_value=False,
+                hidden=not environment,
+                callback=_giver(name[2:]),
+                help=f"{text} [{variable}]",
+            )(function)
+        for name, variable, default in (
+            ("--scorer-address", "RUNWIRE_SCORER_ADDRESS", SCORER_ADDRESS),
+            ("--agent-address", "RUNWIRE_AGENT_ADDRESS", AGENT_ADDRESS),
         ):
             function = click.option(
                 name,
                 type=Address(),
                 envvar=variable if environment else None,
                 expose_value=False,
-                callback=_setter(attribute),
+                callback=_giver(name[2:]),
                 help=f"Where the {name[2:].partition('-')[0]} service is. [{variable}, else {default}]",
             )(function)
         return click.option(
@@ -111,19 +179,36 @@ def service_options(*, environment: bool = False) -> Callable[[F], F]:
             is_flag=True,
             default=None,
             expose_value=False,
-            callback=_setter("json"),
+            callback=_set_json,
             help="One line of protobuf JSON an object, for machines.",
         )(function)
 
     return decorate
 
 
-def _setter(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def set_it(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-        if value is not None:
-            setattr(ctx.ensure_object(Session), attribute, value)
+_ACCESS_OPTIONS: Final[Sequence[tuple[str, Any, str]]] = (
+    ("--token-file", click.Path(dir_okay=False), "A file with the token, read at every call."),
+    ("--token", str, "The token to call with. Others on this machine see it in the list of processes: better a file."),
+    ("--server-name", str, "The name in the service's certificate, where it is not the one that is dialled."),
+    ("--key", click.Path(dir_okay=False), "The key of --cert."),
+    ("--cert", click.Path(dir_okay=False), "This client's certificate, for services that ask for one."),
+    ("--ca", click.Path(dir_okay=False), "Whom to trust, in PEM; turns on TLS."),
+    ("--tls", None, "Reach the services over TLS."),
+    ("--context", str, "A context of the profile file, ~/.config/runwire/config.toml."),
+)
 
-    return set_it
+
+def _giver(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def give(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.ensure_object(Session).given[name] = value
+
+    return give
+
+
+def _set_json(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None:
+        ctx.ensure_object(Session).json = value
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)

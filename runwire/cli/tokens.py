@@ -1,4 +1,4 @@
-"""token new, token list, token revoke: the file of tokens that a service reads (RUNWIRE_TOKEN_FILE)."""
+"""token new, token list, token revoke: the file of tokens that a service reads (RUNWIRE_TOKENS)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _file = click.option(
     "--file",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    envvar="RUNWIRE_TOKEN_FILE",
+    envvar="RUNWIRE_TOKENS",
     required=True,
-    help="The file of tokens. [RUNWIRE_TOKEN_FILE]",
+    help="The file of tokens. [RUNWIRE_TOKENS]",
 )
 
 

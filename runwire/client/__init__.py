@@ -19,6 +19,7 @@ from runwire.agent.v1.run_pb2 import (
     RUN_STATE_RUNNING,
     RUN_STATE_SUCCEEDED,
     RUN_STATE_SUSPENDED,
+    RUN_STATE_WAITING,
     Agent,
     Run,
     RunState,
@@ -26,10 +27,11 @@ from runwire.agent.v1.run_pb2 import (
 )
 from runwire.client.agent import AgentClient, RunStream
 from runwire.client.calls import Stream
+from runwire.client.conversation import Conversation, Reply
 from runwire.client.requests import approve, deny, scorer_run_filter, supply
 from runwire.client.resume import Discontinuity, OnDiscontinuity, ResumePolicy
 from runwire.client.scorer import ScorerClient
-from runwire.fold import Custom, Fold, RunView, Step, ToolCall, fold
+from runwire.fold import Custom, Fold, RunView, Step, ToolCall, Turn, fold
 from runwire.scorer.v1.scorer_run_pb2 import Scorer, ScorerRun, ScorerRunState, ScorerStats
 from runwire.scorer_requests import sample_of
 from runwire.values import Json, from_struct, from_value, to_struct, to_value
@@ -41,14 +43,17 @@ __all__ = [
     "RUN_STATE_RUNNING",
     "RUN_STATE_SUCCEEDED",
     "RUN_STATE_SUSPENDED",
+    "RUN_STATE_WAITING",
     "Agent",
     "AgentClient",
     "Answer",
+    "Conversation",
     "Custom",
     "Discontinuity",
     "Fold",
     "Json",
     "OnDiscontinuity",
+    "Reply",
     "ResumePolicy",
     "Run",
     "RunEvent",
@@ -64,6 +69,7 @@ __all__ = [
     "Step",
     "Stream",
     "ToolCall",
+    "Turn",
     "approve",
     "deny",
     "fold",

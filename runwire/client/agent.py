@@ -12,13 +12,16 @@ from google.protobuf import struct_pb2
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.client import requests
+from runwire.client.base import RunProgress
 from runwire.client.calls import Client, Stream
+from runwire.client.conversation import Conversation
 from runwire.client.resume import OnDiscontinuity, RunReader
+from runwire.errors import InvalidRequest
 from runwire.fold import Fold, RunView
 from runwire.values import Json
 
 
-class RunStream(Stream[run_event_pb2.RunEvent]):
+class RunStream(RunProgress, Stream[run_event_pb2.RunEvent]):
     """The events of one run, in order, each once, through every cut: `async for event in stream`.
 
     Ends after the run's last event. See Stream for cursors, batches and errors.
@@ -36,29 +39,6 @@ class RunStream(Stream[run_event_pb2.RunEvent]):
         super().__init__(client, "WatchRun", reader, on_discontinuity, None if start is None else self._start)
         self._client: AgentClient = client
         self._start_request = start
-        self.run: run_pb2.Run | None = None
-        """The run as it was started; None on a stream from `watch`, and before the first event was asked for."""
-
-    @property
-    def run_id(self) -> str:
-        """Empty on a stream from `AgentClient.run` before the first event was asked for."""
-        return self._reader.run_id
-
-    @property
-    def last_sequence(self) -> int:
-        """The last event that was handled. Stored with `cursor` and given back to `watch`, it makes a resumption
-        exact inside a frame."""
-        return self._reader.last_sequence
-
-    @property
-    def state(self) -> run_pb2.RunState:
-        """The terminal state, once the stream has ended; RUN_STATE_UNSPECIFIED before."""
-        return self._reader.state
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether everything that was committed when the stream was opened has been received."""
-        return self._reader.caught_up
 
     async def fold(self) -> RunView:
         """Reads to the end and returns what the run looks like then. Of a stream that began after a cursor the view is
@@ -66,14 +46,11 @@ class RunStream(Stream[run_event_pb2.RunEvent]):
         folded = Fold()
         async for event in self:
             folded.add(event)
-        folded.view.run_id = folded.view.run_id or self.run_id
-        return folded.view
+        return self._view(folded)
 
     async def _start(self) -> None:
         assert self._start_request is not None
-        response = await self._client._call("StartRun", self._start_request)
-        self.run = response.run
-        self._reader.run_id = response.run.run_id
+        self._started((await self._client._call("StartRun", self._start_request)).run)
 
 
 class AgentClient(Client):
@@ -106,12 +83,15 @@ class AgentClient(Client):
         run_timeout: timedelta | float | None = None,
         traceparent: str = "",
         tracestate: str = "",
+        conversation: bool = False,
+        idle_timeout: timedelta | float | None = None,
     ) -> run_pb2.Run:
         """Starts a run, and returns once it is accepted: it will reach a terminal state.
 
         `input` is anything JSON can hold. `request_id` makes repetitions by your own code return the same run; by
         default a random one makes the repetitions of this call safe. `run_timeout`, in seconds or as timedelta, is the
-        time the run has. Raises AgentNotFound, InvalidRequest, AlreadyExists; TypeError and ValueError where
+        time the run has. With `conversation` it stays open after its first turn, for `send_message`, until it has
+        waited for `idle_timeout`. Raises AgentNotFound, InvalidRequest, AlreadyExists; TypeError and ValueError where
         `input` is nothing JSON can hold.
         """
         request = requests.start_run(
@@ -123,6 +103,8 @@ class AgentClient(Client):
             run_timeout=run_timeout,
             traceparent=traceparent,
             tracestate=tracestate,
+            conversation=conversation,
+            idle_timeout=idle_timeout,
         )
         response: pb.StartRunResponse = await self._call("StartRun", request)
         return response.run
@@ -213,8 +195,6 @@ class AgentClient(Client):
             labels=labels,
             scorers=scorers,
             run_timeout=run_timeout,
-            traceparent="",
-            tracestate="",
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
 
@@ -231,6 +211,48 @@ class AgentClient(Client):
         request = pb.CancelRunRequest(run_id=run_id, reason=reason)
         response: pb.CancelRunResponse = await self._call("CancelRun", request)
         return response.run
+
+    def conversation(
+        self,
+        agent_id: str = "",
+        *,
+        run_id: str = "",
+        idle_timeout: timedelta | float | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Conversation:
+        """A conversation with an agent; with `run_id` one that was begun before. Nothing is called before its first
+        message. Arguments as in `start_run`."""
+        if not agent_id and not run_id:
+            raise InvalidRequest({"agent_id": "must be set"})
+        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+
+    async def send_message(
+        self,
+        run_id: str,
+        message: Json | struct_pb2.Value,
+        *,
+        mode: run_pb2.MessageMode | str = "queue",
+        request_id: str | None = None,
+    ) -> int:
+        """Gives a message to a conversation; returns its number once it is accepted: it will be consumed exactly once.
+
+        `mode` is `queue`, `steer` or `interrupt`. `request_id` as in `start_run`. Raises NotAConversation,
+        ConversationEnded, InvalidRequest, AlreadyExists, TooManyMessages.
+        """
+        request = requests.send_message(run_id, message, mode=mode, request_id=request_id)
+        response: pb.SendMessageResponse = await self._call("SendMessage", request)
+        return response.message_number
+
+    async def end_conversation(self, run_id: str) -> run_pb2.Run:
+        """Ends a conversation once all messages that were accepted are consumed. Raises NotAConversation."""
+        request = pb.EndConversationRequest(run_id=run_id)
+        response: pb.EndConversationResponse = await self._call("EndConversation", request)
+        return response.run
+
+    def list_turns(self, run_id: str, *, page_size: int = 0) -> AsyncIterator[run_pb2.Turn]:
+        """The turns of a conversation, oldest first, fetched page by page as you iterate."""
+        return self._pages("ListTurns", pb.ListTurnsRequest(run_id=run_id, page_size=page_size), "turns")
 
     async def resume_run(self, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
         """Answers what a suspended run waits for; `approve`, `deny` and `supply` make answers.

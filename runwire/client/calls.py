@@ -3,63 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Self
+from typing import Any, Self
 
 import grpc
 
-from runwire.client.channels import Channels, Lease, MetadataSource, call_metadata, channel_options, readable
-from runwire.client.resume import Delays, FrameReader, Item, OnDiscontinuity, ResumePolicy, is_news
+from runwire.client.base import Attempts, BaseClient, BaseStream, call_error, is_silence
+from runwire.client.channels import Lease, call_metadata, readable
+from runwire.client.resume import FrameReader, Item, OnDiscontinuity
 from runwire.client.status import error_of
 from runwire.errors import (
     ClientClosed,
-    CursorError,
-    CursorMismatch,
-    EventsLost,
     RunwireError,
     ServerDraining,
     Unavailable,
 )
 
-DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 
+class Client(BaseClient[grpc.aio.Channel]):
+    """What the asynchronous clients of both services have in common."""
 
-class Client:
-    """What the clients of both services have in common: a channel, metadata, time-outs, the resume policy."""
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: MetadataSource = (),
-        timeout: float = DEFAULT_TIMEOUT_SECONDS,
-        resume: ResumePolicy | None = None,
-        options: Sequence[tuple[str, Any]] = (),
-    ) -> None:
-        """A client of the service at `target`: HOST:PORT, or any target that gRPC knows, such as
-        `dns:///agents.internal:50051` or `ipv4:10.0.0.1:50051,10.0.0.2:50051`.
-
-        `credentials` turn on TLS (grpc.ssl_channel_credentials). `metadata` is sent with every call; a function is
-        asked at every call. `timeout` bounds each unary call in seconds, repetitions included. `resume` says when
-        streams and calls are tried again. `options` are gRPC channel arguments. Nothing is connected before the
-        first call.
-        """
-        arguments = channel_options(options)
-
-        def connect() -> grpc.aio.Channel:
-            if credentials is None:
-                return grpc.aio.insecure_channel(target, options=arguments)
-            return grpc.aio.secure_channel(target, credentials, options=arguments)
-
-        self.target = target
-        self._metadata = metadata
-        self._timeout = timeout
-        self._policy = resume or ResumePolicy()
-        self._channels: Channels[grpc.aio.Channel] = Channels(connect, self._stub)
+    @staticmethod
+    def _connect(
+        target: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]
+    ) -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, credentials, options=options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,10 +46,6 @@ class Client:
         if channel is not None:
             await channel.close()
 
-    @staticmethod
-    def _stub(channel: grpc.aio.Channel) -> Any:
-        raise NotImplementedError
-
     async def call(self, method: str, request: Any, *, repeat: bool = True) -> Any:
         """Calls the unary RPC `method` with a request of its own type, for those who make requests themselves, as a
         gateway does. With `repeat`, which is for calls of no effect and idempotent ones, it is made again while the
@@ -87,25 +54,21 @@ class Client:
 
     async def _call(self, method: str, request: Any, *, repeat: bool = True) -> Any:
         """Makes a unary call, and with `repeat` makes it again while the service is unavailable."""
-        ends = time.monotonic() + self._timeout
-        delays = Delays(self._policy)
+        attempts = Attempts(self._timeout, self._policy, repeat=repeat)
         while True:
             try:
-                return await self._try(method, request, ends - time.monotonic(), repeat=repeat)
+                return await self._try(method, request, attempts.limit_seconds())
             except Unavailable as error:
-                now = time.monotonic()
-                pause = delays.delay(error, now)
-                if not repeat or now + pause >= ends:
-                    raise
+                pause = attempts.pause_seconds(error)
             await asyncio.sleep(pause)
 
-    async def _try(self, method: str, request: Any, seconds: float, *, repeat: bool) -> Any:
-        # A third, so that a dead connection does not use up the time in which another one would answer.
-        limit = min(seconds, self._timeout / 3) if repeat else seconds
+    async def _try(self, method: str, request: Any, limit_seconds: float) -> Any:
         lease = self._channels.acquire()
         silent = False
         try:
-            answer = await getattr(lease.stub, method)(request, timeout=limit, metadata=call_metadata(self._metadata))
+            answer = await getattr(lease.stub, method)(
+                request, timeout=limit_seconds, metadata=call_metadata(self._metadata)
+            )
             return readable(answer, self.target)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -114,10 +77,8 @@ class Client:
                 raise ClientClosed(f"this client is closed: {method} was under way") from None
             raise
         except grpc.aio.AioRpcError as failure:
-            silent = failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            if silent:
-                raise Unavailable(f"{self.target} did not answer within {limit:.3g} s", 0.0) from failure
-            raise error_of(failure) from failure
+            silent = is_silence(failure)
+            raise call_error(failure, self.target, limit_seconds) from failure
         finally:
             await self._release(lease, broken=silent)
 
@@ -136,7 +97,7 @@ class Client:
             request.page_token = response.next_page_token
 
 
-class Stream(Generic[Item]):
+class Stream(BaseStream[Item, grpc.aio.Channel]):
     """Items of a server's stream, through every cut: `async for item in stream`.
 
     Use it as an asynchronous context manager, or call `aclose`, when you may leave before its end. One task reads at a
@@ -151,36 +112,10 @@ class Stream(Generic[Item]):
         on_discontinuity: OnDiscontinuity | None,
         prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        super().__init__(client._policy, method, reader, on_discontinuity)
         self._client = client
-        self._method = method
-        self._reader = reader
-        self._on_discontinuity = on_discontinuity
         self._prepare = prepare
-        self._delays = Delays(client._policy)
-        self._items: deque[Item] = deque()
-        self._current: Item | None = None
-        self._call: grpc.aio.UnaryStreamCall[Any, Any] | None = None
-        self._lease: Lease[grpc.aio.Channel] | None = None
         self._closed = False
-        self.connected = False
-        """Whether something was received since the stream was last opened."""
-        self.reconnects = 0
-        """How often the stream was opened again."""
-
-    @property
-    def cursor(self) -> str:
-        """Where to resume: after the last frame whose items were all handled. Store it whenever you like.
-
-        An item counts as handled once the next one is asked for. A frame may hold many items and has one cursor, so
-        after a crash a reader that resumes from here may get items again that it handled; see `last_sequence` of a
-        run's stream, or handle whole `batches`.
-        """
-        return self._reader.cursor
-
-    @property
-    def ended(self) -> bool:
-        """Whether the service said that nothing more will come."""
-        return self._reader.ended
 
     def __aiter__(self) -> Self:
         return self
@@ -195,8 +130,7 @@ class Stream(Generic[Item]):
         self._settle()
         if not self._items:
             await self._fill()
-        self._current = self._items.popleft()
-        return self._current
+        return self._next()
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         """Items by frame. Inside the loop `next_cursor` is the place after the batch: write it in the same
@@ -208,11 +142,6 @@ class Stream(Generic[Item]):
             except StopAsyncIteration:
                 return
             yield list(self._items)
-
-    @property
-    def next_cursor(self) -> str:
-        """Where to resume once everything that was given out is handled."""
-        return self._reader.next_cursor
 
     async def __aenter__(self) -> Self:
         return self
@@ -227,18 +156,6 @@ class Stream(Generic[Item]):
         self._closed = True
         await self._drop()
 
-    def _settle(self, *, whole: bool = False) -> None:
-        """Counts as handled what was given out: the last item, or with `whole` all of the last frame's."""
-        if self._current is not None:
-            self._reader.handled(self._current)
-            self._current = None
-        if whole:
-            for item in self._items:
-                self._reader.handled(item)
-            self._items.clear()
-        if not self._items:
-            self._reader.settle()
-
     async def _fill(self) -> None:
         """Waits for a frame with items. Raises StopAsyncIteration at the end."""
         while not self._items:
@@ -252,20 +169,11 @@ class Stream(Generic[Item]):
             except RunwireError as error:
                 await self._recover(error)
 
-    def _take(self, frame: Any) -> None:
-        self._items.extend(self._reader.take(frame))
-        if is_news(frame):
-            self._delays.heard()
-        if self._items:
-            self._delays.progressed()
-        else:
-            self._reader.settle()
-
     async def _read(self) -> Any:
         if self._prepare is not None:
             await self._prepare()
             self._prepare = None
-        limit = self._reader.heartbeat_seconds * self._client._policy.missed_heartbeats
+        limit = self._limit_seconds
         if self._call is None:
             self._call = self._open()
         try:
@@ -291,28 +199,16 @@ class Stream(Generic[Item]):
         self.connected = True
         return readable(frame, self._client.target)
 
-    def _open(self) -> grpc.aio.UnaryStreamCall[Any, Any]:
+    def _open(self) -> Any:
         self._lease = self._client._channels.acquire()
         metadata = call_metadata(self._client._metadata)
-        call: grpc.aio.UnaryStreamCall[Any, Any] = getattr(self._lease.stub, self._method)(
-            self._reader.request(), metadata=metadata
-        )
-        return call
+        return getattr(self._lease.stub, self._method)(self._reader.request(), metadata=metadata)
 
     async def _recover(self, error: RunwireError) -> None:
         """Waits until the stream may be opened again, or raises `error`."""
         # A server that drains is left for another one, which a new connection may find.
         await self._drop(broken=isinstance(error, ServerDraining))
-        if isinstance(error, CursorError | EventsLost) and not isinstance(error, CursorMismatch):
-            if self._on_discontinuity is None:
-                raise error
-            self._on_discontinuity(self._reader.restart(error))
-            error = Unavailable(error.message, 0.0)
-        if not isinstance(error, Unavailable):
-            raise error
-        pause = self._delays.delay(error, time.monotonic(), at_least=self._reader.retry_delay_seconds)
-        self.reconnects += 1
-        await asyncio.sleep(pause)
+        await asyncio.sleep(self._pause_seconds(error))
 
     async def _finish(self) -> None:
         """Lets the call end by itself after `ended`. How it ends says nothing more."""

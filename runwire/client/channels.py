@@ -6,6 +6,7 @@ for another channel; the old one is closed when its last call has ended.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
@@ -97,32 +98,35 @@ def readable(answer: Any, target: str) -> Any:
 
 
 class Channels(Generic[C]):
-    """The present channel of a client. Not safe for several threads; the synchronous client holds a lock around it."""
+    """The present channel of a client. Safe to use from several threads."""
 
     def __init__(self, connect: Callable[[], C], stub: Callable[[Any], Any]) -> None:
         self._connect = connect
         self._stub = stub
         self._present: Lease[C] | None = None
         self._closed = False
+        self._lock = threading.Lock()
 
     def acquire(self) -> Lease[C]:
         """The channel for one call, until `release`. Raises ClientClosed."""
-        if self._closed:
-            raise ClientClosed("this client is closed")
-        if self._present is None:
-            channel = self._connect()
-            self._present = Lease(channel, self._stub(Readable(channel)))
-        self._present.users += 1
-        return self._present
+        with self._lock:
+            if self._closed:
+                raise ClientClosed("this client is closed")
+            if self._present is None:
+                channel = self._connect()
+                self._present = Lease(channel, self._stub(Readable(channel)))
+            self._present.users += 1
+            return self._present
 
     def release(self, lease: Lease[C], *, broken: bool = False) -> C | None:
         """Ends a call; `broken` says that the connection must not be used again. Returns a channel to close."""
-        lease.users -= 1
-        if broken:
-            lease.retired = True
-            if self._present is lease:
-                self._present = None
-        return lease.channel if lease.retired and lease.users == 0 else None
+        with self._lock:
+            lease.users -= 1
+            if broken:
+                lease.retired = True
+                if self._present is lease:
+                    self._present = None
+            return lease.channel if lease.retired and lease.users == 0 else None
 
     @property
     def closed(self) -> bool:
@@ -131,5 +135,6 @@ class Channels(Generic[C]):
 
     def close(self) -> C | None:
         """Refuses further calls. Returns the present channel, to be closed."""
-        lease, self._present, self._closed = self._present, None, True
+        with self._lock:
+            lease, self._present, self._closed = self._present, None, True
         return None if lease is None else lease.channel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
 
@@ -30,8 +31,10 @@ def start_run(
     labels: Mapping[str, str] | None,
     scorers: Iterable[str | run_pb2.ScorerRef],
     run_timeout: timedelta | float | None,
-    traceparent: str,
-    tracestate: str,
+    traceparent: str = "",
+    tracestate: str = "",
+    conversation: bool = False,
+    idle_timeout: timedelta | float | None = None,
 ) -> agent_service_pb2.StartRunRequest:
     return agent_service_pb2.StartRunRequest(
         agent_id=agent_id,
@@ -43,7 +46,43 @@ def start_run(
         timeout=None if run_timeout is None else _duration(run_timeout),
         traceparent=traceparent,
         tracestate=tracestate,
+        conversation=_conversation(idle_timeout) if conversation or idle_timeout is not None else None,
     )
+
+
+def _conversation(idle_timeout: timedelta | float | None) -> run_pb2.Conversation:
+    return run_pb2.Conversation(idle_timeout=None if idle_timeout is None else _duration(idle_timeout))
+
+
+def send_message(
+    run_id: str,
+    message: Json | struct_pb2.Value,
+    *,
+    mode: run_pb2.MessageMode | str,
+    request_id: str | None,
+) -> agent_service_pb2.SendMessageRequest:
+    return agent_service_pb2.SendMessageRequest(
+        run_id=given(run_id, "run_id"),
+        message=to_value(message),
+        mode=_mode(mode),
+        request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
+    )
+
+
+_MODES: Final[Mapping[str, run_pb2.MessageMode]] = {
+    "queue": run_pb2.MESSAGE_MODE_QUEUE,
+    "steer": run_pb2.MESSAGE_MODE_STEER,
+    "interrupt": run_pb2.MESSAGE_MODE_INTERRUPT,
+}
+
+
+def _mode(mode: run_pb2.MessageMode | str) -> run_pb2.MessageMode:
+    if not isinstance(mode, str):
+        return mode
+    try:
+        return _MODES[mode]
+    except KeyError:
+        raise InvalidRequest({"mode": f"{mode!r} is none of queue, steer, interrupt"}) from None
 
 
 def list_runs(

@@ -19,16 +19,19 @@ from google.protobuf import struct_pb2
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
 from runwire.client import requests
+from runwire.client.base import RunProgress
 from runwire.client.resume import OnDiscontinuity, RunReader, ScorerRunReader
 from runwire.client.sync_calls import Client, Stream
+from runwire.client.sync_conversation import Conversation
 from runwire.client.walk import OnProgress, Walk
+from runwire.errors import InvalidRequest
 from runwire.fold import Fold, RunView
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import Json
 
 
-class RunStream(Stream[run_event_pb2.RunEvent]):
+class RunStream(RunProgress, Stream[run_event_pb2.RunEvent]):
     """The events of one run, in order, each once, through every cut: `for event in stream`.
 
     Ends after the run's last event. See Stream for cursors, batches and errors.
@@ -46,43 +49,17 @@ class RunStream(Stream[run_event_pb2.RunEvent]):
         super().__init__(client, "WatchRun", reader, on_discontinuity, None if start is None else self._start)
         self._client: AgentClient = client
         self._start_request = start
-        self.run: run_pb2.Run | None = None
-        """The run as it was started; None on a stream from `watch`, and before the first event was asked for."""
-
-    @property
-    def run_id(self) -> str:
-        """Empty on a stream from `AgentClient.run` before the first event was asked for."""
-        return self._reader.run_id
-
-    @property
-    def last_sequence(self) -> int:
-        """The last event that was handled. Stored with `cursor` and given back to `watch`, it makes a resumption
-        exact inside a frame."""
-        return self._reader.last_sequence
-
-    @property
-    def state(self) -> run_pb2.RunState:
-        """The terminal state, once the stream has ended; RUN_STATE_UNSPECIFIED before."""
-        return self._reader.state
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether everything that was committed when the stream was opened has been received."""
-        return self._reader.caught_up
 
     def fold(self) -> RunView:
         """Reads to the end and returns what the run looks like then."""
         folded = Fold()
         for event in self:
             folded.add(event)
-        folded.view.run_id = folded.view.run_id or self.run_id
-        return folded.view
+        return self._view(folded)
 
     def _start(self) -> None:
         assert self._start_request is not None
-        response = self._client._call("StartRun", self._start_request)
-        self.run = response.run
-        self._reader.run_id = response.run.run_id
+        self._started((self._client._call("StartRun", self._start_request)).run)
 
 
 class AgentClient(Client):
@@ -106,6 +83,8 @@ class AgentClient(Client):
         run_timeout: timedelta | float | None = None,
         traceparent: str = "",
         tracestate: str = "",
+        conversation: bool = False,
+        idle_timeout: timedelta | float | None = None,
     ) -> run_pb2.Run:
         request = requests.start_run(
             agent_id,
@@ -116,6 +95,8 @@ class AgentClient(Client):
             run_timeout=run_timeout,
             traceparent=traceparent,
             tracestate=tracestate,
+            conversation=conversation,
+            idle_timeout=idle_timeout,
         )
         response: agent_pb.StartRunResponse = self._call("StartRun", request)
         return response.run
@@ -187,8 +168,6 @@ class AgentClient(Client):
             labels=labels,
             scorers=scorers,
             run_timeout=run_timeout,
-            traceparent="",
-            tracestate="",
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
 
@@ -202,6 +181,39 @@ class AgentClient(Client):
         request = agent_pb.CancelRunRequest(run_id=run_id, reason=reason)
         response: agent_pb.CancelRunResponse = self._call("CancelRun", request)
         return response.run
+
+    def conversation(
+        self,
+        agent_id: str = "",
+        *,
+        run_id: str = "",
+        idle_timeout: timedelta | float | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Conversation:
+        if not agent_id and not run_id:
+            raise InvalidRequest({"agent_id": "must be set"})
+        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+
+    def send_message(
+        self,
+        run_id: str,
+        message: Json | struct_pb2.Value,
+        *,
+        mode: run_pb2.MessageMode | str = "queue",
+        request_id: str | None = None,
+    ) -> int:
+        request = requests.send_message(run_id, message, mode=mode, request_id=request_id)
+        response: agent_pb.SendMessageResponse = self._call("SendMessage", request)
+        return response.message_number
+
+    def end_conversation(self, run_id: str) -> run_pb2.Run:
+        request = agent_pb.EndConversationRequest(run_id=run_id)
+        response: agent_pb.EndConversationResponse = self._call("EndConversation", request)
+        return response.run
+
+    def list_turns(self, run_id: str, *, page_size: int = 0) -> Iterator[run_pb2.Turn]:
+        return self._pages("ListTurns", agent_pb.ListTurnsRequest(run_id=run_id, page_size=page_size), "turns")
 
     def resume_run(self, run_id: str, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
         request = agent_pb.ResumeRunRequest(run_id=run_id, answers=answers)

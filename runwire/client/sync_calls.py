@@ -8,56 +8,35 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Any, Self
 
 import grpc
 
-from runwire.client.calls import DEFAULT_TIMEOUT_SECONDS
-from runwire.client.channels import Channels, Lease, MetadataSource, call_metadata, channel_options, readable
-from runwire.client.resume import Delays, FrameReader, Item, OnDiscontinuity, ResumePolicy, is_news
+from runwire.client.base import Attempts, BaseClient, BaseStream, call_error, is_silence
+from runwire.client.channels import Lease, call_metadata, readable
+from runwire.client.resume import FrameReader, Item, OnDiscontinuity
 from runwire.client.status import error_of
 from runwire.errors import (
     ClientClosed,
-    CursorError,
-    CursorMismatch,
-    EventsLost,
     RunwireError,
     ServerDraining,
     Unavailable,
 )
 
 
-class Client:
-    """What the clients of both services have in common. Safe to use from several threads."""
+class Client(BaseClient[grpc.Channel]):
+    """What the synchronous clients of both services have in common. Safe to use from several threads."""
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: MetadataSource = (),
-        timeout: float = DEFAULT_TIMEOUT_SECONDS,
-        resume: ResumePolicy | None = None,
-        options: Sequence[tuple[str, Any]] = (),
-    ) -> None:
-        """As `runwire.client.AgentClient`."""
-        arguments = channel_options(options)
-
-        def connect() -> grpc.Channel:
-            if credentials is None:
-                return grpc.insecure_channel(target, options=arguments)
-            return grpc.secure_channel(target, credentials, options=arguments)
-
-        self.target = target
-        self._metadata = metadata
-        self._timeout = timeout
-        self._policy = resume or ResumePolicy()
-        self._channels: Channels[grpc.Channel] = Channels(connect, self._stub)
-        self._lock = threading.Lock()
+    @staticmethod
+    def _connect(
+        target: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]
+    ) -> grpc.Channel:
+        if credentials is None:
+            return grpc.insecure_channel(target, options=options)
+        return grpc.secure_channel(target, credentials, options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -69,36 +48,25 @@ class Client:
 
     def close(self) -> None:
         """Ends the client and its streams. Runs go on. Calls under way in other threads end with ClientClosed."""
-        with self._lock:
-            channel = self._channels.close()
+        channel = self._channels.close()
         if channel is not None:
             channel.close()
 
-    @staticmethod
-    def _stub(channel: grpc.Channel) -> Any:
-        raise NotImplementedError
-
     def _call(self, method: str, request: Any, *, repeat: bool = True) -> Any:
         """Makes a unary call, and with `repeat` makes it again while the service is unavailable."""
-        ends = time.monotonic() + self._timeout
-        delays = Delays(self._policy)
+        attempts = Attempts(self._timeout, self._policy, repeat=repeat)
         while True:
             try:
-                return self._try(method, request, ends - time.monotonic(), repeat=repeat)
+                return self._try(method, request, attempts.limit_seconds())
             except Unavailable as error:
-                now = time.monotonic()
-                pause = delays.delay(error, now)
-                if not repeat or now + pause >= ends:
-                    raise
+                pause = attempts.pause_seconds(error)
             time.sleep(pause)
 
-    def _try(self, method: str, request: Any, seconds: float, *, repeat: bool) -> Any:
-        # A third, so that a dead connection does not use up the time in which another one would answer.
-        limit = min(seconds, self._timeout / 3) if repeat else seconds
-        lease = self._acquire()
+    def _try(self, method: str, request: Any, limit_seconds: float) -> Any:
+        lease = self._channels.acquire()
         silent = False
         try:
-            answer = getattr(lease.stub, method)(request, timeout=limit, metadata=call_metadata(self._metadata))
+            answer = getattr(lease.stub, method)(request, timeout=limit_seconds, metadata=call_metadata(self._metadata))
             return readable(answer, self.target)
         except (grpc.RpcError, ValueError) as failure:
             # ValueError: gRPC says so that the channel was closed at this very moment.
@@ -106,20 +74,13 @@ class Client:
                 raise ClientClosed(f"this client is closed: {method} was under way") from None
             if not isinstance(failure, grpc.RpcError):
                 raise
-            silent = failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            if silent:
-                raise Unavailable(f"{self.target} did not answer within {limit:.3g} s", 0.0) from failure
-            raise error_of(failure) from failure
+            silent = is_silence(failure)
+            raise call_error(failure, self.target, limit_seconds) from failure
         finally:
             self._release(lease, broken=silent)
 
-    def _acquire(self) -> Lease[grpc.Channel]:
-        with self._lock:
-            return self._channels.acquire()
-
     def _release(self, lease: Lease[grpc.Channel], *, broken: bool) -> None:
-        with self._lock:
-            channel = self._channels.release(lease, broken=broken)
+        channel = self._channels.release(lease, broken=broken)
         if channel is not None:
             channel.close()
 
@@ -132,7 +93,7 @@ class Client:
             request.page_token = response.next_page_token
 
 
-class Stream(Generic[Item]):
+class Stream(BaseStream[Item, grpc.Channel]):
     """Items of a server's stream, through every cut: `for item in stream`.
 
     Use it as a context manager, or call `close`, when you may leave before its end. One thread reads at a time;
@@ -147,39 +108,13 @@ class Stream(Generic[Item]):
         on_discontinuity: OnDiscontinuity | None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__(client._policy, method, reader, on_discontinuity)
         self._client = client
-        self._method = method
-        self._reader = reader
-        self._on_discontinuity = on_discontinuity
         self._prepare = prepare
-        self._delays = Delays(client._policy)
-        self._items: deque[Item] = deque()
-        self._current: Item | None = None
-        self._call: Any = None
-        self._lease: Lease[grpc.Channel] | None = None
         self._watchdog: _Watchdog | None = None
         self._closed = threading.Event()
         self._handover = threading.Lock()
         """Around the call, its lease and its watchdog, which `close` takes from the thread that reads."""
-        self.connected = False
-        """Whether something was received since the stream was last opened."""
-        self.reconnects = 0
-        """How often the stream was opened again."""
-
-    @property
-    def cursor(self) -> str:
-        """Where to resume: after the last frame whose items were all handled."""
-        return self._reader.cursor
-
-    @property
-    def next_cursor(self) -> str:
-        """Where to resume once everything that was given out is handled."""
-        return self._reader.next_cursor
-
-    @property
-    def ended(self) -> bool:
-        """Whether the service said that nothing more will come."""
-        return self._reader.ended
 
     def __iter__(self) -> Self:
         return self
@@ -189,8 +124,7 @@ class Stream(Generic[Item]):
         self._settle()
         if not self._items:
             self._fill()
-        self._current = self._items.popleft()
-        return self._current
+        return self._next()
 
     def batches(self) -> Iterator[Sequence[Item]]:
         """Items by frame; `next_cursor` is the place after the batch."""
@@ -215,17 +149,6 @@ class Stream(Generic[Item]):
         self._closed.set()
         self._drop()
 
-    def _settle(self, *, whole: bool = False) -> None:
-        if self._current is not None:
-            self._reader.handled(self._current)
-            self._current = None
-        if whole:
-            for item in self._items:
-                self._reader.handled(item)
-            self._items.clear()
-        if not self._items:
-            self._reader.settle()
-
     def _fill(self) -> None:
         """Waits for a frame with items. Raises StopIteration at the end."""
         while not self._items:
@@ -240,20 +163,11 @@ class Stream(Generic[Item]):
                 if not self._closed.is_set():
                     self._recover(error)
 
-    def _take(self, frame: Any) -> None:
-        self._items.extend(self._reader.take(frame))
-        if is_news(frame):
-            self._delays.heard()
-        if self._items:
-            self._delays.progressed()
-        else:
-            self._reader.settle()
-
     def _read(self) -> Any:
         if self._prepare is not None:
             self._prepare()
             self._prepare = None
-        limit = self._reader.heartbeat_seconds * self._client._policy.missed_heartbeats
+        limit = self._limit_seconds
         call, watchdog = self._open(limit)
         try:
             with watchdog.guarding(limit):
@@ -274,7 +188,7 @@ class Stream(Generic[Item]):
         call, watchdog = self._call, self._watchdog
         if call is not None and watchdog is not None:
             return call, watchdog
-        lease = self._client._acquire()
+        lease = self._client._channels.acquire()
         try:
             metadata = call_metadata(self._client._metadata)
             call = getattr(lease.stub, self._method)(self._reader.request(), metadata=metadata)
@@ -292,16 +206,7 @@ class Stream(Generic[Item]):
         """Waits until the stream may be opened again, or raises `error`."""
         # A server that drains is left for another one, which a new connection may find.
         self._drop(broken=isinstance(error, ServerDraining))
-        if isinstance(error, CursorError | EventsLost) and not isinstance(error, CursorMismatch):
-            if self._on_discontinuity is None:
-                raise error
-            self._on_discontinuity(self._reader.restart(error))
-            error = Unavailable(error.message, 0.0)
-        if not isinstance(error, Unavailable):
-            raise error
-        pause = self._delays.delay(error, time.monotonic(), at_least=self._reader.retry_delay_seconds)
-        self.reconnects += 1
-        self._closed.wait(pause)
+        self._closed.wait(self._pause_seconds(error))
 
     def _finish(self) -> None:
         """Lets the call end by itself after `ended`. How it ends says nothing more."""

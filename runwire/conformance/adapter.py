@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from runwire.client import AgentClient, RunEvent, RunState, sync
+from runwire.client.access import from_environment
 from runwire.conformance.transcript import Event
 from runwire.errors import RunwireError
 
@@ -32,7 +33,7 @@ def _arguments(request: dict[str, Any]) -> dict[str, Any]:
 async def follow(request: dict[str, Any], commands: asyncio.StreamReader) -> None:
     saved = request["cursor"]
     async with (
-        AgentClient(request["target"]) as client,
+        AgentClient(request["target"], **from_environment().arguments()) as client,
         client.watch(request["run_id"], **_arguments(request)) as stream,
     ):
         try:
@@ -58,7 +59,7 @@ async def serve() -> None:
 def follow_sync(request: dict[str, Any]) -> None:
     saved = request["cursor"]
     with (
-        sync.AgentClient(request["target"]) as client,
+        sync.AgentClient(request["target"], **from_environment().arguments()) as client,
         client.watch(request["run_id"], **_arguments(request)) as stream,
     ):
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runwire.client import AgentClient
+from runwire.client.access import Access
 from runwire.conformance.proxy import Break, Fault, FaultProxy
 from runwire.conformance.reader import Reader
 from runwire.conformance.transcript import (
@@ -128,11 +129,13 @@ class Chaos:
 class Kit:
     """Holds one client to the contract."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, access: Callable[[str], Access] | None = None) -> None:
+        """`access` says how a target is reached; by default in plain text. The client under test has to know itself."""
+        known = access or (lambda _: Access())
         self.report = Report()
         self._plan = plan
         self._chance = random.Random(plan.seed)
-        self._clients = [AgentClient(target, timeout=10.0) for target in plan.targets]
+        self._clients = [AgentClient(target, timeout=10.0, **known(target).arguments()) for target in plan.targets]
 
     async def run(self) -> Report:
         """Does all that the plan says.

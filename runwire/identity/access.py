@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from runwire.errors import ConfigurationError
 from runwire.identity.authenticator import Authenticator
+from runwire.identity.server_certificates import ServerCertificates
 
 log = logging.getLogger("runwire.identity")
 
@@ -17,6 +18,8 @@ class Access:
     """Without anything set up: for everybody on this machine."""
 
     authenticator: Authenticator = field(default_factory=Authenticator)
+    certificates: ServerCertificates | None = None
+    """None: in plain text."""
     insecure: bool = False
     """Whether to listen beyond this machine all the same."""
     reflection: bool = True
@@ -24,7 +27,9 @@ class Access:
     def check(self, listen: str) -> None:
         """Whoever listens beyond this machine does it with TLS and authentication, or says that it need not be, and is
         warned each time. Raises ConfigurationError."""
-        missing = ["authentication"] if self.authenticator.is_open else []
+        missing = ["TLS"] if self.certificates is None else []
+        if self.authenticator.is_open and not (self.certificates and self.certificates.asks_clients):
+            missing.append("authentication")
         if not missing or _is_loopback(listen):
             return
         lacking = " and without ".join(missing)

@@ -22,6 +22,9 @@ RULES: Final = {
     _AGENT + "ListRunEvents": RUNS_READ,
     _AGENT + "CancelRun": RUNS_WRITE,
     _AGENT + "ResumeRun": RUNS_ANSWER,
+    _AGENT + "SendMessage": RUNS_WRITE,
+    _AGENT + "EndConversation": RUNS_WRITE,
+    _AGENT + "ListTurns": RUNS_READ,
     # They are of all tenants.
     _AGENT + "ListWorkers": ADMIN,
     _AGENT + "ListQueues": ADMIN,

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from runwire.errors import ConfigurationError
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
 from runwire.identity.certificates import Certificates
+from runwire.identity.server_certificates import ServerCertificates
 from runwire.identity.static_tokens import StaticTokens
 from runwire.identity.web_tokens import Provider, WebTokens
 
@@ -20,7 +22,13 @@ class AccessSettings(BaseSettings):
 
     insecure: bool = False
     """Allow what others could read or do: to listen beyond this machine without TLS, or without authentication."""
-    token_file: Path | None = None
+    tls_cert_file: Path | None = None
+    """The service's certificate and those between it and a root, in PEM: turns on TLS. Read again when it changes."""
+    tls_key_file: Path | None = None
+    """The key of that certificate, without a password."""
+    tls_client_ca_file: Path | None = None
+    """Clients must have a certificate that one of these has signed."""
+    tokens: Path | None = None
     """Tokens made by `runwire token new`. Read again when it changes."""
     jwt_issuer: str = ""
     """Whose JSON Web Tokens are taken: their `iss`. Empty: nobody's."""
@@ -50,11 +58,24 @@ class AccessSettings(BaseSettings):
 def access_of(settings: AccessSettings) -> Access:
     """As it is set up. Raises ConfigurationError."""
     authenticator = Authenticator(
-        tokens=StaticTokens(settings.token_file) if settings.token_file else None,
+        tokens=StaticTokens(settings.tokens) if settings.tokens else None,
         web_tokens=WebTokens(_provider(settings)) if settings.jwt_issuer or settings.jwt_jwks else None,
         certificates=Certificates(settings.certificate_rules) if settings.certificate_rules else None,
     )
-    return Access(authenticator, insecure=settings.insecure, reflection=settings.reflection)
+    return Access(authenticator, _certificates(settings), insecure=settings.insecure, reflection=settings.reflection)
+
+
+def _certificates(settings: AccessSettings) -> ServerCertificates | None:
+    """Raises ConfigurationError."""
+    if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
+        raise ConfigurationError("TLS needs both a certificate and its key: set tls_cert_file and tls_key_file")
+    if settings.tls_client_ca_file and not settings.tls_cert_file:
+        raise ConfigurationError("tls_client_ca_file needs TLS: set tls_cert_file and tls_key_file beside it")
+    if settings.certificate_rules and not settings.tls_client_ca_file:
+        raise ConfigurationError("certificate_rules need client certificates: set tls_client_ca_file beside it")
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return ServerCertificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
 
 
 def _provider(settings: AccessSettings) -> Provider:

@@ -247,13 +247,31 @@ class Client:
                 raise StoreUnavailable(f"Redis does not answer as it should: {problem}") from None
             await asyncio.sleep(delay)
 
+    def send(
+        self, script: Script, shard: int, keys: Sequence[str], args: Sequence[Word]
+    ) -> asyncio.Future[Reply] | None:
+        """Sends a script, once, if there is a connection that takes it now; None if there is none. The reply may be
+        LinkLost or ReplyError."""
+        link = self._live_link(shard)
+        if link is None or not link.writable:
+            return None
+        return link.send("EVALSHA", script.sha, len(keys), *keys, *args)
+
     def run_unheard(self, script: Script, shard: int, keys: Sequence[str], args: Sequence[Word]) -> None:
         """Sends a script if there is a connection, and does not look at what comes back."""
-        address = self._addresses.get(shard)
-        link = self._links.get((address, Lane.WRITES)) if address else None
+        link = self._live_link(shard)
         if link is not None:
-            reply = link.send("EVALSHA", script.sha, len(keys), *keys, *args)
-            reply.add_done_callback(lambda done: done.exception())
+            _unheard(link.send("EVALSHA", script.sha, len(keys), *keys, *args))
+
+    def teach(self, script: Script, shard: int) -> None:
+        """Lets the server of a shard keep a script that it does not know, if there is a connection."""
+        link = self._live_link(shard)
+        if link is not None:
+            _unheard(link.send("SCRIPT", "LOAD", script.text))
+
+    def _live_link(self, shard: int) -> Link | None:
+        address = self._addresses.get(shard)
+        return self._links.get((address, Lane.WRITES)) if address else None
 
     async def attempt(self, shard: int, *words: Word) -> Reply:
         """A command, once. Raises LinkLost or ReplyError."""
@@ -418,6 +436,10 @@ class Client:
         for link in self._links.values():
             link.close()
         self._links.clear()
+
+
+def _unheard(reply: asyncio.Future[Reply]) -> None:
+    reply.add_done_callback(lambda done: done.exception())
 
 
 def _said(reply: Reply) -> Reply:

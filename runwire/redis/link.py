@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import socket
 import ssl
 import sys
@@ -131,6 +132,11 @@ class Link(asyncio.Protocol):
         self._write(packed)
         return reply
 
+    @property
+    def writable(self) -> bool:
+        """Whether the connection takes more, and is not held up."""
+        return self._writable.is_set()
+
     def write(self, *words: Word) -> None:
         """Sends a command that is answered by messages, and not by a reply."""
         self._write(pack_command(words))  # type: ignore[arg-type]  # its stub says a tuple of one
@@ -156,10 +162,8 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not every loop's transports are of asyncio's class: uvloop's are not.
         self._transport = cast(asyncio.Transport, transport)
-        peer = self._socket = transport.get_extra_info("socket")
-        if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._socket = transport.get_extra_info("socket")
+        _keep_alive(self._socket)
         self._check_later()
 
     def data_received(self, data: bytes) -> None:
@@ -239,6 +243,15 @@ class Link(asyncio.Protocol):
         except (OSError, ValueError, AttributeError):  # not known on this system
             return here
         return here + int.from_bytes(queued, sys.byteorder)
+
+
+def _keep_alive(peer: Any) -> None:
+    """Asks the kernel to notice a peer that is gone. Nagle's algorithm is off already: every loop does that."""
+    if peer is None or peer.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    # Options are set on a copy: what uvloop gives out as the socket is none, and has its number only.
+    with socket.socket(fileno=os.dup(peer.fileno())) as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _is_message(reply: Reply) -> bool:

@@ -29,6 +29,7 @@ def _load(name: str) -> Script:
 
 
 COMMIT: Final = _load("commit")
+APPEND: Final = _load("append")
 READ: Final = _load("read")
 HEADS: Final = _load("heads")
 GET: Final = _load("get")

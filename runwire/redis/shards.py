@@ -60,6 +60,11 @@ class Shards:
         """Head, log and fields."""
         return self.head(topic), self.log(topic), self.fields(topic)
 
+    def head_and_log(self, shard: int, topic: str) -> tuple[str, str]:
+        """The same two, of a topic that belongs to this shard."""
+        prefix = self._prefixes[shard]
+        return f"{prefix}head:{topic}", f"{prefix}log:{topic}"
+
     def live(self, topic: str) -> str:
         """Channel of a topic's live entries."""
         return f"{self.prefix(self.of(topic))}live:{topic}"

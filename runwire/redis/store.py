@@ -27,6 +27,7 @@ from runwire.pubsub import (
     Scan,
     Stored,
 )
+from runwire.redis.appends import Appends, is_append
 from runwire.redis.boards import Boards
 from runwire.redis.channels import Channels
 from runwire.redis.checks import server_risks
@@ -63,6 +64,7 @@ class RedisStore:
         self.pubsub: PubSub = RedisPubSub(client, channels, shards)
         doorbells = Doorbells(channels, shards, listening)
         self._work = Work(client, shards, doorbells)
+        self._appends = Appends(client, shards)
         self._boards = Boards(client, shards)
         self._messages = Messages(client, shards, doorbells)
 
@@ -70,6 +72,8 @@ class RedisStore:
 
     async def commit(self, commit: Commit) -> Committed:
         validate(commit)
+        if is_append(commit) and (committed := await self._appends.add(commit)) is not None:
+            return committed
         shards = self._shards
         shard = shards.of(commit.topic)
         names = shards.topic(commit.topic)

@@ -1,8 +1,8 @@
-"""Run by Alembic, on the connection that scorer_service.migrate opened and will commit."""
+"""Run by Alembic, on the connection that scorer_service.results.migrate opened and will commit."""
 
 from alembic import context
 
-from scorer_service.schema import VERSION_TABLE, metadata
+from scorer_service.results.schema import VERSION_TABLE, metadata
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=metadata, version_table=VERSION_TABLE

@@ -11,6 +11,7 @@ from typing import Any
 from agent_service import config
 from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
+from agent_service.conversations import Conversations
 from agent_service.execution.attempt import Execution
 from agent_service.log import record
 from agent_service.runs import Runs
@@ -71,7 +72,9 @@ class Stage:
     def __post_init__(self) -> None:
         self.store = MortalStore(self.clock)
         self.log = CachingPubSub(self.store.pubsub, self.store)
-        self.runs = Runs(self.store, self.log, Registry([self.definition]))
+        registry = Registry([self.definition])
+        self.runs = Runs(self.store, self.log, registry)
+        self.conversations = Conversations(self.store, self.runs, registry)
         self.settings = config.load(max_losses=1000)
         self.execution: Execution | None = None
         """The latest attempt."""
@@ -80,8 +83,8 @@ class Stage:
     def topic(self) -> str:
         return topic_of(TENANT, self.run_id)
 
-    async def start(self, input: Any) -> None:
-        request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, input=to_value(input))
+    async def start(self, input: Any, **fields: Any) -> None:
+        request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, input=to_value(input), **fields)
         self.run_id = (await self.runs.start(ANONYMOUS, request)).run_id
 
     async def attempt(self, *, die_after: int | None = None) -> bool:
@@ -136,6 +139,26 @@ class Stage:
 
     async def resume(self, *answers: run_event_pb2.Answer) -> None:
         await self.runs.resume(ANONYMOUS, self.run_id, answers)
+
+    async def converse(self, message: Any, **conversation: Any) -> None:
+        """Starts a conversation with this message."""
+        await self.start(message, conversation=run_pb2.Conversation(**conversation))
+
+    async def send(self, message: Any, mode: str = "QUEUE", request_id: str = "") -> int:
+        request = agent_service_pb2.SendMessageRequest(
+            run_id=self.run_id, message=to_value(message), request_id=request_id
+        )
+        request.mode = run_pb2.MessageMode.Value(f"MESSAGE_MODE_{mode}")
+        return await self.conversations.send(ANONYMOUS, request)
+
+    async def settle(self) -> None:
+        """Executes until the run waits for something, or has ended."""
+        while await self.is_due():
+            await self.attempt()
+
+    async def is_due(self) -> bool:
+        due = self.store._topics[self.topic].topic.due
+        return due is not None and due <= self.clock.seconds
 
     async def events(self) -> Sequence[run_event_pb2.RunEvent]:
         page = await self.store.read(self.topic, 0, max_events=100_000, max_bytes=1 << 30)

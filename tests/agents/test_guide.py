@@ -17,4 +17,10 @@ def test_the_examples_of_the_guide_work(monkeypatch: pytest.MonkeyPatch) -> None
     for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL):
         exec(compile(block, str(GUIDE), "exec"), names)
     defined = {name: value.agent_id for name, value in names.items() if isinstance(value, Definition)}
-    assert defined == {"assistant": "assistant", "careful": "assistant", "thrifty": "assistant", "order": "order"}
+    assert defined == {
+        "assistant": "assistant",
+        "careful": "assistant",
+        "thrifty": "assistant",
+        "guessing_game": "guessing-game",
+        "order": "order",
+    }

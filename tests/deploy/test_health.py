@@ -9,7 +9,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.check.services import LIVENESS, SERVICES, Service
+from runwire.identity.access import Access
+from runwire.identity.server_certificates import ServerCertificates
 from runwire.rpc import Server, serve
+from tests.identity.authority import Authority
 
 SCRIPT = Path(__file__).parents[2] / "deploy/healthcheck.py"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -60,3 +63,15 @@ async def test_the_script_of_the_images_says_what_the_server_says() -> None:
     assert (code, output.count("\n")) == (1, 1)
     code, output = await run_script("LISTEN")
     assert (code, output.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["TLS", "mutual TLS"])
+async def test_the_script_speaks_tls(tmp_path: Path, mutual: bool) -> None:
+    """It trusts the service's own certificate, and shows it where clients need one."""
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server", "agents.example.com")
+    certificates = ServerCertificates(cert, key, authority.path if mutual else None)
+    async with serve("127.0.0.1:0", lambda _: None, [], access=Access(certificates=certificates)) as server:
+        await server.set_serving(True)
+        variables = {"RUNWIRE_TLS_CERT_FILE": str(cert), "RUNWIRE_TLS_KEY_FILE": str(key)}
+        assert await run_script("LISTEN", LISTEN=server.address, **variables) == (0, "SERVING\n")

@@ -89,4 +89,4 @@ class Proofs:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"token_file": self.tokens, **self.issuer.settings}
+        return {"tokens": self.tokens, **self.issuer.settings}

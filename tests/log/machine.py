@@ -1,7 +1,9 @@
 """Readers of one log against everything that may happen to it, as a hypothesis state machine.
 
 Two processes read one memory store, each through a PubSub that loses, doubles, holds back and repeats live entries
-(also those of a log that is long gone) and a cache that is slow, fails, and gives short pages. The log is appended to,
+(also those of a log that is long gone) and a cache that is slow, fails, and gives short pages. One of them, or a third
+that nobody reads at, writes; the answers to its commits, of which its own readers are told at once, come late, also
+after all else that happens meanwhile. The log is appended to,
 closed, trimmed, cleared, created anew, expires, and its store fails over to a replica that lagged behind. Readers come
 from anywhere with any bounds, are slow, and leave at any moment, also in the middle of coming.
 
@@ -16,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ from runwire.caching_pubsub import CachingPubSub, Idle, Start
 from runwire.cursor import CursorCodec
 from runwire.errors import StoreUnavailable
 from runwire.memory import MemoryStore
-from runwire.pubsub import Commit, Entry, Page
+from runwire.pubsub import Commit, Committed, Entry, Page
 from tests.log.faulty_pubsub import Fate, FaultyPubSub, Held
 from tests.log.faulty_store import FaultyCache, Snapshot, roll_back, snapshot
 from tests.log.history import NOTHING, History, State
@@ -50,11 +52,13 @@ sometimes = st.sampled_from([False, False, True])
 processes = st.sampled_from([0, 0, 0, 1])
 """Which process: the second is there for cursors that go from one to the other."""
 # One draw each for a whole commit, reader or fault: drawing is what takes the time.
-Commits = list[tuple[tuple[int, ...], tuple[Fate, Fate]]]
+Commits = list[tuple[tuple[int, ...], tuple[Fate, Fate], int | None]]
 commits: st.SearchStrategy[Commits] = st.lists(
-    st.sampled_from(list(product([(1,), (60,), (10, 0), (1, 10, 60)], product(Fate, repeat=2)))), max_size=4
+    st.sampled_from(list(product([(1,), (60,), (10, 0), (1, 10, 60)], product(Fate, repeat=2), [None, None, 0, 1]))),
+    max_size=4,
 )
-"""Of each commit, the sizes of its events, and what becomes of its entry on the way to each process."""
+"""Of each commit, the sizes of its events, what becomes of its entry on the way to each process, and which process
+writes it; None: one that nobody reads at."""
 
 
 class Manner(NamedTuple):
@@ -129,6 +133,9 @@ class LogMachine(RuleBasedStateMachine):
         self.processes = [Process(self.store), Process(self.store)]
         for process in self.processes:
             process.cache.arrived = partial(self._arrived, process)
+            process.cache.answered = partial(self._answered, process)
+        self.elsewhere = CachingPubSub(self.store.pubsub, self.store)
+        self.answers: list[asyncio.Task[Committed]] = []
         self.history = History()
         self.codec = CursorCodec(TOPIC)
         self.lasts: list[int] = []
@@ -180,15 +187,15 @@ class LogMachine(RuleBasedStateMachine):
         self._append_all(commits, final)
 
     def _append_all(self, commits: Commits, final: bool = False) -> None:
-        for number, (sizes, fates) in enumerate(commits, 1):
+        for number, (sizes, fates, writer) in enumerate(commits, 1):
             for process, fate in zip(self.processes, fates, strict=True):
                 process.fate = fate
-            self._append([self._text(size) for size in sizes], 4 if final and number == len(commits) else 0)
+            self._append([self._text(size) for size in sizes], 4 if final and number == len(commits) else 0, writer)
             self._replicate()
         for process in self.processes:
             process.fate = Fate.PASS
 
-    def _append(self, texts: list[bytes], final: int) -> None:
+    def _append(self, texts: list[bytes], final: int, writer: int | None) -> None:
         tip = self.state.tip
         commit = Commit(
             TOPIC,
@@ -206,7 +213,11 @@ class LogMachine(RuleBasedStateMachine):
         self.lasts.append(commit.last)
         if final:
             self.expire_time = self.clock + RETENTION_SECONDS
-        at_once(self.processes[0].log.publish(commit))
+        committed = at_once(self.elsewhere.publish(commit))
+        if writer is not None:
+            process = self.processes[writer]
+            process.cache.committed[commit.check] = committed
+            self.answers.append(self.loop.create_task(process.log.publish(commit)))
 
     def _text(self, size: int) -> bytes:
         """No two events are the same."""
@@ -363,6 +374,11 @@ class LogMachine(RuleBasedStateMachine):
         for entry in page.entries:
             self._mislead(process, entry)
 
+    def _answered(self, process: Process, committed: Committed) -> None:
+        """So does the answer to a commit."""
+        assert committed.entry is not None
+        self._mislead(process, committed.entry)
+
     @rule(process=processes, troubles=troubles)
     def misbehave(self, process: int, troubles: Troubles) -> None:
         """Reads take their time, fail, and bring little."""
@@ -449,7 +465,7 @@ class LogMachine(RuleBasedStateMachine):
         assert self.store.hub.empty(), "a subscription was left behind"
 
     def _close(self) -> None:
-        tasks: Sequence[asyncio.Task[None]] = [*self.checks, *(task for _, task in self.readers)]
+        tasks: Sequence[asyncio.Task[Any]] = [*self.answers, *self.checks, *(task for _, task in self.readers)]
         for task in tasks:
             task.cancel()
         self.loop.turn(20)

@@ -42,7 +42,7 @@ def entry(first: int, last: int, epoch: str = "0" * 16, text: str = "", **change
 
 
 class OneLog:
-    """The log, its writer, and the process under test. The store's clock is `clock`."""
+    """The log, its writer in another process, and the process under test. The store's clock is `clock`."""
 
     def __init__(self, topic: str = TOPIC, store: MemoryStore | None = None) -> None:
         self.topic = topic
@@ -51,6 +51,7 @@ class OneLog:
         self.pubsub = FaultyPubSub(self.store.pubsub)
         self.cache = FaultyCache(self.store)
         self.log = CachingPubSub(self.pubsub, self.cache)
+        self.elsewhere = CachingPubSub(self.store.pubsub, self.store)
         self._newest = b""
 
     async def create(self, *sizes: int) -> None:
@@ -65,8 +66,10 @@ class OneLog:
         assert head is not None
         return head
 
-    async def append(self, size: int = 1, text: str = "", *, told: bool = True, final: int = 0) -> Entry:
-        """One commit. Not `told`: nobody hears of it."""
+    async def append(
+        self, size: int = 1, text: str = "", *, told: bool = True, here: bool = False, final: int = 0
+    ) -> Entry:
+        """One commit, by another process, or `here`. Not `told`: nobody hears of it."""
         head = await self.head()
         added = entry(head.last + 1, head.last + size, text=text)
         commit = Commit(
@@ -81,7 +84,9 @@ class OneLog:
             retention=RETENTION_SECONDS,
             tombstone=TOMBSTONE_SECONDS,
         )
-        committed = await (self.log.publish(commit) if told else self.store.commit(commit))
+        committed = await (
+            (self.log if here else self.elsewhere).publish(commit) if told else self.store.commit(commit)
+        )
         assert committed.entry is not None
         return committed.entry
 

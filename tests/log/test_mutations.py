@@ -28,6 +28,11 @@ GUARDS = {
         "and (entry.previous == self._check or entry.first > self.last + 1)",
     ),
     "the event before a live entry": (tail, " and entry.previous == self._check", ""),
+    "that what was committed here is a live entry like any other": (
+        caching_pubsub,
+        "channel.tail.offer(committed.entry)",
+        "channel.tail._append(committed.entry)",
+    ),
     "that a live entry which does not fit tells of a loss": (
         tail,
         "            self.missed += 1\n        self.wake()",

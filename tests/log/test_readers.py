@@ -1065,3 +1065,21 @@ async def test_subscribe_is_live_only(one: OneLog) -> None:
     async with one.log.subscribe(one.topic, got.append):
         added = await one.append(1)
         assert got == [added]
+
+
+# What is written in this process
+
+
+def test_an_event_that_was_written_here_needs_no_echo(loop: SteppedLoop, one: OneLog) -> None:
+    """Readers have it once it is stored, though no message comes; and once, though one comes late."""
+    at_once(one.create(2))
+    items = open_at_once(loop, one)
+    one.pubsub.fate = lambda: Fate.HOLD
+    written = at_once(one.append(2, here=True))
+    loop.settle()
+    assert events_of(items) == events(1, 4)
+    at_once(one.store.pubsub.publish(one.topic, written))
+    one.pubsub.release(0)
+    loop.settle()
+    assert events_of(items) == events(1, 4)
+    assert one.cache.reads == 1

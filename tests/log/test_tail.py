@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 
 from runwire import tail as tails
+from runwire.alarm import Alarm
 from runwire.errors import EventsLost
 from runwire.pubsub import Entry, Head, Page, Position
 from runwire.tail import MAX_BYTES, MAX_ENTRIES, Tail
@@ -223,11 +224,19 @@ def test_a_reader_that_fell_off_is_told_at_every_place(monkeypatch: pytest.Monke
 # Waiting
 
 
+async def wait(tail: Tail, seconds: float) -> None:
+    alarm = Alarm()
+    try:
+        await tail.wait(seconds, alarm)
+    finally:
+        alarm.close()
+
+
 def test_news_wake_every_reader(loop: SteppedLoop) -> None:
     """An entry, a word that something was missed, an error: each wakes all who wait, once."""
     tail = begun()
     for news in (lambda: tail.offer(entry(1, 1)), lambda: tail.offer(None), lambda: tail.fail(EventsLost("gone"))):
-        waiting = [loop.create_task(tail.wait(100.0)) for _ in range(3)]
+        waiting = [loop.create_task(wait(tail, 100.0)) for _ in range(3)]
         loop.settle()
         assert not any(task.done() for task in waiting)
         news()
@@ -239,7 +248,7 @@ def test_news_wake_every_reader(loop: SteppedLoop) -> None:
 def test_no_news_wake_nobody(loop: SteppedLoop) -> None:
     """A doubled entry, and a page that tells nothing new."""
     tail = begun(2)
-    waiting = loop.create_task(tail.wait(100.0))
+    waiting = loop.create_task(wait(tail, 100.0))
     loop.settle()
     tail.offer(entry(1, 2))
     tail.extend(Page(head(2), [entry(1, 2)]))
@@ -250,7 +259,7 @@ def test_no_news_wake_nobody(loop: SteppedLoop) -> None:
 def test_the_end_of_one_wait_is_no_matter_to_others(loop: SteppedLoop) -> None:
     """A time-out and a cancellation end that reader's wait alone."""
     tail = begun()
-    short, long, cut = (loop.create_task(tail.wait(limit)) for limit in (1.0, 100.0, 100.0))
+    short, long, cut = (loop.create_task(wait(tail, limit)) for limit in (1.0, 100.0, 100.0))
     loop.settle()
     cut.cancel()
     loop.pass_time(2.0)
@@ -268,8 +277,10 @@ def test_ten_thousand_waits_leave_nothing(loop: SteppedLoop) -> None:
     tail = begun()
 
     async def wait_often() -> None:
+        alarm = Alarm()
         for _ in range(10_000):
-            await tail.wait(1.0)
+            await tail.wait(1.0, alarm)
+        alarm.close()
 
     task = loop.create_task(wait_often())
     loop.settle()
@@ -278,7 +289,7 @@ def test_ten_thousand_waits_leave_nothing(loop: SteppedLoop) -> None:
         assert len(tail._waiting) <= 1
     assert task.done()
     assert not tail._waiting
-    cancelled = [loop.create_task(tail.wait(100.0)) for _ in range(1000)]
+    cancelled = [loop.create_task(wait(tail, 100.0)) for _ in range(1000)]
     loop.settle()
     for task in cancelled:
         task.cancel()
@@ -289,7 +300,7 @@ def test_ten_thousand_waits_leave_nothing(loop: SteppedLoop) -> None:
 def test_a_reader_woken_and_cancelled_at_once(loop: SteppedLoop) -> None:
     """News and a cancellation in the same turn: the cancellation is not lost, and the others are woken."""
     tail = begun()
-    first, second = (loop.create_task(tail.wait(100.0)) for _ in range(2))
+    first, second = (loop.create_task(wait(tail, 100.0)) for _ in range(2))
     loop.settle()
     first.cancel()
     tail.offer(entry(1, 1))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scorer_service.database import Database, open_database
-from scorer_service.migrate import migrate
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.migrate import migrate
 from tests.scorer import scorers
 from tests.servers import PostgresServer
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from scorer_service.database import Database
-from scorer_service.jobs import Jobs
-from scorer_service.records import NewRun, State
-from scorer_service.schema import scorer_runs
+from scorer_service.queue.jobs import Jobs
+from scorer_service.results.database import Database
+from scorer_service.results.records import NewRun, State
+from scorer_service.results.schema import scorer_runs
 
 TEMPLATE = NewRun("template", "default", "brevity", agent_id="librarian", run_id="template", sample=b"\x0a\x00")
 

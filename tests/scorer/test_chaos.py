@@ -23,9 +23,9 @@ from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer_requests import QUEUE
-from scorer_service import migrate, schema
-from scorer_service.database import Database, open_database
-from scorer_service.records import OPEN, State
+from scorer_service.results import migrate, schema
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import OPEN, State
 from tests.e2e.processes import AgentProcess
 from tests.scorer.hostile import EVERYTHING
 from tests.scorer.processes import ScorerProcess

@@ -15,15 +15,15 @@ from runwire.errors import StoreUnavailable
 from runwire.paging import encode_token
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from scorer_service import controls as walks
-from scorer_service.controls import Controls, Walk
-from scorer_service.database import Database, open_database
-from scorer_service.holders import Holders
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.queries import Filter
-from scorer_service.records import OPEN, Error, Finished, NewRun, State
+from scorer_service.answers import controls as walks
+from scorer_service.answers.controls import Controls, Walk
+from scorer_service.answers.queries import Filter
+from scorer_service.queue.holders import Holders
+from scorer_service.queue.jobs import Jobs, Offer
 from scorer_service.registry import Registry
-from scorer_service.schema import scorer_runs
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import OPEN, Error, Finished, NewRun, State
+from scorer_service.results.schema import scorer_runs
 from scorer_service.scoring import Sample, scorer
 from tests.scorer.many import fill
 from tests.scorer.stage import service

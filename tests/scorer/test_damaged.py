@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from runwire.scorer.v1 import scorer_run_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from scorer_service.database import Database, open_database
-from scorer_service.schema import attempts, counters, scorer_runs
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.schema import attempts, counters, scorer_runs
 from tests.scorer.stage import service
 
 NUMBERS: list[Any] = [None, -1.0, 1e18, 1e300, math.inf, -math.inf, math.nan]

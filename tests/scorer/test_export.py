@@ -17,16 +17,16 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from sqlalchemy import func, select
 from sqlalchemy.event import listen
 
-from scorer_service import schema
-from scorer_service.backlog import Backlog
-from scorer_service.controls import Controls
-from scorer_service.database import Database, open_database
+from scorer_service.answers.controls import Controls
 from scorer_service.export import Exporter, Item, OtlpSink, Outcome, Verdict, has_result
-from scorer_service.holders import give_up
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.records import Error, Finished, NewRun, ScoreRecord, State
+from scorer_service.queue.backlog import Backlog
+from scorer_service.queue.holders import give_up
+from scorer_service.queue.jobs import Jobs, Offer
+from scorer_service.queue.retention import Ages, Retention
 from scorer_service.registry import load
-from scorer_service.retention import Ages, Retention
+from scorer_service.results import schema
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import Error, Finished, NewRun, ScoreRecord, State
 from tests.scorer.stage import eventually, request, service
 from tests.servers import free_port
 

@@ -16,10 +16,10 @@ from sqlalchemy import func, select, text
 
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
-from scorer_service import migrate, schema
-from scorer_service.database import Database, open_database
-from scorer_service.jobs import Held, Jobs, Offer
-from scorer_service.records import NewRun, State
+from scorer_service.queue.jobs import Held, Jobs, Offer
+from scorer_service.results import migrate, schema
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import NewRun, State
 from tests.scorer.stage import Service, eventually, request, send, service
 from tests.servers import PostgresServer, start_postgres
 

@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from runwire.errors import StoreUnavailable
-from scorer_service.database import Database, open_database
-from scorer_service.faults import DatabaseRefuses, Verdict, apart, mapped, retires, verdict
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.faults import DatabaseRefuses, Verdict, apart, mapped, retires, verdict
 
 
 class Said(Exception):

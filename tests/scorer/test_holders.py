@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from scorer_service import holders as holders_module
-from scorer_service import schema
-from scorer_service.controls import Controls
-from scorer_service.database import Database
-from scorer_service.holders import Holders
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.records import Finished, NewRun, ScoreRecord, State
+from scorer_service.answers.controls import Controls
+from scorer_service.queue import holders as holders_module
+from scorer_service.queue.holders import Holders
+from scorer_service.queue.jobs import Jobs, Offer
 from scorer_service.registry import Registry
+from scorer_service.results import schema
+from scorer_service.results.database import Database
+from scorer_service.results.records import Finished, NewRun, ScoreRecord, State
 
 ORPHAN_SECONDS = 2.0
 SCORE = ScoreRecord(1.0, "", "", "{}", 1, None)

@@ -14,11 +14,11 @@ import pytest
 from runwire.errors import RunwireError
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from scorer_service import schema
-from scorer_service.database import open_database
-from scorer_service.guard import GuardedLoop
-from scorer_service.room import Room
-from scorer_service.threads import SCORER, Threads
+from scorer_service.execution.guard import GuardedLoop
+from scorer_service.execution.room import Room
+from scorer_service.execution.threads import SCORER, Threads
+from scorer_service.results import schema
+from scorer_service.results.database import open_database
 from tests.scorer.hostile import DEEDS
 from tests.scorer.stage import Service, eventually, request, service
 
@@ -83,7 +83,7 @@ async def test_a_process_that_is_used_up_says_so_and_ends(
 ) -> None:
     """No corpse that serves: where a scorer breaks the loop, or too much never ends, the process ends with a word; and
     under a supervisor that starts it again all that is innocent is scored, and what is not has ended."""
-    monkeypatch.setattr("scorer_service.worker.MAX_ASTRAY", 3)
+    monkeypatch.setattr("scorer_service.execution.worker.MAX_ASTRAY", 3)
     good = [request("innocent", f"good-{number}") for number in range(20)]
     bad = [request(deed, f"bad-{number}") for number in range(4)]
     settings: dict[str, Any] = {"scorers": HOSTILE, "scorer_grace_seconds": 0.1, "scorer_lease_seconds": 1.0}

@@ -22,12 +22,12 @@ from runwire.pubsub import Commit, Schedule, Store
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_run_requested_pb2, scorer_service_pb2
 from runwire.scorer_requests import QUEUE
-from scorer_service import schema
-from scorer_service.database import Database
-from scorer_service.intake import Intake
-from scorer_service.jobs import Jobs
-from scorer_service.queries import Filter, Queries
-from scorer_service.records import State
+from scorer_service.answers.queries import Filter, Queries
+from scorer_service.queue.intake import Intake
+from scorer_service.queue.jobs import Jobs
+from scorer_service.results import schema
+from scorer_service.results.database import Database
+from scorer_service.results.records import State
 from tests.scorer.stage import request, send, service
 
 

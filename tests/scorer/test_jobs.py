@@ -11,14 +11,15 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
 from runwire.errors import StoreUnavailable
-from scorer_service import schema
-from scorer_service.controls import Controls
-from scorer_service.database import Database, open_database
+from scorer_service.answers.controls import Controls
+from scorer_service.answers.queries import Found, Place, Queries
 from scorer_service.export import Exporter, Item, Outcome, Verdict
-from scorer_service.jobs import Claimed, Jobs, Offer, Rate
-from scorer_service.queries import Found, Place, Queries
-from scorer_service.records import Error, Finished, Job, NewRun, Priority, ScoreRecord, State
+from scorer_service.queue.jobs import Claimed, Jobs, Offer
+from scorer_service.queue.rates import Rate
 from scorer_service.registry import Registry
+from scorer_service.results import schema
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import Error, Finished, Job, NewRun, Priority, ScoreRecord, State
 from scorer_service.scoring import Sample, scorer
 from tests.scorer.stage import eventually
 

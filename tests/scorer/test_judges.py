@@ -329,7 +329,7 @@ async def test_a_provider_that_is_down_fails_nothing(
     """However often it is asked in vain (here more often than attempts are repeated), all is scored afterwards; it is
     asked seldom while it is down, and not stormed when it is back."""
     openai.says(verdicts("no"))
-    monkeypatch.setattr("scorer_service.pace.MAX_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("scorer_service.queue.pace.MAX_PAUSE_SECONDS", 0.1)
     tries = itertools.count(1)
 
     def refuse() -> Answer | None:

@@ -11,13 +11,13 @@ import pytest
 from runwire.backoff import Backoff
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from scorer_service import app
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.watch import Watch
+from scorer_service.execution.worker import Worker
 from scorer_service.export import Exporter
-from scorer_service.holders import Holders
-from scorer_service.intake import Intake
-from scorer_service.retention import Retention
-from scorer_service.statistics import Statistics
-from scorer_service.watch import Watch
-from scorer_service.worker import Worker
+from scorer_service.queue.holders import Holders
+from scorer_service.queue.intake import Intake
+from scorer_service.queue.retention import Retention
 from tests.scorer.stage import request, service
 from tests.servers import free_port
 from tests.service.test_loops import Failing

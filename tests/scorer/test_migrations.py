@@ -15,12 +15,12 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from runwire.errors import ConfigurationError, StoreUnavailable
-from scorer_service import database as databases
-from scorer_service import migrate, revisions, schema
-from scorer_service.jobs import Jobs
-from scorer_service.queries import Queries
-from scorer_service.records import NewRun
-from scorer_service.watch import Watch
+from scorer_service.answers.queries import Queries
+from scorer_service.answers.watch import Watch
+from scorer_service.queue.jobs import Jobs
+from scorer_service.results import database as databases
+from scorer_service.results import migrate, revisions, schema
+from scorer_service.results.records import NewRun
 from tests.servers import PostgresServer, free_port
 
 

@@ -17,15 +17,15 @@ from runwire.errors import StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import QUEUE
-from scorer_service import schema
-from scorer_service.database import Database, open_database
-from scorer_service.executor import Limits
-from scorer_service.intake import Intake
-from scorer_service.jobs import Jobs
-from scorer_service.records import Finished, Job, NewRun, ScoreRecord, State
+from scorer_service.execution.executor import Limits
+from scorer_service.execution.worker import Worker
+from scorer_service.queue.intake import Intake
+from scorer_service.queue.jobs import Jobs
 from scorer_service.registry import load
+from scorer_service.results import schema
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import Finished, Job, NewRun, ScoreRecord, State
 from scorer_service.scoring import RetryPolicy
-from scorer_service.worker import Worker
 from tests.scorer.processes import ScorerProcess
 from tests.scorer.stage import SCORERS, eventually, request, send, service
 from tests.servers import free_port

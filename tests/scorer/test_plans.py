@@ -18,26 +18,31 @@ from sqlalchemy.engine import Engine
 
 import scorer_service
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
-from scorer_service.backlog import Backlog
-from scorer_service.controls import Controls
-from scorer_service.database import Database, open_database
+from scorer_service.answers.controls import Controls
+from scorer_service.answers.queries import Filter, Place, Queries
+from scorer_service.answers.statistics import Statistics, Window
 from scorer_service.export import Exporter, Verdict
-from scorer_service.holders import Holders
-from scorer_service.jobs import Held, Jobs, Offer, Rate
-from scorer_service.parking import Parking
-from scorer_service.queries import Filter, Place, Queries
-from scorer_service.records import Asked, Error, Finished, NewRun, ScoreRecord, State
+from scorer_service.queue.backlog import Backlog
+from scorer_service.queue.holders import Holders
+from scorer_service.queue.jobs import Held, Jobs, Offer
+from scorer_service.queue.parking import Parking
+from scorer_service.queue.rates import Rate
+from scorer_service.queue.retention import Ages, Retention
 from scorer_service.registry import Registry
-from scorer_service.retention import Ages, Retention
-from scorer_service.schema import attempts, exports, parked_requests, samples, scorer_runs
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import Asked, Error, Finished, NewRun, ScoreRecord, State
+from scorer_service.results.schema import attempts, exports, parked_requests, samples, scorer_runs
 from scorer_service.scoring import Sample, scorer
-from scorer_service.statistics import Statistics, Window
 from tests.scorer.many import fill
 from tests.scorer.test_export import Remembering
 
 OWN = __file__
 FOLDER = Path(scorer_service.__file__).parent
-MODULES = ("backlog", "controls", "export", "holders", "jobs", "parking", "queries", "retention", "statistics")
+MODULES = (
+    *(f"answers/{name}" for name in ("controls", "queries", "statistics")),
+    *(f"queue/{name}" for name in ("backlog", "holders", "jobs", "parking", "rates", "retention", "rows")),
+    "export",
+)
 GROW = ("scorer_runs", "attempts", "samples", "exports", "parked_requests")
 WHOLE = {
     "count(*) AS count_1 \nFROM (SELECT exports.attempt": "what waits to be exported, once a second",

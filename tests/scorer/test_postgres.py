@@ -13,12 +13,12 @@ from sqlalchemy import text
 
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
-from scorer_service import migrate, postgres
-from scorer_service.database import open_database
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.queries import Filter, Queries
-from scorer_service.records import Finished, NewRun, ScoreRecord, State
-from scorer_service.statistics import Statistics, Window
+from scorer_service.answers.queries import Filter, Queries
+from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.queue.jobs import Jobs, Offer
+from scorer_service.results import migrate, postgres
+from scorer_service.results.database import open_database
+from scorer_service.results.records import Finished, NewRun, ScoreRecord, State
 from tests.scorer.pgbouncer import PgBouncer
 from tests.scorer.stage import request, service
 from tests.servers import PostgresServer, free_port

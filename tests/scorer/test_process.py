@@ -20,7 +20,8 @@ from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer.v1 import scorer_service_pb2_grpc
-from scorer_service import app, config, schema
+from scorer_service import app, config
+from scorer_service.results import schema
 from tests.scorer.processes import ScorerProcess
 from tests.scorer.stage import SCORERS, eventually, request, send
 from tests.servers import free_port, start_postgres

@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
-from scorer_service import schema
-from scorer_service.database import Database
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.records import Error, Finished, NewRun, ScoreRecord, State
-from scorer_service.retention import Ages, Retention
+from scorer_service.queue.jobs import Jobs, Offer
+from scorer_service.queue.retention import Ages, Retention
+from scorer_service.results import schema
+from scorer_service.results.database import Database
+from scorer_service.results.records import Error, Finished, NewRun, ScoreRecord, State
 
 DAY = 86400.0
 

@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
-from scorer_service import feed
-from scorer_service.database import Database, open_database
-from scorer_service.jobs import Jobs
-from scorer_service.queries import Place, Queries
-from scorer_service.records import NewRun
-from scorer_service.revisions import next_revision
-from scorer_service.watch import Watch
+from scorer_service.answers import feed
+from scorer_service.answers.queries import Place, Queries
+from scorer_service.answers.watch import Watch
+from scorer_service.queue.jobs import Jobs
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import NewRun
+from scorer_service.results.revisions import next_revision
 from tests.scorer.stage import request, service
 from tests.servers import PostgresServer
 

@@ -463,7 +463,7 @@ async def test_a_watch_is_told_of_the_drain(results_url: str) -> None:
 async def test_a_dry_run_of_a_rescore_counts_what_is_done(running: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two scores of one run become one of the other version, also when they are in different batches; what a person
     asked for about that run is scored again apart."""
-    monkeypatch.setattr("scorer_service.controls._BATCH", 1)
+    monkeypatch.setattr("scorer_service.answers.controls._BATCH", 1)
     for version in ("", "2"):
         assert (await running.score(request("brevity", version=version))).scorer_version == "2"
     one = pb.RequestScorerRunRequest(scorer_id="brevity", scorer_version="2", sample=request("brevity").sample)

@@ -13,12 +13,13 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
 from runwire.errors import StoreUnavailable, TooManyRequests
-from scorer_service import schema, statistics
-from scorer_service.database import Database
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.queries import Filter, Place, Queries
-from scorer_service.records import Finished, NewRun, ScoreRecord, State
-from scorer_service.statistics import Statistics, Stats, Window
+from scorer_service.answers import statistics
+from scorer_service.answers.queries import Filter, Place, Queries
+from scorer_service.answers.statistics import Statistics, Stats, Window
+from scorer_service.queue.jobs import Jobs, Offer
+from scorer_service.results import schema
+from scorer_service.results.database import Database
+from scorer_service.results.records import Finished, NewRun, ScoreRecord, State
 
 ALL = Window("default")
 SCORE = ScoreRecord(0.5, "", "", "{}", 1, None)

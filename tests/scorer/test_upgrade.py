@@ -16,11 +16,11 @@ from alembic.operations import Operations
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from scorer_service import migrate, revisions, schema
-from scorer_service.database import Database, open_database
-from scorer_service.jobs import Jobs
-from scorer_service.queries import Place, Queries
-from scorer_service.records import NewRun, State
+from scorer_service.answers.queries import Place, Queries
+from scorer_service.queue.jobs import Jobs
+from scorer_service.results import migrate, revisions, schema
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.records import NewRun, State
 
 BEFORE = ("m0001_first_schema", "m0002_holders", "m0003_waits_and_costs", "m0004_scorer_names")
 ROLE = """

@@ -13,12 +13,12 @@ from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import text
 
 from runwire.errors import StoreUnavailable
-from scorer_service import feed as feeds
-from scorer_service.database import Database
-from scorer_service.jobs import Jobs, Offer
-from scorer_service.queries import Queries
-from scorer_service.records import Finished, NewRun, ScoreRecord, State
-from scorer_service.watch import Frame, Watch
+from scorer_service.answers import feed as feeds
+from scorer_service.answers.queries import Queries
+from scorer_service.answers.watch import Frame, Watch
+from scorer_service.queue.jobs import Jobs, Offer
+from scorer_service.results.database import Database
+from scorer_service.results.records import Finished, NewRun, ScoreRecord, State
 from tests.scorer.stage import request, service
 
 SCORE = ScoreRecord(1.0, "", "", "{}", 1, None)

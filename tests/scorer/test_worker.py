@@ -20,18 +20,20 @@ from runwire.errors import StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from scorer_service import app, schema
-from scorer_service.database import Database, open_database
-from scorer_service.executor import Limits
-from scorer_service.jobs import Jobs, Offer, Rate
+from scorer_service import app
+from scorer_service.answers.queries import Filter, Queries
+from scorer_service.execution.executor import Limits
+from scorer_service.execution.processes import Processes
+from scorer_service.execution.worker import Worker
 from scorer_service.meter import Meter
-from scorer_service.migrate import migrate
-from scorer_service.processes import Processes
-from scorer_service.queries import Filter, Queries
-from scorer_service.records import Finished, Job, NewRun, State
+from scorer_service.queue.jobs import Jobs, Offer
+from scorer_service.queue.rates import Rate
 from scorer_service.registry import load
+from scorer_service.results import schema
+from scorer_service.results.database import Database, open_database
+from scorer_service.results.migrate import migrate
+from scorer_service.results.records import Finished, Job, NewRun, State
 from scorer_service.scoring import RetryPolicy, Score
-from scorer_service.worker import Worker
 from tests.scorer import scorers
 from tests.scorer.stage import SCORERS, Service, request, service
 
@@ -298,7 +300,7 @@ async def test_a_process_that_died_idle_harms_nobody() -> None:
 def test_a_process_is_for_its_service_alone() -> None:
     """It heeds no signal for the whole group of processes; it ends when its service does, also in the middle of a
     job that does not."""
-    command = [sys.executable, "-m", "scorer_service.child", SCORERS]
+    command = [sys.executable, "-m", "scorer_service.execution.child", SCORERS]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
 from runwire import bounds
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
-from runwire.agent.v1 import run_event_pb2
+from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import to_value
@@ -66,6 +66,7 @@ async def test_every_field_of_agents_at_its_extremes(memory_url: str, caplog: py
     async with replica(memory_url, echo, asks) as it:
         waiting = await it.suspended((await it.start("asks", "who?")).run_id)
         answer = run_event_pb2.Answer(request_id="suspend/name", data=to_value("me"))
+        talk = await it.start("asks", "who?", conversation=run_pb2.Conversation())
         good = {
             "StartRun": agent_pb.StartRunRequest(agent_id="echo", input=to_value("x")),
             "GetRun": agent_pb.GetRunRequest(run_id=waiting.run_id),
@@ -73,6 +74,9 @@ async def test_every_field_of_agents_at_its_extremes(memory_url: str, caplog: py
             "ListRunEvents": agent_pb.ListRunEventsRequest(run_id=waiting.run_id),
             "CancelRun": agent_pb.CancelRunRequest(run_id=waiting.run_id),
             "ResumeRun": agent_pb.ResumeRunRequest(run_id=waiting.run_id, answers=[answer]),
+            "SendMessage": agent_pb.SendMessageRequest(run_id=talk.run_id, message=to_value("x")),
+            "EndConversation": agent_pb.EndConversationRequest(run_id=talk.run_id),
+            "ListTurns": agent_pb.ListTurnsRequest(run_id=talk.run_id),
         }
         faults = await walked(
             Wire(it.channel),

@@ -24,7 +24,7 @@ func main() {
 		return nil
 	}, func(cursor string) { saved = cursor })
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", watcher.Reason(err), err)
 		os.Exit(1)
 	}
 	fmt.Fprintf(os.Stderr, "%s, cursor %s\n", state, saved)

@@ -99,6 +99,21 @@ class AgentServiceStub(object):
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
                 response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
                 _registered_method=True)
+        self.SendMessage = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/SendMessage',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.SendMessageRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.SendMessageResponse.FromString,
+                _registered_method=True)
+        self.EndConversation = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/EndConversation',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationResponse.FromString,
+                _registered_method=True)
+        self.ListTurns = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/ListTurns',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer(object):
@@ -210,6 +225,36 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SendMessage(self, request, context):
+        """Gives a message to a conversation: a run that was started with StartRunRequest.conversation. Once this returned, the
+        message is consumed exactly once whatever process dies, unless the run is cancelled or fails before. Messages are
+        consumed in the order in which they were accepted, whatever their mode.
+
+        INVALID_ARGUMENT / INVALID_REQUEST: the message does not fit the agent's type, or the mode the agent's kind.
+        FAILED_PRECONDITION / NOT_A_CONVERSATION: the run was not started as one. FAILED_PRECONDITION / CONVERSATION_ENDED:
+        it takes no messages any more. ALREADY_EXISTS / REQUEST_ID_REUSED: the request id was used for another message.
+        RESOURCE_EXHAUSTED / TOO_MANY_MESSAGES: as many wait to be consumed as may (100, of 4 MiB together).
+        NOT_FOUND / RUN_NOT_FOUND, RUN_EXPIRED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndConversation(self, request, context):
+        """Ends a conversation once the messages that were accepted are consumed and their turns done. Idempotent; of no effect
+        on one that has ended. FAILED_PRECONDITION / NOT_A_CONVERSATION. CancelRun ends it at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTurns(self, request, context):
+        """Lists the turns of a conversation, oldest first: the newest 1,000. Empty for a run that is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -262,6 +307,21 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ListQueues,
                     request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.FromString,
                     response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.SerializeToString,
+            ),
+            'SendMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendMessage,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.SendMessageRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.SendMessageResponse.SerializeToString,
+            ),
+            'EndConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndConversation,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationResponse.SerializeToString,
+            ),
+            'ListTurns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTurns,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -549,6 +609,87 @@ class AgentService(object):
             '/runwire.agent.v1.AgentService/ListQueues',
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/SendMessage',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.SendMessageRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.SendMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/EndConversation',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTurns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/ListTurns',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,43 +27,49 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from runwire.agent.v1 import run_pb2 as runwire_dot_agent_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n runwire/agent/v1/run_event.proto\x12\x10runwire.agent.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arunwire/agent/v1/run.proto\"\xe4\x05\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0c\n\x04step\x18\x04 \x01(\x05\x12\x33\n\x0brun_started\x18\x10 \x01(\x0b\x32\x1c.runwire.agent.v1.RunStartedH\x00\x12\x35\n\x0cstep_started\x18\x11 \x01(\x0b\x32\x1d.runwire.agent.v1.StepStartedH\x00\x12\x31\n\ntext_delta\x18\x12 \x01(\x0b\x32\x1b.runwire.agent.v1.TextDeltaH\x00\x12;\n\x0freasoning_delta\x18\x13 \x01(\x0b\x32 .runwire.agent.v1.ReasoningDeltaH\x00\x12>\n\x11tool_call_started\x18\x14 \x01(\x0b\x32!.runwire.agent.v1.ToolCallStartedH\x00\x12@\n\x12tool_call_finished\x18\x15 \x01(\x0b\x32\".runwire.agent.v1.ToolCallFinishedH\x00\x12\x37\n\rstep_finished\x18\x16 \x01(\x0b\x32\x1e.runwire.agent.v1.StepFinishedH\x00\x12\x37\n\rrun_suspended\x18\x17 \x01(\x0b\x32\x1e.runwire.agent.v1.RunSuspendedH\x00\x12\x33\n\x0brun_resumed\x18\x18 \x01(\x0b\x32\x1c.runwire.agent.v1.RunResumedH\x00\x12/\n\x06\x63ustom\x18\x19 \x01(\x0b\x32\x1d.runwire.agent.v1.CustomEventH\x00\x12\x35\n\x0crun_finished\x18\x1a \x01(\x0b\x32\x1d.runwire.agent.v1.RunFinishedH\x00\x42\t\n\x07payload\"U\n\nRunStarted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x1b\n\x0bStepStarted\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"e\n\x0fToolCallStarted\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12)\n\targuments\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x97\x01\n\x10ToolCallFinished\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12&\n\x06result\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x32\n\x07outcome\x18\x04 \x01(\x0e\x32!.runwire.agent.v1.ToolCallOutcome\"D\n\x0cStepFinished\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"A\n\x0cRunSuspended\x12\x31\n\x07pending\x18\x01 \x03(\x0b\x32 .runwire.agent.v1.PendingRequest\"7\n\nRunResumed\x12)\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x18.runwire.agent.v1.Answer\"\xd1\x01\n\x06\x41nswer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x07\x61pprove\x18\x02 \x01(\x0b\x32\x19.runwire.agent.v1.ApproveH\x00\x12&\n\x04\x64\x65ny\x18\x03 \x01(\x0b\x32\x16.runwire.agent.v1.DenyH\x00\x12&\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\n\n\x08\x64\x65\x63ision\">\n\x07\x41pprove\x12\x33\n\x12override_arguments\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x17\n\x04\x44\x65ny\x12\x0f\n\x07message\x18\x01 \x01(\t\"B\n\x0b\x43ustomEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12%\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb3\x01\n\x0bRunFinished\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.runwire.agent.v1.Usage*\xbc\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTOOL_CALL_OUTCOME_SUCCEEDED\x10\x01\x12\x1c\n\x18TOOL_CALL_OUTCOME_FAILED\x10\x02\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x03\x12)\n%TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n runwire/agent/v1/run_event.proto\x12\x10runwire.agent.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arunwire/agent/v1/run.proto\"\xa1\x07\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0c\n\x04step\x18\x04 \x01(\x05\x12\x0c\n\x04turn\x18\x05 \x01(\x05\x12\x33\n\x0brun_started\x18\x10 \x01(\x0b\x32\x1c.runwire.agent.v1.RunStartedH\x00\x12\x35\n\x0cstep_started\x18\x11 \x01(\x0b\x32\x1d.runwire.agent.v1.StepStartedH\x00\x12\x31\n\ntext_delta\x18\x12 \x01(\x0b\x32\x1b.runwire.agent.v1.TextDeltaH\x00\x12;\n\x0freasoning_delta\x18\x13 \x01(\x0b\x32 .runwire.agent.v1.ReasoningDeltaH\x00\x12>\n\x11tool_call_started\x18\x14 \x01(\x0b\x32!.runwire.agent.v1.ToolCallStartedH\x00\x12@\n\x12tool_call_finished\x18\x15 \x01(\x0b\x32\".runwire.agent.v1.ToolCallFinishedH\x00\x12\x37\n\rstep_finished\x18\x16 \x01(\x0b\x32\x1e.runwire.agent.v1.StepFinishedH\x00\x12\x37\n\rrun_suspended\x18\x17 \x01(\x0b\x32\x1e.runwire.agent.v1.RunSuspendedH\x00\x12\x33\n\x0brun_resumed\x18\x18 \x01(\x0b\x32\x1c.runwire.agent.v1.RunResumedH\x00\x12/\n\x06\x63ustom\x18\x19 \x01(\x0b\x32\x1d.runwire.agent.v1.CustomEventH\x00\x12\x35\n\x0crun_finished\x18\x1a \x01(\x0b\x32\x1d.runwire.agent.v1.RunFinishedH\x00\x12\x35\n\x0cturn_started\x18\x1b \x01(\x0b\x32\x1d.runwire.agent.v1.TurnStartedH\x00\x12\x37\n\rturn_finished\x18\x1c \x01(\x0b\x32\x1e.runwire.agent.v1.TurnFinishedH\x00\x12=\n\x10message_received\x18\x1d \x01(\x0b\x32!.runwire.agent.v1.MessageReceivedH\x00\x42\t\n\x07payload\"U\n\nRunStarted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x1b\n\x0bStepStarted\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"e\n\x0fToolCallStarted\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12)\n\targuments\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x97\x01\n\x10ToolCallFinished\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12&\n\x06result\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x32\n\x07outcome\x18\x04 \x01(\x0e\x32!.runwire.agent.v1.ToolCallOutcome\"D\n\x0cStepFinished\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"A\n\x0cRunSuspended\x12\x31\n\x07pending\x18\x01 \x03(\x0b\x32 .runwire.agent.v1.PendingRequest\"7\n\nRunResumed\x12)\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x18.runwire.agent.v1.Answer\"\xd1\x01\n\x06\x41nswer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x07\x61pprove\x18\x02 \x01(\x0b\x32\x19.runwire.agent.v1.ApproveH\x00\x12&\n\x04\x64\x65ny\x18\x03 \x01(\x0b\x32\x16.runwire.agent.v1.DenyH\x00\x12&\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\n\n\x08\x64\x65\x63ision\">\n\x07\x41pprove\x12\x33\n\x12override_arguments\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x17\n\x04\x44\x65ny\x12\x0f\n\x07message\x18\x01 \x01(\t\"B\n\x0b\x43ustomEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12%\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb3\x01\n\x0bRunFinished\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"{\n\x0bTurnStarted\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12+\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.runwire.agent.v1.MessageMode\"\xb4\x01\n\x0cTurnFinished\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"\x7f\n\x0fMessageReceived\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12+\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.runwire.agent.v1.MessageMode*\xbc\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTOOL_CALL_OUTCOME_SUCCEEDED\x10\x01\x12\x1c\n\x18TOOL_CALL_OUTCOME_FAILED\x10\x02\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x03\x12)\n%TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runwire.agent.v1.run_event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLCALLOUTCOME']._serialized_start=2066
-  _globals['_TOOLCALLOUTCOME']._serialized_end=2254
+  _globals['_TOOLCALLOUTCOME']._serialized_start=2692
+  _globals['_TOOLCALLOUTCOME']._serialized_end=2880
   _globals['_RUNEVENT']._serialized_start=146
-  _globals['_RUNEVENT']._serialized_end=886
-  _globals['_RUNSTARTED']._serialized_start=888
-  _globals['_RUNSTARTED']._serialized_end=973
-  _globals['_STEPSTARTED']._serialized_start=975
-  _globals['_STEPSTARTED']._serialized_end=1002
-  _globals['_TEXTDELTA']._serialized_start=1004
-  _globals['_TEXTDELTA']._serialized_end=1029
-  _globals['_REASONINGDELTA']._serialized_start=1031
-  _globals['_REASONINGDELTA']._serialized_end=1061
-  _globals['_TOOLCALLSTARTED']._serialized_start=1063
-  _globals['_TOOLCALLSTARTED']._serialized_end=1164
-  _globals['_TOOLCALLFINISHED']._serialized_start=1167
-  _globals['_TOOLCALLFINISHED']._serialized_end=1318
-  _globals['_STEPFINISHED']._serialized_start=1320
-  _globals['_STEPFINISHED']._serialized_end=1388
-  _globals['_RUNSUSPENDED']._serialized_start=1390
-  _globals['_RUNSUSPENDED']._serialized_end=1455
-  _globals['_RUNRESUMED']._serialized_start=1457
-  _globals['_RUNRESUMED']._serialized_end=1512
-  _globals['_ANSWER']._serialized_start=1515
-  _globals['_ANSWER']._serialized_end=1724
-  _globals['_APPROVE']._serialized_start=1726
-  _globals['_APPROVE']._serialized_end=1788
-  _globals['_DENY']._serialized_start=1790
-  _globals['_DENY']._serialized_end=1813
-  _globals['_CUSTOMEVENT']._serialized_start=1815
-  _globals['_CUSTOMEVENT']._serialized_end=1881
-  _globals['_RUNFINISHED']._serialized_start=1884
-  _globals['_RUNFINISHED']._serialized_end=2063
+  _globals['_RUNEVENT']._serialized_end=1075
+  _globals['_RUNSTARTED']._serialized_start=1077
+  _globals['_RUNSTARTED']._serialized_end=1162
+  _globals['_STEPSTARTED']._serialized_start=1164
+  _globals['_STEPSTARTED']._serialized_end=1191
+  _globals['_TEXTDELTA']._serialized_start=1193
+  _globals['_TEXTDELTA']._serialized_end=1218
+  _globals['_REASONINGDELTA']._serialized_start=1220
+  _globals['_REASONINGDELTA']._serialized_end=1250
+  _globals['_TOOLCALLSTARTED']._serialized_start=1252
+  _globals['_TOOLCALLSTARTED']._serialized_end=1353
+  _globals['_TOOLCALLFINISHED']._serialized_start=1356
+  _globals['_TOOLCALLFINISHED']._serialized_end=1507
+  _globals['_STEPFINISHED']._serialized_start=1509
+  _globals['_STEPFINISHED']._serialized_end=1577
+  _globals['_RUNSUSPENDED']._serialized_start=1579
+  _globals['_RUNSUSPENDED']._serialized_end=1644
+  _globals['_RUNRESUMED']._serialized_start=1646
+  _globals['_RUNRESUMED']._serialized_end=1701
+  _globals['_ANSWER']._serialized_start=1704
+  _globals['_ANSWER']._serialized_end=1913
+  _globals['_APPROVE']._serialized_start=1915
+  _globals['_APPROVE']._serialized_end=1977
+  _globals['_DENY']._serialized_start=1979
+  _globals['_DENY']._serialized_end=2002
+  _globals['_CUSTOMEVENT']._serialized_start=2004
+  _globals['_CUSTOMEVENT']._serialized_end=2070
+  _globals['_RUNFINISHED']._serialized_start=2073
+  _globals['_RUNFINISHED']._serialized_end=2252
+  _globals['_TURNSTARTED']._serialized_start=2254
+  _globals['_TURNSTARTED']._serialized_end=2377
+  _globals['_TURNFINISHED']._serialized_start=2380
+  _globals['_TURNFINISHED']._serialized_end=2560
+  _globals['_MESSAGERECEIVED']._serialized_start=2562
+  _globals['_MESSAGERECEIVED']._serialized_end=2689
 # @@protoc_insertion_point(module_scope)

@@ -26,11 +26,12 @@ TOOL_CALL_OUTCOME_DENIED: ToolCallOutcome
 TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH: ToolCallOutcome
 
 class RunEvent(_message.Message):
-    __slots__ = ("sequence", "create_time", "attempt", "step", "run_started", "step_started", "text_delta", "reasoning_delta", "tool_call_started", "tool_call_finished", "step_finished", "run_suspended", "run_resumed", "custom", "run_finished")
+    __slots__ = ("sequence", "create_time", "attempt", "step", "turn", "run_started", "step_started", "text_delta", "reasoning_delta", "tool_call_started", "tool_call_finished", "step_finished", "run_suspended", "run_resumed", "custom", "run_finished", "turn_started", "turn_finished", "message_received")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     RUN_STARTED_FIELD_NUMBER: _ClassVar[int]
     STEP_STARTED_FIELD_NUMBER: _ClassVar[int]
     TEXT_DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -42,10 +43,14 @@ class RunEvent(_message.Message):
     RUN_RESUMED_FIELD_NUMBER: _ClassVar[int]
     CUSTOM_FIELD_NUMBER: _ClassVar[int]
     RUN_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    TURN_STARTED_FIELD_NUMBER: _ClassVar[int]
+    TURN_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     create_time: _timestamp_pb2.Timestamp
     attempt: int
     step: int
+    turn: int
     run_started: RunStarted
     step_started: StepStarted
     text_delta: TextDelta
@@ -57,7 +62,10 @@ class RunEvent(_message.Message):
     run_resumed: RunResumed
     custom: CustomEvent
     run_finished: RunFinished
-    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., text_delta: _Optional[_Union[TextDelta, _Mapping]] = ..., reasoning_delta: _Optional[_Union[ReasoningDelta, _Mapping]] = ..., tool_call_started: _Optional[_Union[ToolCallStarted, _Mapping]] = ..., tool_call_finished: _Optional[_Union[ToolCallFinished, _Mapping]] = ..., step_finished: _Optional[_Union[StepFinished, _Mapping]] = ..., run_suspended: _Optional[_Union[RunSuspended, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., custom: _Optional[_Union[CustomEvent, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ...) -> None: ...
+    turn_started: TurnStarted
+    turn_finished: TurnFinished
+    message_received: MessageReceived
+    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., turn: _Optional[int] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., text_delta: _Optional[_Union[TextDelta, _Mapping]] = ..., reasoning_delta: _Optional[_Union[ReasoningDelta, _Mapping]] = ..., tool_call_started: _Optional[_Union[ToolCallStarted, _Mapping]] = ..., tool_call_finished: _Optional[_Union[ToolCallFinished, _Mapping]] = ..., step_finished: _Optional[_Union[StepFinished, _Mapping]] = ..., run_suspended: _Optional[_Union[RunSuspended, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., custom: _Optional[_Union[CustomEvent, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., turn_started: _Optional[_Union[TurnStarted, _Mapping]] = ..., turn_finished: _Optional[_Union[TurnFinished, _Mapping]] = ..., message_received: _Optional[_Union[MessageReceived, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
     __slots__ = ("run_id", "agent_id", "input")
@@ -174,3 +182,35 @@ class RunFinished(_message.Message):
     error: _run_pb2.RunError
     usage: _run_pb2.Usage
     def __init__(self, state: _Optional[_Union[_run_pb2.RunState, str]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error: _Optional[_Union[_run_pb2.RunError, _Mapping]] = ..., usage: _Optional[_Union[_run_pb2.Usage, _Mapping]] = ...) -> None: ...
+
+class TurnStarted(_message.Message):
+    __slots__ = ("message", "message_number", "mode")
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    message: _struct_pb2.Value
+    message_number: int
+    mode: _run_pb2.MessageMode
+    def __init__(self, message: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., message_number: _Optional[int] = ..., mode: _Optional[_Union[_run_pb2.MessageMode, str]] = ...) -> None: ...
+
+class TurnFinished(_message.Message):
+    __slots__ = ("state", "output", "error", "usage")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    state: _run_pb2.RunState
+    output: _struct_pb2.Value
+    error: _run_pb2.RunError
+    usage: _run_pb2.Usage
+    def __init__(self, state: _Optional[_Union[_run_pb2.RunState, str]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error: _Optional[_Union[_run_pb2.RunError, _Mapping]] = ..., usage: _Optional[_Union[_run_pb2.Usage, _Mapping]] = ...) -> None: ...
+
+class MessageReceived(_message.Message):
+    __slots__ = ("message", "message_number", "mode")
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    message: _struct_pb2.Value
+    message_number: int
+    mode: _run_pb2.MessageMode
+    def __init__(self, message: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., message_number: _Optional[int] = ..., mode: _Optional[_Union[_run_pb2.MessageMode, str]] = ...) -> None: ...

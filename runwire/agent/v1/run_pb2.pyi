@@ -18,6 +18,13 @@ class AgentKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AGENT_KIND_AGENT: _ClassVar[AgentKind]
     AGENT_KIND_WORKFLOW: _ClassVar[AgentKind]
 
+class MessageMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MESSAGE_MODE_UNSPECIFIED: _ClassVar[MessageMode]
+    MESSAGE_MODE_QUEUE: _ClassVar[MessageMode]
+    MESSAGE_MODE_STEER: _ClassVar[MessageMode]
+    MESSAGE_MODE_INTERRUPT: _ClassVar[MessageMode]
+
 class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RUN_STATE_UNSPECIFIED: _ClassVar[RunState]
@@ -27,6 +34,7 @@ class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_STATE_SUCCEEDED: _ClassVar[RunState]
     RUN_STATE_FAILED: _ClassVar[RunState]
     RUN_STATE_CANCELLED: _ClassVar[RunState]
+    RUN_STATE_WAITING: _ClassVar[RunState]
 
 class PendingKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -38,6 +46,10 @@ class PendingKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 AGENT_KIND_UNSPECIFIED: AgentKind
 AGENT_KIND_AGENT: AgentKind
 AGENT_KIND_WORKFLOW: AgentKind
+MESSAGE_MODE_UNSPECIFIED: MessageMode
+MESSAGE_MODE_QUEUE: MessageMode
+MESSAGE_MODE_STEER: MessageMode
+MESSAGE_MODE_INTERRUPT: MessageMode
 RUN_STATE_UNSPECIFIED: RunState
 RUN_STATE_QUEUED: RunState
 RUN_STATE_RUNNING: RunState
@@ -45,6 +57,7 @@ RUN_STATE_SUSPENDED: RunState
 RUN_STATE_SUCCEEDED: RunState
 RUN_STATE_FAILED: RunState
 RUN_STATE_CANCELLED: RunState
+RUN_STATE_WAITING: RunState
 PENDING_KIND_UNSPECIFIED: PendingKind
 PENDING_KIND_APPROVAL: PendingKind
 PENDING_KIND_EXTERNAL_TOOL: PendingKind
@@ -95,7 +108,7 @@ class ScorerRef(_message.Message):
     def __init__(self, scorer_id: _Optional[str] = ..., sampling: _Optional[float] = ..., scorer_version: _Optional[str] = ..., match_labels: _Optional[_Mapping[str, str]] = ..., match_states: _Optional[_Iterable[_Union[RunState, str]]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "agent_id", "state", "input", "output", "error", "attempt", "labels", "usage", "last_sequence", "cursor", "create_time", "start_time", "end_time", "expire_time", "scorers", "agent_version", "pending", "timeout", "attempts", "cancel_requested", "omitted", "owner")
+    __slots__ = ("run_id", "agent_id", "state", "input", "output", "error", "attempt", "labels", "usage", "last_sequence", "cursor", "create_time", "start_time", "end_time", "expire_time", "scorers", "agent_version", "pending", "timeout", "attempts", "cancel_requested", "omitted", "owner", "conversation", "turn")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +139,8 @@ class Run(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     OMITTED_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     agent_id: str
     state: RunState
@@ -149,7 +164,45 @@ class Run(_message.Message):
     cancel_requested: bool
     omitted: _containers.RepeatedScalarFieldContainer[str]
     owner: str
-    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., attempt: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., last_sequence: _Optional[int] = ..., cursor: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scorers: _Optional[_Iterable[_Union[ScorerRef, _Mapping]]] = ..., agent_version: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingRequest, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel_requested: bool = ..., omitted: _Optional[_Iterable[str]] = ..., owner: _Optional[str] = ...) -> None: ...
+    conversation: Conversation
+    turn: Turn
+    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., attempt: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., last_sequence: _Optional[int] = ..., cursor: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scorers: _Optional[_Iterable[_Union[ScorerRef, _Mapping]]] = ..., agent_version: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingRequest, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel_requested: bool = ..., omitted: _Optional[_Iterable[str]] = ..., owner: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., turn: _Optional[_Union[Turn, _Mapping]] = ...) -> None: ...
+
+class Conversation(_message.Message):
+    __slots__ = ("idle_timeout",)
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    idle_timeout: _duration_pb2.Duration
+    def __init__(self, idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("turn", "state", "message", "message_number", "output", "error", "usage", "first_sequence", "last_sequence", "start_time", "end_time", "first_step", "last_step")
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    turn: int
+    state: RunState
+    message: _struct_pb2.Value
+    message_number: int
+    output: _struct_pb2.Value
+    error: RunError
+    usage: Usage
+    first_sequence: int
+    last_sequence: int
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    first_step: int
+    last_step: int
+    def __init__(self, turn: _Optional[int] = ..., state: _Optional[_Union[RunState, str]] = ..., message: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., message_number: _Optional[int] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ...) -> None: ...
 
 class RunError(_message.Message):
     __slots__ = ("reason", "message", "error_class")

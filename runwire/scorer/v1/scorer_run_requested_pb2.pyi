@@ -49,7 +49,7 @@ class SamplingDecision(_message.Message):
     def __init__(self, rate: _Optional[float] = ..., sampled: bool = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("run_id", "agent_id", "agent_version", "run_state", "input", "output", "error_reason", "error_message", "tool_calls", "steps", "usage", "labels", "start_time", "end_time", "ground_truth", "context", "by_reference")
+    __slots__ = ("run_id", "agent_id", "agent_version", "run_state", "input", "output", "error_reason", "error_message", "tool_calls", "steps", "usage", "labels", "start_time", "end_time", "ground_truth", "context", "by_reference", "turn")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class Sample(_message.Message):
     GROUND_TRUTH_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     BY_REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     agent_id: str
     agent_version: str
@@ -91,7 +92,8 @@ class Sample(_message.Message):
     ground_truth: _struct_pb2.Value
     context: _containers.RepeatedScalarFieldContainer[str]
     by_reference: bool
-    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., run_state: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[SampleToolCall, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[SampleStep, _Mapping]]] = ..., usage: _Optional[_Union[SampleUsage, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ground_truth: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., context: _Optional[_Iterable[str]] = ..., by_reference: bool = ...) -> None: ...
+    turn: int
+    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., run_state: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[SampleToolCall, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[SampleStep, _Mapping]]] = ..., usage: _Optional[_Union[SampleUsage, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ground_truth: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., context: _Optional[_Iterable[str]] = ..., by_reference: bool = ..., turn: _Optional[int] = ...) -> None: ...
 
 class SampleToolCall(_message.Message):
     __slots__ = ("tool_call_id", "tool_name", "arguments", "result", "outcome", "step")

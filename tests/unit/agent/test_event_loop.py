@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 
 from agent_service.process import event_loop
+from tests.servers import missing
 
 LIMIT_SECONDS = 10.0
+
+
+@pytest.fixture(autouse=True, params=["asyncio", "uvloop"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test, on both loops."""
+    if request.param == "uvloop" and event_loop.uvloop_loop is None:
+        missing("uvloop", "not installed")
+    monkeypatch.setenv("RUNWIRE_EVENT_LOOP", request.param)
+    return str(request.param)
 
 
 class Recorder:
@@ -222,3 +232,12 @@ def test_ctrl_c_before_the_service_heeds_it() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert cleaned == [True]
+
+
+def test_which_loop_it_is(kind: str) -> None:
+    """uvloop's where it is installed and not declined."""
+
+    async def module() -> str:
+        return type(asyncio.get_running_loop()).__mro__[1].__module__
+
+    assert event_loop.run(module()).partition(".")[0] == kind

@@ -9,7 +9,7 @@ import pytest
 
 from runwire.errors import ConfigurationError
 from scorer_service import NonRetriableError, NotScorable, Sample, Score, ToolCall, run_scorer
-from scorer_service.outcomes import record_of
+from scorer_service.execution.outcomes import record_of
 from scorer_service.registry import load, prebuilt
 from scorer_service.scorers.tone import tone
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from runwire.scorer.v1 import scorer_run_pb2 as pb
 from scorer_service import Judgement, Pipeline, Sample, Score, run_scorer, scorer
-from scorer_service.messages import scorer_run
-from scorer_service.outcomes import CUT, MAX_METADATA_BYTES, record_of
-from scorer_service.queries import Found
-from scorer_service.records import State
+from scorer_service.answers.messages import scorer_run
+from scorer_service.answers.queries import Found
+from scorer_service.execution.outcomes import CUT, MAX_METADATA_BYTES, record_of
+from scorer_service.results.records import State
 from scorer_service.scoring import BadScore, evaluate
 
 

@@ -24,8 +24,8 @@ from scorer_service import (
     run_scorer,
     scorer,
 )
-from scorer_service.records import Priority, State, printable
 from scorer_service.registry import Registry, load, scorers_of
+from scorer_service.results.records import Priority, State, printable
 from scorer_service.samples import from_wire
 from scorer_service.scoring import evaluate
 

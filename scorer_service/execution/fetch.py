@@ -1,0 +1,93 @@
+"""What the store knows of a run: its sample, where that was too large for a message, and whether it asks for more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from runwire import frames
+from runwire.agent.v1 import run_event_pb2
+from runwire.errors import NotFound, Unavailable
+from runwire.fold import Fold, RunView, view_of_turn
+from runwire.pubsub import Store
+from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from runwire.scorer_requests import OWNER, add_steps, is_owned, state_name, topic_of
+from runwire.values import carry_value
+from scorer_service.results.records import Job
+from scorer_service.scoring import NonRetriableError
+
+
+def fetch_from(store: Store, max_bytes: int) -> Callable[[Job], Awaitable[bytes]]:
+    """A function that completes the sample of a job from the run's log.
+
+    It raises NonRetriableError: `sample_too_large` where the log has more than `max_bytes`, `sample_lost` where the
+    run is not in this store (any more). Raises StoreUnavailable.
+    """
+
+    async def fetch(job: Job) -> bytes:
+        stub = wire.Sample.FromString(job.sample)
+        try:
+            view = await _view(store, topic_of(job.tenant, stub.run_id), max_bytes)
+        except NotFound:
+            raise NonRetriableError(
+                "the sample was too large for its message, and the run is not in the store any more",
+                reason="sample_lost",
+            ) from None
+        return _complete(stub, view).SerializeToString()
+
+    return fetch
+
+
+def all_sent(store: Store, queue: str) -> Callable[[str, str], Awaitable[bool]]:
+    """A function that says whether all requests of a run (tenant, run_id) have been taken in; False where that is not
+    known."""
+
+    async def check(tenant: str, run_id: str) -> bool:
+        try:
+            (head,) = await store.heads([topic_of(tenant, run_id)])
+            # They came with the last event. Once that is there and the queue was empty, all are in the database.
+            return head is not None and head.final > 0 and await store.backlog(queue) == 0
+        except Unavailable:
+            return False
+
+    return check
+
+
+def owner_of(store: Store) -> Callable[[str, str, str], Awaitable[bool]]:
+    """A function that says whether a run (tenant, run_id) was started by a subject. Raises StoreUnavailable."""
+
+    async def check(tenant: str, run_id: str, owner: str) -> bool:
+        stored = await store.get(topic_of(tenant, run_id), [OWNER])
+        return stored is not None and is_owned(stored.fields, owner)
+
+    return check
+
+
+async def _view(store: Store, topic: str, max_bytes: int) -> RunView:
+    folded = Fold()
+    after = size = 0
+    while True:
+        page = await store.read(topic, after)
+        if page.head.expired:
+            raise NotFound("expired")
+        for entry in page.entries:
+            size += len(entry.body)
+            if size > max_bytes:
+                raise NonRetriableError(f"the run's log has more than {max_bytes} bytes", reason="sample_too_large")
+            for event in frames.events(entry.body):
+                folded.add(run_event_pb2.RunEvent.FromString(event))
+            after = entry.last
+        if not page.entries or after >= page.head.last:
+            return folded.view
+
+
+def _complete(stub: wire.Sample, view: RunView) -> wire.Sample:
+    sample = wire.Sample()
+    sample.CopyFrom(stub)
+    sample.by_reference = False
+    if stub.turn:
+        view = view_of_turn(view, stub.turn)
+    sample.run_state = state_name(view.state)
+    sample.input.CopyFrom(carry_value(view.input))
+    sample.output.CopyFrom(carry_value(view.output))
+    add_steps(sample, view)
+    return sample

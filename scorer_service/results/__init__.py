@@ -1,0 +1,1 @@
+"""The results database: its schema and migrations, statements about many rows, faults, and the order of changes."""
