@@ -34,6 +34,7 @@ _MORE_THREADS: Final = 32
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )
+@click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus finds metrics; port 0 picks one. [off]")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
 def main(**given: Any) -> None:
     """Executes agents and streams their events. Every setting is also an environment variable: RUNWIRE_STORE,

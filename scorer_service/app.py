@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from runwire import metrics, prometheus
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 from runwire.identity.settings import access_of
@@ -28,6 +29,7 @@ from scorer_service.execution import fetch
 from scorer_service.execution.executor import Executor, Limits, start_executor
 from scorer_service.execution.processes import JudgeSettings, Processes
 from scorer_service.execution.worker import Worker
+from scorer_service.queue.depth import Depth
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.jobs import Jobs
@@ -165,7 +167,12 @@ async def _put_together(
         settings.scorer_sample_retention_seconds,
     )
     retention = Retention(database, ages, backlog=jobs.backlog)
-    return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter)
+    depth = None
+    if metrics.wanted(settings.metrics):
+        await stack.enter_async_context(prometheus.serving(settings.metrics))
+        depth = Depth(database, holders)
+        depth.measure(stack)
+    return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter, depth)
 
 
 def _work_seconds(settings: Settings) -> float:
@@ -187,6 +194,7 @@ class _Parts:
         statistics: Statistics,
         retention: Retention,
         exporter: Exporter | None,
+        depth: Depth | None,
     ) -> None:
         self._database = database
         self._server = server
@@ -197,6 +205,7 @@ class _Parts:
         self._statistics = statistics
         self._retention = retention
         self._exporter = exporter
+        self._depth = depth
         self._problem = ""
         self._wakeups: Sequence[Wakeup] = ()
         self._stopping = False
@@ -216,6 +225,8 @@ class _Parts:
             ]
             if self._exporter is not None:
                 loops.append(("export", self._exporter.run_once, Wakeup()))
+            if self._depth is not None:
+                loops.append(("depth", self._depth.look_once, Wakeup()))
             self._wakeups = [wakeup for _, _, wakeup in loops]
             tasks = [group.create_task(repeat(name, work, wakeup), name=name) for name, work, wakeup in loops]
             working = group.create_task(self._worker.run(), name="worker")
