@@ -11,13 +11,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from runwire import metrics, prometheus
+from runwire import metrics, prometheus, scaler
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 from runwire.identity.settings import access_of
 from runwire.loop import Wakeup, repeat
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
+from runwire.scaler import Scaler
 from runwire.scorer_requests import QUEUE
 from scorer_service import registry
 from scorer_service.answers.controls import Controls
@@ -44,6 +45,8 @@ from scorer_service.servicer import SERVICE, ScorerServicer, register
 if TYPE_CHECKING:
     from scorer_service.export import Exporter
 
+_SCORER_RUNS_A_PROCESS: Final = 100.0
+"""What a process is to have where KEDA is not told otherwise."""
 _HEALTH_SECONDS: Final = 2.0
 _START_SECONDS: Final = 3600.0
 _AWAY_SECONDS: Final = 0.5
@@ -149,8 +152,13 @@ async def _put_together(
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )
+
+    def register_all(server: Any) -> None:
+        register(servicer, server)
+        scaler.register(Scaler("runwire-scorer-runs", "scorers", _SCORER_RUNS_A_PROCESS, holders.work), server)
+
     server = await stack.enter_async_context(
-        serve(settings.listen, lambda server: register(servicer, server), [SERVICE], access=access_of(settings))
+        serve(settings.listen, register_all, [SERVICE, scaler.SERVICE], access=access_of(settings))
     )
     # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
     store = await stack.enter_async_context(open_store(settings.store))
