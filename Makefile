@@ -144,7 +144,7 @@ fuzz: $(STAMP) ## a hundred thousand requests of every kind to both services (mi
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory
+.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick
 bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
@@ -161,6 +161,10 @@ bench-scorer: $(STAMP) ## scorer runs a second, against job libraries
 	$(BIN)/python -m benchmarks.scorer $(ARGS)
 bench-scorer-readers: $(STAMP) ## what 1,000 watches and statistics cost those who are scored (minutes)
 	$(BIN)/python -m benchmarks.scorer_readers $(ARGS)
+bench-peers: $(STAMP) ## live streams and replay beside Mastra, Durable Streams and NATS, installed into .bench (minutes)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+bench-quick: $(STAMP) ## what a live event costs beside plain commands, before a release (20 s)
+	$(BIN)/python -m benchmarks.quick $(ARGS)
 
 .PHONY: deploy-check
 deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the wheel installed anew; without an engine
@@ -169,6 +173,6 @@ deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the whee
 
 .PHONY: clean
 clean: ## remove what can be made again, the environments too
-	rm -rf $(VENV) $(PROTO_VENV) $(LOWEST_VENV) $(DEMO_VENV) .venv-bench .runwire build dist *.egg-info
+	rm -rf $(VENV) $(PROTO_VENV) $(LOWEST_VENV) $(DEMO_VENV) .venv-bench .bench .runwire build dist *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ from agent_service import app, config
 from agent_service.process import end, event_loop
 from runwire import logs
 from runwire.errors import ConfigurationError, StoreUnavailable
+from runwire.identity.settings import shown
 from runwire.redaction import masked, one_line
 
 _COLLECT_AFTER: Final = (10_000, 20, 100)
@@ -35,12 +36,16 @@ _MORE_THREADS: Final = 32
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )
 @click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus finds metrics; port 0 picks one. [off]")
+@click.option("--print-config", is_flag=True, help="Print all settings, without secrets, and end.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
-def main(**given: Any) -> None:
+def main(print_config: bool, **given: Any) -> None:
     """Executes agents and streams their events. Every setting is also an environment variable: RUNWIRE_STORE,
     RUNWIRE_AGENTS, RUNWIRE_AGENT_LISTEN, RUNWIRE_LEASE_SECONDS ... (see agent_service/config.py)."""
     try:
         settings = config.load(**given)
+        if print_config:
+            print(shown(settings))
+            return
         logs.configure(settings.log_level)
         if settings.store == config.DEFAULT_STORE:
             # Ours, so it may be made; a folder that somebody names must be there, or the name is wrong.

@@ -85,7 +85,8 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
     """A service that listens, until the block is left. Raises ConfigurationError for a wrong address."""
     outflow = Outflow(settings.stream_buffer_bytes // 2, settings.max_streams, settings.write_timeout_seconds)
     calls = Calls(settings.max_calls, settings.call_buffer_bytes)
-    servicer = AgentServicer(agents, settings, outflow)
+    access = access_of(settings)
+    servicer = AgentServicer(agents, settings, outflow, access.run_tokens)
 
     def register(server: object) -> None:
         if settings.role != "work":
@@ -93,7 +94,7 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
             keda = Scaler("runwire-runs", "agents", _RUNS_A_WORKER, lambda agent_ids: servicer.fleet.work(agent_ids))
             scaler.register(keda, server)
 
-    services, access = [] if settings.role == "work" else [SERVICE, scaler.SERVICE], access_of(settings)
+    services = [] if settings.role == "work" else [SERVICE, scaler.SERVICE]
     async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
         with metrics.STREAMS_OPEN.watch(lambda: [(outflow.streams, {})]):
             yield Service(agents, settings, servicer, server)

@@ -112,7 +112,7 @@ class Runs:
     async def check_visible(self, who: Principal, run_id: str) -> None:
         """Raises RunNotFound for a run that is not the principal's to see. Only where it sees its own alone the store
         is asked: whose tenant a run is of, its topic says."""
-        if who.owner is not None:
+        if who.owner is not None or not who.sees(run_id):
             await self.stored(who, run_id, ())
 
     async def list(
@@ -176,7 +176,8 @@ class Runs:
         """Asks the run to stop; of no effect on one that has ended. Raises RunNotFound, RunExpired."""
         stored = await self.stored(who, run_id, record.SUMMARY)
         if not stored.head.final and record.CANCEL not in stored.fields:
-            commit = Commit(stored.topic, puts={record.CANCEL: reason.encode()}, schedule=Schedule.WAKE)
+            puts = {record.CANCEL: reason.encode(), **({record.CANCELLER: who.name.encode()} if who.name else {})}
+            commit = Commit(stored.topic, puts=puts, schedule=Schedule.WAKE)
             try:
                 await self.log.publish(commit)
             except LogClosed:
@@ -188,6 +189,8 @@ class Runs:
 
         Raises InvalidRequest, RunNotFound, RunExpired, NotSuspended, AlreadyAnswered.
         """
+        for answer in answers:
+            answer.by = who.name
         # Not the journal, which may be of any size.
         fields = (*record.SUMMARY, *dict.fromkeys(record.ANSWER + answer.request_id for answer in answers))
         for _ in range(_RESUME_TRIES):
@@ -226,7 +229,7 @@ class Runs:
         """Its topic with these fields. Raises InvalidRequest, RunNotFound, RunExpired."""
         stored = await self.store.get(topic_of(who.tenant, check_run_id(run_id)), (*fields, OWNER))
         # Of a purged run nobody knows any more whose it was.
-        if stored is None or not is_owned(stored.fields, who.owner):
+        if stored is None or not who.sees(run_id) or not is_owned(stored.fields, who.owner):
             raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
         if stored.head.expired:
             state = run_pb2.RunState.Name(stored.head.final)

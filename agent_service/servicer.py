@@ -25,17 +25,19 @@ from runwire.errors import (
     InvalidRequest,
     RunExpired,
     RunNotFound,
+    RunTokensOff,
     ServerDraining,
     StoreUnavailable,
     StreamMaxAge,
 )
 from runwire.frames import varint
 from runwire.identity.principal import caller
+from runwire.identity.run_tokens import DEFAULT_SECONDS, RunTokens
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.pubsub import MAX_COMMIT_EVENTS, Position
+from runwire.pubsub import MAX_BATCH_EVENTS, Position
 from runwire.scorer_requests import topic_of
-from runwire.times import duration, seconds_of
+from runwire.times import duration, seconds_of, timestamp
 
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
@@ -46,11 +48,14 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Serves the runs of a store. Stateless: every replica can answer every call."""
 
-    def __init__(self, agents: Registry, settings: Settings, outflow: Outflow) -> None:
+    def __init__(
+        self, agents: Registry, settings: Settings, outflow: Outflow, run_tokens: RunTokens | None = None
+    ) -> None:
         self._agents = agents
         self._settings = settings
         self._opened: tuple[Runs, Fleet] | None = None
         self._outflow = outflow
+        self._run_tokens = run_tokens
 
     def open(self, runs: Runs, fleet: Fleet) -> None:
         """The store is there: from now on calls about runs are answered. Before, they raise StoreUnavailable."""
@@ -117,21 +122,15 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         run = await self._runs.resume(caller(), request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
-    async def ListWorkers(
-        self, request: agent_service_pb2.ListWorkersRequest, context: Context
-    ) -> agent_service_pb2.ListWorkersResponse:
-        size, place = page_size(request), decode_token(request, str)
-        workers = [one for one in await self.fleet.workers() if place is None or one.worker > place[0]]
-        token = encode_token(request, workers[size - 1].worker) if len(workers) > size else ""
-        return agent_service_pb2.ListWorkersResponse(workers=workers[:size], next_page_token=token)
-
-    async def ListQueues(
-        self, request: agent_service_pb2.ListQueuesRequest, context: Context
-    ) -> agent_service_pb2.ListQueuesResponse:
-        size, place = page_size(request), decode_token(request, str)
-        queues = [one for one in await self.fleet.queues() if place is None or one.agent_id > place[0]]
-        token = encode_token(request, queues[size - 1].agent_id) if len(queues) > size else ""
-        return agent_service_pb2.ListQueuesResponse(queues=queues[:size], next_page_token=token)
+    async def CreateRunToken(
+        self, request: agent_service_pb2.CreateRunTokenRequest, context: Context
+    ) -> agent_service_pb2.CreateRunTokenResponse:
+        run = await self._runs.get(caller(), request.run_id)
+        if self._run_tokens is None:
+            raise RunTokensOff("this service has no keys to sign run tokens with: RUNWIRE_RUN_TOKEN_KEYS")
+        seconds = seconds_of(request.lifetime) if request.HasField("lifetime") else DEFAULT_SECONDS
+        token, expire_time = self._run_tokens.create(caller(), run.run_id, seconds)
+        return agent_service_pb2.CreateRunTokenResponse(token=token, expire_time=timestamp(expire_time))
 
     async def SendMessage(
         self, request: agent_service_pb2.SendMessageRequest, context: Context
@@ -149,6 +148,22 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self, request: agent_service_pb2.ListTurnsRequest, context: Context
     ) -> agent_service_pb2.ListTurnsResponse:
         return await self._conversations.turns(caller(), request)
+
+    async def ListWorkers(
+        self, request: agent_service_pb2.ListWorkersRequest, context: Context
+    ) -> agent_service_pb2.ListWorkersResponse:
+        size, place = page_size(request), decode_token(request, str)
+        workers = [one for one in await self.fleet.workers() if place is None or one.worker > place[0]]
+        token = encode_token(request, workers[size - 1].worker) if len(workers) > size else ""
+        return agent_service_pb2.ListWorkersResponse(workers=workers[:size], next_page_token=token)
+
+    async def ListQueues(
+        self, request: agent_service_pb2.ListQueuesRequest, context: Context
+    ) -> agent_service_pb2.ListQueuesResponse:
+        size, place = page_size(request), decode_token(request, str)
+        queues = [one for one in await self.fleet.queues() if place is None or one.agent_id > place[0]]
+        token = encode_token(request, queues[size - 1].agent_id) if len(queues) > size else ""
+        return agent_service_pb2.ListQueuesResponse(queues=queues[:size], next_page_token=token)
 
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
         topic = await self._topic(request.run_id)
@@ -175,7 +190,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         items = self._runs.log.subscribe_with_replay(
             topic,
             start,
-            max_events=request.max_batch_size or MAX_COMMIT_EVENTS,
+            max_events=request.max_batch_size or MAX_BATCH_EVENTS,
             idle_seconds=heartbeat,
             notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
             way=stream,

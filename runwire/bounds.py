@@ -23,6 +23,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from runwire import values
+from runwire.pubsub import MAX_BATCH_EVENTS
 from runwire.times import seconds_of
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
@@ -164,16 +165,19 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "WatchRunRequest.run_id": _RUN_ID,
     _AGENT + "WatchRunRequest.cursor": _CURSOR,
     _AGENT + "WatchRunRequest.heartbeat_interval": _HEARTBEAT,
-    _AGENT + "WatchRunRequest.max_batch_size": Number(0, 256),
+    _AGENT + "WatchRunRequest.max_batch_size": Number(0, MAX_BATCH_EVENTS),
     _AGENT + "ListRunEventsRequest.run_id": _RUN_ID,
     _AGENT + "ListRunEventsRequest.cursor": _CURSOR,
     _AGENT + "ListRunEventsRequest.page_size": _PAGE,
     _AGENT + "ListRunEventsRequest.page_token": _TOKEN,
     _AGENT + "CancelRunRequest.run_id": _RUN_ID,
     _AGENT + "CancelRunRequest.reason": Text(2000, nul=True),
+    _AGENT + "CreateRunTokenRequest.run_id": _RUN_ID,
+    _AGENT + "CreateRunTokenRequest.lifetime": Span(1, 3600),
     _AGENT + "ResumeRunRequest.run_id": _RUN_ID,
     _AGENT + "ResumeRunRequest.answers": Items(MAX_ANSWERS, MAX_ANSWER_BYTES),
     _AGENT + "Answer.request_id": Text(2048, nul=True),
+    _AGENT + "Answer.by": Text(256),
     _AGENT + "Answer.data": Size(MAX_ANSWER_BYTES),
     _AGENT + "Approve.override_arguments": Size(MAX_ANSWER_BYTES),
     _AGENT + "Answer.metadata": Size(MAX_ANSWER_BYTES),

@@ -44,6 +44,7 @@ from runwire.errors import (
 )
 from runwire.gate import Gate
 from runwire.pubsub import (
+    MAX_BATCH_EVENTS,
     MAX_COMMIT_BYTES,
     MAX_COMMIT_EVENTS,
     Commit,
@@ -194,7 +195,7 @@ class CachingPubSub:
         topic: str,
         after: Position | None = None,
         *,
-        max_events: int = MAX_COMMIT_EVENTS,
+        max_events: int = MAX_BATCH_EVENTS,
         max_bytes: int = MAX_COMMIT_BYTES,
     ) -> History:
         """One batch of the log after a position; None: from the oldest event that is kept.
@@ -227,7 +228,7 @@ class CachingPubSub:
         topic: str,
         start: Position | Start = Start.EARLIEST,
         *,
-        max_events: int = MAX_COMMIT_EVENTS,
+        max_events: int = MAX_BATCH_EVENTS,
         max_bytes: int = MAX_COMMIT_BYTES,
         idle_seconds: float = 10.0,
         notify_gaps: bool = False,
@@ -246,7 +247,7 @@ class CachingPubSub:
         """
         ahead, alarm = Ahead(self._ahead), Alarm()
         try:
-            async with self._attach(topic, start, max_events, ahead, notify_gaps) as (tail, opening):
+            async with self._attach(topic, start, ahead, notify_gaps) as (tail, opening):
                 position, target, caught_up = opening.position, opening.head.last, False
                 yield Opened(opening.opened_at, opening.head)
                 if opening.gap:
@@ -354,14 +355,15 @@ class CachingPubSub:
 
     @asynccontextmanager
     async def _attach(
-        self, topic: str, start: Position | Start, max_events: int, ahead: Ahead, notify_gaps: bool
+        self, topic: str, start: Position | Start, ahead: Ahead, notify_gaps: bool
     ) -> AsyncIterator[tuple[Tail, _Opening]]:
         """A reader's place in the log, and the tail that it shares with others. What was read for it is `ahead`."""
         for _ in range(_MOST_OPENINGS):
             async with self._join(topic) as tail:
                 known = tail.position
+                # A small page: the first events are to be there soon.
                 opening, page = await self._open(
-                    topic, start, max_events, self._ahead.page_bytes(), notify_gaps=notify_gaps
+                    topic, start, MAX_COMMIT_EVENTS, self._ahead.page_bytes(), notify_gaps=notify_gaps
                 )
                 tail.extend(page)
                 _compare(tail, known, page.head)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -45,6 +45,16 @@ def open_store(url: str) -> AbstractAsyncContextManager[Store]:
         what = f"unknown scheme {parts.scheme!r}" if parts.scheme else "no scheme"
         raise ConfigurationError(f"the store URL has {what}; supported are {SUPPORTED}")
     return opener(url, parts)
+
+
+@contextmanager
+def share_memory(name: str, store: MemoryStore) -> Iterator[None]:
+    """Inside, `memory://name` is this store: for tests, which move its clock."""
+    _shared[name] = store
+    try:
+        yield
+    finally:
+        del _shared[name]
 
 
 def _check_port(parts: SplitResult) -> None:

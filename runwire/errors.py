@@ -29,6 +29,7 @@
     +-- AlreadyExists               REQUEST_ID_REUSED: the request id was used with another request
     +-- PreconditionFailed
     |   +-- NotSuspended            NOT_SUSPENDED: the run does not wait for this answer
+    |   +-- RunTokensOff            RUN_TOKENS_OFF: the service has no keys to sign run tokens with
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
     |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
     |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
@@ -47,6 +48,7 @@
         +-- SlowConsumer            SLOW_CONSUMER
         +-- TooManyStreams          TOO_MANY_STREAMS
         +-- TooManyRequests         TOO_MANY_REQUESTS
+        +-- RateExceeded            RATE_EXCEEDED: a tenant starts more than it may
         +-- TooManyMessages         TOO_MANY_MESSAGES: as many wait in the conversation as may
         +-- KeysUnavailable         KEYS_UNAVAILABLE: who signed the token cannot be looked up
 
@@ -262,6 +264,12 @@ class AlreadyAnswered(PreconditionFailed):
     reason = "ALREADY_ANSWERED"
 
 
+class RunTokensOff(PreconditionFailed):
+    """The service has no keys to sign run tokens with."""
+
+    reason = "RUN_TOKENS_OFF"
+
+
 class NotAConversation(PreconditionFailed):
     """The run was not started as a conversation."""
 
@@ -374,6 +382,12 @@ class TooManyRequests(Unavailable):
     """This server works on as many calls of this kind as it allows, and as many wait."""
 
     reason = "TOO_MANY_REQUESTS"
+
+
+class RateExceeded(Unavailable):
+    """A tenant starts more in a second than it may. Metadata: tenant."""
+
+    reason = "RATE_EXCEEDED"
 
 
 class TooManyMessages(Unavailable):

@@ -31,6 +31,9 @@ _PATTERNS: Final = tuple(
             _MASK,
         ),
         (r"\beyJ[\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*)?", 0, _MASK),
+        # Ours: of a file, and of a run.
+        (r"\brw_[0-9a-f]{12}_[\w-]{8,}", 0, _MASK),
+        (r"\brwr_[\w-]{8,}(?:\.[\w-]{0,100})?", 0, _MASK),
         (r"\b(?:bearer|basic)\s{1,5}(?!\[redacted\])[\w.~+/=-]{8,}", re.IGNORECASE, _MASK),
         (r"\bAIza[\w-]{20,}", 0, _MASK),
         (r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}", 0, _MASK),

@@ -27,9 +27,10 @@ from grpc_status import rpc_status
 from runwire import errors, requests
 from runwire.calls import Call, Calls
 from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed, RunwireError, Unavailable
-from runwire.identity import policy
+from runwire.identity import audit, policy
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
+from runwire.identity.limits import Limits
 from runwire.identity.principal import Principal, acting
 from runwire.identity.server_certificates import Identity, ServerCertificates
 from runwire.logs import Sparing
@@ -61,6 +62,7 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
     (errors.SlowConsumer, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyStreams, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyRequests, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.RateExceeded, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyMessages, code_pb2.RESOURCE_EXHAUSTED),
     (errors.Unavailable, code_pb2.UNAVAILABLE),
     (errors.CommitRefused, code_pb2.ABORTED),
@@ -186,8 +188,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 class IdentityInterceptor(grpc.aio.ServerInterceptor):
     """Makes the principal of each call, before anything of it is received, and refuses what it may not do."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, limits: Limits) -> None:
         self._authenticator = authenticator
+        self._limits = limits
 
     async def intercept_service(
         self,
@@ -220,12 +223,12 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):
         async def acting_for(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 who = principal or self._by_certificate(context, method)
+                with self._limits.admitted(who, method), acting(who):
+                    working = behaviour(request, context)
+                    del request  # see _let_go
+                    return await working
             except RunwireError as error:
                 await _abort(error, method, context)
-            with acting(who):
-                working = behaviour(request, context)
-                del request  # see _let_go
-                return await working
 
         return acting_for
 
@@ -303,15 +306,23 @@ Parse: TypeAlias = "Callable[[bytes], Any] | None"
 def _guard_unary(behaviour: Any, parse: Parse, method: str) -> Any:
     # The request comes as bytes: what does not parse is an error of the caller's, with a status that says so.
     async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        entry: audit.Entry | None = None
         try:
             reading = requests.read(parse, data)
             del data  # also where it is refused: gRPC keeps this frame for a while, with the abortion of the call
-            working = behaviour(await reading, context)
+            request = await reading
+            entry = audit.entry(method, request)
+            working = behaviour(request, context)
+            del request
             response = await working
+            if entry is not None:
+                entry.done(response)
             # For `runwire doctor`: which code answers, and by which clock.
             context.set_trailing_metadata(((VERSION_KEY, _VERSION), (TIME_KEY, f"{time.time():.6f}")))
             return response
         except Exception as error:
+            if entry is not None:
+                entry.failed(error)
             await _abort(error, method, context)
 
     return guarded
@@ -435,7 +446,7 @@ async def serve(
     if services:
         access.check(listen)
     interceptors = [
-        IdentityInterceptor(access.authenticator),
+        IdentityInterceptor(access.authenticator, Limits(access.most)),
         CallsInterceptor(calls or Calls()),
         ErrorInterceptor(outflow or Outflow()),
     ]

@@ -17,6 +17,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from runwire import logs
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
+from runwire.identity.settings import shown
 from runwire.redaction import masked, one_line
 from scorer_service import config
 
@@ -36,13 +37,14 @@ _RESULTS_HELP = "Where scorer runs are kept: sqlite:///file or postgresql://... 
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )
 @click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus finds metrics; port 0 picks one. [off]")
+@click.option("--print-config", is_flag=True, help="Print all settings, without secrets, and end.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
 @click.pass_context
-def main(context: click.Context, /, **given: Any) -> None:
+def main(context: click.Context, /, print_config: bool, **given: Any) -> None:
     """Scores finished runs. Every setting is also an environment variable: RUNWIRE_STORE, RUNWIRE_RESULTS,
     RUNWIRE_SCORER_LISTEN, RUNWIRE_SCORERS, RUNWIRE_JUDGE_MODEL ... (see scorer_service/config.py)."""
     if context.invoked_subcommand is None:
-        _finish(lambda: _serve(given))
+        _finish(lambda: print(shown(config.load(**given))) if print_config else _serve(given))
 
 
 @main.command(name="migrate")

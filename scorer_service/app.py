@@ -58,14 +58,20 @@ T = TypeVar("T")
 log = logging.getLogger("scorer_service")
 
 
-async def run(settings: Settings, announce: Callable[[str], None], stopping: asyncio.Event | None = None) -> None:
+async def run(
+    settings: Settings,
+    announce: Callable[[str], None],
+    stopping: asyncio.Event | None = None,
+    scorers: Registry | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT (or `stopping`, where it is given), then drains: health first, watches told, work
     finished or handed back. It ends so too while it still waits for its store or its database.
 
-    `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable, and
-    RunwireError where scorers used the process up: they block the others for good, or leave behind what never ends.
+    `announce` is told the address once the service answers. `scorers` stand in for those that the settings name. Raises
+    ConfigurationError, StoreUnavailable, and RunwireError where scorers used the process up: they block the others for
+    good, or leave behind what never ends.
     """
-    scorers = registry.load(settings.scorers)
+    scorers = scorers or registry.load(settings.scorers)
     judge = _judge(settings)
     stopping, stuck = stopping or _stop_on_signals(), list[str]()
 

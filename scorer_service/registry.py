@@ -77,7 +77,11 @@ def load(modules: Sequence[str]) -> Registry:
     A scorer of a module replaces a prebuilt one of the same id. Raises ConfigurationError for a module that cannot be
     imported or has none.
     """
-    own = [scorer for name in modules for scorer in scorers_of(name)]
+    return with_prebuilt([scorer for name in modules for scorer in scorers_of(name)])
+
+
+def with_prebuilt(own: Sequence[Scorer]) -> Registry:
+    """These scorers and the prebuilt ones, each of which one of the same id replaces."""
     replaced = {scorer.id for scorer in own}
     return Registry([*(scorer for scorer in _prebuilt() if scorer.id not in replaced), *own])
 

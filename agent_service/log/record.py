@@ -27,11 +27,13 @@ DEATH: Final = "death"
 """How the process that executed the run alone ended, the last time."""
 TRACE: Final = "trace"
 """W3C trace context: traceparent, newline, tracestate."""
-SUMMARY: Final = (RUN, CANCEL)
+CANCELLER: Final = "cancelled-by"
+"""Who asked for it."""
+SUMMARY: Final = (RUN, CANCEL, CANCELLER)
 """What `to_run` needs."""
 BRIEF: Final = "brief"
 """The Run as lists show it: at most about MAX_BRIEF_BYTES and its labels. Written with every RUN."""
-LISTED: Final = (BRIEF, CANCEL)
+LISTED: Final = (BRIEF, CANCEL, CANCELLER)
 """What `to_listed` needs."""
 MAX_BRIEF_BYTES: Final = 4 * 1024
 """A larger run is listed without its largest fields."""
@@ -130,12 +132,14 @@ def _size(value: Any) -> int:
 def to_run(stored: Stored) -> run_pb2.Run:
     """The Run of a topic that is not expired, with what its head knows better."""
     run = _readable(stored.fields[RUN]) or _lost(stored)
+    run.cancelled_by = stored.fields.get(CANCELLER, b"").decode()
     return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
 
 
 def to_listed(stored: Stored) -> run_pb2.Run:
     """The Run of a topic that is not expired, as lists show it."""
     run = _readable(stored.fields[BRIEF]) or _lost(stored)
+    run.cancelled_by = stored.fields.get(CANCELLER, b"").decode()
     return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
 
 

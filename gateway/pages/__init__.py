@@ -32,6 +32,8 @@ def routes(settings: Settings, services: Callable[[Request], Services]) -> list[
         Route("/runs/{runId}", view.page(runs.one), name="run"),
         Route("/runs/{runId}/cancel", view.page(runs.cancel), methods=["POST"]),
         Route("/runs/{runId}/answer", view.page(runs.answer), methods=["POST"]),
+        Route("/runs/{runId}/messages", view.page(runs.say), methods=["POST"]),
+        Route("/runs/{runId}/end", view.page(runs.end), methods=["POST"]),
         Route("/scorers", view.page(scores.scorers), name="scorers"),
         Route("/scorers/{scorerId}/{action:str}", view.page(scores.hold), methods=["POST"]),
         Route("/workers", view.page(fleet.workers), name="workers"),

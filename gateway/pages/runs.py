@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 from starlette.datastructures import FormData
@@ -10,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.pages.view import View, without_empty
-from gateway.resources import RESOURCES, request_of
-from runwire.agent.v1 import run_pb2
+from gateway.resources import RESOURCES, parsed, request_of
+from runwire.agent.v1 import agent_service_pb2, run_pb2
 from runwire.client import approve, deny, scorer_run_filter, supply
 from runwire.errors import InvalidRequest, RunwireError
 from runwire.scorer.v1 import scorer_service_pb2
@@ -39,8 +40,16 @@ async def listing(view: View, request: Request) -> Response:
 async def start(view: View, request: Request) -> Response:
     """Starts a run from the form: JSON where the input reads as JSON, else text."""
     form = await request.form(max_files=0, max_fields=10)
-    run = await view.services(request).agents.start_run(text_of(form, "agent"), _input(text_of(form, "input")))
-    return view.go(f"/runs/{run.run_id}")
+    members = {
+        "agentId": text_of(form, "agent"),
+        "input": _input(text_of(form, "input")),
+        "requestId": str(uuid.uuid4()),
+    }
+    if text_of(form, "conversation"):
+        members["conversation"] = {}
+    asked = parsed(members, agent_service_pb2.StartRunRequest())
+    answer = await view.services(request).agents.call("StartRun", asked)
+    return view.go(f"/runs/{answer.run.run_id}")
 
 
 async def one(view: View, request: Request) -> Response:
@@ -78,6 +87,27 @@ async def answer(view: View, request: Request) -> Response:
     else:
         raise InvalidRequest({"decision": f"{decision!r} is none of approve, deny, supply"})
     await view.services(request).agents.resume_run(run_id, [given])
+    return view.go(f"/runs/{run_id}")
+
+
+async def say(view: View, request: Request) -> Response:
+    """Gives a message to a conversation; the script sends it in place, without it the page is shown again."""
+    run_id = request.path_params["runId"]
+    form = await request.form(max_files=0, max_fields=10)
+    mode = text_of(form, "mode") or "queue"
+    message = {"message": _input(text_of(form, "message")), "mode": f"MESSAGE_MODE_{mode.upper()}", "runId": run_id}
+    if request_id := text_of(form, "request_id"):
+        message["requestId"] = request_id
+    asked = parsed(message, agent_service_pb2.SendMessageRequest())
+    await view.services(request).agents.call("SendMessage", asked, repeat=bool(asked.request_id))
+    return view.go(f"/runs/{run_id}")
+
+
+async def end(view: View, request: Request) -> Response:
+    """Ends a conversation once its messages are consumed."""
+    run_id = request.path_params["runId"]
+    request_ = agent_service_pb2.EndConversationRequest(run_id=run_id)
+    await view.services(request).agents.call("EndConversation", request_)
     return view.go(f"/runs/{run_id}")
 
 

@@ -302,6 +302,21 @@ def _resumed(event: run_event_pb2.RunEvent, before: RunView) -> Text:
     return Text("▶ goes on", style="cyan")
 
 
+def _turn_started(event: run_event_pb2.RunEvent, before: RunView) -> Text | None:
+    if event.turn not in before.turns:
+        return None
+    return Text(f"↻ turn {event.turn} begins again; what it said before is void", style="yellow")
+
+
+def _turn_finished(event: run_event_pb2.RunEvent, before: RunView) -> Text:
+    state = state_name(event.turn_finished.state, run_pb2.RunState)
+    return Text.assemble(("■ ", STYLES.get(state, "")), f"turn {event.turn} {state}")
+
+
+def _message_received(event: run_event_pb2.RunEvent, before: RunView) -> Text:
+    return Text.assemble(("← ", "cyan"), compact(from_value(event.message_received.message)))
+
+
 _LINES: dict[str | None, Any] = {
     "run_started": _run_started,
     "step_started": _step_started,
@@ -310,6 +325,9 @@ _LINES: dict[str | None, Any] = {
     "custom": _custom,
     "run_suspended": _suspended,
     "run_resumed": _resumed,
+    "turn_started": _turn_started,
+    "turn_finished": _turn_finished,
+    "message_received": _message_received,
 }
 
 

@@ -23,6 +23,7 @@ STYLES = {
     "pending": "cyan",
     "retrying": "yellow",
     "suspended": "yellow",
+    "waiting": "yellow",
     "failed": "red",
     "cancelled": "magenta",
     "declined": "dim",

@@ -245,6 +245,8 @@ def _details(run: run_pb2.Run) -> list[tuple[str, str]]:
             f"{usage.tool_calls} tool calls",
         ),
         ("scorers", ", ".join(each.scorer_id for each in run.scorers)),
+        ("owner", run.owner),
+        ("cancelled by", run.cancelled_by),
         ("created", when(run.create_time)),
         ("started", when(run.start_time)),
         ("ended", when(run.end_time)),

@@ -12,7 +12,7 @@ import click
 
 from runwire.cli.inputs import Duration
 from runwire.cli.output import note, print_table
-from runwire.identity import static_tokens
+from runwire.identity import run_tokens, static_tokens
 from runwire.identity.principal import SCOPES
 from runwire.scorer_requests import DEFAULT_TENANT
 
@@ -87,6 +87,12 @@ def revoke(token_id: str, path: Path) -> None:
 
 def _when(seconds: float | None) -> str:
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@token.command()
+def key() -> None:
+    """Print a new key for run tokens, for the file that RUNWIRE_RUN_TOKEN_KEYS names: its first line signs."""
+    print(run_tokens.new_key())
 
 
 COMMANDS = (token,)

@@ -144,7 +144,9 @@ class BaseStream(Generic[Item, C]):
         return self._reader.heartbeat_seconds * self._missed_heartbeats
 
     def _next(self) -> Item:
-        """Gives out an item that was received."""
+        """Gives out an item that was received; the one before it counts as handled."""
+        if self._current is not None:
+            self._reader.handled(self._current)
         self._current = self._items.popleft()
         return self._current
 

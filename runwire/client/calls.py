@@ -127,8 +127,8 @@ class Stream(BaseStream[Item, grpc.aio.Channel]):
         `on_discontinuity` lets the stream go on), NotFound, InvalidRequest, FrameUnreadable for a frame that does not
         parse (`cursor` stands before it), ClientClosed, and Unavailable when the policy says to give up.
         """
-        self._settle()
         if not self._items:
+            self._settle()
             await self._fill()
         return self._next()
 

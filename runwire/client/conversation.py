@@ -110,6 +110,11 @@ class Reply:
         """The turn so far; None until the message is consumed."""
         return self._reader.turn
 
+    @property
+    def run_ended(self) -> bool:
+        """Whether the run ended with this turn, or without it."""
+        return self._reader.run_ended
+
     def __aiter__(self) -> Self:
         return self
 

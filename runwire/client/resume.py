@@ -214,6 +214,11 @@ class RunReader(
 
     def _fresh(self, events: Sequence[run_event_pb2.RunEvent]) -> Sequence[run_event_pb2.RunEvent]:
         fresh, following = [], self._next
+        if events and following is not None:
+            after = following + len(events)
+            if [event.sequence for event in events] == list(range(following, after)):
+                self._next = after
+                return events
         for event in events:
             expected = event.sequence if following is None else following
             if event.sequence < expected:

@@ -121,8 +121,8 @@ class Stream(BaseStream[Item, grpc.Channel]):
 
     def __next__(self) -> Item:
         """The next item. Errors as in `runwire.client.Stream`."""
-        self._settle()
         if not self._items:
+            self._settle()
             self._fill()
         return self._next()
 

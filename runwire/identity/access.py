@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from runwire.errors import ConfigurationError
 from runwire.identity.authenticator import Authenticator
+from runwire.identity.limits import Most
+from runwire.identity.run_tokens import RunTokens
 from runwire.identity.server_certificates import ServerCertificates
 
 log = logging.getLogger("runwire.identity")
@@ -20,6 +22,9 @@ class Access:
     authenticator: Authenticator = field(default_factory=Authenticator)
     certificates: ServerCertificates | None = None
     """None: in plain text."""
+    run_tokens: RunTokens | None = None
+    """What run tokens are made with."""
+    most: Most = field(default_factory=Most)
     insecure: bool = False
     """Whether to listen beyond this machine all the same."""
     reflection: bool = True

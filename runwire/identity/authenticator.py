@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from runwire.errors import TokenInvalid, TokenMissing
-from runwire.identity import static_tokens
+from runwire.identity import run_tokens, static_tokens
 from runwire.identity.certificates import Certificates
 from runwire.identity.principal import ANONYMOUS, Principal
+from runwire.identity.run_tokens import RunTokens
 from runwire.identity.static_tokens import StaticTokens
 from runwire.identity.web_tokens import WebTokens
 
@@ -25,10 +26,12 @@ class Authenticator:
         tokens: StaticTokens | None = None,
         web_tokens: WebTokens | None = None,
         certificates: Certificates | None = None,
+        signed: RunTokens | None = None,
     ) -> None:
         self._tokens = tokens
         self._web_tokens = web_tokens
         self._certificates = certificates
+        self._run_tokens = signed
 
     @property
     def is_open(self) -> bool:
@@ -53,7 +56,10 @@ class Authenticator:
         return await self._by(token.strip())
 
     async def _by(self, token: str) -> Principal:
-        if token.startswith(static_tokens.PREFIX):
+        if token.startswith(run_tokens.PREFIX):
+            if self._run_tokens is not None:
+                return self._run_tokens.principal(token)
+        elif token.startswith(static_tokens.PREFIX):
             if self._tokens is not None:
                 return self._tokens.principal(token)
         elif self._web_tokens is not None:

@@ -23,6 +23,7 @@ RULES: Final = {
     _AGENT + "ListRunEvents": RUNS_READ,
     _AGENT + "CancelRun": RUNS_WRITE,
     _AGENT + "ResumeRun": RUNS_ANSWER,
+    _AGENT + "CreateRunToken": RUNS_READ,
     _AGENT + "SendMessage": RUNS_WRITE,
     _AGENT + "EndConversation": RUNS_WRITE,
     _AGENT + "ListTurns": RUNS_READ,
@@ -54,6 +55,24 @@ RULES: Final = {
 }
 
 
+OF_ONE_RUN: Final = frozenset(_AGENT + name for name in ("GetRun", "WatchRun", "ListRunEvents", "ListTurns"))
+"""What a run token may call."""
+
+CHANGES: Final = frozenset(
+    method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE)
+) | {_SCORER + "PauseScorer", _SCORER + "ResumeScorer", _AGENT + "CreateRunToken"}
+"""What is written into the audit log."""
+
+
+STARTS: Final = frozenset({_AGENT + "StartRun", _SCORER + "RequestScorerRun"})
+"""What counts against the starts of a tenant."""
+
+STREAMS: Final = frozenset({_AGENT + "WatchRun", _SCORER + "WatchScorerRuns"})
+"""What counts against its streams."""
+
+COUNTED: Final = STARTS | STREAMS
+
+
 def is_public(method: str) -> bool:
     """Whether anybody may call it."""
     return RULES.get(method) == PUBLIC
@@ -62,5 +81,7 @@ def is_public(method: str) -> bool:
 def check(principal: Principal, method: str) -> None:
     """Raises ScopeMissing if the principal may not call this method, given as `/package.Service/Method`."""
     scope = RULES.get(method, ADMIN)
+    if principal.run_id and method not in OF_ONE_RUN:
+        raise ScopeMissing("a run token reads its run, and does nothing else", scope=scope)
     if not principal.may(scope):
         raise ScopeMissing(f"this call needs the scope {scope!r}", scope=scope)

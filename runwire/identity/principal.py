@@ -37,6 +37,8 @@ class Principal:
     scopes: frozenset[str]
     expire_time: float | None = None
     """When its proof ends, in seconds since the Unix epoch; streams end then, too. None: it does not end by itself."""
+    run_id: str = ""
+    """The one run that it may read, and nothing else; empty: what its scopes say."""
     still_good: Callable[[], bool] | None = field(default=None, compare=False, repr=False)
     """Whether its proof was not taken back since."""
 
@@ -67,6 +69,10 @@ class Principal:
     def owner(self) -> str | None:
         """Whose things it sees: its own alone, or (None) all of its tenant."""
         return self.subject if OWN in self.scopes and ADMIN not in self.scopes else None
+
+    def sees(self, run_id: str) -> bool:
+        """Whether it may know of a run of its tenant at all; whose it is comes on top."""
+        return self.run_id in ("", run_id)
 
     def sees_all(self, what: str) -> None:
         """Raises OwnOnly if it sees its own things alone; `what` says what it asked for."""

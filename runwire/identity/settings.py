@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from runwire.errors import ConfigurationError
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
 from runwire.identity.certificates import Certificates
+from runwire.identity.limits import Most
+from runwire.identity.run_tokens import RunTokens
 from runwire.identity.server_certificates import ServerCertificates
 from runwire.identity.static_tokens import StaticTokens
 from runwire.identity.web_tokens import Provider, WebTokens
+from runwire.redaction import masked, one_line
 
 
 class AccessSettings(BaseSettings):
@@ -46,6 +49,17 @@ class AccessSettings(BaseSettings):
     """The claim with the scopes: a text with spaces, or a list."""
     certificate_rules: Path | None = None
     """Rules that say whom client certificates stand for. Read again when it changes."""
+    run_token_keys: Path | None = None
+    """Keys that sign run tokens, made by `runwire token key`; the same for all replicas. Read again when it changes."""
+    tenant_starts_per_second: float = Field(100.0, ge=0, allow_inf_nan=False)
+    """How many runs, or scorer runs, a tenant may start a second in this process; 0: any number. Nothing is counted
+    without authentication."""
+    tenant_start_burst: int = Field(1000, ge=1)
+    """How many of them may come at once."""
+    tenant_streams: int = Field(10_000, ge=0)
+    """How many streams a tenant may have in this process; 0: any number."""
+    principal_streams: int = Field(5_000, ge=0)
+    """How many of them may be of one subject."""
     reflection: bool = True
     """Whether gRPC reflection is served, to everybody."""
 
@@ -55,14 +69,45 @@ class AccessSettings(BaseSettings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def shown(settings: BaseSettings) -> str:
+    """All settings, one variable a line, without secrets."""
+    prefix = str(settings.model_config.get("env_prefix", ""))
+    lines = []
+    for name, field in type(settings).model_fields.items():
+        value, alias = getattr(settings, name), field.validation_alias
+        names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+        variable = next((each for each in names if each.startswith(prefix)), f"{prefix}{name.upper()}")
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+        lines.append(f"{variable}={one_line(masked(text))}")
+    return "\n".join(lines)
+
+
 def access_of(settings: AccessSettings) -> Access:
     """As it is set up. Raises ConfigurationError."""
+    run_tokens = RunTokens(settings.run_token_keys) if settings.run_token_keys else None
     authenticator = Authenticator(
         tokens=StaticTokens(settings.tokens) if settings.tokens else None,
         web_tokens=WebTokens(_provider(settings)) if settings.jwt_issuer or settings.jwt_jwks else None,
         certificates=Certificates(settings.certificate_rules) if settings.certificate_rules else None,
+        signed=run_tokens,
     )
-    return Access(authenticator, _certificates(settings), insecure=settings.insecure, reflection=settings.reflection)
+    return Access(
+        authenticator,
+        _certificates(settings),
+        run_tokens,
+        _most(settings),
+        insecure=settings.insecure,
+        reflection=settings.reflection,
+    )
+
+
+def _most(settings: AccessSettings) -> Most:
+    return Most(
+        tenant_starts_per_second=settings.tenant_starts_per_second,
+        tenant_start_burst=settings.tenant_start_burst,
+        principal_streams=settings.principal_streams,
+        tenant_streams=settings.tenant_streams,
+    )
 
 
 def _certificates(settings: AccessSettings) -> ServerCertificates | None:

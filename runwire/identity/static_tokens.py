@@ -45,7 +45,9 @@ class StaticToken:
 
     def principal(self, still_good: Callable[[], bool] | None = None) -> Principal:
         """Whom it proves. Raises ValueError."""
-        return Principal(self.subject, self.tenant, checked_scopes(self.scopes), self.expire_time, still_good)
+        return Principal(
+            self.subject, self.tenant, checked_scopes(self.scopes), self.expire_time, still_good=still_good
+        )
 
     def state(self, now: float) -> str:
         """`revoked`, `expired` or `valid`."""

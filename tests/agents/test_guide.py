@@ -1,5 +1,6 @@
 """docs/agents.md."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -16,11 +17,13 @@ def test_the_examples_of_the_guide_work(monkeypatch: pytest.MonkeyPatch) -> None
     names: dict[str, object] = {"__name__": "guide"}
     for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL):
         exec(compile(block, str(GUIDE), "exec"), names)
+    asyncio.run(names["test_refund"]())  # type: ignore[operator]
     defined = {name: value.agent_id for name, value in names.items() if isinstance(value, Definition)}
     assert defined == {
         "assistant": "assistant",
         "careful": "assistant",
         "thrifty": "assistant",
         "guessing_game": "guessing-game",
+        "clerk_service": "clerk",
         "order": "order",
     }

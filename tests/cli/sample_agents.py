@@ -44,3 +44,14 @@ async def tooled(ctx: RunContext, input: str) -> dict[str, int]:
 @workflow(id="anything")
 async def anything(ctx: RunContext, input: object) -> None:
     """Takes any input."""
+
+
+@workflow(id="collector")
+async def collector(ctx: RunContext, input: str) -> list[str]:
+    """Collects what it is told."""
+    heard = [input]
+    await ctx.emit_text(f"heard {input}\n")
+    async for word in ctx.messages(str):
+        heard.append(word)
+        await ctx.emit_text(f"heard {word}\n")
+    return heard

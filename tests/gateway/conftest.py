@@ -41,7 +41,9 @@ class GatewayProcess(Server):
 @pytest.fixture(scope="session")
 def agent_service() -> Iterator[AgentProcess]:
     # A short lease: a test kills the service, and waits until its run is taken over.
-    with AgentProcess("agent_service.demo.ticker,tests.cli.sample_agents", lease_seconds="1") as service:
+    with AgentProcess(
+        "agent_service.demo.ticker,tests.cli.sample_agents,tests.gateway.agents", lease_seconds="1"
+    ) as service:
         yield service.start()
 
 

@@ -71,6 +71,25 @@ def test_a_run_is_started_answered_and_cancelled(http: httpx.Client) -> None:
     assert http.post(f"{path}/answer", data={"request": wanted, "decision": "odd"}).status_code == 400
 
 
+def test_a_conversation_is_held(http: httpx.Client) -> None:
+    """A run that is kept open has a box for messages, each sent once however often, and ends when it is told to."""
+    path = http.post("/runs", data={"agent": "echo", "input": "one", "conversation": "yes"}).headers["location"]
+    assert 'name="message"' in http.get(path).text
+    for _ in range(2):
+        told = http.post(f"{path}/messages", data={"message": "two", "mode": "queue", "request_id": "once"})
+        assert told.headers["location"] == path
+    assert http.post(f"{path}/messages", data={"message": "two", "mode": "odd"}).status_code == 400
+    http.post(f"{path}/end")
+    said = [each.data for each in read(http, f"/v1{path}/events")]
+    assert "".join(each["textDelta"]["text"] for each in said if "textDelta" in each) == "you said oneyou said two"
+    turns = http.get(f"/v1{path}/turns").json()["turns"]
+    assert [(turn["turn"], turn["message"], turn["state"]) for turn in turns] == [
+        (1, "one", "RUN_STATE_SUCCEEDED"),
+        (2, "two", "RUN_STATE_SUCCEEDED"),
+    ]
+    assert 'name="message"' not in http.get(path).text
+
+
 def test_a_redrive_says_how_many_first(http: httpx.Client) -> None:
     """A redrive by filter names its states, counts, and does it when somebody is sure."""
     assert http.post("/scorer-runs").status_code == 400

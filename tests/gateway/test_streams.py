@@ -106,28 +106,27 @@ def _until_killed(
     return more
 
 
-def test_a_gateway_that_drains(agent_service: AgentProcess, start: Callable[..., str]) -> None:
+def test_a_gateway_that_drains(agent_service: AgentProcess, http: httpx.Client, start: Callable[..., str]) -> None:
     """SIGTERM ends streams after a whole message, and the process soon after; the next gateway goes on."""
-    run_id = start("ticker", {"count": 200, "interval_ms": 10})
-    path = f"/v1/runs/{run_id}/events"
+    run_id = start("asker", "why?")
+    path, taken = f"/v1/runs/{run_id}/events", list[Message]()
     with GatewayProcess(agent_service.address, "127.0.0.1:1") as gateway:
         gateway.start()
-        taken: list[Message] = []
         with (
             httpx.Client(base_url=gateway.url, timeout=20.0) as client,
             client.stream("GET", path, headers=STREAM) as stream,
         ):
             for message in messages(stream.iter_lines()):
                 taken.append(message)
-                if len(taken) == 10:
+                if "runSuspended" in message.data:
                     assert gateway.process is not None
                     gateway.process.terminate()
+        assert taken[-1].event == "message"
         assert gateway.process is not None
         assert gateway.process.wait(timeout=10) in (0, -15)
-        gateway.process = None
-        gateway.start()
-        with httpx.Client(base_url=gateway.url, timeout=20.0) as client:
-            taken += read(client, path, taken[-1].id)
+    wanted = http.get(f"/v1/runs/{run_id}").json()["pending"][0]["requestId"]
+    http.post(f"/v1/runs/{run_id}/answers", json={"answers": [{"requestId": wanted, "data": "Ada"}]})
+    taken += read(http, path, taken[-1].id)
     assert sequences(taken) == list(range(1, len(taken)))
     assert taken[-1].event == "end"
 

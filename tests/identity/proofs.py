@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from runwire.identity import static_tokens
+from runwire.identity import run_tokens, static_tokens
 from runwire.identity.principal import SCOPES
 
 ISSUER = "https://issuer.example"
@@ -73,6 +73,9 @@ class Proofs:
     def __init__(self, folder: Path) -> None:
         self.tokens = folder / "tokens.jsonl"
         self.issuer = Issuer(folder / "jwks.json")
+        self.keys = folder / "run-token-keys"
+        if not self.keys.exists():
+            self.keys.write_text(run_tokens.new_key() + "\n")
         self.token("nobody")
 
     def token(
@@ -89,4 +92,4 @@ class Proofs:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"tokens": self.tokens, **self.issuer.settings}
+        return {"tokens": self.tokens, "run_token_keys": self.keys, **self.issuer.settings}

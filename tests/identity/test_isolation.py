@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,8 +19,9 @@ from google.protobuf.message import Message
 from agent_service import RunContext, workflow
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
 from runwire.agent.v1 import run_event_pb2
-from runwire.identity import policy, static_tokens, watched_files
-from runwire.identity.principal import ADMIN, OWN, SCOPES
+from runwire.identity import policy, run_tokens, static_tokens, watched_files
+from runwire.identity.principal import ADMIN, OWN, SCOPES, Principal
+from runwire.identity.run_tokens import RunTokens
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import to_value
@@ -142,6 +144,10 @@ def requests(things: Things) -> dict[str, Message]:
         "ListRunEvents": agent_pb.ListRunEventsRequest(run_id=things.run_id),
         "CancelRun": agent_pb.CancelRunRequest(run_id=things.run_id),
         "ResumeRun": agent_pb.ResumeRunRequest(run_id=things.run_id, answers=[answer]),
+        "CreateRunToken": agent_pb.CreateRunTokenRequest(run_id=things.run_id),
+        "SendMessage": agent_pb.SendMessageRequest(run_id=things.run_id, message=to_value("x")),
+        "EndConversation": agent_pb.EndConversationRequest(run_id=things.run_id),
+        "ListTurns": agent_pb.ListTurnsRequest(run_id=things.run_id),
         "ListWorkers": agent_pb.ListWorkersRequest(),
         "ListQueues": agent_pb.ListQueuesRequest(),
         "ListScorerWorkers": scorer_pb.ListScorerWorkersRequest(),
@@ -159,7 +165,18 @@ def requests(things: Things) -> dict[str, Message]:
     }
 
 
-NAMES_A_THING = ("GetRun", "WatchRun", "ListRunEvents", "CancelRun", "ResumeRun", "GetScorerRun")
+NAMES_A_THING = (
+    "GetRun",
+    "WatchRun",
+    "ListRunEvents",
+    "CancelRun",
+    "ResumeRun",
+    "SendMessage",
+    "EndConversation",
+    "ListTurns",
+    "CreateRunToken",
+    "GetScorerRun",
+)
 """RPCs about one thing: another's is NOT_FOUND, in the words of one that there is not."""
 
 
@@ -172,6 +189,13 @@ MAKES_A_THING = ("StartRun", "RequestScorerRun")
 
 def _other_key(proofs: Proofs, folder: Path) -> str:
     return Issuer(folder / "other.json").token(scope=" ".join(SCOPES))
+
+
+def _other_run_token(proofs: Proofs, folder: Path) -> str:
+    path = folder / "other-keys"
+    path.write_text(run_tokens.new_key())
+    admin = Principal("x", "acme", frozenset({ADMIN}))
+    return RunTokens(path).create(admin, MISSING_RUN, 60.0)[0]
 
 
 BAD: dict[str, tuple[Callable[[Proofs, Path], str], str, str]] = {
@@ -192,6 +216,7 @@ BAD: dict[str, tuple[Callable[[Proofs, Path], str], str, str]] = {
     "a revoked token": (lambda proofs, _: proofs.revoked("x"), "UNAUTHENTICATED", "TOKEN_REVOKED"),
     "a JWT for others": (lambda proofs, _: proofs.issuer.token(aud="other"), "UNAUTHENTICATED", "TOKEN_INVALID"),
     "a JWT of others": (lambda proofs, _: proofs.issuer.token(iss="other"), "UNAUTHENTICATED", "TOKEN_INVALID"),
+    "an altered run token": (_other_run_token, "UNAUTHENTICATED", "TOKEN_INVALID"),
     "a JWT of no tenant": (lambda proofs, _: proofs.issuer.token(tenant=None), "UNAUTHENTICATED", "TOKEN_INVALID"),
 }
 """How each proof is made, and how every call with it ends."""
@@ -238,12 +263,16 @@ async def unproven(it: Deployment, good: dict[str, Message], folder: Path) -> li
 async def without_scope(it: Deployment, good: dict[str, Message]) -> list[str]:
     faults = []
     for method in METHODS:
-        scope = policy.RULES[f"/{method.containing_service.full_name}/{method.name}"]
+        scope = _rule(method)
         token = it.proofs.token("x", "acme", *(each for each in SCOPES if each not in (scope, ADMIN, OWN)))
         refusal = await it.refusal(method, good[method.name], token)
         if refusal is None or (refusal.code.name, refusal.reason) != ("PERMISSION_DENIED", "SCOPE_MISSING"):
             faults.append(f"{method.name} without {scope}: {refusal}")
     return faults
+
+
+def _rule(method: MethodDescriptor) -> str:
+    return policy.RULES[f"/{method.containing_service.full_name}/{method.name}"]
 
 
 async def foreign(
@@ -327,6 +356,89 @@ async def test_owners_of_one_tenant(url: str, tmp_path: Path) -> None:
         listed = (await it.do("ListRuns", everybody)).runs
         assert {each.run_id: each.owner for each in listed} == {found[name].run_id: name for name in tokens}
         await it.do("CancelRun", tokens["anna"], run_id=found["anna"].run_id)
+
+
+async def test_two_deployments_on_one_redis(valkey_url: str, tmp_path: Path) -> None:  # noqa: F811 - a fixture
+    """With a prefix each, the same tenant, request id and agent are two runs, and neither deployment sees, executes or
+    ends the other's."""
+    async with (
+        deployment(f"{valkey_url}?prefix=blue:", tmp_path) as blue,
+        replica(f"{valkey_url}?prefix=green:", asks, **blue.proofs.settings) as green,
+    ):
+        token = blue.proofs.token("anna", "acme")
+        things = await things_of(blue, token)
+        green_stub = Deployment(blue.proofs, {"AgentService": green.channel})
+        assert not (await green_stub.do("ListRuns", token)).runs
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await green_stub.do("GetRun", token, run_id=things.run_id)
+        assert refusal_of(caught.value).reason == "RUN_NOT_FOUND"
+        same = (await green_stub.do("StartRun", token, agent_id="asks", input=to_value("y"), request_id="one")).run
+        assert same.run_id == things.run_id
+        await green_stub.do("CancelRun", token, run_id=same.run_id)
+        assert not (await blue.do("GetRun", token, run_id=things.run_id)).run.cancel_requested
+
+
+async def test_a_run_token_reads_one_run(url: str, tmp_path: Path) -> None:
+    """It reads its run by four RPCs; every other call with it is refused, every other run is NOT_FOUND, and a key that
+    is taken out of the file ends it."""
+    async with deployment(url, tmp_path) as it:
+        victim = it.proofs.token("victim", "acme")
+        things = await things_of(it, victim)
+        another = (await it.do("StartRun", victim, agent_id="echo", input=to_value("y"))).run.run_id
+        token = (await it.do("CreateRunToken", victim, run_id=things.run_id)).token
+        good, others = requests(things), requests(Things(another, things.scorer_run_id))
+        for method in METHODS:
+            reads = method.name in ("GetRun", "WatchRun", "ListRunEvents", "ListTurns")
+            refusal = await it.refusal(method, good[method.name], token)
+            assert (refusal and refusal.reason) == (None if reads else "SCOPE_MISSING"), method.name
+            refusal = await it.refusal(method, others[method.name], token)
+            assert refusal is not None, method.name
+            assert refusal.reason == ("RUN_NOT_FOUND" if reads else "SCOPE_MISSING"), method.name
+        old = it.proofs.keys.read_text()
+        it.proofs.keys.write_text(run_tokens.new_key() + "\n" + old)
+        newer = (await it.do("CreateRunToken", victim, run_id=things.run_id)).token
+        for each in (token, newer):
+            assert (await it.do("GetRun", each, run_id=things.run_id)).run.run_id == things.run_id
+        it.proofs.keys.write_text(it.proofs.keys.read_text().splitlines()[0])
+        assert (await it.do("GetRun", newer, run_id=things.run_id)).run.run_id == things.run_id
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await it.do("GetRun", token, run_id=things.run_id)
+        assert refusal_of(caught.value).reason == "TOKEN_INVALID"
+
+
+async def test_who_did_it_is_kept(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run says who started, answered and cancelled it, whatever the request says of that; the audit log has a line
+    for each change by a principal, with its outcome, and no secret."""
+    async with deployment(url, tmp_path) as it:
+        tokens = {name: it.proofs.token(name, "acme") for name in ("anna", "ben", "cleo")}
+        things = await things_of(it, tokens["anna"])
+        answer = run_event_pb2.Answer(request_id="suspend/name", data=to_value(SECRET), by="somebody else")
+        await it.do("ResumeRun", tokens["ben"], run_id=things.run_id, answers=[answer])
+        other = (await it.do("StartRun", tokens["anna"], agent_id="asks", input=to_value("x"))).run.run_id
+        for name in ("cleo", "ben"):
+            run = (await it.do("CancelRun", tokens[name], run_id=other)).run
+        assert (run.owner, run.cancelled_by) == ("anna", "cleo")
+        listed = (await it.do("ListRuns", tokens["ben"])).runs
+        assert {each.run_id: each.cancelled_by for each in listed} == {other: "cleo", things.run_id: ""}
+        events: list[run_event_pb2.RunEvent] = []
+        while not any(event.HasField("run_resumed") for event in events):
+            events = list((await it.do("ListRunEvents", tokens["ben"], run_id=things.run_id)).events)
+        resumed = next(event.run_resumed for event in events if event.HasField("run_resumed"))
+        assert [each.by for each in resumed.answers] == ["ben"]
+        with pytest.raises(grpc.aio.AioRpcError):
+            await it.do("ResumeRun", tokens["cleo"], run_id=things.run_id, answers=[answer])
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "runwire.audit"]
+    assert [(line["subject"], line["action"], line["outcome"]) for line in lines] == [
+        ("anna", "StartRun", "done"),
+        ("anna", "RequestScorerRun", "done"),
+        ("ben", "ResumeRun", "done"),
+        ("anna", "StartRun", "done"),
+        ("cleo", "CancelRun", "done"),
+        ("ben", "CancelRun", "done"),
+        ("cleo", "ResumeRun", "failed"),
+    ]
+    assert all(line["tenant"] == "acme" and "run_id" in line for line in lines if line["action"] != "RequestScorerRun")
+    assert SECRET not in str(lines)
 
 
 async def test_a_stream_ends_with_its_proof(url: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -54,6 +55,13 @@ def test_a_scope_is_needed_and_enough(method: str) -> None:
     with pytest.raises(ScopeMissing) as caught:
         policy.check(Principal("x", "acme", others), method)
     assert caught.value.metadata == {"scope": scope}
+
+
+def test_every_change_is_written_down() -> None:
+    """The audit log is of each RPC that the contract does not call free of side effects, and of no other."""
+    free = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    ours = [each for each in methods() if each.full_name.startswith("runwire.")]
+    assert {path(each) for each in ours if each.GetOptions().idempotency_level != free} == policy.CHANGES
 
 
 def test_what_has_no_rule_is_for_admins() -> None:

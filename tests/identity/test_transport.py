@@ -177,7 +177,7 @@ async def test_certificates_are_exchanged_under_open_streams(url: str, authority
             async with channel:
                 watch = channel.unary_stream("/runwire.agent.v1.AgentService/WatchRun")
                 name = b"\x0a" + bytes([len(run.run_id)]) + run.run_id.encode()
-                streams = [watch(name, metadata=metadata) for _ in range(50)]
+                streams = [watch(name, metadata=metadata) for _ in range(200)]
                 for stream in streams:
                     assert await stream.read()
                 for serial in range(1, 21):

@@ -536,12 +536,12 @@ async def test_history_goes_on_after_a_full_entry(one: OneLog) -> None:
     await one.create(full, full, 3)
     position, found = None, []
     for _ in range(3):
-        history = await one.log.get_history(one.topic, position)
+        history = await one.log.get_history(one.topic, position, max_events=full)
         assert history.batch is not None
         found += events_of([history.batch])
         position = history.batch.position
     assert found == events(1, 2 * full + 3)
-    assert (await one.log.get_history(one.topic, position)).batch is None
+    assert (await one.log.get_history(one.topic, position, max_events=full)).batch is None
 
 
 async def test_history_goes_on_after_a_large_event(one: OneLog) -> None:

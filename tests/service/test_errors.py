@@ -422,7 +422,7 @@ async def opens(it: Replica, run_id: str) -> bool:
 WRONG_WATCHES: dict[str, dict[str, Any]] = {
     "run_id": {"run_id": ""},
     "heartbeat_interval": {"heartbeat_interval": duration_pb2.Duration(seconds=61)},
-    "max_batch_size": {"max_batch_size": 257},
+    "max_batch_size": {"max_batch_size": 4097},
     "position": {"position": 9},
     "gap_policy": {"gap_policy": 9},
 }

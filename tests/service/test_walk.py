@@ -73,6 +73,7 @@ async def test_every_field_of_agents_at_its_extremes(memory_url: str, caplog: py
             "WatchRun": agent_pb.WatchRunRequest(run_id=waiting.run_id),
             "ListRunEvents": agent_pb.ListRunEventsRequest(run_id=waiting.run_id),
             "CancelRun": agent_pb.CancelRunRequest(run_id=waiting.run_id),
+            "CreateRunToken": agent_pb.CreateRunTokenRequest(run_id=waiting.run_id),
             "ResumeRun": agent_pb.ResumeRunRequest(run_id=waiting.run_id, answers=[answer]),
             "SendMessage": agent_pb.SendMessageRequest(run_id=talk.run_id, message=to_value("x")),
             "EndConversation": agent_pb.EndConversationRequest(run_id=talk.run_id),

@@ -12,6 +12,10 @@ from runwire.redaction import MAX_MESSAGE_LENGTH, masked, redact
     [
         ("Authorization: Bearer abc.def-ghi_jkl", "Authorization: [redacted]"),
         ("bearer   0123456789", "[redacted]"),
+        ("token rw_0123456789ab_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789_-AbCdE.", "token [redacted]."),
+        ("GET /v1/runs/x?access_token=rwr_eyJ0IjoiYSJ9.c2lnbmF0dXJl&x=1", "GET /v1/runs/x?access_token=[redacted]&x=1"),
+        ("rwr_eyJ0IjoiYSJ9.c2lnbmF0dXJl is over", "[redacted] is over"),
+        ("{'access_token': 'abcdef'}", "{'access_token': '[redacted]'}"),
         ("Basic dXNlcjpwYXNzd29yZA==", "[redacted]"),
         ("key sk-proj-abcdefghijklmnop is wrong", "key [redacted] is wrong"),
         ("ghp_0123456789abcdefghij", "[redacted]"),

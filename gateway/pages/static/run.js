@@ -27,12 +27,11 @@ function show(state) {
 
 function beginStep(event) {
   const number = event.step ?? 0;
-  supersede(number);
+  const again = supersede(number) ? ", once more" : "";
   const section = element("div", "step");
   const name = event.stepStarted?.name;
-  const again = event.attempt > 1 ? `, attempt ${event.attempt}` : "";
   if (number) section.append(element("h3", "", `step ${number}${name ? `: ${name}` : ""}${again}`));
-  const step = { section, attempt: event.attempt, part: null };
+  const step = { section, part: null };
   steps.set(number, step);
   log.append(section);
   return step;
@@ -40,9 +39,17 @@ function beginStep(event) {
 
 function supersede(number) {
   const step = steps.get(number);
-  if (!step) return;
+  if (!step) return false;
   step.section.classList.add("superseded");
   step.section.title = "superseded: this step was executed again";
+  return true;
+}
+
+// A message of a conversation, and what becomes of its turn.
+function showMessage(value, words) {
+  const shown = element("div", "message");
+  shown.append(element("p", "faint", words), element("div", "text", pretty(value ?? null)));
+  log.append(shown);
 }
 
 function stepOf(event) {
@@ -89,6 +96,21 @@ const handlers = {
   reasoningDelta: (event) => append(event, "reasoning", event.reasoningDelta.text ?? ""),
   toolCallStarted: startTool,
   toolCallFinished: finishTool,
+  turnStarted(event) {
+    show("RUN_STATE_RUNNING");
+    showMessage(event.turnStarted.message, `turn ${event.turn}`);
+  },
+  messageReceived(event) {
+    showMessage(event.messageReceived.message, "within this turn");
+  },
+  turnFinished(event) {
+    const { state, error } = event.turnFinished;
+    if (state !== "RUN_STATE_SUCCEEDED") {
+      const words = (state ?? "").replace("RUN_STATE_", "").toLowerCase();
+      log.append(element("p", "faint", `turn ${event.turn} ${words}${error ? `: ${error.message}` : ""}`));
+    }
+    show("RUN_STATE_WAITING");
+  },
   custom(event) {
     const step = stepOf(event);
     step.part = null;
@@ -109,8 +131,9 @@ const handlers = {
     const { state, output } = event.runFinished;
     show(state);
     document.getElementById("cancel")?.remove();
+    document.getElementById("say")?.remove();
     document.getElementById("pending").replaceChildren();
-    document.getElementById("result").hidden = false;
+    document.getElementById("result").hidden = steps.size > 0 && output === undefined;
     document.getElementById("output").textContent = pretty(output ?? null);
   },
 };
@@ -125,6 +148,23 @@ function take(event) {
     if (event[name] !== undefined) handle(event);
   }
 }
+
+// A message is sent in place, once however often the network makes us repeat it.
+const say = document.getElementById("say");
+say?.addEventListener("submit", async (submitted) => {
+  submitted.preventDefault();
+  const form = new FormData(say);
+  form.set("request_id", crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`);
+  const problem = document.getElementById("say-problem");
+  try {
+    const answer = await fetch(say.action, { method: "POST", body: new URLSearchParams(form), redirect: "manual" });
+    if (answer.type !== "opaqueredirect" && !answer.ok) throw new Error(`it was refused (${answer.status})`);
+    problem.textContent = "";
+    say.reset();
+  } catch (error) {
+    problem.textContent = `The message was not sent: ${error.message}`;
+  }
+});
 
 const source = new EventSource(`/v1/runs/${encodeURIComponent(log.dataset.run)}/events`);
 source.onopen = () => { connection.textContent = "live"; };

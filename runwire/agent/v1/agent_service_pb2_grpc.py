@@ -89,15 +89,10 @@ class AgentServiceStub(object):
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunResponse.FromString,
                 _registered_method=True)
-        self.ListWorkers = channel.unary_unary(
-                '/runwire.agent.v1.AgentService/ListWorkers',
-                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.SerializeToString,
-                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.FromString,
-                _registered_method=True)
-        self.ListQueues = channel.unary_unary(
-                '/runwire.agent.v1.AgentService/ListQueues',
-                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
-                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
+        self.CreateRunToken = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/CreateRunToken',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenResponse.FromString,
                 _registered_method=True)
         self.SendMessage = channel.unary_unary(
                 '/runwire.agent.v1.AgentService/SendMessage',
@@ -113,6 +108,16 @@ class AgentServiceStub(object):
                 '/runwire.agent.v1.AgentService/ListTurns',
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.SerializeToString,
                 response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.FromString,
+                _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/ListWorkers',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
+        self.ListQueues = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/ListQueues',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
                 _registered_method=True)
 
 
@@ -209,17 +214,10 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListWorkers(self, request, context):
-        """Lists the processes that execute runs, each as it last described itself, a few seconds ago at most. One that died is
-        listed until it has been silent for 15 seconds; one that ended in order is not.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListQueues(self, request, context):
-        """Lists what waits, by agent, with how many workers could do it: where runs are due and no worker has their agent,
-        nothing will happen to them until one comes. Agents that this process does not have are among them.
+    def CreateRunToken(self, request, context):
+        """Makes a token that reads this one run or conversation, by GetRun, WatchRun, ListRunEvents and ListTurns, and does
+        nothing else, for minutes: so that a backend can let a browser watch what it started. NOT_FOUND / RUN_NOT_FOUND, RUN_EXPIRED. FAILED_PRECONDITION /
+        RUN_TOKENS_OFF: this service has no keys to sign with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,6 +248,22 @@ class AgentServiceServicer(object):
 
     def ListTurns(self, request, context):
         """Lists the turns of a conversation, oldest first: the newest 1,000. Empty for a run that is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkers(self, request, context):
+        """Lists the processes that execute runs, each as it last described itself, a few seconds ago at most. One that died is
+        listed until it has been silent for 15 seconds; one that ended in order is not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQueues(self, request, context):
+        """Lists what waits, by agent, with how many workers could do it: where runs are due and no worker has their agent,
+        nothing will happen to them until one comes. Agents that this process does not have are among them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,15 +312,10 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunRequest.FromString,
                     response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ResumeRunResponse.SerializeToString,
             ),
-            'ListWorkers': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListWorkers,
-                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.FromString,
-                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.SerializeToString,
-            ),
-            'ListQueues': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListQueues,
-                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.FromString,
-                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.SerializeToString,
+            'CreateRunToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRunToken,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenResponse.SerializeToString,
             ),
             'SendMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.SendMessage,
@@ -322,6 +331,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ListTurns,
                     request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.FromString,
                     response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.SerializeToString,
+            ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'ListQueues': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQueues,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -566,7 +585,7 @@ class AgentService(object):
             _registered_method=True)
 
     @staticmethod
-    def ListWorkers(request,
+    def CreateRunToken(request,
             target,
             options=(),
             channel_credentials=None,
@@ -579,36 +598,9 @@ class AgentService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/runwire.agent.v1.AgentService/ListWorkers',
-            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.SerializeToString,
-            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListQueues(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/runwire.agent.v1.AgentService/ListQueues',
-            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
-            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
+            '/runwire.agent.v1.AgentService/CreateRunToken',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.CreateRunTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -690,6 +682,60 @@ class AgentService(object):
             '/runwire.agent.v1.AgentService/ListTurns',
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.SerializeToString,
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/ListWorkers',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQueues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/ListQueues',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
             options,
             channel_credentials,
             insecure,

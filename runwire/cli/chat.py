@@ -1,0 +1,177 @@
+"""chat: a conversation with an agent, on a terminal or through a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import click
+
+from runwire.agent.v1 import agent_service_pb2 as pb
+from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.cli.follow import PlainView, compact
+from runwire.cli.output import note, print_json, state_name
+from runwire.cli.session import Interrupted, Session, pass_session, service_options
+from runwire.client import approve, deny, from_value, supply
+from runwire.client.sync import AgentClient
+from runwire.client.sync_conversation import Conversation, Reply
+from runwire.errors import ConversationEnded, NotFound, RunwireError
+
+_HELP = "/turns lists the turns, /end ends the conversation, /cancel ends it at once, /quit leaves it as it is"
+
+
+@click.command()
+@click.argument("agent", required=False, default="")
+@click.option("--run", "run_id", default="", metavar="RUN", help="Go on with this conversation.")
+@service_options()
+@pass_session
+def chat(session: Session, agent: str, run_id: str) -> int:
+    """Talk with AGENT: a line is a message, and the answer is shown as it comes, through every cut.
+
+    What the agent asks for (approvals, results of tools that are executed elsewhere) is asked on the terminal. /help
+    lists the commands. Ctrl-C and the end of the input leave the conversation as it is; exits with 1 if its last turn
+    failed.
+    """
+    if bool(agent) == bool(run_id):
+        raise click.UsageError("name an AGENT, or with --run a conversation to go on with")
+    with session.asking_agents(patiently=True) as client:
+        _check(session, agent, run_id)
+        talk = _Talk(session, client, client.conversation(agent, run_id=run_id))
+        try:
+            for line in _lines():
+                if not talk.take(line):
+                    break
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {talk.how_to_go_on()}") from None
+        if talk.open:
+            note(talk.how_to_go_on())
+    return 1 if talk.failed else 0
+
+
+def _check(session: Session, agent: str, run_id: str) -> None:
+    """Asked first, and not patiently: a mistake is told before anything is typed."""
+    with session.asking_agents() as client:
+        if run_id:
+            client.get_run(run_id)
+        elif agent not in {each.agent_id for each in client.list_agents()}:
+            raise NotFound(f"no agent {agent!r}; see: runwire agents")
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, or piped in, without empty lines."""
+    if not sys.stdin.isatty():
+        yield from filter(None, map(str.strip, sys.stdin))
+        return
+    import readline  # noqa: F401 - from now on `input` has a history and line editing
+
+    note(_HELP)
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return
+        if line:
+            yield line
+
+
+class _Talk:
+    """One conversation, message by message."""
+
+    def __init__(self, session: Session, client: AgentClient, conversation: Conversation) -> None:
+        self._session = session
+        self._client = client
+        self._conversation = conversation
+        self.failed = False
+        """The last turn did not succeed."""
+        self.open = True
+
+    def how_to_go_on(self) -> str:
+        if not self._conversation.run_id:
+            return "nothing was said"
+        return f"the conversation goes on. Come back with: runwire chat --run {self._conversation.run_id}"
+
+    def take(self, line: str) -> bool:
+        """A message or a command. False: the conversation is over."""
+        if not line.startswith("/"):
+            return self._say(line)
+        run_id = self._conversation.run_id
+        match line:
+            case "/quit":
+                return False
+            case "/turns" if run_id:
+                self._list_turns(run_id)
+            case "/end" if run_id:
+                self._conversation.end()
+                self.open = False
+                return False
+            case "/cancel" if run_id:
+                self._client.cancel_run(run_id, reason="cancelled in runwire chat")
+                self.open = False
+                return False
+            case _:
+                note(_HELP)
+        return True
+
+    def _list_turns(self, run_id: str) -> None:
+        for turn in self._client.list_turns(run_id):
+            if self._session.json:
+                print_json(turn)
+            else:
+                state = state_name(turn.state, run_pb2.RunState)
+                note(f"{turn.turn} {state}: {compact(from_value(turn.message))}")
+
+    def _say(self, message: str) -> bool:
+        reply = self._conversation.send(message)
+        try:
+            with PlainView() as view:
+                for event in reply:
+                    self._show(event, view)
+                    if event.HasField("run_suspended"):
+                        self._answer(event.run_suspended.pending)
+        except ConversationEnded as error:
+            note(str(error))
+            self.open = False
+            return False
+        return self._finish(reply)
+
+    def _show(self, event: run_event_pb2.RunEvent, view: PlainView) -> None:
+        if self._session.json:
+            print_json(pb.WatchRunResponse(batch=pb.Batch(events=[event])))
+        else:
+            view.show([event], "")
+
+    def _finish(self, reply: Reply) -> bool:
+        turn = reply.turn
+        self.failed = turn is None or turn.state != run_pb2.RUN_STATE_SUCCEEDED
+        if turn is not None and not self._session.json:
+            said = turn.output if isinstance(turn.output, str) else None
+            if turn.output is not None and (said is None or said.strip() not in turn.text):
+                print(turn.output if said is None else said, flush=True)
+            if turn.error is not None:
+                note(f"the turn failed: {turn.error.reason}: {turn.error.message}")
+        self.open = not reply.run_ended
+        return self.open
+
+    def _answer(self, pending: Sequence[run_pb2.PendingRequest]) -> None:
+        """Asks whoever sits here. Where nobody does, the conversation is left as it is."""
+        asked = [each for each in pending if each.kind != run_pb2.PENDING_KIND_TIME]
+        if not asked:
+            return
+        if not sys.stdin.isatty():
+            names = ", ".join(each.request_id for each in asked)
+            problem = f"it waits for {names}; answer with: runwire resume {self._conversation.run_id}"
+            raise RunwireError(problem)
+        self._conversation.answer([_ask(each) for each in asked])
+
+
+def _ask(request: run_pb2.PendingRequest) -> run_event_pb2.Answer:
+    what = f"{request.name} {compact(from_value(request.arguments))}"
+    if request.kind == run_pb2.PENDING_KIND_APPROVAL:
+        said = input(f"approve {what}? [y/N, or why not] ").strip()
+        if said.lower() in ("y", "yes"):
+            return approve(request.request_id)
+        return deny(request.request_id, "" if said.lower() in ("", "n", "no") else said)
+    return supply(request.request_id, input(f"{what}: "))
+
+
+COMMANDS = (chat,)
