@@ -35,7 +35,6 @@ _MORE_THREADS: Final = 32
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )
-@click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus finds metrics; port 0 picks one. [off]")
 @click.option("--print-config", is_flag=True, help="Print all settings, without secrets, and end.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
 def main(print_config: bool, **given: Any) -> None:

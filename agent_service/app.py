@@ -18,7 +18,7 @@ from agent_service.fleet import Fleet
 from agent_service.process.end import LAST_SECONDS, BoundedEnd
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
-from runwire import metrics, prometheus, scaler
+from runwire import scaler
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runwire.caching_pubsub import CachingPubSub
 from runwire.calls import Calls
@@ -26,7 +26,6 @@ from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
 from runwire.identity.settings import access_of
 from runwire.loop import repeat
-from runwire.metered_store import metered
 from runwire.outflow import Outflow
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
@@ -68,7 +67,6 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
             if not stopping.is_set():
                 raise
         else:
-            await stack.enter_async_context(prometheus.serving(settings.metrics))
             await service.run_on(store, stopping, announce)
 
 
@@ -96,8 +94,7 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
 
     services = [] if settings.role == "work" else [SERVICE, scaler.SERVICE]
     async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
-        with metrics.STREAMS_OPEN.watch(lambda: [(outflow.streams, {})]):
-            yield Service(agents, settings, servicer, server)
+        yield Service(agents, settings, servicer, server)
 
 
 class Service:
@@ -112,16 +109,12 @@ class Service:
     async def run_on(self, store: Store, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
         """Serves and executes the runs of this store until `stopping` is set, then drains."""
         settings, server = self._settings, self._server
-        if metrics.wanted(settings.metrics):
-            store = metered(store, settings.store)
         buffer_bytes = settings.stream_buffer_bytes // 2
         logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
         fleet = Fleet(store, self._agents)
         self._servicer.open(Runs(store, logs, self._agents), fleet)
         worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store))
-        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            fleet.measure(stack)
-            stack.enter_context(metrics.RUNS_RUNNING.watch(worker.running))
+        async with asyncio.TaskGroup() as group:
             idle_check = group.create_task(repeat("idle check", logs.run), name="idle check")
             watching = [group.create_task(repeat("health", partial(_watch_store, store, server)), name="health")]
             if settings.role != "work":
@@ -173,10 +166,4 @@ async def _store_problem(store: Store) -> str:
 
 def _reopen(store: Store, url: str) -> Callable[[], AbstractAsyncContextManager[Store]] | None:
     """Opens the store once more, for another thread, where it can be opened again."""
-    return (lambda: _opened_again(url)) if store.reopens else None
-
-
-@asynccontextmanager
-async def _opened_again(url: str) -> AsyncIterator[Store]:
-    async with open_store(url) as store:
-        yield metered(store, url) if metrics.LEASES_LOST.counts else store
+    return (lambda: open_store(url)) if store.reopens else None

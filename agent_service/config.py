@@ -72,8 +72,6 @@ class Settings(AccessSettings):
     call_buffer_bytes: int = Field(256 * 1024 * 1024, ge=64 * 1024 * 1024)
     """Most bytes that this process keeps for unary calls: half for requests, half for answers that clients have not
     taken; a connection has at most a quarter of each. What does not fit waits."""
-    metrics: str = Field("", validation_alias=AliasChoices("metrics", "RUNWIRE_AGENT_METRICS"))
-    """HOST:PORT at which Prometheus finds metrics; empty: nowhere. docs/metrics.md has them."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("agents", mode="before")

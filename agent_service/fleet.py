@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from agent_service.agents.registry import Registry
 from agent_service.log.record import agent_of
-from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat
 from runwire.pubsub import Depth, Notice, Store
-from runwire.times import duration, seconds_of, timestamp
+from runwire.times import duration, timestamp
 
 BOARD: Final = "workers"
 SAY_SECONDS: Final = 5.0
@@ -72,8 +71,6 @@ class Fleet:
         self._store = store
         self._agents = agents
         self._complained: set[str] = set()
-        self._seen: Sequence[pb.RunQueue] = ()
-        """As of the last look, for metrics."""
 
     async def workers(self) -> list[pb.Worker]:
         """In order of their names."""
@@ -95,8 +92,7 @@ class Fleet:
 
     async def watch_once(self) -> float:
         """Says once of each agent that its runs wait and nobody can do them, and when that is over."""
-        self._seen = await self.queues()
-        stranded = {queue.agent_id: queue for queue in self._seen if is_stranded(queue)}
+        stranded = {queue.agent_id: queue for queue in await self.queues() if is_stranded(queue)}
         for agent_id in sorted(stranded.keys() - self._complained):
             queue = stranded[agent_id]
             if queue.oldest_due_age.seconds < _PATIENCE_SECONDS:
@@ -107,15 +103,6 @@ class Fleet:
             log.info("runs of agent %r do not wait for a worker any more", agent_id)
         self._complained = set(stranded)
         return _LOOK_SECONDS
-
-    def measure(self, stack: ExitStack | AsyncExitStack) -> None:
-        """Tells metrics of the queues, as of the last look, until `stack` is left."""
-        stack.enter_context(metrics.QUEUE_DUE.watch(lambda: self._each(lambda queue: queue.due)))
-        stack.enter_context(metrics.QUEUE_AGE.watch(lambda: self._each(lambda one: seconds_of(one.oldest_due_age))))
-        stack.enter_context(metrics.QUEUE_WORKERS.watch(lambda: self._each(lambda queue: queue.workers)))
-
-    def _each(self, value: Callable[[pb.RunQueue], float]) -> list[tuple[float, metrics.Labels]]:
-        return [(value(queue), {"agent": queue.agent_id}) for queue in self._seen]
 
 
 def is_stranded(queue: pb.RunQueue) -> bool:

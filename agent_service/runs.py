@@ -11,7 +11,6 @@ from typing import Final
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
 from agent_service.log import record, turns
-from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (
@@ -102,7 +101,6 @@ class Runs:
             committed = await self.log.publish(commit)
         except TopicExists:
             return await self._repeated(topic, run.run_id, digest)
-        metrics.RUNS_STARTED.add(1, agent=run.agent_id)
         return record.with_head(run, topic, committed.head, False)
 
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:

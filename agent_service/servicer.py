@@ -14,7 +14,6 @@ from agent_service.config import Settings
 from agent_service.conversations import Conversations
 from agent_service.fleet import Fleet
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
-from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
 from runwire.caching_pubsub import CaughtUp, Ended, Gap, Idle, Item, Opened, Start
@@ -185,7 +184,6 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         heartbeat = _heartbeat_of(request)
         start = _start(request, codec)
         stream = self._outflow.stream(context)
-        metrics.STREAMS_OPENED.add(1, start="cursor" if isinstance(start, Position) else start.name.lower())
         await stream.open()
         items = self._runs.log.subscribe_with_replay(
             topic,

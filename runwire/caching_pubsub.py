@@ -29,7 +29,7 @@ from enum import Enum
 from operator import attrgetter
 from typing import Final, Protocol
 
-from runwire import frames, metrics
+from runwire import frames
 from runwire.alarm import Alarm
 from runwire.batch import Batch, batches, check_at, whole
 from runwire.errors import (
@@ -487,7 +487,6 @@ class CachingPubSub:
         self, topic: str, tail: Tail, ahead: Ahead, position: Position, notify_gaps: bool
     ) -> Sequence[Entry] | Gap:
         """Reads for one reader, which is behind the ring."""
-        metrics.STREAMS_BEHIND.add(1)
         page = await self._read_live(topic, position, self._ahead.page_bytes())
         gap = _gap_after(position, page, notify_gaps)
         if gap is not None:

@@ -36,7 +36,6 @@ _RESULTS_HELP = "Where scorer runs are kept: sqlite:///file or postgresql://... 
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )
-@click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus finds metrics; port 0 picks one. [off]")
 @click.option("--print-config", is_flag=True, help="Print all settings, without secrets, and end.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
 @click.pass_context

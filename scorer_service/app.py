@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from runwire import metrics, prometheus, scaler
+from runwire import scaler
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 from runwire.identity.settings import access_of
@@ -30,7 +30,6 @@ from scorer_service.execution import fetch
 from scorer_service.execution.executor import Executor, Limits, start_executor
 from scorer_service.execution.processes import JudgeSettings, Processes
 from scorer_service.execution.worker import Worker
-from scorer_service.queue.depth import Depth
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.jobs import Jobs
@@ -181,12 +180,7 @@ async def _put_together(
         settings.scorer_sample_retention_seconds,
     )
     retention = Retention(database, ages, backlog=jobs.backlog)
-    depth = None
-    if metrics.wanted(settings.metrics):
-        await stack.enter_async_context(prometheus.serving(settings.metrics))
-        depth = Depth(database, holders)
-        depth.measure(stack)
-    return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter, depth)
+    return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter)
 
 
 def _work_seconds(settings: Settings) -> float:
@@ -208,7 +202,6 @@ class _Parts:
         statistics: Statistics,
         retention: Retention,
         exporter: Exporter | None,
-        depth: Depth | None,
     ) -> None:
         self._database = database
         self._server = server
@@ -219,7 +212,6 @@ class _Parts:
         self._statistics = statistics
         self._retention = retention
         self._exporter = exporter
-        self._depth = depth
         self._problem = ""
         self._wakeups: Sequence[Wakeup] = ()
         self._stopping = False
@@ -239,8 +231,6 @@ class _Parts:
             ]
             if self._exporter is not None:
                 loops.append(("export", self._exporter.run_once, Wakeup()))
-            if self._depth is not None:
-                loops.append(("depth", self._depth.look_once, Wakeup()))
             self._wakeups = [wakeup for _, _, wakeup in loops]
             tasks = [group.create_task(repeat(name, work, wakeup), name=name) for name, work, wakeup in loops]
             working = group.create_task(self._worker.run(), name="worker")

@@ -30,9 +30,6 @@ class Settings(AccessSettings):
     scorer_migrate: bool = False
     """Migrate a PostgreSQL database at start. (A SQLite file is always migrated.)"""
 
-    metrics: str = Field("", validation_alias=AliasChoices("metrics", "RUNWIRE_SCORER_METRICS"))
-    """HOST:PORT at which Prometheus finds metrics; empty: nowhere. docs/metrics.md has them."""
-
     scorer_concurrency: int = Field(default=256, ge=1, le=10_000)
     """Most scorer runs at once in this process."""
     scorer_processes: int = Field(default=2, ge=1, le=256)

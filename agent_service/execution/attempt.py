@@ -26,7 +26,7 @@ from agent_service.log.journal import Journal
 from agent_service.log.turns import TurnEnded
 from agent_service.log.writer import CommitFailed, EventTooLarge, LogWriter, OwnershipLost, Rider
 from agent_service.process import event_loop
-from runwire import frames, metrics
+from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import EventsLost, Fenced, FieldExists, StoreUnavailable
@@ -594,7 +594,6 @@ class Execution:
             try:
                 rider, finished = self._last_rider(end, form)
                 await self._writer.write(rider, run_finished=finished)
-                metrics.RUNS_ENDED.add(1, agent=self.agent_id, state=run_pb2.RunState.Name(end.state)[10:].lower())
                 return
             except (OwnershipLost, asyncio.CancelledError):
                 raise

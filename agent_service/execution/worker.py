@@ -21,7 +21,6 @@ from agent_service.execution.leases import Leases, OpenStore
 from agent_service.execution.suspects import AloneExecution, Children
 from agent_service.fleet import Presence
 from agent_service.log import record
-from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2
 from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
@@ -150,13 +149,6 @@ class Worker:
         if not self._in_memory:
             self._suspects.update(claim.topic for claim in claims)
         return claims
-
-    def running(self) -> list[tuple[float, metrics.Labels]]:
-        """How many runs of each agent are executed here."""
-        return [
-            (self._running[definition.agent_id], {"agent": definition.agent_id, "version": definition.version})
-            for definition in self._agents
-        ]
 
     def describe(self) -> agent_service_pb2.Worker:
         """This worker as ListWorkers shows it."""

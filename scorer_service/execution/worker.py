@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from runwire import metrics
 from runwire.errors import Unavailable
 from runwire.loop import Wakeup, repeat
 from scorer_service.execution.executor import Executor, Limits, handed_back
@@ -229,7 +228,6 @@ class Worker:
     def deliver(self, finished: Sequence[Finished]) -> None:
         """Takes the ends of attempts."""
         for done in finished:
-            metrics.SCORER_ATTEMPTS.add(1, scorer=done.job.scorer_id, state=done.state.name.lower())
             held = self._held.get(done.job.scorer_run_id)
             if held is not None and held.job.token == done.job.token:
                 self._release(done.job)
