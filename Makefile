@@ -117,7 +117,7 @@ lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirem
 	$(LOCK) --upgrade --resolution lowest-direct pyproject.toml --all-extras --group test -o requirements/lowest.txt
 	$(IMAGE_LOCK) --group build -o requirements/build.txt
 	$(IMAGE_LOCK) pyproject.toml --extra agent --extra scorer -o requirements/demo.txt
-	$(IMAGE_LOCK) pyproject.toml --extra agent --extra redis -o requirements/agent.txt
+	$(IMAGE_LOCK) pyproject.toml --extra agent --extra redis --extra otel -o requirements/agent.txt
 	$(IMAGE_LOCK) pyproject.toml --extra gateway -o requirements/gateway.txt
 	$(IMAGE_LOCK) pyproject.toml --extra scorer --extra judges --extra redis --extra postgres --extra otel -o requirements/scorer.txt
 	@! grep -n '://' requirements/*.txt || { echo "a lock file names a host"; exit 1; }

@@ -32,11 +32,14 @@ _MORE_THREADS: Final = 32
 @click.option("--role", help="all, serve (answers calls only) or work (executes runs only). [all]")
 @click.option("--model", help="Model of the demonstration agent, such as openai:gpt-5.2; without: a local one.")
 @click.option("--concurrency", type=int, help="Most runs at once in this process. [100]")
+@click.option("--metrics", metavar="HOST:PORT", help="Where to show metrics in Prometheus' text. [nowhere]")
+@click.option("--metrics-export", metavar="otlp", help="Send metrics by OTLP. [off]")
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )
 @click.option("--print-config", is_flag=True, help="Print all settings, without secrets, and end.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
+@click.option("--log-format", help="text, json, or auto: JSON where it is no terminal. [auto]")
 def main(print_config: bool, **given: Any) -> None:
     """Executes agents and streams their events. Every setting is also an environment variable: RUNWIRE_STORE,
     RUNWIRE_AGENTS, RUNWIRE_AGENT_LISTEN, RUNWIRE_LEASE_SECONDS ... (see agent_service/config.py)."""
@@ -45,7 +48,7 @@ def main(print_config: bool, **given: Any) -> None:
         if print_config:
             print(shown(settings))
             return
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, settings.log_format)
         if settings.store == config.DEFAULT_STORE:
             # Ours, so it may be made; a folder that somebody names must be there, or the name is wrong.
             config.DEFAULT_FOLDER.mkdir(exist_ok=True)

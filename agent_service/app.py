@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Final
+from urllib.parse import urlsplit
 
 from agent_service.agents import registry
 from agent_service.agents.registry import Registry
@@ -18,7 +19,7 @@ from agent_service.fleet import Fleet
 from agent_service.process.end import LAST_SECONDS, BoundedEnd
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
-from runwire import scaler
+from runwire import metrics, scaler, telemetry
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runwire.caching_pubsub import CachingPubSub
 from runwire.calls import Calls
@@ -51,6 +52,8 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     opening = open_store(settings.store)
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
+        engine = urlsplit(settings.store).scheme
+        await stack.enter_async_context(telemetry.measured("agent", engine, settings.metrics, settings.metrics_export))
         end = BoundedEnd(settings.shutdown_grace_seconds + LAST_SECONDS)
         service = await stack.enter_async_context(listen(agents, settings))
         try:
@@ -94,7 +97,9 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
 
     services = [] if settings.role == "work" else [SERVICE, scaler.SERVICE]
     async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
-        yield Service(agents, settings, servicer, server)
+        # Asked by whoever collects, from another thread.
+        with metrics.STREAMS_OPEN.of(lambda: outflow.streams), metrics.CALLS_WAITING.of(lambda: calls.waiting):
+            yield Service(agents, settings, servicer, server)
 
 
 class Service:
@@ -108,17 +113,32 @@ class Service:
 
     async def run_on(self, store: Store, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
         """Serves and executes the runs of this store until `stopping` is set, then drains."""
-        settings, server = self._settings, self._server
+        settings = self._settings
         buffer_bytes = settings.stream_buffer_bytes // 2
         logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
         fleet = Fleet(store, self._agents)
         self._servicer.open(Runs(store, logs, self._agents), fleet)
         worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store))
+        with fleet.shown():
+            await self._run(store, logs, fleet, worker, stopping, announce)
+
+    async def _run(
+        self,
+        store: Store,
+        logs: CachingPubSub,
+        fleet: Fleet,
+        worker: Worker,
+        stopping: asyncio.Event,
+        announce: Callable[[str], None],
+    ) -> None:
+        settings, server = self._settings, self._server
         async with asyncio.TaskGroup() as group:
             idle_check = group.create_task(repeat("idle check", logs.run), name="idle check")
             watching = [group.create_task(repeat("health", partial(_watch_store, store, server)), name="health")]
             if settings.role != "work":
                 watching.append(group.create_task(repeat("queues", fleet.watch_once), name="queues"))
+            if settings.metrics or settings.metrics_export:
+                watching.append(group.create_task(repeat("loop lag", telemetry.watch_lag), name="loop lag"))
             if settings.role != "serve":
                 group.create_task(worker.run(), name="worker")
             await server.set_serving(True)

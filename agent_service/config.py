@@ -73,6 +73,12 @@ class Settings(AccessSettings):
     """Most bytes that this process keeps for unary calls: half for requests, half for answers that clients have not
     taken; a connection has at most a quarter of each. What does not fit waits."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    metrics: str = ""
+    """HOST:PORT at which metrics are shown in Prometheus' text; empty: nowhere."""
+    metrics_export: Literal["", "otlp"] = ""
+    """`otlp`: send metrics by OTLP; the usual OTEL_EXPORTER_OTLP_* variables say where to and by which protocol."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""
 
     @field_validator("agents", mode="before")
     @classmethod

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from agent_service.agents.registry import Registry
 from agent_service.log.record import agent_of
+from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat
 from runwire.pubsub import Depth, Notice, Store
-from runwire.times import duration, timestamp
+from runwire.times import duration, seconds_of, timestamp
 
 BOARD: Final = "workers"
 SAY_SECONDS: Final = 5.0
@@ -71,6 +72,18 @@ class Fleet:
         self._store = store
         self._agents = agents
         self._complained: set[str] = set()
+        self._seen: Sequence[pb.RunQueue] = ()
+        """As it was the last time; nothing where that is not known."""
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside, the metrics show what `watch_once` saw."""
+        with (
+            metrics.RUNS_DUE.of(lambda: {queue.agent_id: queue.due for queue in self._seen}),
+            metrics.RUNS_OLDEST_DUE_SECONDS.of(lambda: {queue.agent_id: _age(queue) for queue in self._seen}),
+            metrics.RUNS_WORKERS.of(lambda: {queue.agent_id: queue.workers for queue in self._seen}),
+        ):
+            yield
 
     async def workers(self) -> list[pb.Worker]:
         """In order of their names."""
@@ -92,7 +105,8 @@ class Fleet:
 
     async def watch_once(self) -> float:
         """Says once of each agent that its runs wait and nobody can do them, and when that is over."""
-        stranded = {queue.agent_id: queue for queue in await self.queues() if is_stranded(queue)}
+        self._seen = await self._look()
+        stranded = {queue.agent_id: queue for queue in self._seen if is_stranded(queue)}
         for agent_id in sorted(stranded.keys() - self._complained):
             queue = stranded[agent_id]
             if queue.oldest_due_age.seconds < _PATIENCE_SECONDS:
@@ -103,6 +117,17 @@ class Fleet:
             log.info("runs of agent %r do not wait for a worker any more", agent_id)
         self._complained = set(stranded)
         return _LOOK_SECONDS
+
+    async def _look(self) -> Sequence[pb.RunQueue]:
+        try:
+            return await self.queues()
+        except BaseException:
+            self._seen = ()  # numbers of before would hide that the store is away
+            raise
+
+
+def _age(queue: pb.RunQueue) -> float:
+    return seconds_of(queue.oldest_due_age)
 
 
 def is_stranded(queue: pb.RunQueue) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
-from agent_service.log import record, turns
+from agent_service.log import record, telling, turns
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (
@@ -101,6 +101,7 @@ class Runs:
             committed = await self.log.publish(commit)
         except TopicExists:
             return await self._repeated(topic, run.run_id, digest)
+        telling.accepted(who.tenant, run)
         return record.with_head(run, topic, committed.head, False)
 
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:

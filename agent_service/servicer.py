@@ -14,6 +14,7 @@ from agent_service.config import Settings
 from agent_service.conversations import Conversations
 from agent_service.fleet import Fleet
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
+from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
 from runwire.batch import Batch
 from runwire.caching_pubsub import CaughtUp, Ended, Gap, Idle, Item, Opened, Start
@@ -25,16 +26,17 @@ from runwire.errors import (
     RunExpired,
     RunNotFound,
     RunTokensOff,
+    RunwireError,
     ServerDraining,
     StoreUnavailable,
     StreamMaxAge,
 )
-from runwire.frames import varint
+from runwire.frames import MAX_BATCH_EVENTS, varint
 from runwire.identity.principal import caller
 from runwire.identity.run_tokens import DEFAULT_SECONDS, RunTokens
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.pubsub import MAX_BATCH_EVENTS, Position
+from runwire.pubsub import Position
 from runwire.scorer_requests import topic_of
 from runwire.times import duration, seconds_of, timestamp
 
@@ -184,6 +186,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         heartbeat = _heartbeat_of(request)
         start = _start(request, codec)
         stream = self._outflow.stream(context)
+        metrics.STREAMS_STARTED.add(start="resumed" if isinstance(start, Position) else start.value)
         await stream.open()
         items = self._runs.log.subscribe_with_replay(
             topic,
@@ -193,7 +196,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             notify_gaps=request.gap_policy == agent_service_pb2.GAP_POLICY_NOTIFY,
             way=stream,
         )
-        with _errors_of_run(request.run_id, codec):
+        with _counted(), _errors_of_run(request.run_id, codec):
             async with aclosing(items):
                 await self._send(items, codec, stream, heartbeat)
 
@@ -215,11 +218,26 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 ended = isinstance(item, Ended)
                 del item  # while the client takes its time, its frame is all that is kept
                 await stream.write(frame)
+                metrics.STREAM_BYTES.add(len(frame))
                 if not ended and (loop.time() >= end or not who.is_proven()):
                     raise StreamMaxAge("the stream is as old as this server allows: resume", RETRY_DELAY_SECONDS)
         except (ServerDraining, StreamMaxAge) as error:
             await stream.write(_closing(error, cursor))
             raise
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Counts how a stream ends."""
+    try:
+        yield
+    except RunwireError as error:
+        metrics.STREAMS_ENDED.add(reason=error.reason.lower())
+        raise
+    except BaseException:
+        metrics.STREAMS_ENDED.add(reason="left")
+        raise
+    metrics.STREAMS_ENDED.add(reason="ended")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ done here. RFC 9113, and RFC 7541 with literal headers alone.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -43,6 +44,12 @@ class Connection(asyncio.Protocol):
             body = b"\x00" + len(request).to_bytes(4, "big") + request
             self._transport.write(_frame(_DATA, _END_STREAM, stream_id, body))
         return stream.ended
+
+    @property
+    def socket(self) -> socket.socket:
+        """What it goes through."""
+        found: socket.socket = self._transport.get_extra_info("socket")
+        return found
 
     def close(self) -> None:
         for stream in self._streams.values():

@@ -20,12 +20,13 @@ from runwire.errors import ConfigurationError
 @click.option("--allowed-origins", metavar="ORIGINS", help="Origins of pages elsewhere that may call, comma-separated.")
 @click.option("--pages/--no-pages", default=None, help="Whether to serve the pages too. [--pages]")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
+@click.option("--log-format", help="text, json, or auto: JSON where it is no terminal. [auto]")
 def main(**given: Any) -> None:
     """Serves browsers: HTTP, Server-Sent Events and pages over both services. Every setting is also an environment
     variable, RUNWIRE_GATEWAY_LISTEN and so on (see gateway/config.py)."""
     try:
         settings = config.load(**given)
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, settings.log_format)
         asyncio.run(server.serve(settings, _announce))
     except ConfigurationError as error:
         print(f"gateway: {' '.join(str(error).split())}", file=sys.stderr)

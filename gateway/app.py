@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from gateway import openapi, pages, problems, resources
 from gateway.callers import Callers
 from gateway.config import Settings
+from gateway.responses.paths import Responses
 from gateway.services import Services
 from gateway.streams import Streams
 from runwire.errors import RunwireError
@@ -41,6 +42,7 @@ def create(settings: Settings, draining: asyncio.Event | None = None) -> Starlet
         Route("/readyz", health),
         Route("/openapi.json", _document),
         *streams.routes(),
+        *Responses(_services, streams, draining).routes(),
         *resources.routes(_services),
     ]
     if settings.pages:
@@ -67,7 +69,7 @@ def _cross_origin(settings: Settings) -> Middleware:
         CORSMiddleware,
         allow_origins=list(settings.allowed_origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
         expose_headers=["Location", "Retry-After"],
     )
 

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: Seconds = 10.0
     """Time that requests have to finish after SIGTERM. Streams end at once, and go on elsewhere."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""
 
     @field_validator("allowed_origins", mode="before")
     @classmethod

@@ -27,7 +27,8 @@ _HEADERS: Final = [
     # nginx would gather a response before it passes it on.
     (b"x-accel-buffering", b"no"),
 ]
-_RETRY_MS: Final = 500
+GREETING: Final = b"retry: 500\n\n"
+"""Tells a browser how many milliseconds to wait before it opens the stream again."""
 
 
 def message(data: str, *, id: str = "", event: str = "") -> bytes:
@@ -47,11 +48,22 @@ class EventStream:
     Promises: no message is cut by us; a reader that does not read costs what one write and the server's buffer hold,
     because `source` waits until there is room; within `heartbeat_seconds` something is sent; once
     `draining` is set the response ends after a whole message, and the browser comes back to another process with the
-    last id that it saw. An error of `runwire.errors` becomes the message `problem`.
+    last id that it saw. An error of `runwire.errors` becomes the message that `tell` makes of it; nothing if that is
+    empty, and then the stream is one that was cut.
     """
 
-    def __init__(self, source: Source, *, heartbeat_seconds: float, draining: asyncio.Event) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        heartbeat_seconds: float,
+        draining: asyncio.Event,
+        greeting: bytes = GREETING,
+        tell: Callable[[RunwireError], bytes] = problem,
+    ) -> None:
         self._source = source
+        self._greeting = greeting
+        self._tell = tell
         self._heartbeat_seconds = heartbeat_seconds
         self._draining = draining
         self._sending = asyncio.Lock()
@@ -59,7 +71,8 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await self._write(send, f"retry: {_RETRY_MS}\n\n".encode())
+        if self._greeting:
+            await self._write(send, self._greeting)
         async with asyncio.TaskGroup() as group:
             pumping = group.create_task(self._pump(send))
             others = [group.create_task(self._beat(send, pumping)), group.create_task(_gone(receive, pumping))]
@@ -75,7 +88,8 @@ class EventStream:
         try:
             await self._source(write)
         except* RunwireError as group:
-            await write(problem(_first(group)))
+            if told := self._tell(_first(group)):
+                await write(told)
         except* Exception:
             # The browser opens the stream again, and what is at fault may have passed.
             logger.exception("an event stream ended with an error")

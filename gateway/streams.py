@@ -12,11 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import events, sse
 from gateway.config import Settings
-from gateway.problems import problem_response
 from gateway.resources import json_of, parsed
 from gateway.services import Services
 from runwire.agent.v1 import agent_service_pb2
-from runwire.errors import CursorMalformed, InvalidRequest
+from runwire.errors import CursorMalformed, InvalidRequest, RunwireError, TooManyStreams
 from runwire.scorer.v1 import scorer_run_pb2
 
 
@@ -87,19 +86,27 @@ class Streams:
         answer = await self._services(request).agents.call("ListRunEvents", asked)
         return Response(json_of(answer), media_type="application/json")
 
-    def answer(self, source: sse.Source) -> Response:
-        """The response for a stream, or that there are too many."""
+    def answer(
+        self,
+        source: sse.Source,
+        greeting: bytes = sse.GREETING,
+        tell: Callable[[RunwireError], bytes] = sse.problem,
+    ) -> Response:
+        """The response for a stream; see EventStream. Raises TooManyStreams."""
         if self._open >= self._settings.max_streams:
-            problem = {
-                "title": "Too much at once",
-                "status": 429,
-                "detail": f"this gateway has {self._open} streams open, as many as it allows",
-                "reason": "TOO_MANY_STREAMS",
-            }
-            return problem_response(problem, {"Retry-After": "5"})
-        return _Counted(self, sse.EventStream(
-            source, heartbeat_seconds=self._settings.heartbeat_seconds, draining=self._draining
-        ))  # fmt: skip
+            raise TooManyStreams(
+                f"this gateway has {self._open} streams open, as many as it allows",
+                retry_delay_seconds=5.0,
+                code="RESOURCE_EXHAUSTED",
+            )
+        stream = sse.EventStream(
+            source,
+            heartbeat_seconds=self._settings.heartbeat_seconds,
+            draining=self._draining,
+            greeting=greeting,
+            tell=tell,
+        )
+        return _Counted(self, stream)
 
     async def serve(self, stream: sse.EventStream, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves `stream` while it counts."""

@@ -1,0 +1,1 @@
+"""A durable log of events with its clients: what both services stand on."""

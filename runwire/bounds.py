@@ -23,7 +23,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from runwire import values
-from runwire.pubsub import MAX_BATCH_EVENTS
+from runwire.frames import MAX_BATCH_EVENTS
 from runwire.times import seconds_of
 
 MAX_INPUT_BYTES: Final = 1024 * 1024

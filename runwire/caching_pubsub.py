@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,7 +30,7 @@ from enum import Enum
 from operator import attrgetter
 from typing import Final, Protocol
 
-from runwire import frames
+from runwire import frames, metrics
 from runwire.alarm import Alarm
 from runwire.batch import Batch, batches, check_at, whole
 from runwire.errors import (
@@ -37,6 +38,7 @@ from runwire.errors import (
     CursorEpochMismatch,
     CursorExpired,
     EventsLost,
+    Fenced,
     RunExpired,
     RunNotFound,
     ServerDraining,
@@ -44,7 +46,6 @@ from runwire.errors import (
 )
 from runwire.gate import Gate
 from runwire.pubsub import (
-    MAX_BATCH_EVENTS,
     MAX_COMMIT_BYTES,
     MAX_COMMIT_EVENTS,
     Commit,
@@ -173,7 +174,7 @@ class CachingPubSub:
 
         Raises what EventCache.commit raises. That subscribers could not be told is no error: they read the log.
         """
-        committed = await self._cache.commit(commit)
+        committed = await self._commit(commit)
         if committed.entry is None:
             return committed
         # Readers of this process need not wait for it to come back; by its position it is known when it does.
@@ -186,6 +187,22 @@ class CachingPubSub:
                 log.warning("live entry of %s not published: %s", commit.topic, error)
         return committed
 
+    async def _commit(self, commit: Commit) -> Committed:
+        began = time.perf_counter()
+        try:
+            committed = await self._cache.commit(commit)
+        except Fenced:
+            metrics.FENCED.add()
+            raise
+        except StoreUnavailable:
+            metrics.COMMIT_FAILURES.add()
+            raise
+        metrics.COMMIT_SECONDS.record(time.perf_counter() - began)
+        if commit.events:
+            metrics.EVENTS.add(commit.last - commit.first + 1)
+            metrics.EVENT_BYTES.add(len(commit.events))
+        return committed
+
     def subscribe(self, topic: str, deliver: Deliver) -> AbstractAsyncContextManager[None]:
         """Live entries only, as PubSub.subscribe has them: lossy. Most callers want subscribe_with_replay."""
         return self._pubsub.subscribe(topic, deliver)
@@ -195,7 +212,7 @@ class CachingPubSub:
         topic: str,
         after: Position | None = None,
         *,
-        max_events: int = MAX_BATCH_EVENTS,
+        max_events: int = frames.MAX_BATCH_EVENTS,
         max_bytes: int = MAX_COMMIT_BYTES,
     ) -> History:
         """One batch of the log after a position; None: from the oldest event that is kept.
@@ -228,7 +245,7 @@ class CachingPubSub:
         topic: str,
         start: Position | Start = Start.EARLIEST,
         *,
-        max_events: int = MAX_BATCH_EVENTS,
+        max_events: int = frames.MAX_BATCH_EVENTS,
         max_bytes: int = MAX_COMMIT_BYTES,
         idle_seconds: float = 10.0,
         notify_gaps: bool = False,
@@ -318,6 +335,9 @@ class CachingPubSub:
         known = [tail.position for tail in tails.values()]
         heads = await self._cache.heads(list(tails))
         for tail, before, head in zip(tails.values(), known, heads, strict=True):
+            # Stale: it was told that entries may be missing. Else nothing has said so, and nobody would have looked.
+            if head is not None and head.epoch == before.epoch and head.last > tail.last and not tail.stale:
+                metrics.HEALED.add()
             _compare(tail, before, head)
 
     async def _check_one_by_one(self, topics: Sequence[str]) -> None:
@@ -487,6 +507,7 @@ class CachingPubSub:
         self, topic: str, tail: Tail, ahead: Ahead, position: Position, notify_gaps: bool
     ) -> Sequence[Entry] | Gap:
         """Reads for one reader, which is behind the ring."""
+        metrics.READERS_BEHIND.add()
         page = await self._read_live(topic, position, self._ahead.page_bytes())
         gap = _gap_after(position, page, notify_gaps)
         if gap is not None:

@@ -12,7 +12,7 @@ refused once there are many, and a connection that has not taken its answers get
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
@@ -56,9 +56,10 @@ class Calls:
         self._slow: dict[Call, None] = {}
         """Those that are being received slowly, the oldest first."""
 
-    async def enter(self, peer: str = "") -> Call:
-        """Waits for room and for a place; `peer` names the connection. Raises TooManyRequests where too many wait
-        already, or room did not come."""
+    async def enter(self, peer: str = "", who: Hashable = None) -> Call:
+        """Waits for room and for a place; `peer` names the connection. Places are given in turn to whoever calls
+        (`who`), with however many connections, and where nobody is known to connections. Raises TooManyRequests where
+        too many wait already, or room did not come."""
         caller = self._callers.get(peer)
         if caller is None:
             caller = self._callers[peer] = _Caller(self.requests.account(peer), self.answers.account(peer))
@@ -69,7 +70,7 @@ class Calls:
         try:
             held = await self._room(caller)
             try:
-                place = await self._gate.enter(peer)
+                place = await self._gate.enter(peer if who is None else who)
             except BaseException:
                 held.release()
                 raise

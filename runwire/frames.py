@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
+from typing import Final
+
+MAX_BATCH_EVENTS: Final = 4096
+"""Most events of a batch that a reader is given; it is bounded by its bytes before that, where events are not tiny."""
 
 _TAG = b"\x0a"
 

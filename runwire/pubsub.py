@@ -56,9 +56,6 @@ from runwire.value import value
 MAX_COMMIT_EVENTS: Final = 256
 """Most events of one commit, and so of one entry."""
 
-MAX_BATCH_EVENTS: Final = 4096
-"""Most events of a batch that a reader is given; it is bounded by its bytes before that, where events are not tiny."""
-
 MAX_COMMIT_BYTES: Final = 256 * 1024
 """Most bytes of events in one commit; a single larger event goes alone."""
 

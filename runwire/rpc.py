@@ -12,7 +12,7 @@ import socket
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, TypeAlias, cast
 
@@ -31,7 +31,7 @@ from runwire.identity import audit, policy
 from runwire.identity.access import Access
 from runwire.identity.authenticator import Authenticator
 from runwire.identity.limits import Limits
-from runwire.identity.principal import Principal, acting
+from runwire.identity.principal import ANONYMOUS, Principal, acting, caller
 from runwire.identity.server_certificates import Identity, ServerCertificates
 from runwire.logs import Sparing
 from runwire.outflow import Outflow
@@ -277,7 +277,7 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
     def _counted(self, behaviour: Any, serialize: Callable[[Any], bytes], method: str) -> Any:
         async def counted(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                call = await self._calls.enter(context.peer())
+                call = await self._calls.enter(context.peer(), _who())
                 data = await call.receive(context.read)
                 if data is grpc.aio.EOF:
                     call.close()
@@ -293,6 +293,15 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
                 return response
 
         return counted
+
+
+def _who() -> tuple[str, str] | None:
+    """Names whoever calls, where that is known."""
+    try:
+        principal = caller()
+    except LookupError:  # what everybody may call
+        return None
+    return None if principal is ANONYMOUS else (principal.tenant, principal.subject)
 
 
 def _pass_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
@@ -339,8 +348,9 @@ def _guard_stream(
             if outflow is not None and hasattr(working, "__aiter__"):
                 stream = outflow.stream(context)
                 await stream.open()
-                async for response in working:
-                    await stream.write(serialize(response))
+                async with aclosing(working):  # what it holds is given up with its call, and not when it is collected
+                    async for response in working:
+                        await stream.write(serialize(response))
             else:
                 await _answer(working, context)
         except Exception as error:
@@ -374,9 +384,9 @@ async def _answer(result: Any, context: grpc.aio.ServicerContext[Any, Any]) -> N
 async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if context.done() or isinstance(error, grpc.aio.InternalError):
-        # The client has left, and there is nobody to tell. gRPC takes this for the end of the call, and any other
-        # error for a fault that it writes into the log, once for each client that leaves.
+    if context.done() or _is_over(error):
+        # There is nobody to tell. gRPC takes this for the end of the call, and any other error for a fault that it
+        # writes into the log, once for each client that leaves.
         raise asyncio.CancelledError
     if not isinstance(error, RunwireError):
         _faults.error(method, "%s failed", method, exc_info=error)
@@ -384,8 +394,15 @@ async def _abort(error: Exception, method: str, context: grpc.aio.ServicerContex
     _let_go(error)
     try:
         await context.abort_with_status(status)
-    except grpc.aio.InternalError:  # the client left meanwhile
+    except grpc.aio.BaseError as ending:
+        if not _is_over(ending):
+            raise
         raise asyncio.CancelledError from None
+
+
+def _is_over(error: Exception) -> bool:
+    """Whether gRPC raised it because there is nobody to tell any more: the client left, or the server has stopped."""
+    return isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError)
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -395,6 +412,18 @@ def _let_go(error: BaseException | None) -> None:
         traceback.clear_frames(error.__traceback__)
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+class _ClientsThatLeft(logging.Filter):
+    """Keeps out of the log what gRPC says, with a traceback, of an answer whose client left while it was sent: that is
+    no fault, and one line for each client that leaves. Where a handler of ours writes, `_abort` sees to it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not (isinstance(error, Exception) and _is_over(error))
+
+
+_clients_that_left: Final = _ClientsThatLeft()
 
 
 def _closing(call: Call) -> Any:
@@ -442,6 +471,7 @@ async def serve(
     `access`: who may call; without it everybody, on this machine. Raises ConfigurationError for an address that is
     wrong, in use, or open to the world.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_clients_that_left)
     access = access or Access()
     if services:
         access.check(listen)

@@ -33,11 +33,14 @@ _RESULTS_HELP = "Where scorer runs are kept: sqlite:///file or postgresql://... 
 @click.option("--concurrency", "scorer_concurrency", type=int, help="Most scorer runs at once in this process. [256]")
 @click.option("--export", "scorer_export", metavar="otel", help="Export results by OTLP. [off]")
 @click.option("--migrate", "scorer_migrate", is_flag=True, default=None, help="Migrate the database at start.")
+@click.option("--metrics", metavar="HOST:PORT", help="Where to show metrics in Prometheus' text. [nowhere]")
+@click.option("--metrics-export", metavar="otlp", help="Send metrics by OTLP. [off]")
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )
 @click.option("--print-config", is_flag=True, help="Print all settings, without secrets, and end.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
+@click.option("--log-format", help="text, json, or auto: JSON where it is no terminal. [auto]")
 @click.pass_context
 def main(context: click.Context, /, print_config: bool, **given: Any) -> None:
     """Scores finished runs. Every setting is also an environment variable: RUNWIRE_STORE, RUNWIRE_RESULTS,
@@ -66,7 +69,7 @@ def _serve(given: dict[str, Any]) -> None:
     from scorer_service import app
 
     settings = config.load(**given)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.raiseExceptions = False  # a scorer that closes our standard error must not make every log line an error
     faulthandler.enable()  # what crashes natively leaves a word

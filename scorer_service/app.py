@@ -9,35 +9,39 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
-from runwire import scaler
+from runwire import metrics, scaler, telemetry
+from runwire.calls import Calls
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
 from runwire.identity.settings import access_of
 from runwire.loop import Wakeup, repeat
+from runwire.outflow import Outflow
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 from runwire.scaler import Scaler
-from runwire.scorer_requests import QUEUE
 from scorer_service import registry
 from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Queries
 from scorer_service.answers.statistics import Statistics
 from scorer_service.answers.watch import Watch
 from scorer_service.config import Settings
-from scorer_service.execution import fetch
 from scorer_service.execution.executor import Executor, Limits, start_executor
 from scorer_service.execution.processes import JudgeSettings, Processes
 from scorer_service.execution.worker import Worker
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.jobs import Jobs
+from scorer_service.queue.metrics import QueueMetrics
 from scorer_service.queue.rates import Rate
 from scorer_service.queue.retention import Ages, Retention
 from scorer_service.registry import Registry
 from scorer_service.results import migrate, revisions
 from scorer_service.results.database import WORK_SECONDS, Database, open_database
+from scorer_service.runs import Runs
 from scorer_service.scoring import Judge, RetryPolicy
 from scorer_service.servicer import SERVICE, ScorerServicer, register
 
@@ -79,10 +83,12 @@ async def run(
         stopping.set()
 
     async with AsyncExitStack() as stack:
-        parts = await _unless(stopping, _put_together(stack, settings, scorers, judge, on_stuck))
-        if parts is not None:
+        engine = urlsplit(settings.results).scheme.partition("+")[0]
+        await stack.enter_async_context(telemetry.measured("scorer", engine, settings.metrics, settings.metrics_export))
+        service = await _unless(stopping, _put_together(stack, settings, scorers, judge, on_stuck))
+        if service is not None:
             gc.freeze()  # what is there now stays: not to look through it again and again saves 8 % of a scorer run
-            await parts.run(stopping, announce)
+            await service.run(stopping, announce)
     if stuck:
         raise RunwireError(f"{stuck[0]}; this process ended for it, and what it held was handed back")
 
@@ -117,43 +123,23 @@ async def _put_together(
     scorers: Registry,
     judge: Judge | None,
     on_stuck: Callable[[str], None],
-) -> _Parts:
+) -> _Service:
     database = await stack.enter_async_context(open_database(settings.results, work_seconds=_work_seconds(settings)))
     await _prepare(database, settings)
     exporter = _exporter(settings, database)
-    name = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
-    jobs = Jobs(
-        database,
-        worker=name,
-        lease_seconds=settings.scorer_lease_seconds,
-        max_losses=settings.scorer_max_losses,
-        export_backlog=settings.scorer_export_backlog if exporter else 0,
-    )
-    await jobs.register(scorers.versions)
-    holders = Holders(
-        database, name, scorers.versions, orphan_seconds=settings.scorer_orphan_seconds, backlog=jobs.backlog
-    )
-    worker = Worker(
-        jobs,
-        scorers,
-        _limits(settings),
-        concurrency=settings.scorer_concurrency,
-        processes=settings.scorer_processes,
-        judge_rate=_rate(settings),
-        grace_seconds=settings.scorer_grace_seconds,
-        max_sample_bytes=settings.scorer_memory_bytes // 2,
-        on_stuck=on_stuck,
-    )
-    queries = Queries(database)
-    watch = Watch(queries)
-    statistics = Statistics(database)
+    jobs, holders = await _queue(settings, database, scorers, exports=exporter is not None)
+    claiming = Wakeup()
+    runs = Runs(max_fetched_bytes=settings.scorer_max_fetched_bytes)
+    queries, statistics = Queries(database), Statistics(database)
+    watch = Watch(queries, runs.all_sent)
     servicer = ScorerServicer(
         queries,
         statistics,
-        Controls(database, jobs, scorers, wake=worker.wake, orphan_seconds=settings.scorer_orphan_seconds),
+        Controls(database, jobs, scorers, wake=claiming.wake, orphan_seconds=settings.scorer_orphan_seconds),
         watch,
         scorers,
         holders,
+        owns=runs.is_owned,
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )
@@ -162,25 +148,93 @@ async def _put_together(
         register(servicer, server)
         scaler.register(Scaler("runwire-scorer-runs", "scorers", _SCORER_RUNS_A_PROCESS, holders.work), server)
 
+    calls, outflow = Calls(), Outflow()
     server = await stack.enter_async_context(
-        serve(settings.listen, register_all, [SERVICE, scaler.SERVICE], access=access_of(settings))
+        serve(
+            settings.listen,
+            register_all,
+            [SERVICE, scaler.SERVICE],
+            calls=calls,
+            outflow=outflow,
+            access=access_of(settings),
+        )
     )
+    # Asked by whoever collects, from another thread.
+    stack.enter_context(metrics.STREAMS_OPEN.of(lambda: outflow.streams))
+    stack.enter_context(metrics.CALLS_WAITING.of(lambda: calls.waiting))
     # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
     store = await stack.enter_async_context(open_store(settings.store))
     await store.ping()
-    watch.all_sent = fetch.all_sent(store, QUEUE)
-    servicer.owns = fetch.owner_of(store)
-    worker.executor = await stack.enter_async_context(
-        start_executor(_make_executor(settings, scorers, judge, store, worker))
+    runs.open(store)
+    executor = _make_executor(settings, scorers, judge, runs, jobs.worker)
+    worker = _make_worker(settings, jobs, scorers, executor, claiming, on_stuck)
+    await stack.enter_async_context(start_executor(executor, worker))
+    queue_metrics = _queue_metrics(settings, database, store)
+    if queue_metrics is not None:
+        stack.enter_context(queue_metrics.shown())
+    return _Service(
+        database=database,
+        server=server,
+        worker=worker,
+        holders=holders,
+        intake=Intake(store, jobs, database, max_sample_bytes=settings.scorer_max_fetched_bytes, on_new=claiming.wake),
+        watch=watch,
+        statistics=statistics,
+        retention=Retention(database, _ages(settings), backlog=jobs.backlog),
+        exporter=exporter,
+        queue_metrics=queue_metrics,
     )
-    intake = Intake(store, jobs, database, max_sample_bytes=settings.scorer_max_fetched_bytes, on_new=worker.wake)
-    ages = Ages(
+
+
+async def _queue(settings: Settings, database: Database, scorers: Registry, *, exports: bool) -> tuple[Jobs, Holders]:
+    name = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
+    jobs = Jobs(
+        database,
+        worker=name,
+        lease_seconds=settings.scorer_lease_seconds,
+        max_losses=settings.scorer_max_losses,
+        export_backlog=settings.scorer_export_backlog if exports else 0,
+    )
+    await jobs.register(scorers.versions)
+    holders = Holders(
+        database, name, scorers.versions, orphan_seconds=settings.scorer_orphan_seconds, backlog=jobs.backlog
+    )
+    return jobs, holders
+
+
+def _make_worker(
+    settings: Settings,
+    jobs: Jobs,
+    scorers: Registry,
+    executor: Executor,
+    claiming: Wakeup,
+    on_stuck: Callable[[str], None],
+) -> Worker:
+    return Worker(
+        jobs,
+        scorers,
+        _limits(settings),
+        executor,
+        claiming,
+        concurrency=settings.scorer_concurrency,
+        processes=settings.scorer_processes,
+        judge_rate=_rate(settings),
+        grace_seconds=settings.scorer_grace_seconds,
+        max_sample_bytes=settings.scorer_memory_bytes // 2,
+        on_stuck=on_stuck,
+    )
+
+
+def _ages(settings: Settings) -> Ages:
+    return Ages(
         settings.scorer_retention_seconds,
         settings.scorer_failed_retention_seconds,
         settings.scorer_sample_retention_seconds,
     )
-    retention = Retention(database, ages, backlog=jobs.backlog)
-    return _Parts(database, server, worker, holders, intake, watch, statistics, retention, exporter)
+
+
+def _queue_metrics(settings: Settings, database: Database, store: Store) -> QueueMetrics | None:
+    return QueueMetrics(database, store) if settings.metrics or settings.metrics_export else None
 
 
 def _work_seconds(settings: Settings) -> float:
@@ -188,73 +242,66 @@ def _work_seconds(settings: Settings) -> float:
     return max(2.0, min(WORK_SECONDS, settings.scorer_lease_seconds / 3))
 
 
-class _Parts:
+@dataclass(kw_only=True, slots=True)
+class _Service:
     """The long-lived parts of the service, and the order in which they end."""
 
-    def __init__(
-        self,
-        database: Database,
-        server: Server,
-        worker: Worker,
-        holders: Holders,
-        intake: Intake,
-        watch: Watch,
-        statistics: Statistics,
-        retention: Retention,
-        exporter: Exporter | None,
-    ) -> None:
-        self._database = database
-        self._server = server
-        self._worker = worker
-        self._holders = holders
-        self._intake = intake
-        self._watch = watch
-        self._statistics = statistics
-        self._retention = retention
-        self._exporter = exporter
-        self._problem = ""
-        self._wakeups: Sequence[Wakeup] = ()
-        self._stopping = False
+    database: Database
+    server: Server
+    worker: Worker
+    holders: Holders
+    intake: Intake
+    watch: Watch
+    statistics: Statistics
+    retention: Retention
+    exporter: Exporter | None
+    queue_metrics: QueueMetrics | None
+    _problem: str = ""
+    _wakeups: Sequence[Wakeup] = ()
+    _stopping: bool = False
 
     async def run(self, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
         async with asyncio.TaskGroup() as group:
             intake = Wakeup()
             loops: list[tuple[str, Any, Wakeup]] = [
-                ("intake", self._intake.run_once, intake),
-                ("parked requests", self._intake.retry_once, Wakeup()),
-                ("watch", self._watch.poll_once, Wakeup()),
-                ("statistics", self._statistics.run_once, Wakeup()),
-                ("retention", self._retention.run_once, Wakeup()),
-                ("deadlines", self._retention.end_late_once, Wakeup()),
+                ("intake", self.intake.run_once, intake),
+                ("parked requests", self.intake.retry_once, Wakeup()),
+                ("watch", self.watch.poll_once, Wakeup()),
+                ("statistics", self.statistics.run_once, Wakeup()),
+                ("retention", self.retention.run_once, Wakeup()),
+                ("deadlines", self.retention.end_late_once, Wakeup()),
                 ("health", self._check_health, Wakeup()),
-                ("registration", self._holders.run_once, Wakeup()),
+                ("registration", self.holders.run_once, Wakeup()),
             ]
-            if self._exporter is not None:
-                loops.append(("export", self._exporter.run_once, Wakeup()))
+            if self.exporter is not None:
+                loops.append(("export", self.exporter.run_once, Wakeup()))
+            if self.queue_metrics is not None:
+                loops.append(("metrics", self.queue_metrics.run_once, Wakeup()))
+                loops.append(("loop lag", telemetry.watch_lag, Wakeup()))
             self._wakeups = [wakeup for _, _, wakeup in loops]
             tasks = [group.create_task(repeat(name, work, wakeup), name=name) for name, work, wakeup in loops]
-            working = group.create_task(self._worker.run(), name="worker")
-            await self._server.set_serving(True)
-            announce(self._server.address)
+            working = group.create_task(self.worker.run(), name="worker")
+            await self.server.set_serving(True)
+            announce(self.server.address)
             await stopping.wait()
             log.info("shutting down")
             self._stopping = True
-            await self._server.set_serving(False)
+            await self.server.set_serving(False)
             intake.stop()
-            self._worker.stop()
-            self._watch.drain()
-            await self._server.stop(_STREAM_GRACE_SECONDS)
+            self.worker.stop()
+            self.watch.drain()
+            await self.server.stop(_STREAM_GRACE_SECONDS)
             await working
             for task in tasks:
                 task.cancel()
-            if self._exporter is not None:
-                self._exporter.stop()  # a collector that does not answer must not keep the process
+            if self.exporter is not None:
+                self.exporter.stop()  # a collector that does not answer must not keep the process
 
     async def _check_health(self) -> float:
         """Health is NOT_SERVING while the database would take no write, and says why."""
         problem = ""
         try:
-            await self._database.check()
+            await self.database.check()
         except StoreUnavailable as error:
             problem = str(error)
         if self._stopping:
@@ -264,9 +311,9 @@ class _Parts:
         elif self._problem and not problem:
             log.info("serving: the results database takes writes again")
         if bool(problem) != bool(self._problem):
-            await self._server.set_serving(not problem)
+            await self.server.set_serving(not problem)
         if self._problem and not problem:
-            self._worker.resume()
+            self.worker.resume()
             for wakeup in self._wakeups:
                 wakeup.wake()  # whoever waits with growing pauses need not wait any longer
         self._problem = problem
@@ -315,19 +362,15 @@ def _rate(settings: Settings) -> Rate | None:
     return Rate(settings.judge_model, settings.judge_rate or None, settings.judge_burst, adaptive=True)
 
 
-def _make_executor(
-    settings: Settings, scorers: Registry, judge: Judge | None, store: Store, worker: Worker
-) -> Executor:
+def _make_executor(settings: Settings, scorers: Registry, judge: Judge | None, runs: Runs, worker: str) -> Executor:
     return Executor(
         scorers,
         _limits(settings),
         judge,
         # One more than are offered: for what is to run alone.
         lambda: Processes(settings.scorer_processes + 1, settings.scorers, _judge_settings(settings)),
-        fetch.fetch_from(store, settings.scorer_max_fetched_bytes),
-        worker.deliver,
-        worker.on_step,
-        worker.end_process,
+        runs.fetch,
+        worker,
     )
 
 

@@ -18,7 +18,6 @@ from runwire.errors import (
     RunNotFound,
     ScorerNotFound,
     ScorerRunNotFound,
-    StoreUnavailable,
     StreamMaxAge,
 )
 from runwire.identity.principal import Principal, caller
@@ -48,10 +47,6 @@ Owns: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
 _Walked: TypeAlias = pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest
 
 
-async def _nobody_knows(tenant: str, run_id: str, owner: str) -> bool:
-    raise StoreUnavailable("this server starts, and its store does not answer yet")
-
-
 class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     """See proto/runwire/scorer/v1/scorer_service.proto for what each call promises."""
 
@@ -64,6 +59,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         registry: Registry,
         holders: Holders,
         *,
+        owns: Owns,
         judge_model: str,
         max_sample_bytes: int,
     ) -> None:
@@ -74,8 +70,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         self._watch = watch
         self._registry = registry
         self._judge_model = judge_model
-        self.owns: Owns = _nobody_knows
-        """Whether a run is of somebody. Set once the store is there."""
+        self._owns = owns
         self._max_sample_bytes = max_sample_bytes
 
     async def ListScorers(self, request: pb.ListScorersRequest, context: Context) -> pb.ListScorersResponse:
@@ -244,7 +239,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
 
     async def _sees(self, who: Principal, run_id: str) -> bool:
         """Whether the scores of a run are the caller's to see; those of no run are not, where it sees only its own."""
-        return who.owner is None or (bool(run_id) and await self.owns(who.tenant, run_id, who.owner))
+        return who.owner is None or (bool(run_id) and await self._owns(who.tenant, run_id, who.owner))
 
     async def _may_see(self, who: Principal, run_id: str, what: str) -> bool:
         """As `_sees`. Raises OwnOnly if no run is named, which `what` puts in words."""

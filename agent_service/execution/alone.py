@@ -169,7 +169,7 @@ def main(descriptor: int) -> None:
     parent = Parent(socket.socket(fileno=descriptor))
     hello = parent.hear()
     settings = Settings(**hello["settings"])
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     try:
         agents = registry.load(settings.agents)
         event_loop.run(Alone(parent, hello["worker"], agents, settings).run())

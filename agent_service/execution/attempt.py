@@ -17,8 +17,8 @@ from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.execution import ending
-from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, OutputTooLarge, failure_of
-from agent_service.log import record, turns
+from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, failure_of
+from agent_service.log import record, telling, turns
 from agent_service.log.history import Excerpt, Past
 from agent_service.log.inbox import INBOX, Message, acceptance
 from agent_service.log.journal import PREFIX as JOURNAL
@@ -37,7 +37,6 @@ _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may go on before it is left alone."""
 _READ_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0)
 _MAX_ATTEMPTS_KEPT: Final = 50
-MAX_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
 
@@ -109,6 +108,8 @@ class Execution:
         self._restarted = False
         self._broke_out: BaseException | None = None
         self._history_problem = ""
+        self._frames = ""
+        """Where the agent raised what ends the run."""
         self._told_of_interrupt = False
 
     @classmethod
@@ -150,6 +151,11 @@ class Execution:
 
     async def run(self) -> None:
         """Executes the attempt. Returns when the run is ended, suspended, handed back, or owned by another worker."""
+        with telling.about(self._claim, self._run, self._worker):
+            telling.claimed(self._claim, self._run)
+            await self._run_attempt()
+
+    async def _run_attempt(self) -> None:
         if not self._is_given_up():
             await self._read_history()
         async with asyncio.TaskGroup() as group:
@@ -379,6 +385,7 @@ class Execution:
             payload["turn_started"], puts = self._turns.begin(opening, self._now())
             puts |= self._received(opening)
         await self._writer.write(self._record(also=puts, deletes=deletes), **payload)
+        telling.began(self._claim, self._run, self._now())
 
     def _open_attempt(self) -> None:
         """In the record."""
@@ -446,8 +453,6 @@ class Execution:
             assert self._definition is not None
             output = await self._definition.body(context, self._definition.parse_input(self._input()))
             value = self._definition.dump_output(output)
-            if (size := value.ByteSize()) > MAX_OUTPUT_BYTES:
-                raise OutputTooLarge(f"the output has {size} bytes, more than the {MAX_OUTPUT_BYTES} allowed")
             if problem := self._definition.output_problem(output):
                 raise OutputInvalid(problem, value)
             return value
@@ -534,7 +539,7 @@ class Execution:
 
     async def _fail(self, error: BaseException) -> None:
         """Ends the run with what its agent raised."""
-        log.warning("%s failed: %s", self._claim.topic, ending.frames_of(error))
+        self._frames = ending.frames_of(error)
         log.debug("%s failed: %s", self._claim.topic, ending.trace(error))
         failure = failure_of(error)
         if isinstance(error, asyncio.CancelledError):
@@ -561,6 +566,7 @@ class Execution:
             self._record(**_wait(min(waits, default=None))),
             run_suspended=suspension,
         )
+        telling.suspended(run)
 
     async def _hand_back(self) -> None:
         """For any worker to go on with, at once. If its record cannot be written, without it."""
@@ -570,6 +576,7 @@ class Execution:
         except CommitFailed as error:
             log.error("%s: it is handed back without a word in its record: %s", self._claim.topic, error)
             await self._writer.write(Rider(schedule=Schedule.DUE))
+        telling.handed_back()
 
     async def _finish(
         self, state: run_pb2.RunState, *, output: struct_pb2.Value | None = None, error: Failure | None = None
@@ -594,7 +601,6 @@ class Execution:
             try:
                 rider, finished = self._last_rider(end, form)
                 await self._writer.write(rider, run_finished=finished)
-                return
             except (OwnershipLost, asyncio.CancelledError):
                 raise
             except BaseException as refused:
@@ -602,6 +608,10 @@ class Execution:
                     topic, why = self._claim.topic, ending.trace(refused)
                     log.error("%s: its end cannot be written whole, and is written with less: %s", topic, why)
                 problem = refused
+            else:
+                lasted = self._now() - self._claim.head.create_time
+                telling.ended(self._run, state, error.reason if error else "", lasted, self._frames)
+                return
         raise CommitFailed(f"the end of {self._claim.topic} cannot be written in any form") from problem
 
     def _ends_conversation(self, state: run_pb2.RunState, error: Failure | None) -> bool:
@@ -629,7 +639,6 @@ class Execution:
                 rider, finished = await self._turns_rider(talk, state, output, error, form, goes_on)
                 await self._writer.write(rider, turn_finished=finished)
                 self._writer.turn = 0
-                return
             except (OwnershipLost, asyncio.CancelledError):
                 raise
             except BaseException as refused:
@@ -637,6 +646,10 @@ class Execution:
                     why = ending.trace(refused)
                     log.error("%s: the end of its turn is written with less: %s", self._claim.topic, why)
                 problem = refused
+            else:
+                telling.turn_ended(self._run.turn.turn, state, error.reason if error else "", self._frames)
+                self._frames = ""
+                return
         raise CommitFailed(f"the end of a turn of {self._claim.topic} cannot be written in any form") from problem
 
     async def _turns_rider(

@@ -41,10 +41,6 @@ _MARK: Final = " [the output itself could not be kept]"
 log = logging.getLogger("agent_service.execution.ending")
 
 
-class OutputTooLarge(Exception):
-    """The output is above MAX_OUTPUT_BYTES."""
-
-
 class OutputInvalid(Exception):
     """The output is not of the type that the agent declares. `output` is what it returned: it is paid for, and kept."""
 
@@ -56,7 +52,6 @@ class OutputInvalid(Exception):
 _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (BudgetExceeded, "budget_exceeded"),
     (ModelFailed, "model_error"),
-    (OutputTooLarge, "output_too_large"),
     (OutputInvalid, "output_invalid"),
 )
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from agent_service.execution.leases import Leases, OpenStore
 from agent_service.execution.suspects import AloneExecution, Children
 from agent_service.fleet import Presence
 from agent_service.log import record
+from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2
 from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
@@ -72,6 +73,10 @@ class Worker:
 
     async def run(self) -> None:
         """Claims and executes. After `drain`: lets executions finish within the grace, then hands them back."""
+        with metrics.RUNS_RUNNING.of(self._running_now):
+            await self._run()
+
+    async def _run(self) -> None:
         async with (
             self._presence.keep(),
             self._leases.keep(),
@@ -187,6 +192,9 @@ class Worker:
         self._changed.clear()
         await wait_for(self._changed, limit_seconds)
 
+    def _running_now(self) -> Mapping[str, int]:
+        return {agent_id: count for agent_id, count in dict(self._running).items() if agent_id}
+
     def _room(self) -> tuple[list[str], int, float]:
         """The queues of agents that have room, how many of their runs may be claimed at once, and how long to wait for
         one. One claim for all of them: whatever is due longest comes first."""
@@ -270,6 +278,8 @@ class Worker:
             log.exception("%s: attempt %d could not be handed back", claim.topic, claim.head.attempt)
 
     def _lease_changed(self, lease: Lease, state: LeaseState) -> None:
+        if state is LeaseState.LOST:
+            metrics.LEASES_LOST.add()
         execution = self._executions.get(lease.topic)
         if execution is not None and execution.lease == lease:
             execution.lease_changed(state)

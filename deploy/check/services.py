@@ -83,7 +83,7 @@ class Service:
 AGENT: Final = Service(
     name="agent",
     health=AGENT_SERVICE,
-    extras=frozenset({"agent", "redis"}),
+    extras=frozenset({"agent", "redis", "otel"}),
     listen="RUNWIRE_AGENT_LISTEN",
     grace="RUNWIRE_SHUTDOWN_GRACE_SECONDS",
     settings=agent_service.config.Settings,

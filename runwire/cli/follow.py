@@ -137,7 +137,6 @@ class PlainView:
     def __init__(self) -> None:
         self._fold = Fold()
         self._line_open = False
-        self._said_text = False
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:

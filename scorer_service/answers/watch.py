@@ -53,9 +53,8 @@ async def _nobody_knows(tenant: str, run_id: str) -> bool:
 class Watch:
     """The readers of this process."""
 
-    def __init__(self, queries: Queries) -> None:
-        self.all_sent: AllSent = _nobody_knows
-        """Set once the store is there that knows."""
+    def __init__(self, queries: Queries, all_sent: AllSent = _nobody_knows) -> None:
+        self._all_sent = all_sent
         self.feed = Feed(queries)
         self._queries = queries
         self._readers = 0
@@ -114,7 +113,7 @@ class Watch:
     async def has_sent_all(self, key: Key) -> bool:
         """Whether all requests of a run are known to be in the database."""
         async with self._asking:
-            return await self.all_sent(*key)
+            return await self._all_sent(*key)
 
 
 class _Reader:

@@ -21,10 +21,11 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from runwire.errors import Unavailable
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
+from scorer_service.execution import telling
 from scorer_service.execution.guard import GuardedLoop
 from scorer_service.execution.outcomes import class_name, delay_of, reason_of, record_of, steps_text, words
 from scorer_service.execution.processes import Place, Processes, ProcessLost
@@ -60,6 +61,19 @@ _COPIES: Final = 4
 
 Fetch = Callable[[Job], Awaitable[bytes]]
 """Fetches a sample that was left out of its message."""
+
+
+class Listener(Protocol):
+    """Who gave the jobs. Called on the service's loop."""
+
+    def deliver(self, finished: Sequence[Finished]) -> None:
+        """Takes the ends of attempts."""
+
+    def on_step(self, job: Job, steps: str) -> None:
+        """Takes the results of steps, in case this process dies."""
+
+    def end_process(self, why: str) -> None:
+        """Nothing can be scored here any more."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +118,7 @@ class _Attempt:
 
 
 class Executor:
-    """Runs jobs and delivers how each ended. Made by `start_executor`; its methods belong to the service's loop."""
+    """Runs jobs and delivers how each ended. Started by `start_executor`; its methods belong to the service's loop."""
 
     def __init__(
         self,
@@ -113,19 +127,16 @@ class Executor:
         judge: Judge | None,
         processes: Callable[[], Processes],
         fetch: Fetch,
-        deliver: Callable[[list[Finished]], None],
-        on_step: Callable[[Job, str], None],
-        on_death: Callable[[str], None] = lambda words: None,
+        worker: str = "",
     ) -> None:
-        """`on_death` is told when nothing can be scored here any more."""
+        """`worker` names this process in the log."""
+        self._worker = worker
         self._registry = registry
         self._limits = limits
         self._judge = judge
         self._make_processes = processes
         self._fetch = fetch
-        self._deliver = deliver
-        self._on_step = on_step
-        self._on_death = on_death
+        self._listener: Listener
         self._home = asyncio.get_running_loop()
         self._threads = Threads(limits.concurrency)
         self._guard = GuardedLoop("scorers", self._threads, self._died)
@@ -144,7 +155,7 @@ class Executor:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Starts jobs. Each is delivered once, finished; one that is cancelled comes back PENDING."""
         if not self._guard.call(self._start, jobs):
-            self._deliver([_lost(job, job.steps) for job in jobs])
+            self._listener.deliver([_lost(job, job.steps) for job in jobs])
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Stops jobs, as far as they can be stopped: a thread cannot."""
@@ -175,7 +186,7 @@ class Executor:
         while self._finished:
             finished.append(self._finished.popleft())
         if finished:
-            self._deliver(finished)
+            self._listener.deliver(finished)
 
     def _say_dead(self, why: str) -> None:
         """What was on its way is lost, as with a process that dies: what did it must not get a try for nothing."""
@@ -183,12 +194,13 @@ class Executor:
         for attempt in left:
             attempt.done = True
         self._collect()
-        self._deliver([_lost(attempt.job, steps_text(attempt.version, attempt.steps)) for attempt in left])
-        self._on_death(why)
+        self._listener.deliver([_lost(attempt.job, steps_text(attempt.version, attempt.steps)) for attempt in left])
+        self._listener.end_process(why)
 
     # Called on the scorers' loop, or in its thread
 
-    def start(self, ready: Callable[[], object]) -> None:
+    def start(self, listener: Listener, ready: Callable[[], object]) -> None:
+        self._listener = listener
         self._guard.start()
         self._guard.call(self._open, ready)
 
@@ -317,10 +329,11 @@ class Executor:
         SCORER.set(attempt.job.scorer_id)
         if attempt.meter is not _NO_METER:
             METER.set(attempt.meter)
-        try:
-            finished = await self._score(attempt)
-        except BaseException as error:  # a scorer may raise anything: SystemExit, or a cancellation that is not ours
-            finished = self._ending(attempt, error)
+        with telling.about(attempt.job, self._worker):
+            try:
+                finished = await self._score(attempt)
+            except BaseException as error:  # a scorer may raise anything: SystemExit, a cancellation not ours
+                finished = self._ending(attempt, error)
         self._end(attempt, finished)
 
     async def _score(self, attempt: _Attempt) -> Finished:
@@ -376,7 +389,7 @@ class Executor:
 
         def on_step(name: str, result: Any) -> None:
             attempt.steps[name] = result
-            self._at_home(self._on_step, job, steps_text(scorer.version, attempt.steps))
+            self._at_home(self._listener.on_step, job, steps_text(scorer.version, attempt.steps))
 
         if scorer.process or job.alone:
             async with self._processes.place(scorer) as place:
@@ -509,15 +522,15 @@ def _lost(job: Job, steps: str) -> Finished:
 
 
 @asynccontextmanager
-async def start_executor(executor: Executor) -> AsyncIterator[Executor]:
-    """Runs the scorers' loop in its thread while the context is open. A thread that never ends is left behind: it
-    must not keep the process from ending."""
+async def start_executor(executor: Executor, listener: Listener) -> AsyncIterator[None]:
+    """Runs the scorers' loop in its thread while the context is open, and tells `listener` what becomes of jobs. A
+    thread that never ends is left behind: it must not keep the process from ending."""
     ready = asyncio.Event()
     home = asyncio.get_running_loop()
-    executor.start(lambda: home.call_soon_threadsafe(ready.set))
+    executor.start(listener, lambda: home.call_soon_threadsafe(ready.set))
     await ready.wait()
     try:
-        yield executor
+        yield
     finally:
         executor.close()
         if not await asyncio.to_thread(executor.wait_for_end, _HEED_SECONDS + 1.0):

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from runwire import metrics
 from runwire.errors import Unavailable
 from runwire.loop import Wakeup, repeat
+from scorer_service.execution import telling
 from scorer_service.execution.executor import Executor, Limits, handed_back
 from scorer_service.queue.aside import Aside
 from scorer_service.queue.jobs import Held, Jobs, Offer
@@ -63,6 +65,8 @@ class Worker:
         jobs: Jobs,
         registry: Registry,
         limits: Limits,
+        executor: Executor,
+        claiming: Wakeup,
         *,
         concurrency: int,
         processes: int = 1,
@@ -71,9 +75,11 @@ class Worker:
         max_sample_bytes: int = MAX_SAMPLE_BYTES,
         on_stuck: Callable[[str], None] = lambda why: None,
     ) -> None:
+        """Waking `claiming` says that there may be new work. `executor` is to tell this worker what becomes of it."""
         self._jobs = jobs
         self._registry = registry
         self._limits = limits
+        self._executor = executor
         self._concurrency = concurrency
         self._processes = processes
         self._judge_rate = judge_rate
@@ -84,8 +90,6 @@ class Worker:
         self._is_used_up = False
         self._on_stuck = on_stuck
         """Called, with words, when scorers have used this process up: it has to end, and another to go on."""
-        self.executor: Executor
-        """Set before `run`: it delivers to `deliver` and `on_step`."""
         self._held: dict[str, _Held] = {}
         self._finished: list[Finished] = []
         self._unwritten: dict[tuple[str, int], Job] = {}
@@ -100,12 +104,16 @@ class Worker:
         self._steps: dict[Job, str] = {}
         self._hungry = False
         """There may be more than there was room for: claim as soon as there is room."""
-        self._claiming, self._finishing, self._renewing = Wakeup(), Wakeup(), Wakeup()
+        self._claiming, self._finishing, self._renewing = claiming, Wakeup(), Wakeup()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
     async def run(self) -> None:
         """Works until `stop` was called and what runs is finished or handed back."""
+        with metrics.SCORER_RUNNING.of(lambda: self.running):
+            await self._run()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(repeat("finishing", self.finish_once, self._finishing), name="finish")
             group.create_task(repeat("lease renewal", self.renew_once, self._renewing), name="renew")
@@ -119,15 +127,15 @@ class Worker:
         """Claims no more."""
         self._claiming.stop()
 
-    def wake(self) -> None:
-        """There may be new work."""
-        self._hungry = True
-        self._claiming.wake()
-
     def resume(self) -> None:
         """The database is there again: ends the pauses after errors."""
         for wakeup in (self._finishing, self._renewing, self._claiming):
             wakeup.wake()
+
+    @property
+    def name(self) -> str:
+        """Of this process, in the database and in the log."""
+        return self._jobs.worker
 
     @property
     def running(self) -> int:
@@ -167,6 +175,7 @@ class Worker:
         limit = self._concurrency - len(self._held)
         room = self._max_sample_bytes - self._sample_bytes
         if limit <= 0 or room <= 0 or len(self._unwritten) > 2 * self._concurrency or self._blocked():
+            self._hungry = True
             return POLL_SECONDS
         offers, full = self._offers()
         # A sample that is larger than all the room may be held by itself.
@@ -189,12 +198,12 @@ class Worker:
 
     def _blocked(self) -> bool:
         """Whether a scorer keeps the others from running: what was claimed now would only be lost with it."""
-        return self.executor.silent_seconds() >= _SILENT_SECONDS
+        return self._executor.silent_seconds() >= _SILENT_SECONDS
 
     def _offers(self) -> tuple[dict[str, Offer], bool]:
         """What there is room for, and whether some scorer has as much as it may."""
         held = Counter(one.job.scorer_id for one in self._held.values() if not one.job.alone)
-        astray = self.executor.astray()
+        astray = self._executor.astray()
         processes = self._processes - sum(held[scorer.id] for scorer in self._registry if scorer.process)
         offers, full = {}, False
         for scorer in self._registry:
@@ -217,11 +226,11 @@ class Worker:
         if not jobs:
             return
         for job in jobs:
-            limit = self.executor.timeout_of(job) + _GRACE_AFTER_TIMEOUT_SECONDS
+            limit = self._executor.timeout_of(job) + _GRACE_AFTER_TIMEOUT_SECONDS
             self._held[job.scorer_run_id] = _Held(job, time.monotonic() + limit)
             self._sample_bytes += len(job.sample)
         self._emptied.clear()
-        self.executor.submit(jobs)
+        self._executor.submit(jobs)
 
     # Called by the executor, on the service's loop
 
@@ -298,6 +307,9 @@ class Worker:
                 *(done.job.scorer_run_id, type(error).__name__, error, pause),
             )
         kept = {_key(done) for done, _ in stuck}
+        unwritten = kept.union(map(_key, refused))
+        telling.written((done for done in batch if _key(done) not in unwritten), self._jobs.worker)
+        metrics.SCORER_REFUSED.add(len(refused))
         for done in batch:
             if _key(done) not in kept:
                 self._aside.drop(_key(done))
@@ -307,7 +319,7 @@ class Worker:
         """Renews the leases of all that runs, and stops what was lost."""
         now = time.monotonic()
         overdue = [held.job for held in self._held.values() if held.give_up_at < now]
-        if overdue and self.executor.silent_seconds() >= _BLOCKED_SECONDS:
+        if overdue and self._executor.silent_seconds() >= _BLOCKED_SECONDS:
             # Not renewed, nor handed back: one of them has blocked the loop, and the end of its lease is its loss.
             for job in overdue:
                 log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
@@ -321,15 +333,16 @@ class Worker:
         lost = [held.job for held in self._held.values() if held.job.scorer_run_id in lost_ids]
         # What finished meanwhile is not lost: its row is no longer RUNNING.
         lost = [job for job in lost if (held := self._held.get(job.scorer_run_id)) and held.job.token == job.token]
+        metrics.SCORER_LEASES_LOST.add(len(lost))
         for job in lost:
             log.warning("lost %s: claimed by another worker, redriven or cancelled", job.scorer_run_id)
-        self.executor.cancel(lost)
+        self._executor.cancel(lost)
         if not self._held:
             self._emptied.set()
         return self._jobs.lease_seconds / 3
 
     def _count_astray(self) -> None:
-        astray = self.executor.astray()
+        astray = self._executor.astray()
         if (count := astray.total()) >= MAX_ASTRAY:
             worst = ", ".join(f"{scorer_id} ({number})" for scorer_id, number in astray.most_common(5))
             self.end_process(f"{count} attempts of scorers do not end: {worst}")
@@ -350,7 +363,7 @@ class Worker:
                 await self._emptied.wait()
         except TimeoutError:
             log.info("handing back %d scorer runs", len(self._held))
-            self.executor.cancel([held.job for held in self._held.values()])
+            self._executor.cancel([held.job for held in self._held.values()])
             try:
                 async with asyncio.timeout(2.0):
                     await self._emptied.wait()

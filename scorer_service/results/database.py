@@ -113,13 +113,13 @@ class Database:
     async def read(self, work: Work[T]) -> T:
         """The result of `work`, which only reads, for somebody who asks. Raises StoreUnavailable, also where all
         readers' connections stay in use for READ_WAIT_SECONDS or the answer takes longer than READ_SECONDS."""
-        with _mapped_errors():
+        with _MappedErrors():
             return await self._engine.read(work)
 
     async def look(self, work: Work[T]) -> T:
         """The result of `work`, which only reads, for the worker and the intake: never behind those who ask. Raises
         StoreUnavailable."""
-        with _mapped_errors():
+        with _MappedErrors():
             return await self._engine.look(work)
 
     async def write(self, work: Work[T], *, limit_seconds: float | None = None) -> T:
@@ -127,7 +127,7 @@ class Database:
         StoreUnavailable, and then the transaction may have taken effect all the same. `limit_seconds`: longest that it
         may take, where that is not what a worker's work may."""
         try:
-            with _mapped_errors():
+            with _MappedErrors():
                 result = await self._engine.write(work, limit_seconds or self._work_seconds)
         except StoreUnavailable:
             self._write_failed = True
@@ -139,7 +139,7 @@ class Database:
         """The first look at it. Raises StoreUnavailable, or ConfigurationError where there is no such database, or it
         does not let us in, or is none, or keeps texts in another encoding than UTF-8."""
         try:
-            with _mapped_errors():
+            with _MappedErrors():
                 encoding = await self._engine.check(writes=False)
             await self.now()
         except DatabaseRefuses as error:
@@ -155,7 +155,7 @@ class Database:
     async def check(self) -> None:
         """Whether it would take a write now, asked by a connection of its own within HEALTH_SECONDS. Where the newest
         write failed, a write is tried. Raises StoreUnavailable, saying why not."""
-        with _mapped_errors():
+        with _MappedErrors():
             await self._engine.check(writes=self._write_failed)
         self._write_failed = False
 
@@ -169,7 +169,7 @@ def database_time(connection: Connection) -> float:
     return float(connection.execute(select(schema.NOW)).scalar_one())
 
 
-class _mapped_errors:
+class _MappedErrors:
     """Turns errors into what `Database` says that it raises."""
 
     def __enter__(self) -> None:

@@ -90,4 +90,4 @@ def _frames(output: str) -> list[dict[str, object]]:
 
 
 def _sequences(frames: list[dict[str, object]]) -> list[int]:
-    return [int(event["sequence"]) for frame in frames for event in frame.get("batch", {}).get("events", [])]  # type: ignore
+    return [int(event["sequence"]) for frame in frames for event in frame.get("batch", {}).get("events", [])]

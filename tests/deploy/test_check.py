@@ -90,7 +90,12 @@ DOCKERFILE = "deploy/Dockerfile"
         (".dockerignore", "!agent_service/\n", "", "keeps it out"),
         ("pyproject.toml", "otel = [", "telemetry = [", "no extra otel"),
         ("pyproject.toml", "asyncpg>=0.30", "asyncpg>=99", "run make lock"),
-        ("Makefile", "--extra agent --extra redis", "--extra agent", "requirements/agent.txt of agent, redis"),
+        (
+            "Makefile",
+            "--extra agent --extra redis --extra otel",
+            "--extra agent",
+            "requirements/agent.txt of agent, otel, redis",
+        ),
         ("requirements/agent.txt", "annotated-types==", "sqlalchemy==2.0.0\nannotated-types==", "which only the extra"),
     ],
 )

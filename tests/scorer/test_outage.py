@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 
 from runwire.connect import open_store
 from runwire.errors import StoreUnavailable
+from runwire.loop import Wakeup
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import QUEUE
@@ -70,8 +71,8 @@ async def worker_of(database: Any, worker: str = "w", **settings: float) -> tupl
     registry = load([SCORERS])
     jobs, executor = Jobs(database, worker=worker, **settings), Recorder()  # type: ignore[arg-type]
     await jobs.register(registry.versions)
-    made = Worker(jobs, registry, Limits(1.0, RetryPolicy(), 100), concurrency=100)
-    made.executor = executor  # type: ignore[assignment]
+    limits = Limits(1.0, RetryPolicy(), 100)
+    made = Worker(jobs, registry, limits, executor, Wakeup(), concurrency=100)  # type: ignore[arg-type]
     return made, executor, jobs
 
 

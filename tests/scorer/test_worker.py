@@ -17,10 +17,10 @@ import pytest
 from google.protobuf import json_format
 
 from runwire.errors import StoreUnavailable
+from runwire.loop import Wakeup
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from scorer_service import app
 from scorer_service.answers.queries import Filter, Queries
 from scorer_service.execution.executor import Limits
 from scorer_service.execution.processes import Processes
@@ -33,6 +33,7 @@ from scorer_service.results import schema
 from scorer_service.results.database import Database, open_database
 from scorer_service.results.migrate import migrate
 from scorer_service.results.records import Finished, Job, NewRun, State
+from scorer_service.runs import Runs
 from scorer_service.scoring import RetryPolicy, Score
 from tests.scorer import scorers
 from tests.scorer.stage import SCORERS, Service, request, service
@@ -138,7 +139,7 @@ async def test_a_store_that_is_away_is_no_failure_of_the_scorer(
             raise StoreUnavailable("the store is away")
         return scorer_run_requested_pb2.Sample(run_id="run-1").SerializeToString()
 
-    monkeypatch.setattr(app.fetch, "fetch_from", lambda store, max_bytes: fetch)
+    monkeypatch.setattr(Runs, "fetch", lambda runs, job: fetch(job))
     message = request("threaded")
     message.sample.by_reference = True
     async with service(sqlite_url) as running:
@@ -202,8 +203,8 @@ async def worker_of(database: Database, **settings: Any) -> tuple[Worker, Silent
     registry = load([SCORERS])
     jobs, executor = Jobs(database, worker="w"), Silent()
     await jobs.register(registry.ids)
-    worker = Worker(jobs, registry, Limits(1.0, RetryPolicy(), 10), concurrency=10, **settings)
-    worker.executor = executor  # type: ignore[assignment]
+    limits = Limits(1.0, RetryPolicy(), 10)
+    worker = Worker(jobs, registry, limits, executor, Wakeup(), concurrency=10, **settings)  # type: ignore[arg-type]
     return worker, executor, jobs
 
 
@@ -491,7 +492,7 @@ async def test_fetched_samples_are_bounded_by_bytes(sqlite_url: str, monkeypatch
         sample.output.string_value = "x" * size
         return sample.SerializeToString()
 
-    monkeypatch.setattr(app.fetch, "fetch_from", lambda store, max_bytes: fetch)
+    monkeypatch.setattr(Runs, "fetch", lambda runs, job: fetch(job))
     settings = {"scorer_memory_bytes": 24 * size, "scorer_max_fetched_bytes": size, "scorer_max_sample_bytes": 1024}
     messages = [request("threaded", f"run-{number}") for number in range(20)]
     for message in messages:

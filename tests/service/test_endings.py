@@ -21,7 +21,7 @@ from runwire.errors import StoreUnavailable
 from runwire.pubsub import Commit, Schedule
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.values import from_value, to_value
-from tests.service.replica import Replica, eventually, mortal_worker, refused, replica, topic_of
+from tests.service.replica import Replica, dense, eventually, mortal_worker, refused, replica, topic_of
 
 SUCCEEDED, FAILED, CANCELLED = (
     run_pb2.RUN_STATE_SUCCEEDED,
@@ -49,6 +49,23 @@ async def plain(ctx: RunContext, input: str) -> str:
 
 
 ENDS = {"succeed": SUCCEEDED, "fail": FAILED, "wait": CANCELLED}
+
+
+@workflow(id="large")
+async def large(ctx: RunContext, kind: str) -> Any:
+    """Returns what is far above any bound: a text of the widest characters, or very many small things."""
+    return "\U0001f600" * 1_000_000 if kind == "wide" else [{"number": number} for number in range(200_000)]
+
+
+@pytest.mark.parametrize("kind", ["wide", "many"])
+async def test_an_output_that_is_too_large_is_cut(url: str, kind: str) -> None:
+    """The work is done and paid for: the run succeeds with the beginning of its output, and can be read and listed."""
+    async with replica(url, large) as it:
+        run = await it.do("large", kind)
+        assert run.state == SUCCEEDED
+        assert run.output.string_value.startswith("[too large] ")
+        assert run.output.ByteSize() <= 1024 * 1024
+        assert dense(await it.watched(run.run_id))
 
 
 async def ended(it: Replica, input: str) -> run_pb2.Run:

@@ -56,6 +56,26 @@ async def test_connections_take_turns() -> None:
     assert len(order) == 7
 
 
+async def test_callers_take_turns_however_many_connections_they_have() -> None:
+    """Who is known by name has one turn with all of its connections."""
+    working = Calls(max_calls=1)
+    held = await working.enter("greedy 0", "greedy")
+    order: list[str] = []
+
+    async def call(peer: str, who: str) -> None:
+        with (await working.enter(peer, who)).holding(1):
+            order.append(who)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(6):
+            group.create_task(call(f"greedy {number}", "greedy"))
+        group.create_task(call("other", "other"))
+        await asyncio.sleep(0)
+        held.close()
+    assert order.index("other") <= 1
+    assert len(order) == 7
+
+
 async def test_too_many_calls_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that sends without end is told so once it has half of all places to wait; others still find one."""
     monkeypatch.setattr(calls, "MAX_WAITING", 6)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import asyncio
+import gc
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
+from benchmarks import http2
+from runwire import rpc
+from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
+from runwire.calls import Call, Calls
 from runwire.errors import AgentNotFound, ConfigurationError, InvalidRequest, RunwireError
+from runwire.identity.access import Access
+from runwire.identity.authenticator import Authenticator
+from runwire.identity.principal import ADMIN, ANONYMOUS, Principal
+from runwire.logs import Sparing
 from runwire.rpc import serve
 
 LIMIT_SECONDS = 10.0
@@ -26,14 +38,14 @@ class Failing(agent_service_pb2_grpc.AgentServiceServicer):
     async def GetRun(self, request: object, context: object) -> agent_service_pb2.GetRunResponse:
         raise self.error
 
+    def __call__(self, server: grpc.aio.Server) -> None:
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(self, server)
+
 
 @asynccontextmanager
 async def failing(error: RunwireError) -> AsyncIterator[agent_service_pb2_grpc.AgentServiceStub]:
-    def register(server: grpc.aio.Server) -> None:
-        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(Failing(error), server)
-
     async with (
-        serve("127.0.0.1:0", register, [], grace_seconds=0.0) as server,
+        serve("127.0.0.1:0", Failing(error), [], grace_seconds=0.0) as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
         yield agent_service_pb2_grpc.AgentServiceStub(channel)
@@ -92,3 +104,122 @@ async def test_an_address_that_is_none(listen: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot listen"):
         async with serve(listen, lambda server: None, []):
             pass
+
+
+class Left(agent_service_pb2_grpc.AgentServiceServicer):
+    """Each of its clients leaves while it is answered: before this process can know, or with the answer under way."""
+
+    def __init__(self, is_known: bool, error: Exception | None) -> None:
+        self.is_known, self.error = is_known, error
+        self.client: http2.Connection
+
+    def leave(self) -> str:
+        """What to answer: more than the client takes."""
+        if self.is_known:
+            self.client.socket.shutdown(socket.SHUT_RDWR)
+            time.sleep(0.1)  # the point: gRPC's own threads see it, and this loop does not
+        else:
+            asyncio.get_running_loop().call_soon(self.client.socket.shutdown, socket.SHUT_RDWR)
+        if self.error:
+            raise self.error
+        return "x" * 100_000
+
+    async def GetRun(self, request: object, context: object) -> agent_service_pb2.GetRunResponse:
+        return agent_service_pb2.GetRunResponse(run=run_pb2.Run(run_id=self.leave()))
+
+    async def WatchRun(self, request: object, context: object) -> AsyncIterator[agent_service_pb2.WatchRunResponse]:
+        yield agent_service_pb2.WatchRunResponse(cursor=self.leave())
+
+    def __call__(self, server: grpc.aio.Server) -> None:
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(self, server)
+
+
+@pytest.mark.parametrize("error", [None, AgentNotFound("none", agent_id="a"), ValueError("ours")], ids=str)
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
+@pytest.mark.parametrize("method", ["GetRun", "WatchRun"])
+async def test_a_client_that_leaves_is_no_fault(
+    method: str,
+    is_known: bool,
+    error: Exception | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is said of one that leaves while its answer, its first frame or its error is sent; a fault of ours is."""
+    monkeypatch.setattr(rpc, "_faults", Sparing(rpc.log))  # each kind is said once in a while
+    service = Left(is_known, error)
+    async with serve("127.0.0.1:0", service, [], grace_seconds=0.0) as server:
+        service.client = await http2.connect(server.address, window=8)
+        ended = service.client.watch(f"/runwire.agent.v1.AgentService/{method}", b"", lambda _: None)
+        with suppress(ConnectionError):
+            await ended
+    said = [record.name for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == (["runwire.rpc"] if isinstance(error, ValueError) else [])
+
+
+class Late(agent_service_pb2_grpc.AgentServiceServicer):
+    """Its stream has something to say when the server has stopped already."""
+
+    def __init__(self) -> None:
+        self.opened, self.stopped, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def WatchRun(self, request: object, context: object) -> AsyncIterator[agent_service_pb2.WatchRunResponse]:
+        self.opened.set()
+        try:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await self.stopped.wait()
+            yield agent_service_pb2.WatchRunResponse()
+        finally:
+            self.ended.set()
+
+    def __call__(self, server: grpc.aio.Server) -> None:
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(self, server)
+
+
+async def test_a_frame_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """A stream that is cut by the end of the server, and goes on a little, is no fault either."""
+    service = Late()
+    async with serve("127.0.0.1:0", service, [], grace_seconds=0.0) as server:
+        client = await http2.connect(server.address)
+        client.watch("/runwire.agent.v1.AgentService/WatchRun", b"", lambda _: None)
+        await service.opened.wait()
+        client.close()
+    service.stopped.set()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await service.ended.wait()
+    gc.collect()  # what gRPC does not hear of comes to light with its task
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+class Named(Authenticator):
+    """Knows callers by what they say."""
+
+    async def by_token(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal | None:
+        names = [str(value) for key, value in metadata if key == "name"]
+        return Principal(names[0], "acme", frozenset({ADMIN})) if names else ANONYMOUS
+
+
+class Heard(Calls):
+    """Notes who comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[tuple[str, Hashable]] = []
+
+    async def enter(self, peer: str = "", who: Hashable = None) -> Call:
+        self.came.append((peer, who))
+        return await super().enter(peer, who)
+
+
+async def test_callers_are_told_apart() -> None:
+    """By tenant and name where they are known, whichever connection they come by, and else by their connection."""
+    calls = Heard()
+    serving = serve("127.0.0.1:0", Failing(AgentNotFound("none")), [], access=Access(Named()), calls=calls)
+    async with serving as server:
+        for metadata in ([("name", "ann")], [("name", "ann")], []):
+            async with grpc.aio.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                stub = agent_service_pb2_grpc.AgentServiceStub(channel)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stub.GetRun(agent_service_pb2.GetRunRequest(), metadata=metadata, timeout=LIMIT_SECONDS)
+    assert [who for _, who in calls.came] == [("acme", "ann"), ("acme", "ann"), None]
+    assert len({peer for peer, _ in calls.came}) == 3

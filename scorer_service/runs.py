@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2
-from runwire.errors import NotFound, Unavailable
+from runwire.errors import NotFound, StoreUnavailable, Unavailable
 from runwire.fold import Fold, RunView, view_of_turn
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
-from runwire.scorer_requests import OWNER, add_steps, is_owned, state_name, topic_of
+from runwire.scorer_requests import OWNER, QUEUE, add_steps, is_owned, state_name, topic_of
 from runwire.values import carry_value
 from scorer_service.results.records import Job
 from scorer_service.scoring import NonRetriableError
 
 
-def fetch_from(store: Store, max_bytes: int) -> Callable[[Job], Awaitable[bytes]]:
-    """A function that completes the sample of a job from the run's log.
+class Runs:
+    """The runs of a store that may come later: this service answers calls from its own database before its store does.
 
-    It raises NonRetriableError: `sample_too_large` where the log has more than `max_bytes`, `sample_lost` where the
-    run is not in this store (any more). Raises StoreUnavailable.
+    Until `open`, and whenever the store is away, what is asked for raises StoreUnavailable.
     """
 
-    async def fetch(job: Job) -> bytes:
+    def __init__(self, *, max_fetched_bytes: int) -> None:
+        self._max_fetched_bytes = max_fetched_bytes
+        self._store: Store | None = None
+
+    def open(self, store: Store) -> None:
+        """The store is there."""
+        self._store = store
+
+    async def fetch(self, job: Job) -> bytes:
+        """Completes the sample of a job from the run's log.
+
+        Raises NonRetriableError: `sample_too_large` where the log has more than `max_fetched_bytes`, `sample_lost`
+        where the run is not in this store (any more).
+        """
         stub = wire.Sample.FromString(job.sample)
         try:
-            view = await _view(store, topic_of(job.tenant, stub.run_id), max_bytes)
+            view = await _view(self._there, topic_of(job.tenant, stub.run_id), self._max_fetched_bytes)
         except NotFound:
             raise NonRetriableError(
                 "the sample was too large for its message, and the run is not in the store any more",
@@ -34,32 +44,25 @@ def fetch_from(store: Store, max_bytes: int) -> Callable[[Job], Awaitable[bytes]
             ) from None
         return _complete(stub, view).SerializeToString()
 
-    return fetch
-
-
-def all_sent(store: Store, queue: str) -> Callable[[str, str], Awaitable[bool]]:
-    """A function that says whether all requests of a run (tenant, run_id) have been taken in; False where that is not
-    known."""
-
-    async def check(tenant: str, run_id: str) -> bool:
+    async def all_sent(self, tenant: str, run_id: str) -> bool:
+        """Whether all requests of a run have been taken in; False where that is not known."""
         try:
-            (head,) = await store.heads([topic_of(tenant, run_id)])
+            (head,) = await self._there.heads([topic_of(tenant, run_id)])
             # They came with the last event. Once that is there and the queue was empty, all are in the database.
-            return head is not None and head.final > 0 and await store.backlog(queue) == 0
+            return head is not None and head.final > 0 and await self._there.backlog(QUEUE) == 0
         except Unavailable:
             return False
 
-    return check
-
-
-def owner_of(store: Store) -> Callable[[str, str, str], Awaitable[bool]]:
-    """A function that says whether a run (tenant, run_id) was started by a subject. Raises StoreUnavailable."""
-
-    async def check(tenant: str, run_id: str, owner: str) -> bool:
-        stored = await store.get(topic_of(tenant, run_id), [OWNER])
+    async def is_owned(self, tenant: str, run_id: str, owner: str) -> bool:
+        """Whether a run was started by a subject."""
+        stored = await self._there.get(topic_of(tenant, run_id), [OWNER])
         return stored is not None and is_owned(stored.fields, owner)
 
-    return check
+    @property
+    def _there(self) -> Store:
+        if self._store is None:
+            raise StoreUnavailable("this server starts, and its store does not answer yet")
+        return self._store
 
 
 async def _view(store: Store, topic: str, max_bytes: int) -> RunView:

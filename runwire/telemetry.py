@@ -1,0 +1,130 @@
+"""Where the numbers of `runwire.metrics` go: a page in Prometheus' text, and OTLP. Both are off by default, and what
+they need is loaded only when one of them is on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from runwire import metrics
+from runwire.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricReader
+
+Export = Literal["", "otlp"]
+
+_LAG_SECONDS: Final = 0.5
+_CLOSE_MILLISECONDS: Final = 2_000
+_PROTOCOL_NAMES: Final = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_NEEDED: Final = ("opentelemetry.sdk.metrics", "opentelemetry.exporter.prometheus", "opentelemetry.exporter.otlp.proto")
+
+log = logging.getLogger("runwire.telemetry")
+
+
+@asynccontextmanager
+async def measured(service: str, engine: str, listen: str = "", export: Export = "") -> AsyncIterator[str]:
+    """Inside, what happens is counted, shown at `listen` (HOST:PORT; empty: nowhere) and sent by OTLP where `export`
+    says so. Gives the address of the page, empty where there is none. With neither it does nothing.
+
+    `service` and `engine` (of the store) are labels. Raises ConfigurationError.
+    """
+    if not listen and not export:
+        yield ""
+        return
+    _check_installed()
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    readers: list[MetricReader] = []
+    page = None
+    if listen:
+        page = _Page(listen)
+        readers.append(page.reader)
+    if export:
+        readers.append(_otlp_reader())
+    provider = MeterProvider(readers, _resource(f"runwire-{service}"))
+    metrics.switch_on(provider.get_meter("runwire"), {"service": service, "engine": engine})
+    try:
+        if page is not None:
+            log.info("metrics at http://%s/metrics", page.address)
+        yield page.address if page else ""
+    finally:
+        metrics.switch_off()
+        if page is not None:
+            page.close()
+        # A collector that does not answer must not keep the process.
+        await asyncio.to_thread(provider.shutdown, _CLOSE_MILLISECONDS)
+
+
+async def watch_lag() -> None:
+    """Looks, until cancelled, how late the loop is."""
+    now = asyncio.get_running_loop().time
+    while True:
+        due = now() + _LAG_SECONDS
+        await asyncio.sleep(_LAG_SECONDS)
+        metrics.LOOP_LAG_SECONDS.record(now() - due)
+
+
+class _Page:
+    """Answers GET /metrics, from threads of its own: a blocked event loop shows in what it says."""
+
+    def __init__(self, listen: str) -> None:
+        from opentelemetry.exporter.prometheus import PrometheusMetricReader
+        from prometheus_client import start_http_server
+
+        host, separator, port = listen.rpartition(":")
+        if not separator or not host or not port.isdecimal() or int(port) > 65535:
+            raise ConfigurationError(f"cannot show metrics on {listen!r}: expected HOST:PORT, such as 127.0.0.1:9464")
+        try:
+            self._server, self._thread = start_http_server(int(port), host.strip("[]"))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigurationError(f"cannot show metrics on {listen}: {reason}") from None
+        self.address = f"{host}:{self._server.server_port}"
+        self.reader: MetricReader = PrometheusMetricReader(scope_info_enabled=False)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _check_installed() -> None:
+    for name in _NEEDED:
+        try:
+            found = find_spec(name) is not None
+        except ModuleNotFoundError:
+            found = False
+        if not found:
+            raise ConfigurationError("metrics need OpenTelemetry: pip install 'runwire[otel]'")
+
+
+def _otlp_reader() -> MetricReader:
+    """The usual OTEL_EXPORTER_OTLP_* variables say where to, and how often."""
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    name, protocol = next(((name, text) for name in _PROTOCOL_NAMES if (text := os.environ.get(name))), ("", "grpc"))
+    exporter: Any
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as ByGrpc
+
+        exporter = ByGrpc()
+    elif protocol == "http/protobuf":
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as ByHttp
+
+        exporter = ByHttp()
+    else:
+        raise ConfigurationError(f"{name} is {protocol!r}; metrics are exported by grpc or http/protobuf")
+    return PeriodicExportingMetricReader(exporter)
+
+
+def _resource(service_name: str) -> Any:
+    from opentelemetry.sdk.resources import Resource
+
+    named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return Resource.create({} if named else {"service.name": service_name})
