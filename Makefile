@@ -144,8 +144,8 @@ fuzz: $(STAMP) ## a hundred thousand requests of every kind to both services (mi
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick
-bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory ## every benchmark, as ratios
+.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity
+bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-identity ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 bench-store: $(STAMP) ## append and replay rates of the log
@@ -155,6 +155,8 @@ bench-sqlite: $(STAMP) ## the embedded engine: append, read, latency between pro
 	$(BIN)/python -m benchmarks.sqlite $(ARGS)
 bench-growth: $(STAMP) ## what calls cost beside 1,000 to 100,000 runs that have ended, and late in a long run (minutes)
 	$(BIN)/python -m benchmarks.growth $(ARGS)
+bench-identity: $(STAMP) ## what TLS and tokens cost, as ratios to neither
+	$(BIN)/python -m benchmarks.identity $(ARGS)
 bench-memory: $(STAMP) ## what a service process needs where clients do their worst (minutes)
 	$(BIN)/python -m benchmarks.memory $(ARGS)
 bench-scorer: $(STAMP) ## scorer runs a second, against job libraries

@@ -39,7 +39,7 @@ _HEALTH_SECONDS: Final = 2.0
 _STREAM_GRACE_SECONDS: Final = 2.0
 _COMING_IN_SECONDS: Final = 0.3
 
-log = logging.getLogger("agent_service")
+logger = logging.getLogger("agent_service")
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -144,7 +144,7 @@ class Service:
             await server.set_serving(True)
             announce(server.address)
             await stopping.wait()
-            log.info("shutting down")
+            logger.info("shutting down")
             for task in watching:
                 task.cancel()
             await server.set_serving(False)
@@ -164,9 +164,9 @@ async def _watch_store(store: Store, server: Server) -> None:
         await asyncio.sleep(_HEALTH_SECONDS)
         problem = await _store_problem(store)
         if problem and serving:
-            log.error("the store does not answer: %s", problem)
+            logger.error("the store does not answer: %s", problem)
         elif not problem and not serving:
-            log.info("the store answers again")
+            logger.info("the store answers again")
         if bool(problem) == serving:
             await server.set_serving(not problem)
         serving = not problem

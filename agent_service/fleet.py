@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 10.0
 _PATIENCE_SECONDS: Final = 10.0
 """What is due for less is not complained of: a worker may just be starting."""
 
-log = logging.getLogger("agent_service")
+logger = logging.getLogger("agent_service")
 
 
 class Presence:
@@ -112,9 +112,9 @@ class Fleet:
             if queue.oldest_due_age.seconds < _PATIENCE_SECONDS:
                 del stranded[agent_id]
                 continue
-            log.warning("%d runs of agent %r are due, and no worker has that agent: start one", queue.due, agent_id)
+            logger.warning("%d runs of agent %r are due, and no worker has that agent: start one", queue.due, agent_id)
         for agent_id in sorted(self._complained - stranded.keys()):
-            log.info("runs of agent %r do not wait for a worker any more", agent_id)
+            logger.info("runs of agent %r do not wait for a worker any more", agent_id)
         self._complained = set(stranded)
         return _LOOK_SECONDS
 

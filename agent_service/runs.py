@@ -41,7 +41,7 @@ MAX_TRACE_LENGTH: Final = 512
 _SCAN_ROUNDS: Final = 4
 """A page that is still short after so many looks more than a full one takes is returned as it is, with a token to go
 on: a search that finds little costs its caller more pages, and the service no more than another call."""
-_SCAN_LIMIT: Final = 64
+_MAX_SCANNED: Final = 64
 """Runs of one look, so that many labels do not fill the memory."""
 _RESUME_TRIES: Final = 5
 """How often an answer is tried that meets a worker at work on the run."""
@@ -122,8 +122,8 @@ class Runs:
         since = seconds_of(request.created_after) - _ROUNDING_SECONDS if request.HasField("created_after") else 0.0
         runs: list[run_pb2.Run] = []
         room = MAX_PAGE_BYTES
-        for _ in range(_SCAN_ROUNDS + size // _SCAN_LIMIT):
-            page = await self._scan(who, request, place, since, min(size - len(runs), _SCAN_LIMIT))
+        for _ in range(_SCAN_ROUNDS + size // _MAX_SCANNED):
+            page = await self._scan(who, request, place, since, min(size - len(runs), _MAX_SCANNED))
             for stored in page.found:
                 run = await self._listed(stored)
                 if run is not None and who.owner in (None, run.owner) and _matches(run, request):

@@ -73,6 +73,7 @@ RESOURCES: Final = (
     Resource(_AGENT, "GetRun", "GET", "/v1/runs/{runId}", "One run", show="run"),
     Resource(_AGENT, "CancelRun", "POST", "/v1/runs/{runId}/cancel", "Ask a run to stop", show="run"),
     Resource(_AGENT, "ResumeRun", "POST", "/v1/runs/{runId}/answers", "Answer what a run waits for", show="run"),
+    Resource(_AGENT, "CreateRunToken", "POST", "/v1/runs/{runId}/tokens", "A token that reads one run, for minutes"),
     Resource(_AGENT, "SendMessage", "POST", "/v1/runs/{runId}/messages", "Give a message to a conversation"),
     Resource(_AGENT, "EndConversation", "POST", "/v1/runs/{runId}/end", "End a conversation after its messages",
              show="run"),

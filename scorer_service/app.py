@@ -58,7 +58,7 @@ _STREAM_GRACE_SECONDS: Final = 2.0
 
 T = TypeVar("T")
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 
 async def run(
@@ -284,7 +284,7 @@ class _Service:
             await self.server.set_serving(True)
             announce(self.server.address)
             await stopping.wait()
-            log.info("shutting down")
+            logger.info("shutting down")
             self._stopping = True
             await self.server.set_serving(False)
             intake.stop()
@@ -307,9 +307,9 @@ class _Service:
         if self._stopping:
             return _HEALTH_SECONDS
         if problem and problem != self._problem:
-            log.error("not serving: %s", problem)
+            logger.error("not serving: %s", problem)
         elif self._problem and not problem:
-            log.info("serving: the results database takes writes again")
+            logger.info("serving: the results database takes writes again")
         if bool(problem) != bool(self._problem):
             await self.server.set_serving(not problem)
         if self._problem and not problem:
@@ -335,7 +335,7 @@ async def _prepare(database: Database, settings: Settings) -> None:
     else:
         await migrate.check(database)
     if await database.write(revisions.settle_in, limit_seconds=_START_SECONDS):
-        log.warning("the results database comes from another server: watches begin anew")
+        logger.warning("the results database comes from another server: watches begin anew")
 
 
 def _limits(settings: Settings) -> Limits:

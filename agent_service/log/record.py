@@ -157,7 +157,7 @@ def _readable(data: bytes) -> run_pb2.Run | None:
         except DecodeError:
             return None
     if not well:
-        values.mend(run)
+        values.make_readable(run)
     return run
 
 

@@ -87,8 +87,8 @@ def _window(
             said = json.loads(line)
             events = max(1, said["received"])
             return {
-                "p50 ms": said["p50"] or 0.0,
-                "p99 ms": said["p99"] or 0.0,
+                "p50 ms": said["p50"] or float("nan"),
+                "p99 ms": said["p99"] or float("nan"),
                 "events/s": said["received"] / seconds,
                 **{f"us {name}": 1e6 * used / events for name, used in spent.items()},
                 "whole": float(said["whole"]),

@@ -212,6 +212,15 @@ class AgentClient(Client):
         response: pb.CancelRunResponse = await self._call("CancelRun", request)
         return response.run
 
+    async def create_run_token(
+        self, run_id: str, lifetime: timedelta | float | None = None
+    ) -> pb.CreateRunTokenResponse:
+        """A token that reads this one run, for so long (15 minutes without, an hour at most): for a browser."""
+        response: pb.CreateRunTokenResponse = await self._call(
+            "CreateRunToken", requests.create_run_token(run_id, lifetime)
+        )
+        return response
+
     def conversation(
         self,
         agent_id: str = "",

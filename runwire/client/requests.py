@@ -104,6 +104,12 @@ def list_runs(
     )
 
 
+def create_run_token(run_id: str, lifetime: timedelta | float | None) -> agent_service_pb2.CreateRunTokenRequest:
+    return agent_service_pb2.CreateRunTokenRequest(
+        run_id=given(run_id, "run_id"), lifetime=None if lifetime is None else _duration(lifetime)
+    )
+
+
 def approve(request_id: str, override_arguments: Mapping[str, Json] | None = None) -> run_event_pb2.Answer:
     """Answer that lets a tool call happen, with other arguments than the model's where they are given."""
     arguments = None if override_arguments is None else to_struct(override_arguments)

@@ -182,6 +182,14 @@ class AgentClient(Client):
         response: agent_pb.CancelRunResponse = self._call("CancelRun", request)
         return response.run
 
+    def create_run_token(
+        self, run_id: str, lifetime: timedelta | float | None = None
+    ) -> agent_pb.CreateRunTokenResponse:
+        response: agent_pb.CreateRunTokenResponse = self._call(
+            "CreateRunToken", requests.create_run_token(run_id, lifetime)
+        )
+        return response
+
     def conversation(
         self,
         agent_id: str = "",

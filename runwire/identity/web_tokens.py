@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
 import urllib.request
 from asyncio import Lock, to_thread
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +28,11 @@ _REFRESH_SECONDS: Final = 300.0
 _UNKNOWN_KEY_SECONDS: Final = 10.0
 """Tokens with made-up key ids cost the provider one request in so long."""
 _FETCH_SECONDS: Final = 5.0
-_MOST_BYTES: Final = 1024 * 1024
-_MOST_TOKEN_LENGTH: Final = 8192
+_MAX_BYTES: Final = 1024 * 1024
+_MAX_TOKEN_LENGTH: Final = 8192
+_MAX_VERIFIED: Final = 10_000
 
-log = logging.getLogger("runwire.identity")
+logger = logging.getLogger("runwire.identity")
 
 Keys: TypeAlias = Mapping[str, jwt.PyJWK]
 
@@ -55,6 +58,16 @@ class Provider:
             raise ConfigurationError(f"no algorithm to allow for JWTs: {wrong!r}; there are {', '.join(ALGORITHMS)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A token that was good, and is as long as it is not over and its key is published: a signature takes longer to
+    verify than most calls take."""
+
+    key_id: str
+    key: jwt.PyJWK
+    principal: Principal
+
+
 class WebTokens:
     """Tells which JWTs are good, by the keys that the provider publishes."""
 
@@ -62,19 +75,32 @@ class WebTokens:
         """Raises ConfigurationError."""
         provider.check()
         self._provider = provider
+        self._verified_before: OrderedDict[bytes, _Verified] = OrderedDict()
         self._keys = _PublishedKeys(provider.jwks) if "://" in provider.jwks else _KeyFile(Path(provider.jwks))
 
     async def principal(self, token: str) -> Principal:
         """Raises TokenInvalid, TokenExpired, KeysUnavailable."""
-        if len(token) > _MOST_TOKEN_LENGTH:
+        if len(token) > _MAX_TOKEN_LENGTH:
             raise TokenInvalid("the token is no JWT that this service takes")
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        known = self._verified_before.get(digest)
+        if known is not None and known.principal.is_proven() and await self._keys.get(known.key_id) is known.key:
+            self._verified_before.move_to_end(digest)
+            return known.principal
+        verified = await self._verify(token)
+        self._verified_before[digest] = verified
+        while len(self._verified_before) > _MAX_VERIFIED:
+            self._verified_before.popitem(last=False)
+        return verified.principal
+
+    async def _verify(self, token: str) -> _Verified:
         try:
-            key_id = jwt.get_unverified_header(token).get("kid", "")
-            key = await self._keys.get(key_id if isinstance(key_id, str) else "")
+            given = jwt.get_unverified_header(token).get("kid", "")
+            key_id = given if isinstance(given, str) else ""
+            key = await self._keys.get(key_id)
             if key is None:
                 raise TokenInvalid("the token is signed by a key that its issuer does not publish")
-            claims = self._verified(token, key)
-            return self._principal(claims)
+            return _Verified(key_id, key, self._principal(self._verified(token, key)))
         except jwt.ExpiredSignatureError:
             raise TokenExpired("the token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
@@ -147,7 +173,7 @@ class _PublishedKeys:
             self._keys = keys_of(await to_thread(self._fetch, self._url))
             self._fetched = time.monotonic()
         except (OSError, ValueError) as error:
-            log.error("the keys at %s cannot be fetched: %s", self._url, error)
+            logger.error("the keys at %s cannot be fetched: %s", self._url, error)
 
 
 def keys_of(content: bytes) -> Keys:
@@ -190,7 +216,7 @@ _opener: Final = urllib.request.build_opener(_Staying)
 
 def _fetch(url: str) -> bytes:
     with _opener.open(url, timeout=_FETCH_SECONDS) as response:
-        content: bytes = response.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"the answer has more than {_MOST_BYTES} bytes")
+        content: bytes = response.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"the answer has more than {_MAX_BYTES} bytes")
     return content

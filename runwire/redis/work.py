@@ -6,6 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Claim, Commit, Lease, LeaseState
@@ -16,6 +17,9 @@ from runwire.redis.link import Reply, Word
 from runwire.redis.records import fields_of, head_of, microseconds, seconds, understood
 from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND
 from runwire.redis.shards import Shards, lane_name, those_that_answer
+
+CLAIM_PARTS: Final = 4
+"""Shards that are claimed in at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,31 @@ class Work:
         return [], 0.0
 
     async def _claim_in(self, parts: Mapping[int, int], wanted: Wanted) -> tuple[Sequence[Claim], float]:
+        """Claims so many in each of these shards, in a few of them at once: each gives one topic, however large."""
+        claims: list[tuple[int, Claim]] = []
+        waits: list[float] = []
+        left_bytes, left = wanted.max_bytes, list(parts)
+        while left and (left_bytes > 0 or not claims):
+            wave, left = left[:CLAIM_PARTS], left[CLAIM_PARTS:]
+            try:
+                replies = await self._claim_at_once({shard: parts[shard] for shard in wave}, wanted, left_bytes)
+            except StoreUnavailable:
+                if not claims and not left:
+                    raise
+                continue  # what others gave is this caller's, and those that are left may answer
+            except BaseException:
+                for _, claim in claims:
+                    self._give_back(claim)
+                raise
+            with understood():
+                found = [claim for reply in replies for claim in _claims_of(reply)]
+                waits += [seconds(reply[1]) for reply in replies if reply[1]]
+            left_bytes -= sum(len(value) for _, claim in found for value in claim.fields.values())
+            claims += found
+        claims.sort(key=lambda claim: claim[0])
+        return [claim for _, claim in claims], min(waits, default=POLL_SECONDS)
+
+    async def _claim_at_once(self, parts: Mapping[int, int], wanted: Wanted, max_bytes: int) -> Sequence[Reply]:
         replies: list[Reply] = []
 
         async def claim_in(shard: int, part: int) -> None:
@@ -72,7 +101,7 @@ class Work:
                 wanted.holder,
                 secrets.token_hex(8),
                 int(wanted.alone),
-                max(1, wanted.max_bytes // len(parts)),
+                max(1, max_bytes // len(parts)),
                 *wanted.queues,
             )
             replies.append(
@@ -92,11 +121,7 @@ class Work:
             for reply in replies:
                 self._hand_back(reply)
             raise
-        with understood():
-            claims = [claim for reply in replies for claim in _claims_of(reply)]
-            claims.sort(key=lambda claim: claim[0])
-            waits = [seconds(reply[1]) for reply in replies if reply[1]]
-        return [claim for _, claim in claims], min(waits, default=POLL_SECONDS)
+        return replies
 
     async def _share_out(self, wanted: Wanted) -> Mapping[int, int]:
         """How many topics to claim in each shard, so that they are those due longest in all."""
@@ -113,10 +138,13 @@ class Work:
     def _hand_back(self, reply: Reply) -> None:
         """Ends the leases of claims that came too late for a caller that was cancelled, or had no more time."""
         for _, claim in _claims_of(reply):
-            commit = Commit(claim.topic, attempt=claim.head.attempt, token=claim.token)
-            shard = self._shards.of(claim.topic)
-            words = words_of(self._shards.prefix(shard), commit, HAND_BACK)
-            self._client.run_unheard(COMMIT, shard, self._shards.topic(claim.topic), words)
+            self._give_back(claim)
+
+    def _give_back(self, claim: Claim) -> None:
+        commit = Commit(claim.topic, attempt=claim.head.attempt, token=claim.token)
+        shard = self._shards.of(claim.topic)
+        words = words_of(self._shards.prefix(shard), commit, HAND_BACK)
+        self._client.send_and_forget(COMMIT, shard, self._shards.topic(claim.topic), words)
 
     async def extend(self, leases: Sequence[Lease], lease_seconds: float) -> Sequence[LeaseState]:
         states = [LeaseState.UNKNOWN] * len(leases)

@@ -28,10 +28,10 @@ from scorer_service.results.records import Error, State
 from scorer_service.results.revisions import next_revision
 from scorer_service.results.schema import NOW, Lane, holders, scorer_runs, scorers
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 ORPHAN_SECONDS: Final = 3600.0
-_MOST_SECONDS: Final = 60.0
+_MAX_SECONDS: Final = 60.0
 """Longest pause until a process says again what it has."""
 _WATCHED_ROUNDS: Final = 3
 _MAX_PAIRS: Final = 1000
@@ -95,7 +95,7 @@ class Holders:
         self._worker = worker
         self._versions = versions
         self._orphan_seconds = orphan_seconds
-        self._pause_seconds = min(_MOST_SECONDS, orphan_seconds / 20)
+        self._pause_seconds = min(_MAX_SECONDS, orphan_seconds / 20)
         self._place: Pair = ("", "")
         self._last: tuple[float, float] | None = None
         self._watching_since = 0.0
@@ -104,7 +104,7 @@ class Holders:
         """Says what is here, and gives up what nobody has; returns when to say it again."""
         given_up = await self.sweep()
         if given_up:
-            log.error("%d scorer runs failed: nobody has had their scorer for %g s", given_up, self._orphan_seconds)
+            logger.error("%d scorer runs failed: nobody has had their scorer for %g s", given_up, self._orphan_seconds)
         return self._pause_seconds if given_up < _BATCH else 0.05
 
     async def sweep(self) -> int:

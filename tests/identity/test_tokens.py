@@ -285,6 +285,31 @@ async def test_keys_at_a_url_are_fetched_and_kept(issuer: Issuer, monkeypatch: p
     assert await keys.get("two") is not None
 
 
+async def test_a_jwt_is_verified_once(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that was good is not verified again, until it is over, or its key is exchanged, also for another of the
+    same id; the memory for it is bounded."""
+    web = provider(issuer, leeway_seconds=0.0)
+    verified: list[str] = []
+    decode = jwt.decode
+    monkeypatch.setattr(jwt, "decode", lambda token, *a, **k: verified.append(token) or decode(token, *a, **k))
+    token, over = issuer.token(), issuer.token(exp=time.time() + 1.5)
+    for _ in range(3):
+        assert (await web.principal(token)).subject == "anna"
+    assert verified == [token]
+    principal = await web.principal(over)
+    while principal.is_proven():
+        pass
+    with pytest.raises(TokenExpired):
+        await web.principal(over)
+    issuer.rotate("one")
+    with pytest.raises(TokenInvalid):
+        await web.principal(token)
+    monkeypatch.setattr(web_tokens, "_MOST_VERIFIED", 2)
+    for number in range(5):
+        await web.principal(issuer.token(sub=f"s{number}"))
+    assert len(web._verified_before) == 2
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -9,6 +9,7 @@ import pytest
 
 from runwire.alarm import Alarm
 from tests.log.stepped_loop import SteppedLoop
+from tests.servers import MISSING
 
 
 @pytest.fixture
@@ -86,3 +87,28 @@ def test_nobody_is_woken_after_close(loop: SteppedLoop) -> None:
     loop.settle()
     loop.pass_time(5.0)
     assert not task.result().done()
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_time_that_is_over_at_once(kind: str) -> None:
+    """On real loops too, where a timer of no time may be none: the wait ends, and the next one is as good."""
+    if kind == "uvloop":
+        uvloop = pytest.importorskip("uvloop", reason=f"{MISSING} uvloop: not installed")
+        factory = uvloop.new_event_loop
+    else:
+        factory = asyncio.new_event_loop
+
+    async def run() -> int:
+        alarm, ended = Alarm(), 0
+        for seconds in (0.0, -1.0, 0.0004, 0.01, 0.0):
+            for _ in range(2):
+                waiter = asyncio.get_running_loop().create_future()
+                alarm.set(waiter, seconds)
+                alarm.set(waiter, seconds / 2)
+                await waiter
+                ended += 1
+        alarm.close()
+        return ended
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(asyncio.wait_for(run(), 10)) == 10

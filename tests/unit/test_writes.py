@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from runwire import writes as writes_module
 from runwire.write_gate import WriteGate
 from runwire.writes import STALLED_SECONDS, Writes
 from tests.log.stepped_loop import SteppedLoop
+from tests.servers import MISSING
 
 LIMIT_SECONDS = 4.0
 
@@ -84,3 +86,25 @@ def test_writes_begun_later_have_their_own_time(loop: SteppedLoop) -> None:
         loop.pass_time(0.1)
     total = STALLED_SECONDS + LIMIT_SECONDS
     assert ends == [(number, pytest.approx(number + total, abs=0.25)) for number in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_limit_of_hardly_any_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On real loops too, where a timer of no time may be none: each write is given up, and others begin meanwhile."""
+    monkeypatch.setattr(writes_module, "STALLED_SECONDS", 0.0002)
+    if kind == "uvloop":
+        uvloop = pytest.importorskip("uvloop", reason=f"{MISSING} uvloop: not installed")
+        factory = uvloop.new_event_loop
+    else:
+        factory = asyncio.new_event_loop
+
+    async def run() -> list[str]:
+        writes, gate = Writes(0.0002), WriteGate()
+        tasks = []
+        for _ in range(20):
+            tasks.append(asyncio.create_task(_write(writes, gate, asyncio.Event())))
+            await asyncio.sleep(0.0001)
+        return await asyncio.wait_for(asyncio.gather(*tasks), 10)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(run()) == ["given up"] * 20
