@@ -98,6 +98,11 @@ class Fleet:
         names.update(depths, (agent.agent_id for worker in workers for agent in worker.agents))
         return [_queue(name, depths.get(name), workers, now) for name in sorted(names)]
 
+    async def work(self, agent_ids: frozenset[str]) -> int:
+        """How many runs are due or being executed, of these agents or of all: what there must be processes for."""
+        found = (queue for queue in await self.queues() if not agent_ids or queue.agent_id in agent_ids)
+        return sum(queue.due + queue.running for queue in found)
+
     async def watch_once(self) -> float:
         """Says once of each agent that its runs wait and nobody can do them, and when that is over."""
         self._seen = await self._look()

@@ -212,6 +212,15 @@ class Holders:
 
         return await self._database.read(ask)
 
+    async def work(self, scorer_ids: frozenset[str]) -> int:
+        """How many scorer runs are due, of scorers that are not paused, or in somebody's hands; of these scorers, or of
+        all: what there must be processes for."""
+        queues, _ = await self.queues()
+        running = await self._database.read(lambda connection: connection.execute(_RUNNING).scalars().all())
+        wanted = [queue for queue in queues if not scorer_ids or queue.scorer_id in scorer_ids]
+        due = sum(queue.due for queue in wanted if not queue.paused)
+        return due + sum(not scorer_ids or scorer_id in scorer_ids for scorer_id in running)
+
     async def all(self) -> list[Holder]:
         """Who has what, as far as it was said within the orphan time."""
         columns = (holders.c.scorer_id, holders.c.version, holders.c.worker, holders.c.seen_time)
@@ -261,6 +270,7 @@ _NEXT_PAIR: Final = (
 )
 
 
+_RUNNING: Final = select(c.scorer_id).where(c.state == int(State.RUNNING)).limit(MAX_COUNTED)
 _OF_LANE: Final = (
     c.scorer_id == bindparam("scorer_id"),
     c.wanted_version == bindparam("version"),
