@@ -408,7 +408,7 @@ class Execution:
                     await self._writer.emit(event.step, **{payload: getattr(event, payload)})
                     event.attempt = self._claim.head.attempt
                     self._past.add(event)
-        await self._writer.write(Rider(deletes=[record.FORK]))
+        await self._writer.write(Changes(deletes=[record.FORK]))
 
     async def _batch_of(self, topic: str, place: Position | None) -> Batch | None:
         """The next events of another run; None at its end, and where they are purged meanwhile: its journal is what
@@ -416,7 +416,7 @@ class Execution:
         try:
             history = await self._log.get_history(topic, place, max_events=256, max_bytes=1024 * 1024)
         except NotFound as error:
-            log.warning("%s: what its source told is gone: %s", self._claim.topic, error)
+            logger.warning("%s: what its source told is gone: %s", self._claim.topic, error)
             return None
         return history.batch
 
