@@ -74,6 +74,8 @@ RESOURCES: Final = (
     Resource(_AGENT, "CancelRun", "POST", "/v1/runs/{runId}/cancel", "Ask a run to stop", show="run"),
     Resource(_AGENT, "ResumeRun", "POST", "/v1/runs/{runId}/answers", "Answer what a run waits for", show="run"),
     Resource(_AGENT, "CreateRunToken", "POST", "/v1/runs/{runId}/tokens", "A token that reads one run, for minutes"),
+    Resource(_AGENT, "ForkRun", "POST", "/v1/runs/{runId}/forks", "Go on with a failed run in another", status=201,
+             show="run"),
     Resource(_AGENT, "SendMessage", "POST", "/v1/runs/{runId}/messages", "Give a message to a conversation"),
     Resource(_AGENT, "EndConversation", "POST", "/v1/runs/{runId}/end", "End a conversation after its messages",
              show="run"),
@@ -109,7 +111,7 @@ def _handler(resource: Resource, services: Callable[[Request], Services]) -> Cal
         asked = await request_of(resource, request)
         answer = await services(request).call(resource.service, resource.rpc, asked, repeat=resource.repeatable)
         shown = getattr(answer, resource.show) if resource.show else answer
-        headers = {"Location": f"/v1/runs/{shown.run_id}"} if resource.rpc == "StartRun" else None
+        headers = {"Location": f"/v1/runs/{shown.run_id}"} if resource.rpc in ("StartRun", "ForkRun") else None
         return Response(json_of(shown), resource.status, headers, "application/json")
 
     return handle

@@ -473,6 +473,7 @@ async def serve(
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_clients_that_left)
     access = access or Access()
+    _address(listen)
     if services:
         access.check(listen)
     interceptors = [
@@ -498,12 +499,18 @@ async def serve(
         await asyncio.shield(server.stop(grace_seconds))
 
 
-def _bind(server: grpc.aio.Server, listen: str, certificates: ServerCertificates | None) -> str:
+def _address(listen: str) -> tuple[str, int]:
+    """Host and port. Raises ConfigurationError."""
     host, separator, port = listen.rpartition(":")
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigurationError(f"cannot listen on {listen!r}: expected HOST:PORT, such as 127.0.0.1:50051")
+    return host, int(port)
+
+
+def _bind(server: grpc.aio.Server, listen: str, certificates: ServerCertificates | None) -> str:
+    host, port = _address(listen)
     try:
-        _probe(host.strip("[]"), int(port))
+        _probe(host.strip("[]"), port)
         if certificates is None:
             bound = server.add_insecure_port(listen)
         else:
