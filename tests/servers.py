@@ -51,12 +51,14 @@ def program(name: str) -> Path:
 def free_port() -> int:
     """A port that was free a moment ago, below those that the kernel gives to outgoing connections.
 
-    So it is still free when a server that was killed comes back for it.
+    So it is still free when a server that was killed comes back for it. The port 10,000 above, where a node of a cluster
+    speaks to the others, was free too.
     """
     while True:
-        port = random.randrange(12_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        port = random.randrange(12_000, 22_000)
+        with socket.socket() as probe, socket.socket() as bus, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
             return port
 
 
