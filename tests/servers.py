@@ -51,8 +51,8 @@ def program(name: str) -> Path:
 def free_port() -> int:
     """A port that was free a moment ago, below those that the kernel gives to outgoing connections.
 
-    So it is still free when a server that was killed comes back for it. The port 10,000 above, where a node of a cluster
-    speaks to the others, was free too.
+    So it is still free when a server that was killed comes back for it. The port 10,000 above, where a node of a
+    cluster speaks to the others, was free too.
     """
     while True:
         port = random.randrange(12_000, 22_000)
