@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Final
 
@@ -139,54 +139,62 @@ def _check_budget(
 # The gate of calls
 
 
-@dataclass
-class _Caller:
-    waiting: list[asyncio.Task[Place]] = field(default_factory=list)
-
-
 def gate(random: Random, loop: SteppedLoop) -> None:
     """Callers come, leave, and give their places up, in any order; some stand still."""
-    places = random.randint(1, 3)
-    it = Gate(places)
-    callers = {name: _Caller() for name in "abc"}
-    taken: list[Place] = []
-    served: list[str] = []
-    waited: dict[str, int] = {}
+    crowd = _Crowd(random.randint(1, 3))
     for _ in range(STEPS):
         name = random.choice("aaabc")
         step = random.random()
         if step < 0.5:
-            callers[name].waiting.append(loop.create_task(it.enter(name)))
-        elif step < 0.6 and callers[name].waiting:
-            random.choice(callers[name].waiting).cancel()
-        elif taken:
-            taken.pop(random.randrange(len(taken))).close()
-            if step > 0.95:  # the next leaves just as it gets its place
-                for caller in callers.values():
-                    for task in caller.waiting[:1]:
-                        task.cancel()
+            crowd.waiting[name].append(loop.create_task(crowd.gate.enter(name)))
+        elif step < 0.6 and crowd.waiting[name]:
+            random.choice(crowd.waiting[name]).cancel()
+        elif crowd.taken:
+            crowd.taken.pop(random.randrange(len(crowd.taken))).close()
+            if step > 0.95:
+                crowd.leave_as_they_get_it()
         loop.settle()
-        for name, caller in callers.items():
-            for task in [task for task in caller.waiting if task.done()]:
-                caller.waiting.remove(task)
-                if not task.cancelled():
-                    taken.append(task.result())
-                    served.append(name)
-                    waited[name] = 0
-                    for other in callers:
-                        if other != name and callers[other].waiting:
-                            waited[other] = waited.get(other, 0) + 1
-            if not caller.waiting:
-                waited[name] = 0
-        assert len(taken) <= places, "more than there are places"
-        assert len(taken) == places or not any(caller.waiting for caller in callers.values()), "a place stands empty"
-        assert max(waited.values(), default=0) <= len(callers), f"no turn between callers: {served[-9:]}"
+        crowd.collect()
+        crowd.check()
     for _ in range(2 * STEPS):  # whoever has a place and does not go on is counted no more
         loop.pass_time(1.0)
-    assert not any(not task.done() for caller in callers.values() for task in caller.waiting)
-    for place in taken:
+    assert all(task.done() for tasks in crowd.waiting.values() for task in tasks)
+    for place in crowd.taken:
         place.close()  # of no effect any more
-    assert loop.run_until_complete(_places_of(it)) == places
+    assert loop.run_until_complete(_places_of(crowd.gate)) == crowd.places
+
+
+class _Crowd:
+    """Those who want places, by the name of who calls."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.gate = Gate(places)
+        self.waiting: dict[str, list[asyncio.Task[Place]]] = {name: [] for name in "abc"}
+        self.taken: list[Place] = []
+        self.passed = dict.fromkeys(self.waiting, 0)
+        """How many places others got since each has waited for one."""
+
+    def leave_as_they_get_it(self) -> None:
+        for tasks in self.waiting.values():
+            for task in tasks[:1]:
+                task.cancel()
+
+    def collect(self) -> None:
+        """Sees who got a place."""
+        for name, tasks in self.waiting.items():
+            done = [task for task in tasks if task.done()]
+            tasks[:] = [task for task in tasks if not task.done()]
+            for task in done:
+                if not task.cancelled():
+                    self.taken.append(task.result())
+                    self.passed = {other: self.passed[other] + 1 for other in self.waiting} | {name: 0}
+        self.passed = {name: self.passed[name] if tasks else 0 for name, tasks in self.waiting.items()}
+
+    def check(self) -> None:
+        assert len(self.taken) <= self.places, "more than there are places"
+        assert len(self.taken) == self.places or not any(self.waiting.values()), "a place stands empty"
+        assert max(self.passed.values()) <= len(self.waiting), f"no turn between callers: {self.passed}"
 
 
 async def _places_of(it: Gate) -> int:
