@@ -19,7 +19,7 @@ from agent_service.fleet import Fleet
 from agent_service.process.end import LAST_SECONDS, BoundedEnd
 from agent_service.runs import Runs
 from agent_service.servicer import AgentServicer
-from runwire import metrics, telemetry
+from runwire import metrics, scaler, telemetry
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runwire.caching_pubsub import CachingPubSub
 from runwire.calls import Calls
@@ -30,13 +30,16 @@ from runwire.loop import repeat
 from runwire.outflow import Outflow
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
+from runwire.scaler import Scaler
 
 SERVICE: Final = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+_RUNS_A_WORKER: Final = 20.0
+"""What a worker is to have where KEDA is not told otherwise."""
 _HEALTH_SECONDS: Final = 2.0
 _STREAM_GRACE_SECONDS: Final = 2.0
 _COMING_IN_SECONDS: Final = 0.3
 
-log = logging.getLogger("agent_service")
+logger = logging.getLogger("agent_service")
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -89,8 +92,10 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
     def register(server: object) -> None:
         if settings.role != "work":
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
+            keda = Scaler("runwire-runs", "agents", _RUNS_A_WORKER, lambda agent_ids: servicer.fleet.work(agent_ids))
+            scaler.register(keda, server)
 
-    services = [] if settings.role == "work" else [SERVICE]
+    services = [] if settings.role == "work" else [SERVICE, scaler.SERVICE]
     async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
         # Asked by whoever collects, from another thread.
         with metrics.STREAMS_OPEN.of(lambda: outflow.streams), metrics.CALLS_WAITING.of(lambda: calls.waiting):
@@ -139,7 +144,7 @@ class Service:
             await server.set_serving(True)
             announce(server.address)
             await stopping.wait()
-            log.info("shutting down")
+            logger.info("shutting down")
             for task in watching:
                 task.cancel()
             await server.set_serving(False)
@@ -159,9 +164,9 @@ async def _watch_store(store: Store, server: Server) -> None:
         await asyncio.sleep(_HEALTH_SECONDS)
         problem = await _store_problem(store)
         if problem and serving:
-            log.error("the store does not answer: %s", problem)
+            logger.error("the store does not answer: %s", problem)
         elif not problem and not serving:
-            log.info("the store answers again")
+            logger.info("the store answers again")
         if bool(problem) == serving:
             await server.set_serving(not problem)
         serving = not problem

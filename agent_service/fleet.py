@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 10.0
 _PATIENCE_SECONDS: Final = 10.0
 """What is due for less is not complained of: a worker may just be starting."""
 
-log = logging.getLogger("agent_service")
+logger = logging.getLogger("agent_service")
 
 
 class Presence:
@@ -98,6 +98,11 @@ class Fleet:
         names.update(depths, (agent.agent_id for worker in workers for agent in worker.agents))
         return [_queue(name, depths.get(name), workers, now) for name in sorted(names)]
 
+    async def work(self, agent_ids: frozenset[str]) -> int:
+        """How many runs are due or being executed, of these agents or of all: what there must be processes for."""
+        found = (queue for queue in await self.queues() if not agent_ids or queue.agent_id in agent_ids)
+        return sum(queue.due + queue.running for queue in found)
+
     async def watch_once(self) -> float:
         """Says once of each agent that its runs wait and nobody can do them, and when that is over."""
         self._seen = await self._look()
@@ -107,9 +112,9 @@ class Fleet:
             if queue.oldest_due_age.seconds < _PATIENCE_SECONDS:
                 del stranded[agent_id]
                 continue
-            log.warning("%d runs of agent %r are due, and no worker has that agent: start one", queue.due, agent_id)
+            logger.warning("%d runs of agent %r are due, and no worker has that agent: start one", queue.due, agent_id)
         for agent_id in sorted(self._complained - stranded.keys()):
-            log.info("runs of agent %r do not wait for a worker any more", agent_id)
+            logger.info("runs of agent %r do not wait for a worker any more", agent_id)
         self._complained = set(stranded)
         return _LOOK_SECONDS
 

@@ -11,6 +11,7 @@ from typing import Final
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
 from agent_service.log import record, telling, turns
+from agent_service.log.journal import PREFIX as JOURNAL
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (
@@ -20,6 +21,7 @@ from runwire.errors import (
     FieldExists,
     InvalidRequest,
     LogClosed,
+    NotForkable,
     NotSuspended,
     RunExpired,
     RunNotFound,
@@ -41,7 +43,7 @@ MAX_TRACE_LENGTH: Final = 512
 _SCAN_ROUNDS: Final = 4
 """A page that is still short after so many looks more than a full one takes is returned as it is, with a token to go
 on: a search that finds little costs its caller more pages, and the service no more than another call."""
-_SCAN_LIMIT: Final = 64
+_MAX_SCANNED: Final = 64
 """Runs of one look, so that many labels do not fill the memory."""
 _RESUME_TRIES: Final = 5
 """How often an answer is tried that meets a worker at work on the run."""
@@ -104,6 +106,53 @@ class Runs:
         telling.accepted(who.tenant, run)
         return record.with_head(run, topic, committed.head, False)
 
+    async def fork(self, who: Principal, request: agent_service_pb2.ForkRunRequest) -> run_pb2.Run:
+        """Accepts a run that goes on where another has ended; a repeat by request id returns the run that is there.
+
+        Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, AlreadyExists.
+        """
+        source = await self.stored(who, request.run_id, record.SUMMARY)
+        before = record.to_run(source)
+        if source.head.final not in (run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED):
+            raise NotForkable(f"run {request.run_id} has neither failed nor been cancelled")
+        if before.HasField("conversation"):
+            raise NotForkable(f"run {request.run_id} is a conversation: a failed turn did not end it")
+        run = run_pb2.Run(
+            run_id=_run_id(who, request.request_id),
+            owner=who.name,
+            agent_id=before.agent_id,
+            agent_version=self._agents.get(before.agent_id).version,
+            state=run_pb2.RUN_STATE_QUEUED,
+            input=before.input if before.HasField("input") else None,
+            labels=before.labels,
+            scorers=before.scorers,
+            timeout=before.timeout if before.HasField("timeout") else None,
+            forked_from=before.run_id,
+        )
+        whole = await self.store.get(source.topic)
+        fields = whole.fields if whole is not None else {}
+        commit = Commit(
+            topic_of(who.tenant, run.run_id),
+            create=True,
+            queue=record.queue_of(run.agent_id),
+            indexes=record.lists_of(who.tenant, run),
+            puts={
+                **{name: data for name, data in fields.items() if name.startswith((JOURNAL, record.ANSWER))},
+                **record.puts(run),
+                record.REQUEST: _digest_of_fork(request),
+                record.TRACE: fields.get(record.TRACE, b""),
+                record.FORK: before.run_id.encode(),
+                **_owner(who),
+            },
+            schedule=Schedule.DUE,
+        )
+        try:
+            committed = await self.log.publish(commit)
+        except TopicExists:
+            return await self._repeated(commit.topic, run.run_id, _digest_of_fork(request))
+        telling.accepted(who.tenant, run)
+        return record.with_head(run, commit.topic, committed.head, False)
+
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:
         """Raises RunNotFound, RunExpired."""
         return record.to_run(await self.stored(who, run_id, record.SUMMARY))
@@ -122,8 +171,8 @@ class Runs:
         since = seconds_of(request.created_after) - _ROUNDING_SECONDS if request.HasField("created_after") else 0.0
         runs: list[run_pb2.Run] = []
         room = MAX_PAGE_BYTES
-        for _ in range(_SCAN_ROUNDS + size // _SCAN_LIMIT):
-            page = await self._scan(who, request, place, since, min(size - len(runs), _SCAN_LIMIT))
+        for _ in range(_SCAN_ROUNDS + size // _MAX_SCANNED):
+            page = await self._scan(who, request, place, since, min(size - len(runs), _MAX_SCANNED))
             for stored in page.found:
                 run = await self._listed(stored)
                 if run is not None and who.owner in (None, run.owner) and _matches(run, request):
@@ -272,6 +321,10 @@ def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:
     for name in ("request_id", "traceparent", "tracestate"):
         bound.ClearField(name)
     return hashlib.sha256(bound.SerializeToString(deterministic=True)).digest()
+
+
+def _digest_of_fork(request: agent_service_pb2.ForkRunRequest) -> bytes:
+    return hashlib.sha256(f"fork\0{request.run_id}".encode()).digest()
 
 
 def _trace(request: agent_service_pb2.StartRunRequest) -> bytes:

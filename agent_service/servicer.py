@@ -76,6 +76,11 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     def _runs(self) -> Runs:
         return self._on_store[0]
 
+    @property
+    def fleet(self) -> Fleet:
+        """Raises StoreUnavailable while the store is not there."""
+        return self._on_store[1]
+
     async def ListAgents(
         self, request: agent_service_pb2.ListAgentsRequest, context: Context
     ) -> agent_service_pb2.ListAgentsResponse:
@@ -118,6 +123,11 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         run = await self._runs.resume(caller(), request.run_id, request.answers)
         return agent_service_pb2.ResumeRunResponse(run=run)
 
+    async def ForkRun(
+        self, request: agent_service_pb2.ForkRunRequest, context: Context
+    ) -> agent_service_pb2.ForkRunResponse:
+        return agent_service_pb2.ForkRunResponse(run=await self._runs.fork(caller(), request))
+
     async def CreateRunToken(
         self, request: agent_service_pb2.CreateRunTokenRequest, context: Context
     ) -> agent_service_pb2.CreateRunTokenResponse:
@@ -149,7 +159,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self, request: agent_service_pb2.ListWorkersRequest, context: Context
     ) -> agent_service_pb2.ListWorkersResponse:
         size, place = page_size(request), decode_token(request, str)
-        workers = [one for one in await self._on_store[1].workers() if place is None or one.worker > place[0]]
+        workers = [one for one in await self.fleet.workers() if place is None or one.worker > place[0]]
         token = encode_token(request, workers[size - 1].worker) if len(workers) > size else ""
         return agent_service_pb2.ListWorkersResponse(workers=workers[:size], next_page_token=token)
 
@@ -157,7 +167,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self, request: agent_service_pb2.ListQueuesRequest, context: Context
     ) -> agent_service_pb2.ListQueuesResponse:
         size, place = page_size(request), decode_token(request, str)
-        queues = [one for one in await self._on_store[1].queues() if place is None or one.agent_id > place[0]]
+        queues = [one for one in await self.fleet.queues() if place is None or one.agent_id > place[0]]
         token = encode_token(request, queues[size - 1].agent_id) if len(queues) > size else ""
         return agent_service_pb2.ListQueuesResponse(queues=queues[:size], next_page_token=token)
 

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway import openapi, pages, problems, resources
+from gateway.agui.paths import AgUi
 from gateway.callers import Callers
 from gateway.config import Settings
 from gateway.responses.paths import Responses
@@ -43,6 +44,7 @@ def create(settings: Settings, draining: asyncio.Event | None = None) -> Starlet
         Route("/openapi.json", _document),
         *streams.routes(),
         *Responses(_services, streams, draining).routes(),
+        *AgUi(_services, streams).routes(),
         *resources.routes(_services),
     ]
     if settings.pages:

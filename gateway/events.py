@@ -22,11 +22,11 @@ from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.client import AgentClient, RunStream
 from runwire.errors import CursorMalformed, Unavailable
 
-MOST_RUNS: Final = 50
+MAX_RUNS: Final = 50
 """In one stream of many runs."""
 _ENDED: Final = "end"
 _PLACE: Final = re.compile(r"([\w-]*)(?:\.(\d{1,18}|end))?", re.ASCII)
-_MOST_KEPT_BYTES: Final = 4096
+_MAX_KEPT_BYTES: Final = 4096
 """Of an event that is rendered once for all its readers."""
 
 
@@ -95,7 +95,7 @@ def _end(run_id: str, stream: RunStream) -> str:
 def rendered(event: run_event_pb2.RunEvent) -> str:
     """The event as protobuf JSON; rendered once where many watch one run."""
     data = event.SerializeToString()
-    return _rendered(data) if len(data) <= _MOST_KEPT_BYTES else json_of(event)
+    return _rendered(data) if len(data) <= _MAX_KEPT_BYTES else json_of(event)
 
 
 @lru_cache(maxsize=4096)

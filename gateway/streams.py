@@ -49,8 +49,8 @@ class Streams:
     async def _of_runs(self, request: Request) -> Response:
         """The events of up to 50 runs, in one stream."""
         client, runs = self._services(request).agents, request.query_params.getlist("run")
-        if not 1 <= len(runs) <= events.MOST_RUNS or len(set(runs)) != len(runs):
-            raise InvalidRequest({"run": f"must name 1 to {events.MOST_RUNS} different runs"})
+        if not 1 <= len(runs) <= events.MAX_RUNS or len(set(runs)) != len(runs):
+            raise InvalidRequest({"run": f"must name 1 to {events.MAX_RUNS} different runs"})
         last = _last_id(request)
         given = last.split(",") if last else [""] * len(runs)
         if len(given) != len(runs):

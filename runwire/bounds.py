@@ -39,9 +39,9 @@ MAX_OPTIONS_BYTES: Final = 64 * 1024
 MAX_IDS: Final = 1000
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """Of any request: gRPC refuses a larger one, with RESOURCE_EXHAUSTED and no reason."""
-LONGEST_TIMEOUT_SECONDS: Final = 3653 * 86400
+MAX_TIMEOUT_SECONDS: Final = 3653 * 86400
 """Ten years."""
-_MOST_PROBLEMS: Final = 50
+_MAX_PROBLEMS: Final = 50
 _SHOWN: Final = 63
 """Characters of a key that is named in a path."""
 
@@ -146,7 +146,7 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "StartRunRequest.request_id": Text(128, nul=True),
     _AGENT + "StartRunRequest.labels": Labels(),
     _AGENT + "StartRunRequest.scorers": Items(MAX_SCORERS, MAX_SCORERS_BYTES),
-    _AGENT + "StartRunRequest.timeout": Span(1e-9, LONGEST_TIMEOUT_SECONDS),
+    _AGENT + "StartRunRequest.timeout": Span(1e-9, MAX_TIMEOUT_SECONDS),
     _AGENT + "StartRunRequest.traceparent": _TRACEPARENT,
     _AGENT + "StartRunRequest.tracestate": _TRACE,
     _AGENT + "ScorerRef.scorer_id": _SCORER_ID,
@@ -182,11 +182,13 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "Approve.override_arguments": Size(MAX_ANSWER_BYTES),
     _AGENT + "Answer.metadata": Size(MAX_ANSWER_BYTES),
     _AGENT + "Deny.message": Text(65_536, nul=True),
-    _AGENT + "Conversation.idle_timeout": Span(1e-9, LONGEST_TIMEOUT_SECONDS),
+    _AGENT + "Conversation.idle_timeout": Span(1e-9, MAX_TIMEOUT_SECONDS),
     _AGENT + "SendMessageRequest.run_id": _RUN_ID,
     _AGENT + "SendMessageRequest.message": Size(MAX_INPUT_BYTES),
     _AGENT + "SendMessageRequest.request_id": Text(128, nul=True),
     _AGENT + "EndConversationRequest.run_id": _RUN_ID,
+    _AGENT + "ForkRunRequest.run_id": _RUN_ID,
+    _AGENT + "ForkRunRequest.request_id": Text(128, nul=True),
     _AGENT + "ListTurnsRequest.run_id": _RUN_ID,
     _AGENT + "ListTurnsRequest.page_size": _PAGE,
     _AGENT + "ListTurnsRequest.page_token": _TOKEN,
@@ -250,7 +252,7 @@ def violations(request: Message) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, problem in _problems(request, ""):
         found.setdefault(path, problem)
-        if len(found) >= _MOST_PROBLEMS:
+        if len(found) >= _MAX_PROBLEMS:
             break
     return found
 

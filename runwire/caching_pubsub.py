@@ -63,13 +63,13 @@ from runwire.tail import Rings, Tail
 
 _HEADS_AT_ONCE: Final = 256
 _IDLE_JITTER: Final = 0.1
-_MOST_OPENINGS: Final = 3
+_MAX_OPENINGS: Final = 3
 _PAGE_EVENTS: Final = 2048
 _READS_AT_ONCE: Final = 32
 """Each brings a page of up to 1 MiB."""
 DEFAULT_BUFFER_BYTES: Final = 128 * 1024 * 1024
 
-log = logging.getLogger("runwire.caching_pubsub")
+logger = logging.getLogger("runwire.caching_pubsub")
 
 
 class Start(Enum):
@@ -184,7 +184,7 @@ class CachingPubSub:
             try:
                 await self._pubsub.publish(commit.topic, committed.entry)
             except StoreUnavailable as error:
-                log.warning("live entry of %s not published: %s", commit.topic, error)
+                logger.warning("live entry of %s not published: %s", commit.topic, error)
         return committed
 
     async def _commit(self, commit: Commit) -> Committed:
@@ -313,9 +313,9 @@ class CachingPubSub:
             try:
                 await self.run_once()
             except StoreUnavailable as error:
-                log.warning("idle check: %s", error)
+                logger.warning("idle check: %s", error)
             except Exception:  # whatever it is: without the check readers would wait in silence for what they missed
-                log.exception("idle check failed")
+                logger.exception("idle check failed")
 
     async def run_once(self) -> None:
         """Compares what the readers of each topic know with the heads of the logs. Raises StoreUnavailable."""
@@ -348,7 +348,7 @@ class CachingPubSub:
         if len(failures) == len(topics):
             raise failures[0]
         if failures:
-            log.warning("idle check: %d of %d logs: %s", len(failures), len(topics), failures[0])
+            logger.warning("idle check: %d of %d logs: %s", len(failures), len(topics), failures[0])
 
     async def _failure_of(self, topic: str) -> StoreUnavailable | None:
         try:
@@ -378,7 +378,7 @@ class CachingPubSub:
         self, topic: str, start: Position | Start, ahead: Ahead, notify_gaps: bool
     ) -> AsyncIterator[tuple[Tail, _Opening]]:
         """A reader's place in the log, and the tail that it shares with others. What was read for it is `ahead`."""
-        for _ in range(_MOST_OPENINGS):
+        for _ in range(_MAX_OPENINGS):
             async with self._join(topic) as tail:
                 known = tail.position
                 # A small page: the first events are to be there soon.

@@ -35,7 +35,7 @@ _ROOM_SECONDS: Final = 30.0
 """How long a call waits for room."""
 _RECEIVE_SECONDS: Final = 20.0
 """How long a request may take to come."""
-_MOST_SLOW: Final = 32
+_MAX_SLOW: Final = 32
 """Requests that come slowly, at once."""
 _LOOK_SECONDS: Final = 0.1
 _SLOW_LOOKS: Final = 10
@@ -90,7 +90,7 @@ class Calls:
 
     def _add_slow(self, call: Call) -> None:
         self._slow[call] = None
-        if len(self._slow) > _MOST_SLOW:
+        if len(self._slow) > _MAX_SLOW:
             next(iter(self._slow)).cut()
 
 

@@ -33,6 +33,7 @@
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
     |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
     |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
+    |   +-- NotForkable             NOT_FORKABLE: there is nothing to go on from
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -280,6 +281,12 @@ class ConversationEnded(PreconditionFailed):
     """The conversation takes no messages any more."""
 
     reason = "CONVERSATION_ENDED"
+
+
+class NotForkable(PreconditionFailed):
+    """There is nothing to go on from."""
+
+    reason = "NOT_FORKABLE"
 
 
 class FrameUnreadable(RunwireError):

@@ -10,7 +10,7 @@ from runwire.values import Json, from_struct, from_value
 
 _UNSET = run_pb2.RUN_STATE_UNSPECIFIED
 _COUNTED = tuple(field.name for field in run_pb2.Usage.DESCRIPTOR.fields)
-_MOST = 2**63 - 1
+_MAX_COUNT = 2**63 - 1
 """What a field of Usage holds."""
 
 
@@ -209,7 +209,7 @@ class Fold:
         _OF_STEP[payload](step, event)
         if payload == "step_finished":
             self._count(step.usage, 1)
-            view.usage = run_pb2.Usage(**{name: min(used, _MOST) for name, used in self._used.items()})
+            view.usage = run_pb2.Usage(**{name: min(used, _MAX_COUNT) for name, used in self._used.items()})
 
     def _count(self, usage: run_pb2.Usage, times: int) -> None:
         for name in _COUNTED:

@@ -27,7 +27,7 @@ _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _MORE: Final = "\n    | "
 """Begins each further line of a record."""
 _PAUSE_SECONDS: Final = 10.0
-_MOST_KEYS: Final = 1000
+_MAX_KEYS: Final = 1000
 _FIELDS: Final = "fields"
 """Where a record holds what `fields` was given."""
 _OURS: Final = frozenset({"time", "level", "logger", "event", "exception", "stack"})
@@ -188,7 +188,7 @@ class Sparing:
         if now - since < _PAUSE_SECONDS:
             self._last[key] = (since, left_out + 1)
             return
-        if len(self._last) >= _MOST_KEYS:
+        if len(self._last) >= _MAX_KEYS:
             self._last.clear()
         self._last[key] = (now, 0)
         if left_out:

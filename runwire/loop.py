@@ -15,7 +15,7 @@ PAUSES: Final = Backoff(0.2, 5.0, jitter=0.5)
 _CALM_SECONDS: Final = 60.0
 """A turn that worked for this long before it failed has failed for a new reason."""
 
-log = logging.getLogger("runwire.loop")
+logger = logging.getLogger("runwire.loop")
 
 
 class Wakeup:
@@ -80,7 +80,7 @@ async def repeat(
                 _complain(name, error, text)
         else:
             if failures:
-                log.info("%s works again", name)
+                logger.info("%s works again", name)
             failures, said = 0, ""
         if delay > 0:
             await wakeup.wait(delay)
@@ -95,6 +95,6 @@ def _text(error: Exception) -> str:
 def _complain(name: str, error: Exception, text: str) -> None:
     if isinstance(error, Unavailable):
         level = logging.ERROR if error.needs_somebody else logging.WARNING
-        log.log(level, "%s waits: %s", name, error)
+        logger.log(level, "%s waits: %s", name, error)
     else:
-        log.error("%s failed, and is tried again: %s", name, text, exc_info=error)
+        logger.error("%s failed, and is tried again: %s", name, text, exc_info=error)

@@ -16,7 +16,7 @@ WRITE_TIMEOUT_SECONDS: Final = 60.0
 RETRY_DELAY_SECONDS: Final = 0.1
 _FIRST_FRAME_BYTES: Final = 32 * 1024
 """Frames grow from here with each that was taken: a client that never reads gets little."""
-_MOST_DOUBLINGS: Final = 4
+_MAX_DOUBLINGS: Final = 4
 
 
 class Outflow:
@@ -69,7 +69,7 @@ class Stream:
 
     def frame_bytes(self) -> int:
         """How large a frame may be made now."""
-        return min(self._account.frame_bytes(), _FIRST_FRAME_BYTES << min(self._taken, _MOST_DOUBLINGS))
+        return min(self._account.frame_bytes(), _FIRST_FRAME_BYTES << min(self._taken, _MAX_DOUBLINGS))
 
     def fits(self, size_bytes: int) -> bool:
         """Whether a frame that cannot be smaller may be sent now."""

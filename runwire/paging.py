@@ -15,7 +15,7 @@ from runwire.errors import InvalidRequest
 
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
-_MOST_CHARACTERS: Final = 1024
+_MAX_CHARACTERS: Final = 1024
 """Of a part of a place: ids, topics and cursors are shorter."""
 
 
@@ -68,7 +68,7 @@ def _part(part: Any, kind: type) -> Any:
         with suppress(OverflowError):
             if math.isfinite(number := float(part)):
                 return number
-    elif kind is str and isinstance(part, str) and len(part) <= _MOST_CHARACTERS and "\0" not in part:
+    elif kind is str and isinstance(part, str) and len(part) <= _MAX_CHARACTERS and "\0" not in part:
         with suppress(UnicodeEncodeError):
             part.encode()
             return part

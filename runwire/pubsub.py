@@ -35,7 +35,7 @@ count in a row, until the topic gets further. A lease that ran out is not handed
 is due again after a *grace*, and until somebody has claimed it its owner may still extend it. So an outage of the
 store, however long, and a step of its clock rob no living worker. Grace grows with the losses that there would be:
 
-    grace_seconds(lease, loss) = min(lease / 3 * 2 ** (loss - 1), MOST_GRACE_SECONDS)
+    grace_seconds(lease, loss) = min(lease / 3 * 2 ** (loss - 1), MAX_GRACE_SECONDS)
 
 A topic that has lost SUSPECT_LOSSES leases in a row is a *suspect*: it may be what its workers die of. Suspects wait in
 a lane of their own, which only `claim(alone=True)` takes from, so that they can be executed where they harm nobody. A
@@ -81,13 +81,13 @@ SUSPECT_LOSSES: Final = 2
 """Losses in a row that make a suspect. One is what every machine that dies causes to all its topics, and those are to
 come back quickly and together; the second, soon after, points at one of them."""
 
-MOST_GRACE_SECONDS: Final = 60.0
+MAX_GRACE_SECONDS: Final = 60.0
 
 
 def grace_seconds(lease_seconds: float, loss: int) -> float:
     """How long a lease of this length that has run out, which would be the topic's `loss`-th in a row, still waits for
-    its owner: a third of the lease, doubled with each loss, at most MOST_GRACE_SECONDS."""
-    return min(lease_seconds / 3 * (1 << min(loss - 1, 10)), MOST_GRACE_SECONDS)
+    its owner: a third of the lease, doubled with each loss, at most MAX_GRACE_SECONDS."""
+    return min(lease_seconds / 3 * (1 << min(loss - 1, 10)), MAX_GRACE_SECONDS)
 
 
 @value

@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 MAX_MESSAGE_LENGTH: Final = 2_000
-_MOST_LOOKED_AT: Final = 65_536
+_MAX_LOOKED_AT: Final = 65_536
 _SECRET_NAMES: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 _MASK: Final = "[redacted]"
 _KEEP: Final = r"(?!\[redacted\])"
@@ -59,9 +59,9 @@ def masked(text: str) -> str:
     """`text` without what looks like a credential: the values of environment variables named like secrets, keys and
     tokens in the usual formats, private keys, authorization headers, what is named a password, passwords in URLs. Of a
     text of more than 64 KiB the beginning and the end are left."""
-    if len(text) > _MOST_LOOKED_AT:
+    if len(text) > _MAX_LOOKED_AT:
         # Cut between words: no pattern would know half a secret.
-        half = _MOST_LOOKED_AT // 2
+        half = _MAX_LOOKED_AT // 2
         text = f"{text[:half].rsplit(None, 1)[0]} ... {text[-half:].split(None, 1)[-1]}"
     secrets = {value for name, value in os.environ.items() if len(value) >= 8 and _SECRET_NAMES.search(name.upper())}
     for value in sorted(secrets, key=len, reverse=True):  # one may begin as another does

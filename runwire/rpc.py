@@ -69,9 +69,9 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
 )
 """First match wins."""
 
-_MOST_MESSAGE_BYTES: Final = 1024
-_MOST_VIOLATIONS_BYTES: Final = 1024
-_MOST_METADATA_BYTES: Final = 256
+_MAX_MESSAGE_BYTES: Final = 1024
+_MAX_VIOLATIONS_BYTES: Final = 1024
+_MAX_METADATA_BYTES: Final = 256
 """A client refuses a status of more than 8 KiB at random, of 16 KiB always, and reports that instead of the error. The
 message goes out twice, once with three bytes for each that is not ASCII."""
 
@@ -92,8 +92,8 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
-log = logging.getLogger("runwire.rpc")
-_faults: Final = Sparing(log)
+logger = logging.getLogger("runwire.rpc")
+_faults: Final = Sparing(logger)
 _FAULT: Final = RunwireError("internal error; the server's log has the details")
 
 try:
@@ -105,8 +105,8 @@ except PackageNotFoundError:  # from a source tree that was never installed
 def to_status(error: RunwireError) -> status_pb2.Status:
     """The status of an error, with ErrorInfo, and BadRequest or RetryInfo where they apply."""
     code = next((code for kind, code in STATUS_CODES if isinstance(error, kind)), code_pb2.INTERNAL)
-    message = _cut(error.message, _MOST_MESSAGE_BYTES)
-    metadata = {key: _cut(value, _MOST_METADATA_BYTES) for key, value in error.metadata.items()}
+    message = _cut(error.message, _MAX_MESSAGE_BYTES)
+    metadata = {key: _cut(value, _MAX_METADATA_BYTES) for key, value in error.metadata.items()}
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidRequest):
         bad = _bad_request(error.violations)
@@ -131,9 +131,9 @@ def _bad_request(violations: Mapping[str, str]) -> error_details_pb2.BadRequest:
     bad = error_details_pb2.BadRequest()
     for field, problem in violations.items():
         bad.field_violations.add(
-            field=_cut(field, _MOST_MESSAGE_BYTES // 2), description=_cut(problem, _MOST_MESSAGE_BYTES // 2)
+            field=_cut(field, _MAX_MESSAGE_BYTES // 2), description=_cut(problem, _MAX_MESSAGE_BYTES // 2)
         )
-        if bad.ByteSize() > _MOST_VIOLATIONS_BYTES:
+        if bad.ByteSize() > _MAX_VIOLATIONS_BYTES:
             break
     return bad
 

@@ -24,7 +24,7 @@ _CLOSE_MILLISECONDS: Final = 2_000
 _PROTOCOL_NAMES: Final = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _NEEDED: Final = ("opentelemetry.sdk.metrics", "opentelemetry.exporter.prometheus", "opentelemetry.exporter.otlp.proto")
 
-log = logging.getLogger("runwire.telemetry")
+logger = logging.getLogger("runwire.telemetry")
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def measured(service: str, engine: str, listen: str = "", export: Export =
     metrics.switch_on(provider.get_meter("runwire"), {"service": service, "engine": engine})
     try:
         if page is not None:
-            log.info("metrics at http://%s/metrics", page.address)
+            logger.info("metrics at http://%s/metrics", page.address)
         yield page.address if page else ""
     finally:
         metrics.switch_off()

@@ -51,11 +51,11 @@ MAX_CARRIED_BYTES: Final = 1024 * 1024
 
 _TYPES: Final = "None, bool, int, float, str, a list or a dict with str keys"
 _EXACT: Final = 2**53
-_MOST_DIGITS: Final = 4_000
-_MOST_DEEP: Final = 16_384
-_MOST_LARGE: Final = 65_536
-_MOST_REPR: Final = 1_000
-_MOST_PROBLEMS: Final = 20
+_MAX_DIGITS: Final = 4_000
+_MAX_DEEP: Final = 16_384
+_MAX_LARGE: Final = 65_536
+_MAX_REPR: Final = 1_000
+_MAX_PROBLEMS: Final = 20
 _NODE_BYTES: Final = 4
 """What a value costs on the wire at least, beside its text."""
 _NOT_FINITE: Final = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
@@ -116,7 +116,7 @@ def _check(value: struct_pb2.Value, path: str, level: int, found: dict[str, str]
             found[path] = _too_deep()
             return
         for index, item in enumerate(value.list_value.values):
-            if len(found) >= _MOST_PROBLEMS:
+            if len(found) >= _MAX_PROBLEMS:
                 return
             _check(item, f"{path}[{index}]", level + 1, found)
     elif kind is None:
@@ -128,7 +128,7 @@ def _check_fields(value: struct_pb2.Struct, path: str, level: int, found: dict[s
         found[path] = _too_deep()
         return
     for key, item in value.fields.items():
-        if len(found) >= _MOST_PROBLEMS:
+        if len(found) >= _MAX_PROBLEMS:
             return
         _check(item, f"{path}.{key}", level + 1, found)
 
@@ -225,7 +225,7 @@ def carry_value(value: object, most_bytes: int = MAX_CARRIED_BYTES) -> struct_pb
     except Exception:
         # Too large, or something that misbehaves in its own code: what can be told of it is told as text.
         pass
-    limit = max(0, min(_MOST_LARGE, most_bytes // 4 - 64))
+    limit = max(0, min(_MAX_LARGE, most_bytes // 4 - 64))
     text = _joined(value)[:limit] + _CUT if isinstance(value, str) else json_text(value, limit)
     return struct_pb2.Value(string_value=_LARGE + text)
 
@@ -284,7 +284,7 @@ class _Carrier:
         elif id(value) in self._open:
             target.string_value = _CYCLE
         elif level >= MAX_DEPTH:
-            self._fill_text(target, _DEEP + json_text(plain, _MOST_DEEP))
+            self._fill_text(target, _DEEP + json_text(plain, _MAX_DEEP))
         else:
             self._open.add(id(value))
             self._fill_container(target, plain, level)
@@ -330,7 +330,7 @@ def _key(key: object) -> str:
     plain = _plain(key)
     if isinstance(plain, str):
         return plain
-    return json_text(plain, _MOST_REPR)
+    return json_text(plain, _MAX_REPR)
 
 
 def _plain(value: object) -> Any:
@@ -397,7 +397,7 @@ def _of_object(value: Any) -> Any:
         return value.model_dump(mode="python")
     if callable(getattr(kind, "tolist", None)):  # arrays and their numbers
         return _plain(value.tolist())
-    return _joined(repr(value)[:_MOST_REPR])
+    return _joined(repr(value)[:_MAX_REPR])
 
 
 def _joined(text: str) -> str:
@@ -411,7 +411,7 @@ def _joined(text: str) -> str:
 
 def _digits(value: int) -> str:
     # Python refuses to write more digits than it is set to, and needs long for them.
-    return str(value) if value.bit_length() < _MOST_DIGITS * 3 else hex(value)
+    return str(value) if value.bit_length() < _MAX_DIGITS * 3 else hex(value)
 
 
 def _name(value: float) -> str:
@@ -492,19 +492,19 @@ def may_be_unreadable(data: bytes) -> bool:
     return _NOT_FINITE.search(data) is not None
 
 
-def mend(message: Message) -> None:
+def make_readable(message: Message) -> None:
     """Makes a message readable for everybody, in place: Values and Structs that are not are carried, times and
     durations that are none are cleared. What is well is left as it is."""
-    for field in _mendable(message.DESCRIPTOR):
+    for field in _to_make_readable(message.DESCRIPTOR):
         if field.is_repeated:
             items = getattr(message, field.name)
             for item in items.values() if _is_map(field) else items:
-                _mend_one(item, None)
+                _make_one_readable(item, None)
         elif message.HasField(field.name):
-            _mend_one(getattr(message, field.name), lambda name=field.name: message.ClearField(name))
+            _make_one_readable(getattr(message, field.name), lambda name=field.name: message.ClearField(name))
 
 
-def _mend_one(message: Message, clear: Any) -> None:
+def _make_one_readable(message: Message, clear: Any) -> None:
     if isinstance(message, struct_pb2.Value):
         if check_value(message, ""):
             message.CopyFrom(carry_value(message))
@@ -515,7 +515,7 @@ def _mend_one(message: Message, clear: Any) -> None:
         if clear is not None and not is_time(message):
             clear()
     else:
-        mend(message)
+        make_readable(message)
 
 
 def is_time(message: timestamp_pb2.Timestamp | duration_pb2.Duration) -> bool:
@@ -538,7 +538,7 @@ _LEAVES: Final = frozenset(
 
 
 @cache
-def _mendable(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
+def _to_make_readable(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
     """Fields that hold such values, at any depth."""
     return tuple(field for field in descriptor.fields if _needs_mending(field, ()))
 

@@ -29,12 +29,12 @@ class WriteGate:
         """A stream is being opened."""
         self._narrow_until = asyncio.get_running_loop().time() + _SECONDS
 
-    async def enter(self) -> Passage:
+    async def enter(self) -> Admission:
         """Waits for a place, where places are few."""
         loop = asyncio.get_running_loop()
         if self._in_flight < _PLACES or loop.time() >= self._narrow_until:
             self._in_flight += 1
-            return Passage(self)
+            return Admission(self)
         place = loop.create_future()
         self._waiting.append(place)
         try:
@@ -43,7 +43,7 @@ class WriteGate:
             if place.done() and not place.cancelled():
                 self._leave()
             raise
-        return Passage(self)
+        return Admission(self)
 
     def _leave(self) -> None:
         self._in_flight -= 1
@@ -55,7 +55,7 @@ class WriteGate:
                 place.set_result(None)
 
 
-class Passage:
+class Admission:
     """A place in the gate. It is given up once: when the write is done, or stalled, whichever comes first."""
 
     __slots__ = ("_gate",)

@@ -10,7 +10,7 @@ import asyncio
 from types import TracebackType
 from typing import Final
 
-from runwire.write_gate import Passage
+from runwire.write_gate import Admission
 
 STALLED_SECONDS: Final = 0.5
 """A write that takes longer gives up its place in the gate, and its time-out begins."""
@@ -29,10 +29,10 @@ class Writes:
         self._stalled: dict[Write, float] = {}
         """When each has for too long."""
 
-    def begin(self, passage: Passage) -> Write:
-        """To be entered: `with writes.begin(passage): await context.write(frame)`. Raises TimeoutError in there where
-        the client does not read for `limit_seconds`; closes the passage at the end, or once the write stands still."""
-        return Write(self, passage)
+    def begin(self, admission: Admission) -> Write:
+        """To be entered: `with writes.begin(admission): await context.write(frame)`. Raises TimeoutError in there
+        where the client does not read for `limit_seconds`; closes the admission at the end, or once it stalls."""
+        return Write(self, admission)
 
     def _add(self, write: Write) -> None:
         loop = asyncio.get_running_loop()
@@ -50,7 +50,7 @@ class Writes:
         for write in _due(self._going, now):
             del self._going[write]
             self._stalled[write] = now + self._limit_seconds
-            write.passage.close()
+            write.admission.close()
         for write in _due(self._stalled, now):
             del self._stalled[write]
             write.give_up()
@@ -76,12 +76,12 @@ def _due(table: dict[Write, float], now: float) -> list[Write]:
 class Write:
     """One write, made by the task that enters it."""
 
-    __slots__ = ("_cancelling", "_given_up", "_task", "_writes", "passage")
+    __slots__ = ("_cancelling", "_given_up", "_task", "_writes", "admission")
 
-    def __init__(self, writes: Writes, passage: Passage) -> None:
+    def __init__(self, writes: Writes, admission: Admission) -> None:
         self._writes = writes
         self._given_up = False
-        self.passage = passage
+        self.admission = admission
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
@@ -98,7 +98,7 @@ class Write:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._writes._remove(self)
-        self.passage.close()
+        self.admission.close()
         # As asyncio.timeout tells its own cancellation from another's.
         if self._given_up and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from runwire import metrics, telemetry
+from runwire import metrics, scaler, telemetry
 from runwire.calls import Calls
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, RunwireError, StoreUnavailable
@@ -22,6 +22,7 @@ from runwire.loop import Wakeup, repeat
 from runwire.outflow import Outflow
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
+from runwire.scaler import Scaler
 from scorer_service import registry
 from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Queries
@@ -47,6 +48,8 @@ from scorer_service.servicer import SERVICE, ScorerServicer, register
 if TYPE_CHECKING:
     from scorer_service.export import Exporter
 
+_SCORER_RUNS_A_PROCESS: Final = 100.0
+"""What a process is to have where KEDA is not told otherwise."""
 _HEALTH_SECONDS: Final = 2.0
 _START_SECONDS: Final = 3600.0
 _AWAY_SECONDS: Final = 0.5
@@ -55,7 +58,7 @@ _STREAM_GRACE_SECONDS: Final = 2.0
 
 T = TypeVar("T")
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 
 async def run(
@@ -140,12 +143,17 @@ async def _put_together(
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )
+
+    def register_all(server: Any) -> None:
+        register(servicer, server)
+        scaler.register(Scaler("runwire-scorer-runs", "scorers", _SCORER_RUNS_A_PROCESS, holders.work), server)
+
     calls, outflow = Calls(), Outflow()
     server = await stack.enter_async_context(
         serve(
             settings.listen,
-            lambda server: register(servicer, server),
-            [SERVICE],
+            register_all,
+            [SERVICE, scaler.SERVICE],
             calls=calls,
             outflow=outflow,
             access=access_of(settings),
@@ -276,7 +284,7 @@ class _Service:
             await self.server.set_serving(True)
             announce(self.server.address)
             await stopping.wait()
-            log.info("shutting down")
+            logger.info("shutting down")
             self._stopping = True
             await self.server.set_serving(False)
             intake.stop()
@@ -299,9 +307,9 @@ class _Service:
         if self._stopping:
             return _HEALTH_SECONDS
         if problem and problem != self._problem:
-            log.error("not serving: %s", problem)
+            logger.error("not serving: %s", problem)
         elif self._problem and not problem:
-            log.info("serving: the results database takes writes again")
+            logger.info("serving: the results database takes writes again")
         if bool(problem) != bool(self._problem):
             await self.server.set_serving(not problem)
         if self._problem and not problem:
@@ -327,7 +335,7 @@ async def _prepare(database: Database, settings: Settings) -> None:
     else:
         await migrate.check(database)
     if await database.write(revisions.settle_in, limit_seconds=_START_SECONDS):
-        log.warning("the results database comes from another server: watches begin anew")
+        logger.warning("the results database comes from another server: watches begin anew")
 
 
 def _limits(settings: Settings) -> Limits:

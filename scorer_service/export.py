@@ -32,7 +32,7 @@ from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import State
 from scorer_service.results.schema import attempts, exports, scorer_runs
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 _BATCH: Final = 256
 _LEASE_SECONDS: Final = 60.0
@@ -134,7 +134,7 @@ class Exporter:
         try:
             return await asyncio.to_thread(self._sink.send, items)
         except Exception:
-            log.debug("results cannot be exported", exc_info=True)
+            logger.debug("results cannot be exported", exc_info=True)
             return Outcome(Verdict.REFUSED)
 
     def _tell(self, item: Item) -> None:
@@ -143,7 +143,7 @@ class Exporter:
         now = time.monotonic()
         if now >= self._complained + _COMPLAIN_SECONDS:
             self._complained = now
-            log.warning(
+            logger.warning(
                 "%d results were given up, which the OTLP endpoint will not take; the last one is %s, attempt %d",
                 self._given_up,
                 item.attempt.scorer_run_id,
@@ -384,7 +384,9 @@ class OtlpSink:
             return Outcome(self._ear.verdict())
         if self._ear.rejected:
             # As OTLP has it, such are not sent again: nobody says which they are.
-            log.warning("the OTLP endpoint took a batch without %d of its items: %r", self._ear.rejected, self._ear.why)
+            logger.warning(
+                "the OTLP endpoint took a batch without %d of its items: %r", self._ear.rejected, self._ear.why
+            )
         return Outcome(Verdict.TAKEN, min(self._ear.rejected, len(items)))
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ from scorer_service.registry import Registry, newest_of
 from scorer_service.results.records import NewRun, Priority, json_text
 
 _ALL_SECONDS: Final = 20.0
-_MOST: Final = sys.float_info.max
+_MAX_TIME: Final = sys.float_info.max
 _PAGE_SECONDS: Final = 5.0
 _DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
 
@@ -325,9 +325,9 @@ def _walk_token(request: _Walked, place: Place | None) -> str:
 
 def _finite(created: Any) -> float:
     """A time that a token can name, so that a row whose own is damaged does not end a list: it is the newest."""
-    if isinstance(created, (int, float)) and -_MOST <= created <= _MOST:
+    if isinstance(created, (int, float)) and -_MAX_TIME <= created <= _MAX_TIME:
         return float(created)
-    return -_MOST if created == -math.inf else _MOST
+    return -_MAX_TIME if created == -math.inf else _MAX_TIME
 
 
 def _filter(who: Principal, wanted: pb.ScorerRunFilter) -> Filter:

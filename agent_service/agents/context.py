@@ -23,7 +23,7 @@ from agent_service.log.turns import TurnEnded, Turns
 from agent_service.log.writer import LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.backoff import Backoff
-from runwire.bounds import LONGEST_TIMEOUT_SECONDS
+from runwire.bounds import MAX_TIMEOUT_SECONDS
 from runwire.times import timestamp
 from runwire.values import carry_struct, carry_text, carry_value, cleaned, from_value
 
@@ -537,8 +537,8 @@ def _holds_nan(plain: Any) -> bool:
 
 def _seconds(duration: float | timedelta, name: str) -> float:
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not abs(seconds) <= LONGEST_TIMEOUT_SECONDS:
-        raise ValueError(f"{name} is {seconds!r} s; it must be a number of at most {LONGEST_TIMEOUT_SECONDS} s")
+    if not abs(seconds) <= MAX_TIMEOUT_SECONDS:
+        raise ValueError(f"{name} is {seconds!r} s; it must be a number of at most {MAX_TIMEOUT_SECONDS} s")
     return seconds
 
 

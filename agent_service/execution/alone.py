@@ -32,7 +32,7 @@ from runwire.pubsub import Claim, LeaseState, Store
 _RETRY_SECONDS: Final = 0.5
 _PR_SET_PDEATHSIG: Final = 1
 
-log = logging.getLogger("agent_service.execution.alone")
+logger = logging.getLogger("agent_service.execution.alone")
 
 
 class Parent:
@@ -113,7 +113,7 @@ class Alone:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            log.exception("%s: attempt %d was given up", order["topic"], order["attempt"])
+            logger.exception("%s: attempt %d was given up", order["topic"], order["attempt"])
             return f"{type(error).__name__}"
         finally:
             self._execution = None
@@ -127,7 +127,7 @@ class Alone:
                 now = await store.now()
                 break
             except StoreUnavailable as error:
-                log.warning("%s: cannot be read yet: %s", order["topic"], error)
+                logger.warning("%s: cannot be read yet: %s", order["topic"], error)
                 await asyncio.sleep(_RETRY_SECONDS)
         if stored is None or stored.head.attempt != order["attempt"] or stored.head.final:
             return None
@@ -174,7 +174,7 @@ def main(descriptor: int) -> None:
         agents = registry.load(settings.agents)
         event_loop.run(Alone(parent, hello["worker"], agents, settings).run())
     except (ConfigurationError, StoreUnavailable) as error:
-        log.error("no run can be executed alone: %s", error)
+        logger.error("no run can be executed alone: %s", error)
         sys.exit(3)
 
 

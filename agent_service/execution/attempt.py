@@ -19,18 +19,20 @@ from agent_service.config import Settings
 from agent_service.execution import ending
 from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, failure_of
 from agent_service.log import record, telling, turns
-from agent_service.log.history import Excerpt, Past
+from agent_service.log.history import OF_STEP, Excerpt, Past
 from agent_service.log.inbox import INBOX, Message, acceptance
 from agent_service.log.journal import PREFIX as JOURNAL
 from agent_service.log.journal import Journal
 from agent_service.log.turns import TurnEnded
-from agent_service.log.writer import CommitFailed, EventTooLarge, LogWriter, OwnershipLost, Rider
+from agent_service.log.writer import Changes, CommitFailed, EventTooLarge, LogWriter, OwnershipLost
 from agent_service.process import event_loop
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.batch import Batch
 from runwire.caching_pubsub import CachingPubSub
-from runwire.errors import EventsLost, Fenced, FieldExists, StoreUnavailable
+from runwire.errors import EventsLost, Fenced, FieldExists, NotFound, StoreUnavailable
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
+from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
 
 _STUBBORN_SECONDS: Final = 10.0
@@ -40,7 +42,7 @@ _MAX_ATTEMPTS_KEPT: Final = 50
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
 
-log = logging.getLogger("agent_service.execution.attempt")
+logger = logging.getLogger("agent_service.execution.attempt")
 
 
 class Interrupt(Enum):
@@ -118,7 +120,7 @@ class Execution:
         run = ending.read_run(claim)
         definition = agents.get(run.agent_id) if run is not None and run.agent_id in agents else None
         if definition is None:
-            log.error("%s cannot be executed: what is stored of it is no run of an agent that is here", claim.topic)
+            logger.error("%s cannot be executed: what is stored of it is no run of an agent that is here", claim.topic)
         return cls(claim, definition, **given)
 
     @property
@@ -166,7 +168,7 @@ class Execution:
             try:
                 await self._attempt()
             except OwnershipLost as error:
-                log.info("%s: attempt %d stopped: %s", self._claim.topic, self._claim.head.attempt, error)
+                logger.info("%s: attempt %d stopped: %s", self._claim.topic, self._claim.head.attempt, error)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -179,7 +181,7 @@ class Execution:
                 return await self._read_log()
             except StoreUnavailable as error:
                 delay = _READ_RETRY_SECONDS[min(tries, len(_READ_RETRY_SECONDS) - 1)]
-                log.warning("%s: its log will be read again in %s s: %s", self._claim.topic, delay, error)
+                logger.warning("%s: its log will be read again in %s s: %s", self._claim.topic, delay, error)
                 tries += 1
                 await asyncio.sleep(delay)
             except MemoryError:
@@ -187,7 +189,7 @@ class Execution:
             except Exception as error:
                 # It will not come back: a run that was left alone would be claimed again and again, and never end.
                 words = str(error) if isinstance(error, EventsLost) else f"{type(error).__name__}: {error}"
-                log.error("%s: its log cannot be read: %s", self._claim.topic, words)
+                logger.error("%s: its log cannot be read: %s", self._claim.topic, words)
                 self._history_problem = words
                 return
 
@@ -231,7 +233,7 @@ class Execution:
 
     async def _wait_on(self, seconds: float | None) -> None:
         """What the run waits for has not come: as before."""
-        await self._writer.write(Rider(**_wait(seconds)))
+        await self._writer.write(Changes(**_wait(seconds)))
 
     async def _converse(self, talk: turns.Turns) -> None:
         """Between two turns: begins the next, ends the conversation, or waits on."""
@@ -322,7 +324,9 @@ class Execution:
         except (OwnershipLost, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("%s: the attempt that ends it cannot be begun; it is ended all the same", self._claim.topic)
+            logger.exception(
+                "%s: the attempt that ends it cannot be begun; it is ended all the same", self._claim.topic
+            )
         if turn_only and self._turns is not None:
             await self._finish_turn(self._turns, state)
         else:
@@ -363,10 +367,11 @@ class Execution:
         payload: dict[str, Any] = {}
         puts: dict[str, bytes] = {}
         deletes = self._turns.stale() if self._turns is not None else []
-        if first or anew:
+        forked = record.FORK in self._claim.fields and not anew
+        if (first and not forked) or anew:
             self._restarted, self._past = anew, Past()
             self._journal = Journal({}, self._writer)
-            deletes += [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER))]
+            deletes += [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER, record.FORK))]
             run.agent_version = self._version
         if first or (anew and self._turns is None):
             payload["run_started"] = run_event_pb2.RunStarted(run_id=run.run_id, agent_id=run.agent_id, input=run.input)
@@ -386,6 +391,34 @@ class Execution:
             puts |= self._received(opening)
         await self._writer.write(self._record(also=puts, deletes=deletes), **payload)
         telling.began(self._claim, self._run, self._now())
+        if forked:
+            await self._tell_of_source()
+
+    async def _tell_of_source(self) -> None:
+        """Begins the log of a fork with what its source tells of steps. After a crash it is told again: by the
+        supersede rule that is the same."""
+        source = topic_of(self._tenant, self._claim.fields[record.FORK].decode())
+        place: Position | None = None
+        while (batch := await self._batch_of(source, place)) is not None:
+            place = batch.position
+            for data in frames.events(batch.body):
+                event = run_event_pb2.RunEvent.FromString(data)
+                payload = event.WhichOneof("payload")
+                if payload in OF_STEP:
+                    await self._writer.emit(event.step, **{payload: getattr(event, payload)})
+                    event.attempt = self._claim.head.attempt
+                    self._past.add(event)
+        await self._writer.write(Changes(deletes=[record.FORK]))
+
+    async def _batch_of(self, topic: str, place: Position | None) -> Batch | None:
+        """The next events of another run; None at its end, and where they are purged meanwhile: its journal is what
+        counts."""
+        try:
+            history = await self._log.get_history(topic, place, max_events=256, max_bytes=1024 * 1024)
+        except NotFound as error:
+            logger.warning("%s: what its source told is gone: %s", self._claim.topic, error)
+            return None
+        return history.batch
 
     def _open_attempt(self) -> None:
         """In the record."""
@@ -489,7 +522,7 @@ class Execution:
         """The last commit of the attempt."""
         self._writer.end()
         if not body.done():
-            log.error("%s: its body does not end although it was cancelled", self._claim.topic)
+            logger.error("%s: its body does not end although it was cancelled", self._claim.topic)
         result = body.result() if body.done() and not body.cancelled() else None
         try:
             self._run.usage.CopyFrom(context.usage)
@@ -498,7 +531,7 @@ class Execution:
             raise
         except BaseException as error:
             # Of ours, or of what the agent left in its context. It was executed, and is not again for that.
-            log.error("%s: its attempt cannot be concluded: %s", self._claim.topic, ending.trace(error))
+            logger.error("%s: its attempt cannot be concluded: %s", self._claim.topic, ending.trace(error))
             failure = Failure("internal_error", f"the end of the run failed: {ending.words(error)}")
             await self._finish(run_pb2.RUN_STATE_FAILED, error=failure)
 
@@ -540,7 +573,7 @@ class Execution:
     async def _fail(self, error: BaseException) -> None:
         """Ends the run with what its agent raised."""
         self._frames = ending.frames_of(error)
-        log.debug("%s failed: %s", self._claim.topic, ending.trace(error))
+        logger.debug("%s failed: %s", self._claim.topic, ending.trace(error))
         failure = failure_of(error)
         if isinstance(error, asyncio.CancelledError):
             failure = Failure(
@@ -574,8 +607,8 @@ class Execution:
         try:
             await self._writer.write(self._record(schedule=Schedule.DUE))
         except CommitFailed as error:
-            log.error("%s: it is handed back without a word in its record: %s", self._claim.topic, error)
-            await self._writer.write(Rider(schedule=Schedule.DUE))
+            logger.error("%s: it is handed back without a word in its record: %s", self._claim.topic, error)
+            await self._writer.write(Changes(schedule=Schedule.DUE))
         telling.handed_back()
 
     async def _finish(
@@ -599,14 +632,14 @@ class Execution:
         problem: BaseException | None = None
         for form in Form:
             try:
-                rider, finished = self._last_rider(end, form)
-                await self._writer.write(rider, run_finished=finished)
+                changes, finished = self._last_changes(end, form)
+                await self._writer.write(changes, run_finished=finished)
             except (OwnershipLost, asyncio.CancelledError):
                 raise
             except BaseException as refused:
                 if problem is None:
                     topic, why = self._claim.topic, ending.trace(refused)
-                    log.error("%s: its end cannot be written whole, and is written with less: %s", topic, why)
+                    logger.error("%s: its end cannot be written whole, and is written with less: %s", topic, why)
                 problem = refused
             else:
                 lasted = self._now() - self._claim.head.create_time
@@ -636,15 +669,15 @@ class Execution:
         problem: BaseException | None = None
         for form in Form:
             try:
-                rider, finished = await self._turns_rider(talk, state, output, error, form, goes_on)
-                await self._writer.write(rider, turn_finished=finished)
+                changes, finished = await self._turn_changes(talk, state, output, error, form, goes_on)
+                await self._writer.write(changes, turn_finished=finished)
                 self._writer.turn = 0
             except (OwnershipLost, asyncio.CancelledError):
                 raise
             except BaseException as refused:
                 if problem is None:
                     why = ending.trace(refused)
-                    log.error("%s: the end of its turn is written with less: %s", self._claim.topic, why)
+                    logger.error("%s: the end of its turn is written with less: %s", self._claim.topic, why)
                 problem = refused
             else:
                 telling.turn_ended(self._run.turn.turn, state, error.reason if error else "", self._frames)
@@ -652,7 +685,7 @@ class Execution:
                 return
         raise CommitFailed(f"the end of a turn of {self._claim.topic} cannot be written in any form") from problem
 
-    async def _turns_rider(
+    async def _turn_changes(
         self,
         talk: turns.Turns,
         state: run_pb2.RunState,
@@ -660,7 +693,7 @@ class Execution:
         error: Failure | None,
         form: Form,
         goes_on: bool,
-    ) -> tuple[Rider, run_event_pb2.TurnFinished]:
+    ) -> tuple[Changes, run_event_pb2.TurnFinished]:
         run = self._run
         whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
         end = Ending(self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message)
@@ -696,11 +729,12 @@ class Execution:
         workflow = self._definition is not None and self._definition.kind == run_pb2.AGENT_KIND_WORKFLOW
         return [] if workflow else self._journal.fields()
 
-    def _last_rider(self, end: Ending, form: Form) -> tuple[Rider, run_event_pb2.RunFinished]:
+    def _last_changes(self, end: Ending, form: Form) -> tuple[Changes, run_event_pb2.RunFinished]:
         run, finished = end.finished(form)
         return self._record(
             run,
-            deletes=self._journal.fields(),
+            # Of a run that did not succeed it is kept as long as its log: another may go on from it.
+            deletes=[] if end.state != run_pb2.RUN_STATE_SUCCEEDED and self._turns is None else self._journal.fields(),
             messages=end.messages(form, run, self._settings.max_sample_bytes),
             schedule=Schedule.NEVER,
             final=end.state,
@@ -710,7 +744,7 @@ class Execution:
 
     def _record(
         self, run: run_pb2.Run | None = None, *, also: Mapping[str, bytes] | None = None, **changes: Any
-    ) -> Rider:
+    ) -> Changes:
         """Writes the run as it is now, or `run` in its place, and the fields of `also`, and moves it to the list of its
         state."""
         if self._turns is not None:
@@ -719,7 +753,7 @@ class Execution:
         state = run.state
         others = self._states - {state}
         self._states.add(state)
-        return Rider(
+        return Changes(
             puts={**record.puts(run), **(also or {})},
             indexes=[record.state_list(self._tenant, state)] if others else [],
             leaves=[record.state_list(self._tenant, other) for other in others],
@@ -740,13 +774,14 @@ class Execution:
             await self._woken.wait()
             self._woken.clear()
             try:
-                stored = await self._store.get(self._claim.topic, [record.CANCEL, INBOX])
+                wanted = [record.CANCEL] if self._turns is None else [record.CANCEL, INBOX]
+                stored = await self._store.get(self._claim.topic, wanted)
             except StoreUnavailable as error:
                 # The lease goes on saying that the run was woken.
-                log.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
+                logger.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
                 continue
             except Exception:
-                log.exception("%s: cannot see why it was woken", self._claim.topic)
+                logger.exception("%s: cannot see why it was woken", self._claim.topic)
                 continue
             if stored is not None and record.CANCEL in stored.fields:
                 self.interrupt(Interrupt.CANCEL)

@@ -38,7 +38,7 @@ _MAX_LINE: Final = 500
 _NOT_THE_AUTHORS: Final = (f"{os.sep}agent_service{os.sep}", "site-packages", f"{os.sep}asyncio{os.sep}", "<frozen")
 _MARK: Final = " [the output itself could not be kept]"
 
-log = logging.getLogger("agent_service.execution.ending")
+logger = logging.getLogger("agent_service.execution.ending")
 
 
 class OutputInvalid(Exception):
@@ -71,7 +71,7 @@ class Failure:
                 reason=self.reason, message=redact(self.message[:_MAX_WORDS]), error_class=self.error_class
             )
         except Exception:
-            log.exception("the message of a failure (%s) cannot be kept", self.reason)
+            logger.exception("the message of a failure (%s) cannot be kept", self.reason)
             return run_pb2.RunError(reason=self.reason)
 
 
@@ -180,7 +180,7 @@ class Ending:
         try:
             return list(self._requests(form, run, max_sample_bytes))
         except Exception:
-            log.exception("%s: no scorer can be asked", self.claim.topic)
+            logger.exception("%s: no scorer can be asked", self.claim.topic)
             return []
 
     def _of_turn(self, run: run_pb2.Run, form: Form) -> run_pb2.Run:

@@ -27,7 +27,7 @@ _BEAT_SECONDS: Final = 1.0
 _WARN_SECONDS: Final = 30.0
 """An outage is spoken of again after so long."""
 
-log = logging.getLogger("agent_service.execution.leases")
+logger = logging.getLogger("agent_service.execution.leases")
 
 OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
 OnChange = Callable[[Lease, LeaseState], None]
@@ -137,7 +137,7 @@ class Leases:
     async def _renew_once(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         """Renews all; a failure is the next turn's business, and no reason to close the store."""
         if time.monotonic() - self._beat > self._max_blocked_seconds:
-            log.error("the event loop has been blocked for %s s: leases are let go", self._max_blocked_seconds)
+            logger.error("the event loop has been blocked for %s s: leases are let go", self._max_blocked_seconds)
             return
         with self._lock:
             leases = list(self._held)
@@ -160,7 +160,7 @@ class Leases:
         elif self._failing:
             self._failing = False
             self._warned = -_WARN_SECONDS
-            log.warning("leases are renewed again")
+            logger.warning("leases are renewed again")
 
     def _note(self, leases: list[Lease], states: Sequence[LeaseState]) -> None:
         now = time.monotonic()
@@ -177,6 +177,6 @@ class Leases:
             return
         self._warned = now
         if isinstance(error, StoreUnavailable):
-            log.warning("leases could not be renewed: %s", error)
+            logger.warning("leases could not be renewed: %s", error)
         else:
-            log.error("leases could not be renewed", exc_info=error)
+            logger.error("leases could not be renewed", exc_info=error)

@@ -11,7 +11,7 @@ from runwire.pubsub import Message
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer_requests import QUEUE, add_content, is_sampled, scorer_run_id, summary_of
 
-log = logging.getLogger("agent_service.execution.scoring")
+logger = logging.getLogger("agent_service.execution.scoring")
 
 
 def is_eligible(scorer: run_pb2.ScorerRef, run: run_pb2.Run) -> bool:
@@ -48,7 +48,7 @@ def requests(
             request.traceparent, request.tracestate = traceparent, tracestate
             message = Message(QUEUE, request.SerializeToString())
         except Exception:
-            log.exception("%s/%s: scorer %r cannot be asked", tenant, run.run_id, scorer.scorer_id)
+            logger.exception("%s/%s: scorer %r cannot be asked", tenant, run.run_id, scorer.scorer_id)
         else:
             yield message
 
@@ -57,7 +57,7 @@ def _is_asked(scorer: run_pb2.ScorerRef, run: run_pb2.Run) -> bool:
     try:
         return is_eligible(scorer, run)
     except Exception:
-        log.exception("run %s: whether scorer %r wants it cannot be told, and it is not asked", run.run_id, scorer)
+        logger.exception("run %s: whether scorer %r wants it cannot be told, and it is not asked", run.run_id, scorer)
         return False
 
 
@@ -90,11 +90,11 @@ def _bounded_sample(
             if sample.ByteSize() <= max_bytes:
                 return sample
         except Exception:
-            log.exception("the sample of run %s cannot be made: scorers fetch it", run.run_id)
+            logger.exception("the sample of run %s cannot be made: scorers fetch it", run.run_id)
     try:
         sample = summary_of(run)
     except Exception:
-        log.exception("run %s cannot be described to scorers: they are given its name", run.run_id)
+        logger.exception("run %s cannot be described to scorers: they are given its name", run.run_id)
         sample = scorer_run_requested_pb2.Sample(run_id=run.run_id)
     sample.by_reference = True
     return sample

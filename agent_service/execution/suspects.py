@@ -45,7 +45,7 @@ _STUBBORN_SECONDS: Final = 11.0
 _RETRY_SECONDS: Final = 1.0
 _LAST_WORDS_SECONDS: Final = 0.1
 
-log = logging.getLogger("agent_service.execution.suspects")
+logger = logging.getLogger("agent_service.execution.suspects")
 
 
 class ChildLost(Exception):
@@ -184,7 +184,7 @@ class Children:
                 return await Child.start(self._settings, self._worker)
             except (ChildLost, TimeoutError, OSError) as error:
                 delay = _START_RETRY_SECONDS[min(tries, len(_START_RETRY_SECONDS) - 1)]
-                log.error("no process for a suspect could be started (again in %s s): %s", delay, error)
+                logger.error("no process for a suspect could be started (again in %s s): %s", delay, error)
                 tries += 1
                 await asyncio.sleep(delay)
 
@@ -256,12 +256,14 @@ class AloneExecution:
                 await self._lose(str(lost))
         except TimeoutError:
             if self._stopping is Interrupt.RELEASE:
-                log.warning("%s: its process does not stop it; it is killed, and the run handed back", self.lease.topic)
+                logger.warning(
+                    "%s: its process does not stop it; it is killed, and the run handed back", self.lease.topic
+                )
                 await self._commit(Commit(*self._owner(), token=self.lease.token, schedule=Schedule.DUE))
 
     async def _run_in_child(self) -> None:
         async with self._children.use() as child:
-            log.info("%s: attempt %d is executed alone, in process %d", *self._owner(), child.pid)
+            logger.info("%s: attempt %d is executed alone, in process %d", *self._owner(), child.pid)
             child.tell({"run": asdict(self.lease) | {"losses": self._claim.losses, "alone": self._claim.alone_losses}})
             self._child = child
             for message in self._untold:
@@ -277,7 +279,7 @@ class AloneExecution:
 
     async def _lose(self, how: str) -> None:
         """Counts the loss at once, and tells of it in the run's record."""
-        log.error("%s: attempt %d, executed alone, was lost: %s", *self._owner(), how)
+        logger.error("%s: attempt %d, executed alone, was lost: %s", *self._owner(), how)
         puts = {record.DEATH: how.encode(errors="replace")[:1000]}
         with suppress(StoreUnavailable):
             stored = await self._store.get(self.lease.topic, [record.RUN])
@@ -292,10 +294,10 @@ class AloneExecution:
                 await self._store.commit(commit)
                 return
             except StoreUnavailable as error:
-                log.warning("%s: how its attempt ended cannot be written yet: %s", commit.topic, error)
+                logger.warning("%s: how its attempt ended cannot be written yet: %s", commit.topic, error)
                 await asyncio.sleep(_RETRY_SECONDS)
             except (CommitRefused, NotFound) as error:
-                log.info("%s: attempt %d does not own the run any more: %s", *self._owner(), error)
+                logger.info("%s: attempt %d does not own the run any more: %s", *self._owner(), error)
                 return
 
 

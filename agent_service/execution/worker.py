@@ -30,7 +30,7 @@ from runwire.loop import Wakeup, repeat, wait_for
 from runwire.pubsub import MAX_CLAIM_BYTES, Claim, Commit, Lease, LeaseState, Schedule, Store
 from runwire.times import timestamp
 
-_MOST_HOST: Final = 64
+_MAX_HOST: Final = 64
 _CLAIM_WAIT_SECONDS: Final = 1.0
 _FULL_WAIT_SECONDS: Final = 0.1
 _PAUSES: Final = Backoff(1.0, 1.0, jitter=0.0)
@@ -38,7 +38,7 @@ _SWEEP_SECONDS: Final = 30.0
 _SUSPECT_SECONDS: Final = 1.0
 """How often it is looked whether there are suspects. There mostly are none, and they are in no hurry."""
 
-log = logging.getLogger("agent_service.execution.worker")
+logger = logging.getLogger("agent_service.execution.worker")
 
 
 class Worker:
@@ -48,7 +48,7 @@ class Worker:
         self, store: Store, log: CachingPubSub, agents: Registry, settings: Settings, open_store: OpenStore | None
     ) -> None:
         """`open_store` opens the same store once more, for the leases; None: it cannot be (memory)."""
-        self.name = f"{os.uname().nodename[:_MOST_HOST]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.name = f"{os.uname().nodename[:_MAX_HOST]}-{os.getpid()}-{secrets.token_hex(4)}"
         """Partly at random: a name that is used again would hide a crash."""
         self._start_time = time.time()
         self._store = store
@@ -118,7 +118,7 @@ class Worker:
         try:
             self._begin(claim, group, bodies)
         except Exception:
-            log.exception("%s cannot be executed", claim.topic)
+            logger.exception("%s cannot be executed", claim.topic)
             self._suspects.discard(claim.topic)
             await self._give_up(claim)
 
@@ -254,7 +254,7 @@ class Worker:
             raise
         except BaseException:
             # Ours, not the agent's. Another attempt is made, and losses are bounded.
-            log.exception("%s: attempt %d was given up", claim.topic, claim.head.attempt)
+            logger.exception("%s: attempt %d was given up", claim.topic, claim.head.attempt)
             await self._give_up(claim)
         finally:
             if claim.topic in self._suspects:
@@ -273,9 +273,9 @@ class Worker:
         try:
             await self._store.commit(Commit(claim.topic, claim.head.attempt, token=claim.token, schedule=Schedule.LOST))
         except RunwireError as error:
-            log.warning("%s: attempt %d could not be handed back: %s", claim.topic, claim.head.attempt, error)
+            logger.warning("%s: attempt %d could not be handed back: %s", claim.topic, claim.head.attempt, error)
         except Exception:
-            log.exception("%s: attempt %d could not be handed back", claim.topic, claim.head.attempt)
+            logger.exception("%s: attempt %d could not be handed back", claim.topic, claim.head.attempt)
 
     def _lease_changed(self, lease: Lease, state: LeaseState) -> None:
         if state is LeaseState.LOST:

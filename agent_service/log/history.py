@@ -20,7 +20,7 @@ from runwire.scorer_requests import OUTCOMES
 _PART_BYTES: Final = 64
 """What a step or a tool call counts for beside its texts, so that many empty ones are bounded too."""
 
-_OF_STEP: Final = frozenset(
+OF_STEP: Final = frozenset(
     {
         "step_started",
         "text_delta",
@@ -56,7 +56,7 @@ class Past:
         payload = event.WhichOneof("payload")
         if payload == "run_started":
             self.steps.clear()
-        if payload not in _OF_STEP:
+        if payload not in OF_STEP:
             return
         step = self.steps.get(event.step)
         if step is None or payload == "step_started":
@@ -103,7 +103,7 @@ class Excerpt:
         payload = event.WhichOneof("payload")
         if payload == "run_started":
             self._forget(whole=True)
-        elif self.whole and event.step > 0 and payload in _OF_STEP:
+        elif self.whole and event.step > 0 and payload in OF_STEP:
             self._add(event, payload)
             if self._size > self._max_bytes:
                 self._forget(whole=False)

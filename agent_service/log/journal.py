@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agent_service.log.writer import LogWriter, Rider
+from agent_service.log.writer import Changes, LogWriter
 from runwire.errors import RunwireError
 
 PREFIX: Final = "journal/"
@@ -72,6 +72,6 @@ class Journal:
                 "store it elsewhere and return a reference to it"
             )
         self._names.add(key)
-        await self._writer.write(Rider(puts={PREFIX + key: data, **(also or {})}, progress=progress), step, **payload)
+        await self._writer.write(Changes(puts={PREFIX + key: data, **(also or {})}, progress=progress), step, **payload)
         if keep:
             self._entries[key] = data

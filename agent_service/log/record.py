@@ -39,6 +39,8 @@ MAX_BRIEF_BYTES: Final = 4 * 1024
 """A larger run is listed without its largest fields."""
 _OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
+FORK: Final = "fork"
+"""Id of the run whose steps are still to be told at the beginning of the log."""
 TURN: Final = "turn/"
 """+ number: a turn of a conversation that is done."""
 MAX_TURNS: Final = 1000
@@ -157,7 +159,7 @@ def _readable(data: bytes) -> run_pb2.Run | None:
         except DecodeError:
             return None
     if not well:
-        values.mend(run)
+        values.make_readable(run)
     return run
 
 

@@ -12,7 +12,7 @@ from runwire import logs, metrics
 from runwire.agent.v1 import run_pb2
 from runwire.pubsub import Claim
 
-log = logging.getLogger("agent_service.runs")
+logger = logging.getLogger("agent_service.runs")
 
 
 class Told(StrEnum):
@@ -47,7 +47,7 @@ def about(claim: Claim, run: run_pb2.Run, worker: str) -> AbstractContextManager
 def accepted(tenant: str, run: run_pb2.Run) -> None:
     """On the replica that answered StartRun."""
     values = {"run_id": run.run_id, "tenant": tenant, "agent_id": run.agent_id, "agent_version": run.agent_version}
-    log.info(Told.ACCEPTED, extra=logs.fields(**values))
+    logger.info(Told.ACCEPTED, extra=logs.fields(**values))
     metrics.RUNS_ACCEPTED.add(**_agent(run))
 
 
@@ -60,9 +60,9 @@ def claimed(claim: Claim, run: run_pb2.Run) -> None:
         metrics.RUN_WAIT_SECONDS.record(claim.time - claim.head.create_time, agent_id=run.agent_id)
     if claim.losses:
         before = run.attempts[-1].worker if run.attempts else None
-        log.info(Told.TAKEN_OVER, extra=logs.fields(losses=claim.losses, from_worker=before))
+        logger.info(Told.TAKEN_OVER, extra=logs.fields(losses=claim.losses, from_worker=before))
     else:
-        log.info(Told.CLAIMED, extra=logs.fields(agent_version=run.agent_version))
+        logger.info(Told.CLAIMED, extra=logs.fields(agent_version=run.agent_version))
 
 
 def began(claim: Claim, run: run_pb2.Run, now: float) -> None:
@@ -74,12 +74,12 @@ def began(claim: Claim, run: run_pb2.Run, now: float) -> None:
 def suspended(run: run_pb2.Run) -> None:
     """It holds nothing, and waits for `pending` answers, or for its time."""
     metrics.RUNS_SUSPENDED.add(**_agent(run))
-    log.info(Told.SUSPENDED, extra=logs.fields(pending=len(run.pending)))
+    logger.info(Told.SUSPENDED, extra=logs.fields(pending=len(run.pending)))
 
 
 def handed_back() -> None:
     """This worker shuts down; any other goes on."""
-    log.info(Told.HANDED_BACK)
+    logger.info(Told.HANDED_BACK)
 
 
 def ended(run: run_pb2.Run, state: run_pb2.RunState, reason: str, seconds: float, frames: str) -> None:
@@ -98,11 +98,11 @@ def turn_ended(number: int, state: run_pb2.RunState, reason: str, frames: str) -
 def _say_end(ended: Told, failed: Told, state: run_pb2.RunState, frames: str, **values: Any) -> None:
     extra = logs.fields(state=_name(state), **values)
     if state != run_pb2.RUN_STATE_FAILED:
-        log.info(ended, extra=extra)
+        logger.info(ended, extra=extra)
     elif frames:
-        log.warning("%s: %s", failed, frames, extra=extra)
+        logger.warning("%s: %s", failed, frames, extra=extra)
     else:
-        log.warning(failed, extra=extra)
+        logger.warning(failed, extra=extra)
 
 
 def _name(state: run_pb2.RunState) -> str:

@@ -27,13 +27,13 @@ from runwire.pubsub import (
     Message,
     Schedule,
 )
-from runwire.values import mend
+from runwire.values import make_readable
 
 _MAX_PENDING_EVENTS: Final = 4 * MAX_COMMIT_EVENTS
 _MAX_PENDING_BYTES: Final = 4 * MAX_COMMIT_BYTES
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
-log = logging.getLogger("agent_service.log.writer")
+logger = logging.getLogger("agent_service.log.writer")
 
 
 class EventTooLarge(RunwireError):
@@ -56,7 +56,7 @@ class OwnershipLost(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class Rider:
+class Changes:
     """What a commit writes beside events: all of it in the commit of the event it rides with, or alone."""
 
     puts: Mapping[str, bytes] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Rider:
 class _Pending:
     body: bytes
     check: bytes
-    rider: Rider | None
+    changes: Changes | None
     written: asyncio.Future[None] | None
     size: int
     """Bytes of the event and of what rides with it."""
@@ -137,14 +137,14 @@ class LogWriter:
             await self._room.wait()
             self._check_owner()
 
-    async def write(self, rider: Rider, step: int = 0, **payload: Any) -> None:
-        """Writes `rider` in one atomic step with this event (without a payload: by itself), and not before anything
+    async def write(self, changes: Changes, step: int = 0, **payload: Any) -> None:
+        """Writes `changes` in one atomic step with this event (without a payload: by itself), and not before anything
         that was emitted before. Returns when it is stored.
 
         Raises EventTooLarge, OwnershipLost, and CommitFailed (after `end`).
         """
         written = asyncio.get_running_loop().create_future()
-        self._append(step, payload, rider, written)
+        self._append(step, payload, changes, written)
         await written
 
     def end(self) -> None:
@@ -168,14 +168,14 @@ class LogWriter:
                             raise
                         self._forget(error)
         except (CommitRefused, NotFound) as error:
-            log.info("%s: attempt %d does not own the run any more: %s", self._topic, self._attempt, error)
+            logger.info("%s: attempt %d does not own the run any more: %s", self._topic, self._attempt, error)
             self._lose(error)
         finally:
             # Nobody may wait for a writer that does not run.
             self._lose(None)
 
     def _append(
-        self, step: int, payload: Mapping[str, Any], rider: Rider | None, written: asyncio.Future[None] | None
+        self, step: int, payload: Mapping[str, Any], changes: Changes | None, written: asyncio.Future[None] | None
     ) -> None:
         self._check_owner()
         body = check = b""
@@ -184,8 +184,8 @@ class LogWriter:
             event, data = self._serialise(step, payload)
             body, check = frames.frame(data), frames.event_check(data)
             self._sequence += 1
-        size = len(body) + (rider.size if rider is not None else 0)
-        self._pending.append(_Pending(body, check, rider, written, size))
+        size = len(body) + (changes.size if changes is not None else 0)
+        self._pending.append(_Pending(body, check, changes, written, size))
         self._pending_bytes += size
         if len(self._pending) > _MAX_PENDING_EVENTS or self._pending_bytes > _MAX_PENDING_BYTES:
             self._room.clear()
@@ -199,13 +199,13 @@ class LogWriter:
             observe(event)
         except Exception:
             if not self.unobserved:
-                log.exception("%s: event %d cannot be folded", self._topic, event.sequence)
+                logger.exception("%s: event %d cannot be folded", self._topic, event.sequence)
             self.unobserved = True
 
     def _serialise(self, step: int, payload: Mapping[str, Any]) -> tuple[run_event_pb2.RunEvent, bytes]:
         for part in payload.values():
             # Whoever made it: a log that some clients cannot read is lost for them from here on.
-            mend(part)
+            make_readable(part)
         event = run_event_pb2.RunEvent(
             sequence=self._sequence + 1, attempt=self._attempt, step=step, turn=self.turn, **payload
         )
@@ -222,7 +222,7 @@ class LogWriter:
         """What the next commit writes: as much as it may."""
         taken = [self._pending.popleft()]
         events, size = (1 if taken[0].body else 0), taken[0].size
-        while self._pending and not (taken[-1].rider and taken[-1].rider.schedule is not Schedule.KEEP):
+        while self._pending and not (taken[-1].changes and taken[-1].changes.schedule is not Schedule.KEEP):
             following = self._pending[0]
             if (following.body and events == MAX_COMMIT_EVENTS) or size + following.size > MAX_COMMIT_BYTES:
                 break
@@ -249,18 +249,18 @@ class LogWriter:
                 item.written.set_result(None)
 
     def _build(self, taken: Sequence[_Pending]) -> Commit:
-        if len(taken) == 1 and taken[0].rider is None:
+        if len(taken) == 1 and taken[0].changes is None:
             return self._build_one(taken[0])
         events = [item for item in taken if item.body]
-        riders = [item.rider for item in taken if item.rider is not None]
+        gathered = [item.changes for item in taken if item.changes is not None]
         puts: dict[str, bytes] = {}
         listed: dict[str, bool] = {}
-        for rider in riders:
-            for name in rider.deletes:
+        for changes in gathered:
+            for name in changes.deletes:
                 puts.pop(name, None)
-            puts.update(rider.puts)
-            listed |= dict.fromkeys(rider.leaves, False) | dict.fromkeys(rider.indexes, True)
-        last = riders[-1] if riders else Rider()
+            puts.update(changes.puts)
+            listed |= dict.fromkeys(changes.leaves, False) | dict.fromkeys(changes.indexes, True)
+        last = gathered[-1] if gathered else Changes()
         return Commit(
             self._topic,
             self._attempt,
@@ -271,13 +271,13 @@ class LogWriter:
             check=events[-1].check if events else b"",
             previous=self._check if events else b"",
             puts=puts,
-            deletes=[name for rider in riders for name in rider.deletes],
+            deletes=[name for changes in gathered for name in changes.deletes],
             indexes=[name for name, stays in listed.items() if stays],
             leaves=[name for name, stays in listed.items() if not stays],
-            messages=[message for rider in riders for message in rider.messages],
+            messages=[message for changes in gathered for message in changes.messages],
             schedule=last.schedule,
             due_in=last.due_in,
-            progress=any(rider.progress for rider in riders),
+            progress=any(changes.progress for changes in gathered),
             final=last.final,
             retention=last.retention,
             tombstone=last.tombstone,
@@ -305,7 +305,7 @@ class LogWriter:
                 return await self._log.publish(commit)
             except StoreUnavailable as error:
                 delay = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
-                log.warning("%s: commit will be repeated in %s s: %s", self._topic, delay, error)
+                logger.warning("%s: commit will be repeated in %s s: %s", self._topic, delay, error)
                 tries += 1
                 await asyncio.sleep(delay)
 

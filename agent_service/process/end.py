@@ -22,7 +22,7 @@ _LOG_SECONDS: Final = 1.0
 """For the last line of the log, which may be blocked as anything else."""
 _NATIVE_SECONDS: Final = 3.0
 
-log = logging.getLogger("agent_service")
+logger = logging.getLogger("agent_service")
 
 
 class BoundedEnd:
@@ -77,5 +77,5 @@ def _say_and_exit(level: int, message: str, code: int) -> None:
     last = threading.Timer(_LOG_SECONDS, os._exit, (code,))
     last.daemon = True
     last.start()
-    log.log(level, "%s", message)
+    logger.log(level, "%s", message)
     os._exit(code)

@@ -29,7 +29,7 @@ except ImportError:  # it is not installed
 _CLOSE_SECONDS: Final = 2.0
 """For what is left when the service has ended."""
 
-log = logging.getLogger("agent_service.process.event_loop")
+logger = logging.getLogger("agent_service.process.event_loop")
 
 Result = TypeVar("Result")
 
@@ -95,7 +95,7 @@ def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) ->
         try:
             loop.run_forever()
             if not task.done():
-                log.error("something stopped the event loop; it goes on")
+                logger.error("something stopped the event loop; it goes on")
         except (SystemExit, KeyboardInterrupt) as error:
             if task.done():
                 break  # it is the task's own
@@ -110,7 +110,7 @@ def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) ->
 def _tell(error: BaseException) -> None:
     owner = _owner_of(error.__traceback__)
     if owner is None:
-        log.error("%s came out of the event loop, and is nobody's; it goes on", type(error).__name__, exc_info=error)
+        logger.error("%s came out of the event loop, and is nobody's; it goes on", type(error).__name__, exc_info=error)
         return
     owner.broke_out(error)
 
@@ -141,7 +141,7 @@ class _Task(asyncio.Task[Any]):
     def cancel(self, msg: Any | None = None) -> bool:
         caller = _owner.get()
         if caller is not None and caller is not self.owner and (self.owner is None or self.body):
-            log.error("%s tried to cancel the task %r, which is not its own; it goes on", caller, self.get_name())
+            logger.error("%s tried to cancel the task %r, which is not its own; it goes on", caller, self.get_name())
             return False
         return super().cancel(msg)
 
@@ -166,4 +166,4 @@ async def _close(main: asyncio.Task[Any]) -> None:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await loop.shutdown_asyncgens()
     except TimeoutError:
-        log.warning("an asynchronous generator does not end; it is left behind")
+        logger.warning("an asynchronous generator does not end; it is left behind")

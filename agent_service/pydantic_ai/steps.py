@@ -60,7 +60,7 @@ from agent_service.pydantic_ai.events import finished, is_deferred, outcome_of, 
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.values import carry_text, cleaned, from_value
 
-log = logging.getLogger("agent_service")
+logger = logging.getLogger("agent_service")
 
 AfterCrash = Literal["tell_model", "suspend"]
 """What is done about a tool that must not be repeated and was cut by a crash."""
@@ -382,7 +382,7 @@ class Steps:
                     await self._tell(finished(call.part, None, run_event_pb2.TOOL_CALL_OUTCOME_FAILED))
                     raise
                 problem = f"{type(error).__name__} in try {tries} of {self._tool_retry.attempts}"
-                log.warning("%s: tool %s: %s", self._run.run_id, call.part.tool_name, problem)
+                logger.warning("%s: tool %s: %s", self._run.run_id, call.part.tool_name, problem)
             await asyncio.sleep(self._tool_retry.delay(tries))
 
     def died_inside(self, part: ToolCallPart) -> bool:

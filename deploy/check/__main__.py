@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deploy.check import compose, dockerfile, kubernetes, operations
+from deploy.check import compose, dockerfile, kubernetes, monitoring, operations
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +22,7 @@ def main(arguments: list[str]) -> int:
         "compose": compose.check,
         "Kubernetes, file by file": lambda root: kubernetes.check(root, rendered=False),
         "settings in docs/operations.md": operations.check,
+        "alerts, boards, run book": monitoring.check,
     }
     if kubernetes.has_kubectl():
         checks["Kubernetes, rendered by kustomize"] = lambda root: kubernetes.check(root, rendered=True)

@@ -34,7 +34,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_MOST_SHOWN: Final = 100_000
+_MAX_SHOWN: Final = 100_000
 """Characters of one value on a page; the interface has the whole."""
 
 
@@ -153,8 +153,8 @@ def shown(value: Any) -> str:
     """A Value or Struct for people: text as it is, everything else as JSON with an indent. Cut with a word."""
     plain = from_struct(value) if value.DESCRIPTOR.full_name == "google.protobuf.Struct" else from_value(value)
     text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, indent=2)
-    left = len(text) - _MOST_SHOWN
-    return text if left <= 0 else f"{text[:_MOST_SHOWN]}\n... {left} more characters: see the interface"
+    left = len(text) - _MAX_SHOWN
+    return text if left <= 0 else f"{text[:_MAX_SHOWN]}\n... {left} more characters: see the interface"
 
 
 def number(value: float) -> str:

@@ -105,7 +105,7 @@ def answers_of(input: Any, pending: Iterable[run_pb2.PendingRequest]) -> list[ru
     if not items or not all(isinstance(each, dict) and each.get("type") in _ANSWERS for each in items):
         raise InvalidRequest({
             "previous_response_id": "only continues a response that waits, with the mcp_approval_response and "
-            "function_call_output items that it waits for: agents here hold no conversations"
+            "function_call_output items that it waits for; conversations are not continued by this interface"
         })  # fmt: skip
     known = {each.request_id: each for each in pending}
     return [_answer(item, known) for item in items]

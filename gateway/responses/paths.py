@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway import sse
+from gateway.parts import so_far
 from gateway.resources import body_of
 from gateway.responses.asked import Asked, answers_of, asked_of, input_of, text_of
 from gateway.responses.faults import Interrupted, fault, told, with_faults
 from gateway.responses.translation import Members, ResponseId, Translation, response_id
 from gateway.services import Services
 from gateway.streams import Streams
-from runwire.agent.v1 import agent_service_pb2, run_pb2
+from runwire.agent.v1 import run_pb2
 from runwire.client import AgentClient
 from runwire.errors import AgentNotFound, InvalidRequest, NotSuspended, RunNotFound, RunwireError
-
-_PAGE_EVENTS: Final = 1000
 
 
 class Responses:
@@ -129,15 +127,13 @@ async def _events(client: AgentClient, translation: Translation) -> AsyncIterato
 
 async def _now(client: AgentClient, run: run_pb2.Run, id: ResponseId) -> Members:
     """The response as it is. Raises RunNotFound for a part that the run has not come to."""
-    translation, cursor = Translation(run, id), ""
+    translation = Translation(run, id)
     translation.begin()
-    more = True
-    while more and not translation.ended:
-        asked = agent_service_pb2.ListRunEventsRequest(run_id=id.run_id, cursor=cursor, page_size=_PAGE_EVENTS)
-        page = await client.call("ListRunEvents", asked)
+    async for page in so_far(client, id.run_id):
         for event in page.events:
             translation.take(event)
-        cursor, more = page.cursor, bool(page.next_page_token)
+        if translation.ended:
+            break
     if not translation.begun:
         raise RunNotFound(f"no such response: {str(id)!r}")
     return translation.response()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gateway.parts import waits_for_somebody
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import RunNotFound
 from runwire.values import from_value
@@ -54,11 +55,6 @@ def response_id(text: str) -> ResponseId:
     if match is None:
         raise RunNotFound(f"no such response: {text!r}")
     return ResponseId(match[1], int(match[2] or 0))
-
-
-def waits_for_somebody(event: run_event_pb2.RunEvent) -> bool:
-    """Whether the event ends a response because the run wants an answer. A pause is none."""
-    return any(each.kind != run_pb2.PENDING_KIND_TIME for each in event.run_suspended.pending)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from google.protobuf.struct_pb2 import Value
 from runwire.values import Json, to_value
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
-_LONGEST_SECONDS = 100 * 365 * 86400.0
+_MAX_SECONDS = 100 * 365 * 86400.0
 _UNITS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -110,7 +110,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic only in new
         if not match:
             self.fail(f"{value!r} is no duration; write 30s, 5m, 2h or 1d", param, ctx)
         seconds = float(match[1]) * _UNITS[match[2]]
-        if seconds > _LONGEST_SECONDS:
+        if seconds > _MAX_SECONDS:
             self.fail(f"{value!r} is more than a hundred years", param, ctx)
         return seconds
 

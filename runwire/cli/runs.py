@@ -201,7 +201,30 @@ def resume(
         _print_pending(run)
 
 
-COMMANDS = (start, watch, list_runs, show, events, cancel, resume)
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--watch", "-w", is_flag=True, help="Follow the new run to its end.")
+@click.option("--request-id", help="Makes a repeated command return the same run.")
+@service_options()
+@pass_session
+def retry(session: Session, run_id: str, watch: bool, request_id: str | None) -> int:
+    """Go on with a run that failed or was cancelled, in a new run, whose id is printed.
+
+    What its finished steps and tool calls left is taken over and not done again; the rest is done by the agent as it
+    is now.
+    """
+    with session.asking_agents() as client:
+        run = client.fork_run(run_id, request_id=request_id)
+    if session.json:
+        print_json(pb.ForkRunResponse(run=run))
+    elif watch:
+        note(f"run {run.run_id}")
+    else:
+        print(run.run_id, flush=True)
+    return follow(session, run.run_id) if watch else 0
+
+
+COMMANDS = (start, watch, list_runs, show, events, cancel, resume, retry)
 
 
 def _print_pending(run: run_pb2.Run) -> None:

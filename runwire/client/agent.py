@@ -236,6 +236,13 @@ class AgentClient(Client):
             raise InvalidRequest({"agent_id": "must be set"})
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
+    async def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
+        """Starts a run that goes on where one that FAILED or was CANCELLED has ended: what is finished is not done
+        again. `request_id` as in `start_run`. Raises NotForkable, RunNotFound, RunExpired."""
+        request = requests.fork_run(run_id, request_id)
+        response: pb.ForkRunResponse = await self._call("ForkRun", request)
+        return response.run
+
     async def send_message(
         self,
         run_id: str,

@@ -69,6 +69,13 @@ def send_message(
     )
 
 
+def fork_run(run_id: str, request_id: str | None) -> agent_service_pb2.ForkRunRequest:
+    return agent_service_pb2.ForkRunRequest(
+        run_id=given(run_id, "run_id"),
+        request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
+    )
+
+
 _MODES: Final[Mapping[str, run_pb2.MessageMode]] = {
     "queue": run_pb2.MESSAGE_MODE_QUEUE,
     "steer": run_pb2.MESSAGE_MODE_STEER,

@@ -203,6 +203,11 @@ class AgentClient(Client):
             raise InvalidRequest({"agent_id": "must be set"})
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
+    def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
+        request = requests.fork_run(run_id, request_id)
+        response: agent_pb.ForkRunResponse = self._call("ForkRun", request)
+        return response.run
+
     def send_message(
         self,
         run_id: str,

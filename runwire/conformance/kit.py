@@ -32,9 +32,9 @@ from runwire.errors import ConfigurationError
 
 READERS: Final = 2
 """Readers of each run, at the same time."""
-_MOST_WITHOUT_PROGRESS: Final = 3
+_MAX_WITHOUT_PROGRESS: Final = 3
 """Connections in a row that break before a frame with an event, because each makes a client wait longer."""
-_MOST_IN_A_RUN: Final = 60
+_MAX_IN_A_RUN: Final = 60
 """Then a reader is left in peace until the end: a client that begins anew at each cut would never get there."""
 _ENOUGH_FAULTS: Final = 10
 """A client that fails so often need not fail three hundred times."""
@@ -97,12 +97,12 @@ class Chaos:
         self._done = 0
 
     def __call__(self) -> Fault:
-        if self.calm or self._done >= _MOST_IN_A_RUN:
+        if self.calm or self._done >= _MAX_IN_A_RUN:
             return Fault()
         kind = self._kind()
         # The first message is `opened`; a stream that breaks there or before made no progress.
         messages = self._chance.randint(0, 8)
-        if messages <= 1 and self._fruitless >= _MOST_WITHOUT_PROGRESS:
+        if messages <= 1 and self._fruitless >= _MAX_WITHOUT_PROGRESS:
             messages = 2
         self._fruitless = self._fruitless + 1 if messages <= 1 else 0
         delay = self._chance.uniform(0.002, 0.02) if self._chance.random() < 0.1 else 0.0

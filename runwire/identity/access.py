@@ -12,7 +12,7 @@ from runwire.identity.limits import Most
 from runwire.identity.run_tokens import RunTokens
 from runwire.identity.server_certificates import ServerCertificates
 
-log = logging.getLogger("runwire.identity")
+logger = logging.getLogger("runwire.identity")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Access:
                 f"will not listen on {listen} without {lacking}: whoever reaches it could read or do everything. "
                 "Set it up (docs/security.md), listen on 127.0.0.1, or say --insecure"
             )
-        log.warning("listening on %s without %s: whoever reaches it may read or do what it serves", listen, lacking)
+        logger.warning("listening on %s without %s: whoever reaches it may read or do what it serves", listen, lacking)
 
 
 def _is_loopback(listen: str) -> bool:

@@ -15,11 +15,11 @@ from runwire.identity import policy
 from runwire.identity.principal import caller
 
 _NAMES: Final = ("run_id", "request_id", "agent_id", "scorer_id", "scorer_version", "dry_run")
-_MOST_IDS: Final = 20
-_MOST_LENGTH: Final = 256
+_MAX_IDS: Final = 20
+_MAX_LENGTH: Final = 256
 
-log = logging.getLogger("runwire.audit")
-log.setLevel(logging.INFO)
+logger = logging.getLogger("runwire.audit")
+logger.setLevel(logging.INFO)
 
 
 class Entry:
@@ -43,7 +43,7 @@ class Entry:
         self._write(outcome="failed", reason=str(getattr(error, "reason", type(error).__name__)))
 
     def _write(self, **more: Any) -> None:
-        log.info("%s", json.dumps({**self._line, **more}, ensure_ascii=False))
+        logger.info("%s", json.dumps({**self._line, **more}, ensure_ascii=False))
 
 
 def entry(method: str, request: Any) -> Entry | None:
@@ -57,11 +57,11 @@ def _named(request: Message) -> dict[str, Any]:
     fields = {field.name: value for field, value in request.ListFields()}
     found: dict[str, Any] = {name: _cut(fields[name]) for name in _NAMES if name in fields}
     if ids := fields.get("scorer_run_ids"):
-        found |= {"scorer_run_ids": [_cut(each) for each in ids[:_MOST_IDS]], "ids": len(ids)}
+        found |= {"scorer_run_ids": [_cut(each) for each in ids[:_MAX_IDS]], "ids": len(ids)}
     if "filter" in fields:
         found["filter"] = _cut(" ".join(str(fields["filter"]).split()))
     if "answers" in fields:
-        found["answers"] = [_cut(each.request_id) for each in fields["answers"][:_MOST_IDS]]
+        found["answers"] = [_cut(each.request_id) for each in fields["answers"][:_MAX_IDS]]
     return found
 
 
@@ -76,4 +76,4 @@ def _results(response: Message) -> dict[str, Any]:
 
 
 def _cut(value: Any) -> Any:
-    return value[:_MOST_LENGTH] if isinstance(value, str) else value
+    return value[:_MAX_LENGTH] if isinstance(value, str) else value

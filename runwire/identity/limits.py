@@ -18,7 +18,7 @@ from runwire.errors import RateExceeded, TooManyStreams
 from runwire.identity import policy
 from runwire.identity.principal import Principal
 
-_MOST_BUCKETS: Final = 10_000
+_MAX_BUCKETS: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Limits:
         left, since = self._buckets.pop(tenant, (burst, now))
         left = min(burst, left + (now - since) * rate)
         self._buckets[tenant] = (left - 1 if left >= 1 else left, now)
-        if len(self._buckets) > _MOST_BUCKETS:
+        if len(self._buckets) > _MAX_BUCKETS:
             del self._buckets[next(iter(self._buckets))]  # who has been quiet for longest
         if left < 1:
             problem = f"tenant {tenant!r} starts more than {rate:g} a second"

@@ -11,6 +11,7 @@ PUBLIC: Final = ""
 """Asks for nothing: load balancers and tools have no token."""
 
 _AGENT: Final = "/runwire.agent.v1.AgentService/"
+_SCALER: Final = "/externalscaler.ExternalScaler/"
 _SCORER: Final = "/runwire.scorer.v1.ScorerService/"
 
 RULES: Final = {
@@ -26,9 +27,14 @@ RULES: Final = {
     _AGENT + "SendMessage": RUNS_WRITE,
     _AGENT + "EndConversation": RUNS_WRITE,
     _AGENT + "ListTurns": RUNS_READ,
+    _AGENT + "ForkRun": RUNS_WRITE,
     # They are of all tenants.
     _AGENT + "ListWorkers": ADMIN,
     _AGENT + "ListQueues": ADMIN,
+    _SCALER + "IsActive": ADMIN,
+    _SCALER + "StreamIsActive": ADMIN,
+    _SCALER + "GetMetricSpec": ADMIN,
+    _SCALER + "GetMetrics": ADMIN,
     _SCORER + "ListScorerWorkers": ADMIN,
     _SCORER + "ListScorerQueues": ADMIN,
     _SCORER + "ListScorers": SCORES_READ,

@@ -24,7 +24,7 @@ from runwire.identity.watched_files import WatchedFiles
 PREFIX: Final = "rwr_"
 DEFAULT_SECONDS: Final = 15 * 60.0
 _KEY_BYTES: Final = 32
-_MOST_LENGTH: Final = 2048
+_MAX_LENGTH: Final = 2048
 
 
 class RunTokens:
@@ -44,7 +44,7 @@ class RunTokens:
     def principal(self, token: str) -> Principal:
         """Raises TokenInvalid, TokenExpired."""
         payload, _, signature = token.removeprefix(PREFIX).partition(".")
-        if len(token) > _MOST_LENGTH or not self._is_signed(payload, signature):
+        if len(token) > _MAX_LENGTH or not self._is_signed(payload, signature):
             raise TokenInvalid("there is no such token")
         claims: Mapping[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         if time.time() >= claims["e"]:

@@ -12,12 +12,12 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from runwire.errors import ConfigurationError
 
 LOOK_SECONDS: Final = 0.5
-MOST_BYTES: Final = 16 * 1024 * 1024
+MAX_BYTES: Final = 16 * 1024 * 1024
 _Mark: TypeAlias = tuple[tuple[int, int, int], ...]
 
 T = TypeVar("T")
 
-log = logging.getLogger("runwire.identity")
+logger = logging.getLogger("runwire.identity")
 
 
 class WatchedFiles(Generic[T]):
@@ -62,11 +62,11 @@ class WatchedFiles(Generic[T]):
             self._value, self._mark = self._read(), mark
         except (OSError, ValueError) as error:
             if str(error) != self._problem:
-                log.error("%s stays as it was read last: %s", self.names, _said(error))
+                logger.error("%s stays as it was read last: %s", self.names, _said(error))
             self._problem = str(error)
             return
         self._problem = ""
-        log.info("read %s again", self.names)
+        logger.info("read %s again", self.names)
 
     def _seen(self) -> _Mark:
         # By inode too: a file that is replaced within the same tick of the clock, with one as long, is another.
@@ -77,9 +77,9 @@ class WatchedFiles(Generic[T]):
         contents = []
         for path in self._paths:
             with path.open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
-            if len(content) > MOST_BYTES:
-                raise ValueError(f"{path} has more than {MOST_BYTES} bytes")
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                raise ValueError(f"{path} has more than {MAX_BYTES} bytes")
             contents.append(content)
         return self._parse(contents)
 

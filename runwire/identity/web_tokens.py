@@ -28,11 +28,11 @@ _REFRESH_SECONDS: Final = 300.0
 _UNKNOWN_KEY_SECONDS: Final = 10.0
 """Tokens with made-up key ids cost the provider one request in so long."""
 _FETCH_SECONDS: Final = 5.0
-_MOST_BYTES: Final = 1024 * 1024
-_MOST_TOKEN_LENGTH: Final = 8192
-_MOST_VERIFIED: Final = 10_000
+_MAX_BYTES: Final = 1024 * 1024
+_MAX_TOKEN_LENGTH: Final = 8192
+_MAX_VERIFIED: Final = 10_000
 
-log = logging.getLogger("runwire.identity")
+logger = logging.getLogger("runwire.identity")
 
 Keys: TypeAlias = Mapping[str, jwt.PyJWK]
 
@@ -80,7 +80,7 @@ class WebTokens:
 
     async def principal(self, token: str) -> Principal:
         """Raises TokenInvalid, TokenExpired, KeysUnavailable."""
-        if len(token) > _MOST_TOKEN_LENGTH:
+        if len(token) > _MAX_TOKEN_LENGTH:
             raise TokenInvalid("the token is no JWT that this service takes")
         digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         known = self._verified_before.get(digest)
@@ -89,7 +89,7 @@ class WebTokens:
             return known.principal
         verified = await self._verify(token)
         self._verified_before[digest] = verified
-        while len(self._verified_before) > _MOST_VERIFIED:
+        while len(self._verified_before) > _MAX_VERIFIED:
             self._verified_before.popitem(last=False)
         return verified.principal
 
@@ -173,7 +173,7 @@ class _PublishedKeys:
             self._keys = keys_of(await to_thread(self._fetch, self._url))
             self._fetched = time.monotonic()
         except (OSError, ValueError) as error:
-            log.error("the keys at %s cannot be fetched: %s", self._url, error)
+            logger.error("the keys at %s cannot be fetched: %s", self._url, error)
 
 
 def keys_of(content: bytes) -> Keys:
@@ -216,7 +216,7 @@ _opener: Final = urllib.request.build_opener(_Staying)
 
 def _fetch(url: str) -> bytes:
     with _opener.open(url, timeout=_FETCH_SECONDS) as response:
-        content: bytes = response.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"the answer has more than {_MOST_BYTES} bytes")
+        content: bytes = response.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"the answer has more than {_MAX_BYTES} bytes")
     return content

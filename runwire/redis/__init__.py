@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from runwire.pubsub import Store
-from runwire.redis.channels import Channels
+from runwire.redis.channels import Subscriptions
 from runwire.redis.checks import check_layout, check_servers, wait_for_server
 from runwire.redis.client import Client
 from runwire.redis.shards import Shards
@@ -48,8 +48,8 @@ async def open_redis(url: str) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def _running_channels(client: Client, settings: Settings) -> AsyncIterator[Channels]:
-    channels = Channels(client, settings.access.timeout_seconds)
+async def _running_channels(client: Client, settings: Settings) -> AsyncIterator[Subscriptions]:
+    channels = Subscriptions(client, settings.access.timeout_seconds)
     failure: BaseException | None = None
     async with asyncio.TaskGroup() as tasks:
         running = [

@@ -21,8 +21,8 @@ from runwire.redis.scripts import APPEND
 from runwire.redis.shards import Shards
 from runwire.topic import entry_of
 
-_MOST_COMMITS: Final = 64
-_MOST_BYTES: Final = 256 * 1024
+_MAX_COMMITS: Final = 64
+_MAX_BYTES: Final = 256 * 1024
 """Of one call, while which the server does nothing else."""
 
 Done = asyncio.Future[Committed | None]
@@ -78,7 +78,7 @@ class Appends:
         call.keys += self._shards.head_and_log(shard, commit.topic)
         call.words += (commit.topic, commit.attempt or 0, commit.token, pack(commit))
         call.size += len(commit.events)
-        if len(call.commits) == _MOST_COMMITS or call.size >= _MOST_BYTES:
+        if len(call.commits) == _MAX_COMMITS or call.size >= _MAX_BYTES:
             self._send(shard, call)
         return done
 

@@ -18,11 +18,11 @@ logger = logging.getLogger("runwire.redis")
 Listener = Callable[[bytes | None], None]
 """Takes a payload; None: messages may have been missed."""
 
-_MOST_CHANNELS_A_COMMAND: Final = 1000
+_MAX_CHANNELS_A_COMMAND: Final = 1000
 _PAUSE_SECONDS: Final = 0.02
 """Before a lost connection is made anew: a server may let us in and cut us off again and again."""
 _DELAY_SECONDS: Final = 0.1
-_MOST_DELAY_SECONDS: Final = 1.0
+_MAX_DELAY_SECONDS: Final = 1.0
 
 
 class _Channel:
@@ -34,7 +34,7 @@ class _Channel:
         """The server has said that it delivers to us."""
 
 
-class Channels:
+class Subscriptions:
     """Subscriptions, counted by channel. `run` keeps the connection."""
 
     def __init__(self, client: Client, timeout_seconds: float) -> None:
@@ -97,7 +97,7 @@ class Channels:
                 link = await self._client.connect_for_messages(self._take)
             except (LinkLost, ReplyError):
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, _MOST_DELAY_SECONDS)
+                delay = min(delay * 2, _MAX_DELAY_SECONDS)
                 continue
             delay = _DELAY_SECONDS
             try:
@@ -112,8 +112,8 @@ class Channels:
         self._link = link
         self._renewed.intersection_update(self._channels)
         keys = list(self._channels)
-        for start in range(0, len(keys), _MOST_CHANNELS_A_COMMAND):
-            self._subscribe(link, *keys[start : start + _MOST_CHANNELS_A_COMMAND])
+        for start in range(0, len(keys), _MAX_CHANNELS_A_COMMAND):
+            self._subscribe(link, *keys[start : start + _MAX_CHANNELS_A_COMMAND])
 
     def _end(self) -> None:
         self._link = None

@@ -257,17 +257,17 @@ class Client:
             return None
         return link.send("EVALSHA", script.sha, len(keys), *keys, *args)
 
-    def run_unheard(self, script: Script, shard: int, keys: Sequence[str], args: Sequence[Word]) -> None:
+    def send_and_forget(self, script: Script, shard: int, keys: Sequence[str], args: Sequence[Word]) -> None:
         """Sends a script if there is a connection, and does not look at what comes back."""
         link = self._live_link(shard)
         if link is not None:
-            _unheard(link.send("EVALSHA", script.sha, len(keys), *keys, *args))
+            _forget(link.send("EVALSHA", script.sha, len(keys), *keys, *args))
 
     def teach(self, script: Script, shard: int) -> None:
         """Lets the server of a shard keep a script that it does not know, if there is a connection."""
         link = self._live_link(shard)
         if link is not None:
-            _unheard(link.send("SCRIPT", "LOAD", script.text))
+            _forget(link.send("SCRIPT", "LOAD", script.text))
 
     def _live_link(self, shard: int) -> Link | None:
         address = self._addresses.get(shard)
@@ -438,7 +438,7 @@ class Client:
         self._links.clear()
 
 
-def _unheard(reply: asyncio.Future[Reply]) -> None:
+def _forget(reply: asyncio.Future[Reply]) -> None:
     reply.add_done_callback(lambda done: done.exception())
 
 

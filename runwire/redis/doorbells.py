@@ -8,20 +8,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, TypeVar
 
-from runwire.redis.channels import Channels
+from runwire.redis.channels import Subscriptions
 from runwire.redis.shards import Shards
 
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.2
 """Longest time until those who wait look again."""
-_LEAST_SECONDS: Final = 0.001
+_MIN_SECONDS: Final = 0.001
 
 
 class Doorbells:
     """Rung by the scripts that put something into a queue. `listening` is open as long as the store is."""
 
-    def __init__(self, channels: Channels, shards: Shards, listening: AsyncExitStack) -> None:
+    def __init__(self, channels: Subscriptions, shards: Shards, listening: AsyncExitStack) -> None:
         self._channels = channels
         self._shards = shards
         self._listening = listening
@@ -47,7 +47,7 @@ class Doorbells:
                 remaining = deadline - time.monotonic()
                 if found or remaining <= 0:
                     return found
-                await _wait(rung, min(remaining, max(wait, _LEAST_SECONDS), POLL_SECONDS))
+                await _wait(rung, min(remaining, max(wait, _MIN_SECONDS), POLL_SECONDS))
 
     async def _listen(self, stack: AsyncExitStack, kind: str, queues: Sequence[str]) -> asyncio.Event:
         """An event that is set, as long as `stack` is open, when something comes into one of the queues."""

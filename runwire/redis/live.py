@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 
 from runwire.pubsub import Deliver, Entry
-from runwire.redis.channels import Channels
+from runwire.redis.channels import Subscriptions
 from runwire.redis.client import Client
 from runwire.redis.records import pack_live, unpack_live
 from runwire.redis.shards import Shards
@@ -14,7 +14,7 @@ from runwire.redis.shards import Shards
 class RedisPubSub:
     """Live entries, over the one pub/sub connection of the process."""
 
-    def __init__(self, client: Client, channels: Channels, shards: Shards) -> None:
+    def __init__(self, client: Client, channels: Subscriptions, shards: Shards) -> None:
         self._client = client
         self._channels = channels
         self._shards = shards

@@ -23,7 +23,7 @@ DEFAULT_LEASE_SECONDS: Final = 60.0
 
 _FORGET_SECONDS: Final = 600.0
 """A consumer without messages that has not asked for any for so long is gone."""
-_MOST_CONSUMER_NAMES: Final = 64
+_MAX_CONSUMER_NAMES: Final = 64
 
 
 class Messages:
@@ -118,7 +118,7 @@ class Messages:
         names = self._consumers.setdefault(queue, {})
         names.pop(name, None)
         names[name] = None
-        if len(names) > _MOST_CONSUMER_NAMES:
+        if len(names) > _MAX_CONSUMER_NAMES:
             del names[next(iter(names))]
         return name
 

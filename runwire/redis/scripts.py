@@ -7,10 +7,10 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
-from runwire.pubsub import MOST_GRACE_SECONDS, SUSPECT_LOSSES
+from runwire.pubsub import MAX_GRACE_SECONDS, SUSPECT_LOSSES
 from runwire.redis.records import microseconds
 
-_CONSTANTS: Final = f"local SUSPECT_LOSSES, MOST_GRACE = {SUSPECT_LOSSES}, {microseconds(MOST_GRACE_SECONDS)}\n"
+_CONSTANTS: Final = f"local SUSPECT_LOSSES, MAX_GRACE = {SUSPECT_LOSSES}, {microseconds(MAX_GRACE_SECONDS)}\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from runwire.pubsub import (
 )
 from runwire.redis.appends import Appends, is_append
 from runwire.redis.boards import Boards
-from runwire.redis.channels import Channels
+from runwire.redis.channels import Subscriptions
 from runwire.redis.checks import server_risks
 from runwire.redis.client import Client, Lane
 from runwire.redis.commits import not_found, refusal_of, repeatable, words_of
@@ -58,7 +58,7 @@ class RedisStore:
     announces = True
     reopens = True
 
-    def __init__(self, client: Client, channels: Channels, shards: Shards, listening: AsyncExitStack) -> None:
+    def __init__(self, client: Client, channels: Subscriptions, shards: Shards, listening: AsyncExitStack) -> None:
         self._client = client
         self._shards = shards
         self.pubsub: PubSub = RedisPubSub(client, channels, shards)

@@ -144,7 +144,7 @@ class Work:
         commit = Commit(claim.topic, attempt=claim.head.attempt, token=claim.token)
         shard = self._shards.of(claim.topic)
         words = words_of(self._shards.prefix(shard), commit, HAND_BACK)
-        self._client.run_unheard(COMMIT, shard, self._shards.topic(claim.topic), words)
+        self._client.send_and_forget(COMMIT, shard, self._shards.topic(claim.topic), words)
 
     async def extend(self, leases: Sequence[Lease], lease_seconds: float) -> Sequence[LeaseState]:
         states = [LeaseState.UNKNOWN] * len(leases)

@@ -228,7 +228,7 @@ def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-class Link:
+class Handle:
     """One thread's connection. It is made when needed, and anew after an error or when the file was replaced."""
 
     def __init__(self, database: Database, busy_seconds: float = BUSY_SECONDS) -> None:

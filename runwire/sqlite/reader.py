@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from runwire.errors import RunwireError, StoreUnavailable
-from runwire.sqlite.database import Database, Link, ours
+from runwire.sqlite.database import Database, Handle, ours
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Reader:
         self._places = asyncio.Semaphore(MAX_WAITING)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="runwire-sqlite-reader")
         self._local = threading.local()
-        self._links: list[Link] = []
+        self._handles: list[Handle] = []
         self._closed = False
 
     async def read(self, ask: Callable[[sqlite3.Connection, float], T]) -> T:
@@ -39,9 +39,9 @@ class Reader:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, ask)
 
     def _read(self, ask: Callable[[sqlite3.Connection, float], T]) -> T:
-        link = self._link()
+        handle = self._handle()
         try:
-            connection = link.connection()
+            connection = handle.connection()
             connection.execute("BEGIN")
             try:
                 return ask(connection, time.time())
@@ -51,15 +51,15 @@ class Reader:
         except (RunwireError, ValueError):
             raise
         except Exception as error:
-            link.close()
+            handle.close()
             raise ours(error) from error
 
-    def _link(self) -> Link:
-        link: Link | None = getattr(self._local, "link", None)
-        if link is None:
-            link = self._local.link = Link(self._database)
-            self._links.append(link)
-        return link
+    def _handle(self) -> Handle:
+        handle: Handle | None = getattr(self._local, "handle", None)
+        if handle is None:
+            handle = self._local.handle = Handle(self._database)
+            self._handles.append(handle)
+        return handle
 
     def close(self) -> None:
         """Takes no more questions. `join` waits for those under way."""
@@ -67,5 +67,5 @@ class Reader:
 
     def join(self) -> None:
         self._threads.shutdown()
-        for link in self._links:
-            link.close()
+        for handle in self._handles:
+            handle.close()

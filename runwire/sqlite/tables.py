@@ -43,7 +43,7 @@ _NOTICE_SECONDS: Final = 60.0
 _FORGET_ROWS: Final = 1000
 _FORGET_BYTES: Final = 1024 * 1024
 """After so many bytes of events and fields a transaction that forgets ends: commits wait for a few milliseconds."""
-_MOST_DELETES: Final = 100
+_MAX_DELETES: Final = 100
 """Fields that the last commit of a log deletes by itself. Where there are more it leaves all to the sweep."""
 _LEFT: Final = "\0left/"
 """Begins the names of fields that tell of those which the last commit deleted, and which are there until they are
@@ -51,7 +51,7 @@ swept away."""
 _FORGOTTEN: Final = "\0"
 """Begins the name of a topic that was cleared and is not swept yet. No caller's topic has such a name."""
 _NEVER: Final = float("inf")
-_MOST_PARAMETERS: Final = 500
+_MAX_PARAMETERS: Final = 500
 """How many values one statement takes; SQLite's own limit was 999 for long."""
 
 # The columns of a Topic, in the order of its fields.
@@ -227,7 +227,7 @@ def _write_entry(tx: Transaction, topic_id: int, commit: Commit, entry: Entry | 
 
 
 def _write_fields(tx: Transaction, topic_id: int, commit: Commit) -> None:
-    if commit.final and len(commit.deletes) > _MOST_DELETES:
+    if commit.final and len(commit.deletes) > _MAX_DELETES:
         # The journal of a long run: what others commit in this transaction would wait until all of it is gone.
         left = [name for name in commit.deletes if name not in commit.puts and name not in commit.puts_once]
         for number, some in enumerate(_chunks(left)):
@@ -397,7 +397,7 @@ def _places(
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (values[start : start + _MOST_PARAMETERS] for start in range(0, len(values), _MOST_PARAMETERS))
+    return (values[start : start + _MAX_PARAMETERS] for start in range(0, len(values), _MAX_PARAMETERS))
 
 
 # Forgetting

@@ -20,7 +20,7 @@ from runwire.errors import StoreUnavailable
 from runwire.hub import Hub
 from runwire.pubsub import Entry
 from runwire.sqlite import tables
-from runwire.sqlite.database import Database, Link
+from runwire.sqlite.database import Database, Handle
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Watcher:
         self._hub = hub
         self._bell = bell
         self._loop = asyncio.get_running_loop()
-        self._link = Link(database)
+        self._handle = Handle(database)
         self._connection: sqlite3.Connection | None = None
         """What the fields below are about; None: they are about nothing yet."""
         self._version = 0
@@ -146,7 +146,7 @@ class Watcher:
                     self._sleep()
                 time.sleep(self._pause() if self._look() else _RETRY_SECONDS)  # half the price of Event.wait
         finally:
-            self._link.close()
+            self._handle.close()
             self._answer_newcomers(StoreUnavailable("the store is closed"))
 
     def _pause(self) -> float:
@@ -178,7 +178,7 @@ class Watcher:
         return True
 
     def _look_once(self) -> None:
-        connection = self._link.connection()
+        connection = self._handle.connection()
         if connection is not self._connection:
             self._missed = self._missed or self._connection is not None  # the file was replaced
             self._begin(connection)
@@ -209,7 +209,7 @@ class Watcher:
         self._active = False
         self._missed = True
         self._connection = None
-        self._link.close()
+        self._handle.close()
         self._answer_newcomers(StoreUnavailable(f"the SQLite store does not answer: {error}"))
 
     def _answer_newcomers(self, error: StoreUnavailable | None) -> None:

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from runwire.errors import RunwireError, StoreUnavailable
-from runwire.sqlite.database import BUSY_SECONDS, Database, Link, harms_all, is_busy, ours
+from runwire.sqlite.database import BUSY_SECONDS, Database, Handle, harms_all, is_busy, ours
 from runwire.sqlite.tables import Transaction
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Writer:
         committed: Callable[[Transaction], None],
         settled: Callable[[Transaction], None],
     ) -> None:
-        self._link = Link(database, busy_seconds=0)
+        self._handle = Handle(database, busy_seconds=0)
         self._committed = committed
         self._settled = settled
         self._loop = asyncio.get_running_loop()
@@ -94,7 +94,7 @@ class Writer:
                 transaction = self._attempt(works)
                 self._loop.call_soon_threadsafe(self._settle, works, transaction)
         finally:
-            self._link.close()
+            self._handle.close()
 
     def _gather(self) -> list[_Work]:
         """Waits for work and takes all there is; nothing once the writer is closed."""
@@ -119,7 +119,7 @@ class Writer:
         try:
             return self._transact(works)
         except Exception as error:
-            self._link.close()  # which rolls back
+            self._handle.close()  # which rolls back
             if len(works) == 1 or harms_all(error):
                 for work in works:
                     work.error = ours(error)
@@ -131,7 +131,7 @@ class Writer:
         return None
 
     def _transact(self, works: list[_Work]) -> Transaction:
-        connection = self._link.connection()
+        connection = self._handle.connection()
         _begin(connection)
         transaction = Transaction(connection, time.time())
         for work in works:

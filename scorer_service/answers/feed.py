@@ -36,7 +36,7 @@ MAX_RING_WEIGHT: Final = 16 * 1024 * 1024
 _LATE_SECONDS: Final = 5.0
 _COMPLAIN_SECONDS: Final = 60.0
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 _NOWHERE: Final = -1
 
@@ -285,7 +285,7 @@ class Feed:
             return
         self._complained = now
         if (holdup := await self._queries.holdup()) is not None:
-            log.warning(
+            logger.warning(
                 "watches are %.0f s late: the write of connection %d (%s) has been open for %.0f s",
                 self.lag_seconds,
                 holdup.pid,

@@ -26,12 +26,12 @@ from scorer_service.scoring import Scorer
 
 Message = TypeVar("Message", bound=ProtobufMessage)
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 _MAX_RESULTS_BYTES = 2 * 1024 * 1024
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 """Of a Timestamp: the years 1 to 9999."""
-_LONGEST_SECONDS = 315_576_000_000.0
+_MAX_SECONDS = 315_576_000_000.0
 """Of a Duration."""
 _WITH_ERROR = (State.FAILED, State.NOT_SCORABLE, State.CANCELLED, State.RETRYING)
 _DIRECTIONS = {
@@ -59,7 +59,7 @@ def _finite(number: float) -> float:
 def _span(seconds: float | None) -> Duration | None:
     """Never negative: the clocks of two databases may differ. And never more than a Duration can be, whatever a row
     says."""
-    return None if seconds is None else duration(min(max(0.0, seconds), _LONGEST_SECONDS))
+    return None if seconds is None else duration(min(max(0.0, seconds), _MAX_SECONDS))
 
 
 def shared(found: Found) -> pb.ScorerRun:
@@ -148,7 +148,7 @@ def _readable(message: pb.ScorerRun, field: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        log.warning("scorer run %s: what is stored of %s cannot be read", message.scorer_run_id, field)
+        logger.warning("scorer run %s: what is stored of %s cannot be read", message.scorer_run_id, field)
         if field not in message.omitted:
             message.omitted.append(field)
 

@@ -257,7 +257,7 @@ def counting(window: Window) -> Select[Any]:
             *columns,
             func.count().label("number"),
             func.min(c.create_time).label("oldest"),
-            func.sum(case((c.score_value.between(-_MOST, _MOST), c.score_value))).label("total"),
+            func.sum(case((c.score_value.between(-_MAX_SCORE, _MAX_SCORE), c.score_value))).label("total"),
             func.max(latency).label("highest"),
         )
         .where(*window.conditions())
@@ -265,7 +265,7 @@ def counting(window: Window) -> Select[Any]:
     )
 
 
-_MOST: Final = 1e300
+_MAX_SCORE: Final = 1e300
 """Scores beyond are left out of the mean: the sum of two of them can be no number, which PostgreSQL calls an error."""
 _DECADES: Final = 10
 _FIRST_DECADE_SECONDS: Final = 1e-3

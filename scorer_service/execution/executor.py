@@ -46,7 +46,7 @@ from scorer_service.scoring import (
     evaluate,
 )
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 MAX_PAUSE_SECONDS: Final = 600.0
 """Longest pause between two tries at what cannot be had, where nobody asks for a longer one."""
@@ -234,7 +234,7 @@ class Executor:
             try:
                 self._begin(job)
             except Exception as error:
-                log.exception("%s could not be started", job.scorer_run_id)
+                logger.exception("%s could not be started", job.scorer_run_id)
                 failure = Error("scorer_error", "it could not be started", class_name(error))
                 self._finish(Finished(job, State.RETRYING, error=failure, failed=True, delay_seconds=1.0))
 
@@ -431,7 +431,7 @@ class Executor:
                 error = self._out_of_time(attempt)
             return self._failed(attempt, error, kept)
         except BaseException:
-            log.exception("how %s ended cannot be told", job.scorer_run_id)
+            logger.exception("how %s ended cannot be told", job.scorer_run_id)
             failure = Error("scorer_error", "what it raised cannot be told")
             return Finished(job, State.FAILED, version, error=failure, failed=True)
 
@@ -534,4 +534,4 @@ async def start_executor(executor: Executor, listener: Listener) -> AsyncIterato
     finally:
         executor.close()
         if not await asyncio.to_thread(executor.wait_for_end, _HEED_SECONDS + 1.0):
-            log.warning("a scorer did not stop; it is left behind")
+            logger.warning("a scorer did not stop; it is left behind")

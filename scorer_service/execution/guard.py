@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 _FUTILE: Final = 1000
 """How often in a row a loop may end without having done anything until it is given up."""
@@ -89,7 +89,7 @@ class GuardedLoop:
         self._turned = True
         for how in self._ended_by - self._told:
             self._told.add(how)
-            log.error("something ended the event loop of the scorers (%s); it goes on", how)
+            logger.error("something ended the event loop of the scorers (%s); it goes on", how)
         if not self._pulse_due:
             self._pulse()
 
@@ -109,4 +109,4 @@ class GuardedLoop:
                 self.loop.run_until_complete(asyncio.wait(left, timeout=_CLOSING_SECONDS))
             self.loop.close()
         except BaseException as error:
-            log.debug("the event loop of the scorers did not close: %r", error)
+            logger.debug("the event loop of the scorers did not close: %r", error)

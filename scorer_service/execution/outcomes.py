@@ -22,7 +22,7 @@ MAX_DELAY_SECONDS: Final = 7 * 86_400.0
 """Longest pause that a scorer may ask for."""
 CUT: Final = "..."
 """Key of the mark in metadata that was cut."""
-_MOST_KEYS: Final = 1000
+_MAX_KEYS: Final = 1000
 _MAX_KEY_BYTES: Final = 1024
 _EMPTY: Final = (dict, list, tuple, str, bytes)
 _MAX_NAME_LENGTH: Final = 128
@@ -105,10 +105,10 @@ def _metadata(metadata: Any) -> str:
         name = _name(key, kept)
         carried = from_value(carry_value(value, max(1024, room)))
         size = len(_text_of({name: carried}).encode()) if name else room + 1
-        if name and size <= room and len(kept) < _MOST_KEYS:
+        if name and size <= room and len(kept) < _MAX_KEYS:
             kept[name] = carried
             room -= size
-        elif seen >= 2 * _MOST_KEYS:
+        elif seen >= 2 * _MAX_KEYS:
             break
     return _text_of({**kept, CUT: _mark(_length(metadata), seen, len(kept))})
 

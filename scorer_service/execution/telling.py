@@ -12,7 +12,7 @@ from typing import Any
 from runwire import logs, metrics
 from scorer_service.results.records import Finished, Job, State
 
-log = logging.getLogger("scorer_service.runs")
+logger = logging.getLogger("scorer_service.runs")
 
 
 class Told(StrEnum):
@@ -43,10 +43,10 @@ def written(ends: Iterable[Finished], worker: str) -> None:
         if done.spent:
             _count_judge(done.job.scorer_id, json.loads(done.spent))
         level, said = _LEVELS.get(done.state, (logging.DEBUG, Told.ENDED))
-        if log.isEnabledFor(level):
+        if logger.isEnabledFor(level):
             reason = done.error.reason if done.error else None
             with about(done.job, worker):
-                log.log(level, said, extra=logs.fields(state=state, reason=reason))
+                logger.log(level, said, extra=logs.fields(state=state, reason=reason))
 
 
 _LEVELS = {

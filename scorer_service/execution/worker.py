@@ -19,11 +19,11 @@ from scorer_service.queue.aside import Aside
 from scorer_service.queue.jobs import Held, Jobs, Offer
 from scorer_service.queue.rates import Rate
 from scorer_service.registry import Registry
-from scorer_service.results.faults import apart
+from scorer_service.results.faults import write_in_parts
 from scorer_service.results.records import OPEN, Finished, Job
 from scorer_service.scoring import Scorer
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 POLL_SECONDS: Final = 0.25
 """How long other processes' work may lie until it is seen."""
@@ -297,12 +297,12 @@ class Worker:
         async def write(part: Sequence[Finished]) -> None:
             refused.extend(await self._jobs.finish(part))
 
-        stuck = await apart(batch, write)
+        stuck = await write_in_parts(batch, write)
         for done in refused:
-            log.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
+            logger.warning("refused: %s was claimed by another worker, redriven or cancelled", done.job.scorer_run_id)
         for done, error in stuck:
             pause = self._aside.put(_key(done), done)
-            log.error(
+            logger.error(
                 "the end of %s cannot be written: %s: %s; it is kept and tried again in %.0f s",
                 *(done.job.scorer_run_id, type(error).__name__, error, pause),
             )
@@ -322,7 +322,7 @@ class Worker:
         if overdue and self._executor.silent_seconds() >= _BLOCKED_SECONDS:
             # Not renewed, nor handed back: one of them has blocked the loop, and the end of its lease is its loss.
             for job in overdue:
-                log.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
+                logger.error("%s does not end: scorer %s blocks its loop?", job.scorer_run_id, job.scorer_id)
                 self._release(job)
                 self._given_up.add((job.scorer_run_id, job.token))
             self.end_process("a scorer blocked the event loop of the scorers for good")
@@ -335,7 +335,7 @@ class Worker:
         lost = [job for job in lost if (held := self._held.get(job.scorer_run_id)) and held.job.token == job.token]
         metrics.SCORER_LEASES_LOST.add(len(lost))
         for job in lost:
-            log.warning("lost %s: claimed by another worker, redriven or cancelled", job.scorer_run_id)
+            logger.warning("lost %s: claimed by another worker, redriven or cancelled", job.scorer_run_id)
         self._executor.cancel(lost)
         if not self._held:
             self._emptied.set()
@@ -353,7 +353,7 @@ class Worker:
         """Says, once, that scorers have used this process up."""
         if not self._is_used_up:
             self._is_used_up = True
-            log.critical("%s; this process ends, another one has to go on", why)
+            logger.critical("%s; this process ends, another one has to go on", why)
             self._on_stuck(why)
 
     async def _drain(self) -> None:
@@ -362,7 +362,7 @@ class Worker:
             async with asyncio.timeout(self._grace_seconds):
                 await self._emptied.wait()
         except TimeoutError:
-            log.info("handing back %d scorer runs", len(self._held))
+            logger.info("handing back %d scorer runs", len(self._held))
             self._executor.cancel([held.job for held in self._held.values()])
             try:
                 async with asyncio.timeout(2.0):
@@ -378,4 +378,4 @@ class Worker:
                 while self._finished:
                     await self.finish_once()
         except (TimeoutError, Unavailable):
-            log.warning("%d results could not be written; they will be found again", len(self._finished))
+            logger.warning("%d results could not be written; they will be found again", len(self._finished))

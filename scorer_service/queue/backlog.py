@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from scorer_service.results.batches import insert_new
 from scorer_service.results.schema import EXPORTS_DROPPED, counters, exports
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 _BELIEF_SECONDS: Final = 1.0
 """How long a count is believed: to count for every write would cost more than the write."""
@@ -58,7 +58,7 @@ class Backlog:
         now = time.monotonic()
         if now >= self._complained + _COMPLAIN_SECONDS:
             self._complained = now
-            log.warning("%d results will not be exported: %d wait already", self._dropped, self._waiting)
+            logger.warning("%d results will not be exported: %d wait already", self._dropped, self._waiting)
             self._dropped = 0
 
 

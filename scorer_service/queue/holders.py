@@ -28,10 +28,10 @@ from scorer_service.results.records import Error, State
 from scorer_service.results.revisions import next_revision
 from scorer_service.results.schema import NOW, Lane, holders, scorer_runs, scorers
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 ORPHAN_SECONDS: Final = 3600.0
-_MOST_SECONDS: Final = 60.0
+_MAX_SECONDS: Final = 60.0
 """Longest pause until a process says again what it has."""
 _WATCHED_ROUNDS: Final = 3
 _MAX_PAIRS: Final = 1000
@@ -95,7 +95,7 @@ class Holders:
         self._worker = worker
         self._versions = versions
         self._orphan_seconds = orphan_seconds
-        self._pause_seconds = min(_MOST_SECONDS, orphan_seconds / 20)
+        self._pause_seconds = min(_MAX_SECONDS, orphan_seconds / 20)
         self._place: Pair = ("", "")
         self._last: tuple[float, float] | None = None
         self._watching_since = 0.0
@@ -104,7 +104,7 @@ class Holders:
         """Says what is here, and gives up what nobody has; returns when to say it again."""
         given_up = await self.sweep()
         if given_up:
-            log.error("%d scorer runs failed: nobody has had their scorer for %g s", given_up, self._orphan_seconds)
+            logger.error("%d scorer runs failed: nobody has had their scorer for %g s", given_up, self._orphan_seconds)
         return self._pause_seconds if given_up < _BATCH else 0.05
 
     async def sweep(self) -> int:
@@ -212,6 +212,15 @@ class Holders:
 
         return await self._database.read(ask)
 
+    async def work(self, scorer_ids: frozenset[str]) -> int:
+        """How many scorer runs are due, of scorers that are not paused, or in somebody's hands; of these scorers, or of
+        all: what there must be processes for."""
+        queues, _ = await self.queues()
+        running = await self._database.read(lambda connection: connection.execute(_RUNNING).scalars().all())
+        wanted = [queue for queue in queues if not scorer_ids or queue.scorer_id in scorer_ids]
+        due = sum(queue.due for queue in wanted if not queue.paused)
+        return due + sum(not scorer_ids or scorer_id in scorer_ids for scorer_id in running)
+
     async def all(self) -> list[Holder]:
         """Who has what, as far as it was said within the orphan time."""
         columns = (holders.c.scorer_id, holders.c.version, holders.c.worker, holders.c.seen_time)
@@ -261,6 +270,7 @@ _NEXT_PAIR: Final = (
 )
 
 
+_RUNNING: Final = select(c.scorer_id).where(c.state == int(State.RUNNING)).limit(MAX_COUNTED)
 _OF_LANE: Final = (
     c.scorer_id == bindparam("scorer_id"),
     c.wanted_version == bindparam("version"),

@@ -30,10 +30,10 @@ from runwire.values import from_struct
 from scorer_service.queue.jobs import Jobs
 from scorer_service.queue.parking import Parking
 from scorer_service.results.database import Database
-from scorer_service.results.faults import apart
+from scorer_service.results.faults import write_in_parts
 from scorer_service.results.records import Error, NewRun, State, json_text, printable
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 15.0
@@ -95,7 +95,7 @@ class Intake:
         async def write(part: Sequence[tuple[Delivery, NewRun]]) -> None:
             await self._jobs.add([new for _, new in part])
 
-        stuck = await apart(read, write)
+        stuck = await write_in_parts(read, write)
         lost = set()
         for (delivery, new), error in stuck:
             if not await self._parking.park(delivery.body, new, error):

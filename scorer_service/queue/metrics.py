@@ -19,11 +19,11 @@ from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import OPEN
 from scorer_service.results.schema import exports, parked_requests, runs
 
-MOST: Final = 10_000
+MAX: Final = 10_000
 """To count must not cost more the more there is."""
 _LOOK_SECONDS: Final = 5.0
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 Counts = Mapping[str, float | Mapping[str, float]]
 
@@ -70,11 +70,11 @@ class QueueMetrics:
 def counts(connection: Connection) -> Counts:
     """What waits in the database, by the names of QueueMetrics."""
     now = database_time(connection)
-    due = select(runs.due_time).where(runs.due_time.is_not(None), runs.due_time <= now).limit(MOST).subquery()
+    due = select(runs.due_time).where(runs.due_time.is_not(None), runs.due_time <= now).limit(MAX).subquery()
     due_count, oldest = connection.execute(select(func.count(), func.min(due.c.due_time)).select_from(due)).one()
     states = {}
     for state in OPEN:
-        some = select(runs.state).where(runs.state == int(state)).limit(MOST).subquery()
+        some = select(runs.state).where(runs.state == int(state)).limit(MAX).subquery()
         states[state.name.lower()] = float(connection.execute(select(func.count()).select_from(some)).scalar_one())
     found: dict[str, float | Mapping[str, float]] = {
         "runs": states,
@@ -82,6 +82,6 @@ def counts(connection: Connection) -> Counts:
         "oldest_due": max(0.0, now - oldest) if oldest is not None else 0.0,
     }
     for name, column in (("parked", parked_requests.c.message_key), ("exports", exports.c.attempt)):
-        some = select(column).limit(MOST).subquery()
+        some = select(column).limit(MAX).subquery()
         found[name] = float(connection.execute(select(func.count()).select_from(some)).scalar_one())
     return found

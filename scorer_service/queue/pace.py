@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 FIRST_PER_SECOND: Final = 4.0
-_LEAST_PER_SECOND: Final = 0.05
-_MOST_PER_SECOND: Final = 100_000.0
+_MIN_PER_SECOND: Final = 0.05
+_MAX_PER_SECOND: Final = 100_000.0
 _QUICK_GROWTH: Final = 1.0
 _SLOW_GROWTH: Final = 0.03
 _FIRST_CUT: Final = 0.5
@@ -28,7 +28,7 @@ MAX_PAUSE_SECONDS: Final = 60.0
 """Longest pause between two requests to a provider that is down."""
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
 """Longest pause of a whole model, whatever its provider says."""
-_LEAST_BURST: Final = 2
+_MIN_BURST: Final = 2
 
 
 @dataclass(slots=True)
@@ -45,14 +45,14 @@ class Pace:
     failures: int = 0
     """Requests in a row that the provider did not answer."""
 
-    def room(self, now: float, limit: float | None = None, burst: int = _LEAST_BURST) -> int:
+    def room(self, now: float, limit: float | None = None, burst: int = _MIN_BURST) -> int:
         """How many requests may be sent now; `limit` and `burst` are what was configured."""
         if now < self.blocked_until:
             return 0
         if self.failures >= _DOWN:
             return 1
         rate = self._rate(limit)
-        own = max(_LEAST_BURST, int(self.per_second / 2))
+        own = max(_MIN_BURST, int(self.per_second / 2))
         allowed = own if limit is None else min(own, burst)
         return max(0, int((now - max(now, self.next_time)) * rate + allowed + 1e-6))
 
@@ -70,7 +70,7 @@ class Pace:
         self.failures = 0
         if sent_time > self.cut_time:
             growth = _SLOW_GROWTH if self.cautious else _QUICK_GROWTH
-            self.per_second = min(_MOST_PER_SECOND, self.per_second + growth)
+            self.per_second = min(_MAX_PER_SECOND, self.per_second + growth)
 
     def refused(self, now: float, sent_time: float, retry_after: float | None) -> None:
         """The provider said that it is asked too often."""
@@ -79,7 +79,7 @@ class Pace:
         if sent_time <= self.cut_time:
             return
         cut = _CUT if self.cautious else _FIRST_CUT
-        self.per_second = max(_LEAST_PER_SECOND, self.per_second * cut)
+        self.per_second = max(_MIN_PER_SECOND, self.per_second * cut)
         self.cautious, self.cut_time = True, now
         self.blocked_until = max(self.blocked_until, now + pause)
 

@@ -18,7 +18,7 @@ from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import NewRun, printable
 from scorer_service.results.schema import NOW, parked_requests
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 parked = parked_requests.c
 _BATCH: Final = 20
@@ -33,7 +33,7 @@ class Parking:
 
     async def park(self, body: bytes, new: NewRun, error: Exception) -> bool:
         """Keeps a message; False where not even that is possible. Raises StoreUnavailable."""
-        log.error(
+        logger.error(
             "request %s cannot be written: %s: %s; it is parked, and tried again",
             new.scorer_run_id,
             _name(error),
@@ -57,7 +57,7 @@ class Parking:
         except StoreUnavailable:
             raise
         except Exception as again:
-            log.error("nor can it be parked: %s: %s; it stays in the queue", _name(again), again)
+            logger.error("nor can it be parked: %s: %s; it stays in the queue", _name(again), again)
             return False
         return True
 
@@ -87,13 +87,13 @@ class Parking:
         except StoreUnavailable:
             raise
         except Exception as error:
-            log.error(
+            logger.error(
                 "request %s cannot be written, for the %d. time: %s: %s",
                 *(new.scorer_run_id, row.tries + 1, _name(error), error),
             )
             await self._database.write(postpone)
             return False
-        log.info("request %s was parked, and is written now", new.scorer_run_id)
+        logger.info("request %s was parked, and is written now", new.scorer_run_id)
         return True
 
     async def count(self) -> int:

@@ -19,11 +19,11 @@ from scorer_service.queue.aside import Aside
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.holders import give_up
 from scorer_service.results.database import Database, database_time
-from scorer_service.results.faults import apart
+from scorer_service.results.faults import write_in_parts
 from scorer_service.results.records import TERMINAL, Error, State
 from scorer_service.results.schema import NOW, attempts, exports, samples, scorer_runs
 
-log = logging.getLogger("scorer_service")
+logger = logging.getLogger("scorer_service")
 
 c = scorer_runs.c
 BATCH: Final = 500
@@ -101,13 +101,13 @@ class Retention:
             nonlocal removed
             removed += await self._database.write(lambda c: _delete(c, part, old), limit_seconds=_LIMIT_SECONDS)
 
-        stuck = await apart(ids, write)
+        stuck = await write_in_parts(ids, write)
         for key in set(ids) - {each for each, _ in stuck}:
             self._stuck.drop(key)
         for key, error in stuck:
             if len(self._stuck) < _MAX_ASIDE:
                 pause = self._stuck.put(key, key)
-                log.error("%s cannot be removed: %s: %s; again in %.0f s", key, type(error).__name__, error, pause)
+                logger.error("%s cannot be removed: %s: %s; again in %.0f s", key, type(error).__name__, error, pause)
         return removed
 
     async def sweep_samples(self) -> int:

@@ -199,7 +199,9 @@ def mapped(error: BaseException) -> StoreUnavailable | None:
     return kind(f"the results database {words(error)}")
 
 
-async def apart(items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[None]]) -> list[tuple[T, Exception]]:
+async def write_in_parts(
+    items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[None]]
+) -> list[tuple[T, Exception]]:
     """Writes items, together if it goes, else in ever smaller parts; returns those that cannot be written even alone,
     for a reason nobody knows. Raises StoreUnavailable, and then anything may be written or not."""
     if not items:
@@ -212,5 +214,5 @@ async def apart(items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Non
         if len(items) == 1:
             return [(items[0], error)]
         half = len(items) // 2
-        return [*await apart(items[:half], write), *await apart(items[half:], write)]
+        return [*await write_in_parts(items[:half], write), *await write_in_parts(items[half:], write)]
     return []

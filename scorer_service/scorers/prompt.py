@@ -9,7 +9,7 @@ from scorer_service.scoring import NotScorable
 
 MAX_PROMPT_LENGTH: Final = 200_000
 """Most characters of one prompt, instructions aside."""
-_LEAST_LENGTH: Final = 200
+_MIN_LENGTH: Final = 200
 """A text is not cut to less."""
 
 CUT_RULE: Final = (
@@ -30,7 +30,7 @@ def prompt_of(data: dict[str, Any]) -> tuple[str, dict[str, int]]:
     limit, cut = MAX_PROMPT_LENGTH, dict[str, int]()
     while len(text) > MAX_PROMPT_LENGTH:
         limit //= 2
-        if limit < _LEAST_LENGTH:
+        if limit < _MIN_LENGTH:
             raise NotScorable(f"it has too many parts for a judge: more than {MAX_PROMPT_LENGTH} characters")
         cut = {}
         text = json.dumps({**_shorter(data, limit, "", cut), "cut": cut}, ensure_ascii=False)

@@ -60,7 +60,7 @@ _FUNCTION_WORDS: Final = """
 FUNCTION_WORDS: Final = frozenset(_FUNCTION_WORDS.split())
 """English words, and Chinese ones of one character, that say nothing about the subject."""
 
-_LONGEST_LIKENESS: Final = 64
+_MAX_LIKENESS: Final = 64
 """A longer word is like none but itself."""
 
 
@@ -162,7 +162,7 @@ class Vocabulary:
 
 
 def _can_be_alike(word: str) -> bool:
-    return 1 < len(word) <= _LONGEST_LIKENESS and _LETTERS.fullmatch(word) is not None
+    return 1 < len(word) <= _MAX_LIKENESS and _LETTERS.fullmatch(word) is not None
 
 
 def _begin_alike(word: str, other: str) -> bool:

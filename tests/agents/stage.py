@@ -21,7 +21,7 @@ from runwire.caching_pubsub import CachingPubSub
 from runwire.fold import RunView, fold
 from runwire.identity.principal import ANONYMOUS
 from runwire.memory import MemoryStore
-from runwire.pubsub import MOST_GRACE_SECONDS, Claim, Commit, Committed
+from runwire.pubsub import MAX_GRACE_SECONDS, Claim, Commit, Committed
 from runwire.scorer_requests import topic_of
 from runwire.values import to_value
 
@@ -118,7 +118,7 @@ class Stage:
     async def _claim(self) -> Sequence[Claim]:
         """By a process of its own, after the lease of the one before and its grace."""
         queue, holder = record.queue_of(self.definition.agent_id), secrets.token_hex(4)
-        for seconds in (self.settings.lease_seconds + 1, MOST_GRACE_SECONDS + 1):
+        for seconds in (self.settings.lease_seconds + 1, MAX_GRACE_SECONDS + 1):
             self.clock.seconds += seconds
             for alone in (False, True):
                 claims = await self.store.claim(

@@ -329,3 +329,15 @@ def test_help_of_every_command(runwire: Runwire) -> None:
     assert len(commands) >= 17
     for command in commands:
         assert runwire(command, "--help").code == 0
+
+
+def test_retry(runwire: Runwire) -> None:
+    """A run that failed goes on in a new one; one that succeeded has nothing to go on from."""
+    result = runwire("start", "broken", "x", "--watch")
+    run_id = result.err.split()[1]
+    again = runwire("retry", run_id, "--watch")
+    assert again.code == 1
+    assert again.err.split()[1] != run_id
+    done = runwire("start", "ticker", TICKS, "--watch")
+    refused = runwire("retry", done.err.split()[1])
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)

@@ -17,11 +17,11 @@ from tests.servers import free_port
 
 pytestmark = pytest.mark.timeout(180)
 EVENTS = 2_000
-LONGEST_STREAM_FRAMES = 25
+MAX_STREAM_FRAMES = 25
 
 
 async def cut_and_joined(
-    addresses: Sequence[str], run_id: str, cuts: int, chance: random.Random, most_frames: int = LONGEST_STREAM_FRAMES
+    addresses: Sequence[str], run_id: str, cuts: int, chance: random.Random, most_frames: int = MAX_STREAM_FRAMES
 ) -> list[list[bytes]]:
     """Reads the run to its end again and again, until so many streams were cut; what was joined each time. The first
     reading begins at once, while the run is still under way."""

@@ -21,7 +21,7 @@ from tests.client.processes import AgentProcess
 from tests.gateway.conftest import GatewayProcess
 
 TERMINAL = {"response.completed", "response.failed", "response.incomplete", "response.cancelled"}
-COUNT = 300
+COUNT = 150
 
 
 def client_of(url: str, retries: int = 2) -> openai.OpenAI:
@@ -112,7 +112,7 @@ def test_random_cuts(client: openai.OpenAI) -> None:
             for _, event in zip(range(chance.randrange(1, 20)), stream, strict=False):
                 taken.append(event)
     assert numbers(taken) == list(range(len(taken)))
-    assert text(taken) == "tick " * COUNT + '{"count": 300}'
+    assert text(taken) == "tick " * COUNT + f'{{"count": {COUNT}}}'
 
 
 def test_gateways_and_services_die(agent_service: AgentProcess) -> None:

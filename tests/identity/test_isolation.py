@@ -147,6 +147,7 @@ def requests(things: Things) -> dict[str, Message]:
         "CreateRunToken": agent_pb.CreateRunTokenRequest(run_id=things.run_id),
         "SendMessage": agent_pb.SendMessageRequest(run_id=things.run_id, message=to_value("x")),
         "EndConversation": agent_pb.EndConversationRequest(run_id=things.run_id),
+        "ForkRun": agent_pb.ForkRunRequest(run_id=things.run_id),
         "ListTurns": agent_pb.ListTurnsRequest(run_id=things.run_id),
         "ListWorkers": agent_pb.ListWorkersRequest(),
         "ListQueues": agent_pb.ListQueuesRequest(),
@@ -174,6 +175,7 @@ NAMES_A_THING = (
     "SendMessage",
     "EndConversation",
     "ListTurns",
+    "ForkRun",
     "CreateRunToken",
     "GetScorerRun",
 )

@@ -61,10 +61,10 @@ def test_a_tenant_that_floods_costs_others_nothing() -> None:
             pass
     with counting.admitted(somebody("quiet"), START):
         pass
-    for number in range(2 * limits._MOST_BUCKETS):
+    for number in range(2 * limits._MAX_BUCKETS):
         with counting.admitted(somebody(f"t{number}"), START):
             pass
-    assert len(counting._buckets) <= limits._MOST_BUCKETS
+    assert len(counting._buckets) <= limits._MAX_BUCKETS
 
 
 def test_streams_are_counted_while_they_last() -> None:

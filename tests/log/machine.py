@@ -41,9 +41,9 @@ RETENTION_SECONDS = 100.0
 TOMBSTONE_SECONDS = 100.0
 RING_ENTRIES = 4
 RING_BYTES = 120
-MOST_READERS = 6
-MOST_CURSORS = 24
-MOST_SNAPSHOTS = 8
+MAX_READERS = 6
+MAX_CURSORS = 24
+MAX_SNAPSHOTS = 8
 FULL_SPEED = 1_000_000
 
 which = st.integers(min_value=0, max_value=63)
@@ -269,10 +269,10 @@ class LogMachine(RuleBasedStateMachine):
     def _replicate(self) -> None:
         """A replica of the store has everything up to here."""
         self.snapshots.append((snapshot(self.store), self.state, list(self.lasts), self.expire_time))
-        del self.snapshots[:-MOST_SNAPSHOTS]
+        del self.snapshots[:-MAX_SNAPSHOTS]
 
     @precondition(lambda self: self.snapshots)
-    @rule(back=st.integers(1, MOST_SNAPSHOTS), visitor=visitors, commits=commits, final=sometimes)
+    @rule(back=st.integers(1, MAX_SNAPSHOTS), visitor=visitors, commits=commits, final=sometimes)
     def fail_over(self, back: int, visitor: Manner | None, commits: Commits, final: bool) -> None:
         """The store goes on from what a replica has; nobody is told. A visitor comes before the next event."""
         del self.snapshots[max(1, len(self.snapshots) - back) :]
@@ -287,7 +287,7 @@ class LogMachine(RuleBasedStateMachine):
 
     # Readers
 
-    @precondition(lambda self: len(self.readers) < MOST_READERS)
+    @precondition(lambda self: len(self.readers) < MAX_READERS)
     @rule(start=st.one_of(st.sampled_from(Start), which), process=processes, manner=manners, settled=st.booleans())
     def come(self, start: Start | int, process: int, manner: Manner, settled: bool) -> None:
         """A reader connects: anew, or with the cursor of any earlier item."""
@@ -308,7 +308,7 @@ class LogMachine(RuleBasedStateMachine):
     def _keep(self, cursor: Cursor) -> None:
         assert self.codec.decode(self.codec.encode(cursor.position)) == cursor.position
         self.cursors.append(cursor)
-        del self.cursors[:-MOST_CURSORS]
+        del self.cursors[:-MAX_CURSORS]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-MOST_TURNS = 5000
+MAX_TURNS = 5000
 """A loop that is busy for longer will never be quiet."""
 
 
@@ -35,12 +35,12 @@ class SteppedLoop(asyncio.SelectorEventLoop):
 
     def settle(self) -> None:
         """Turns until nothing is left to do but to wait for time to pass."""
-        for _ in range(MOST_TURNS):
+        for _ in range(MAX_TURNS):
             before = self._calls
             self.turn()
             if self._calls == before + 1:
                 return
-        raise AssertionError(f"still busy after {MOST_TURNS} turns")
+        raise AssertionError(f"still busy after {MAX_TURNS} turns")
 
     def pass_time(self, seconds: float) -> None:
         """Lets the clock go on, and all that this brings about happen."""

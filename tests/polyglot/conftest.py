@@ -33,7 +33,7 @@ def node() -> Path:
     for name in ("node", "npm"):
         if shutil.which(name) is None:
             missing(name, "not on PATH")
-    _build(["npm", "ci", "--no-audit", "--no-fund"], folder)
+    install(folder)
     _build(["npm", "run", "build"], folder)
     return folder / "dist" / "src"
 
@@ -60,6 +60,11 @@ def _wanted(language: str, *tools: str) -> None:
     """Skips the tests of a language whose tools are not all here, and names them."""
     if absent := [tool for tool in tools if shutil.which(tool) is None]:
         pytest.skip(f"{MISSING} {language}: {', '.join(absent)} not on PATH")
+
+
+def install(folder: Path) -> None:
+    """Installs what the lock file of `folder` names."""
+    _build(["npm", "ci", "--no-audit", "--no-fund"], folder)
 
 
 def _build(command: list[str], folder: Path) -> None:

@@ -23,7 +23,7 @@ from runwire.errors import (
     TopicExists,
 )
 from runwire.pubsub import Claim, Commit, Entry, Message, Position, Schedule, Store
-from runwire.redis.channels import Channels
+from runwire.redis.channels import Subscriptions
 from runwire.redis.client import Client
 from runwire.redis.scripts import CLAIM, Script
 from runwire.redis.url import parse
@@ -463,9 +463,9 @@ async def test_subscriptions_leave_nothing(redis_url: str) -> None:
 
 
 @asynccontextmanager
-async def running(url: str) -> AsyncIterator[Channels]:
+async def running(url: str) -> AsyncIterator[Subscriptions]:
     client = Client(parse(url))
-    channels = Channels(client, LIMIT_SECONDS)
+    channels = Subscriptions(client, LIMIT_SECONDS)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(channels.run())
         yield channels
@@ -473,7 +473,7 @@ async def running(url: str) -> AsyncIterator[Channels]:
     client.close()
 
 
-def measured(channels: Channels) -> list[int]:
+def measured(channels: Subscriptions) -> list[int]:
     """Of everything in it that has a size."""
     return [len(value) for value in vars(channels).values() if isinstance(value, Sized)]
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from runwire.errors import StoreUnavailable
 from scorer_service.results.database import Database, open_database
-from scorer_service.results.faults import DatabaseRefuses, Verdict, apart, mapped, retires, verdict
+from scorer_service.results.faults import DatabaseRefuses, Verdict, mapped, retires, verdict, write_in_parts
 
 
 class Said(Exception):
@@ -186,7 +186,7 @@ async def test_items_that_cannot_be_written_are_found() -> None:
             raise ValueError("one of these")
         written.extend(part)
 
-    stuck = await apart(range(100), write)
+    stuck = await write_in_parts(range(100), write)
     assert [item for item, _ in stuck] == [3, 77]
     assert sorted(written) == [number for number in range(100) if number not in (3, 77)]
     assert attempts < 40
@@ -199,4 +199,4 @@ async def test_an_outage_is_not_searched_for_a_culprit() -> None:
         raise StoreUnavailable("away")
 
     with pytest.raises(StoreUnavailable):
-        await apart([1, 2, 3], write)
+        await write_in_parts([1, 2, 3], write)

@@ -29,7 +29,7 @@ LOOPS: dict[str, tuple[Any, str]] = {
     "statistics": (Statistics, "run_once"),
     "retention": (Retention, "run_once"),
     "deadlines": (Retention, "end_late_once"),
-    "health": (app._Parts, "_check_health"),
+    "health": (app._Service, "_check_health"),
     "registration": (Holders, "run_once"),
     "export": (Exporter, "run_once"),
     "finish": (Worker, "finish_once"),

@@ -143,6 +143,7 @@ async def others(database: Database, jobs: Jobs) -> None:
     await holders.all()
     await holders.workers()
     await holders.queues()
+    await holders.work(frozenset())
     await jobs.add([NewRun("late-2", "default", "nobodys", deadline=1.0, sample=b"s")])
     retention = Retention(database, Ages(1.0, 1.0, 1.0), backlog=jobs.backlog)
     assert await retention.end_late()

@@ -172,3 +172,29 @@ async def test_the_first_turn_is_listed_while_it_waits(memory_url: str) -> None:
         assert [turn.message for turn in turns.turns] == [value("delete")]
         refusal = await refused(it.stub.SendMessage(pb.SendMessageRequest(run_id=run.run_id)))
         assert list(refusal.violations) == ["message"]
+
+
+async def test_a_failed_run_is_retried(url: str) -> None:
+    """On every engine: the step that was finished is not done again."""
+    done: list[str] = []
+    failures: list[str] = []
+
+    async def work() -> str:
+        done.append("work")
+        return "worked"
+
+    @workflow(id="clumsy")
+    async def clumsy(ctx: RunContext, input: str) -> str:
+        found = await ctx.step("work", work)
+        if not failures:
+            failures.append("x")
+            raise RuntimeError("a bug")
+        return found
+
+    async with replica(url, clumsy) as it, AgentClient(it.address) as client:
+        failed = (await client.start_run("clumsy", "x")).run_id
+        assert (await it.ended(failed)).state == run_pb2.RUN_STATE_FAILED
+        other = await client.fork_run(failed)
+        run = await it.ended(other.run_id)
+    assert (run.state, from_value(run.output), done) == (run_pb2.RUN_STATE_SUCCEEDED, "worked", ["work"])
+    assert run.forked_from == failed

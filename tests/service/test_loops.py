@@ -11,6 +11,7 @@ from agent_service import RunContext, app, workflow
 from agent_service.execution.leases import Leases
 from agent_service.execution.suspects import Children
 from agent_service.execution.worker import Worker
+from agent_service.fleet import Fleet, Presence
 from runwire.agent.v1 import run_pb2
 from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
@@ -28,6 +29,8 @@ LOOPS: dict[str, tuple[Any, str]] = {
     "idle check": (CachingPubSub, "run"),
     "health": (app, "_watch_store"),
     "leases": (Leases, "_extend"),
+    "presence": (Presence, "_say"),
+    "queues": (Fleet, "watch_once"),
 }
 """What does a turn of each, by the name of its task."""
 

@@ -77,6 +77,7 @@ async def test_every_field_of_agents_at_its_extremes(memory_url: str, caplog: py
             "ResumeRun": agent_pb.ResumeRunRequest(run_id=waiting.run_id, answers=[answer]),
             "SendMessage": agent_pb.SendMessageRequest(run_id=talk.run_id, message=to_value("x")),
             "EndConversation": agent_pb.EndConversationRequest(run_id=talk.run_id),
+            "ForkRun": agent_pb.ForkRunRequest(run_id=waiting.run_id),
             "ListTurns": agent_pb.ListTurnsRequest(run_id=talk.run_id),
         }
         faults = await walked(

@@ -138,7 +138,7 @@ async def test_answers_that_are_not_read_cost_their_connection(monkeypatch: pyte
 async def test_slow_requests_keep_neither_place_nor_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that come slowly hold up nobody; of very many the oldest is refused."""
     monkeypatch.setattr(calls, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(calls, "_MOST_SLOW", 3)
+    monkeypatch.setattr(calls, "_MAX_SLOW", 3)
     working = Calls(max_calls=1)
     never = asyncio.Event()
 

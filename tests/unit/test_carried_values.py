@@ -30,8 +30,8 @@ from runwire.values import (
     check_value,
     cleaned,
     from_value,
+    make_readable,
     may_be_unreadable,
-    mend,
     to_struct,
     to_value,
 )
@@ -216,7 +216,7 @@ def test_what_an_older_version_stored_is_mended() -> None:
     run.start_time.seconds = 5
     run.scorers.add(options=to_struct({"n": 1})).options.fields["x"].number_value = math.inf
     assert may_be_unreadable(run.SerializeToString())
-    mend(run)
+    make_readable(run)
     assert not may_be_unreadable(run.SerializeToString())
     assert from_value(run.output) == ["NaN"]
     assert from_value(run.scorers[0].options.fields["x"]) == "Infinity"
@@ -225,7 +225,7 @@ def test_what_an_older_version_stored_is_mended() -> None:
     assert (run.run_id, run.start_time.seconds, run.labels["k"]) == ("r", 5, "v")
     event = run_event_pb2.RunEvent(custom=run_event_pb2.CustomEvent(data=to_struct({"a": 1})))
     before = event.SerializeToString()
-    mend(event)
+    make_readable(event)
     assert event.SerializeToString() == before
 
 

@@ -172,7 +172,7 @@ async def test_a_full_disk_is_unavailable(store: SqliteStore, monkeypatch: pytes
     commit = appending(TOPIC, 1, 1, 1, "x" * 200_000, puts={"a": b"1"})
     with monkeypatch.context() as patch:
         patch.setattr(database.Database, "connect", small)
-        store._writer._link.close()
+        store._writer._handle.close()
         with pytest.raises(StoreUnavailable, match="full"):
             await store.commit(commit)
     assert await read_all(store, TOPIC) == []
@@ -218,7 +218,7 @@ async def test_a_file_that_is_replaced_while_it_is_opened(
 
     with monkeypatch.context() as patch:
         patch.setattr(database.Database, "connect", replaced)
-        store._writer._link.close()
+        store._writer._handle.close()
         with pytest.raises(StoreUnavailable, match="replaced"):
             await append(store, TOPIC, 1, 1, 1)
     await start(store)

@@ -13,12 +13,12 @@ async def test_only_so_many_at_once() -> None:
     """The ninth write waits until one of eight is done, and takes its place."""
     gate = WriteGate()
     gate.opening()
-    passages = [await gate.enter() for _ in range(8)]
+    admissions = [await gate.enter() for _ in range(8)]
     async with asyncio.TaskGroup() as group:
         ninth = group.create_task(gate.enter())
         await asyncio.sleep(0)
         assert not ninth.done()
-        passages[0].close()
+        admissions[0].close()
         async with asyncio.timeout(5):
             await ninth
 
@@ -27,12 +27,12 @@ async def test_a_stalled_write_gives_up_its_place_once() -> None:
     """Eight stalled readers do not hold up a ninth, and their places are not given out twice."""
     gate = WriteGate()
     gate.opening()
-    passages = [await gate.enter() for _ in range(8)]
-    for passage in passages:
-        passage.close()
+    admissions = [await gate.enter() for _ in range(8)]
+    for admission in admissions:
+        admission.close()
     again = [await gate.enter() for _ in range(8)]
-    for passage in passages:
-        passage.close()
+    for admission in admissions:
+        admission.close()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await gate.enter()
@@ -43,15 +43,15 @@ async def test_a_writer_that_is_cancelled_while_it_waits_leaves_no_place_taken()
     """A stream that is cut while it waits costs the others nothing, also if it was just given its place."""
     gate = WriteGate()
     gate.opening()
-    passages = [await gate.enter() for _ in range(8)]
+    admissions = [await gate.enter() for _ in range(8)]
     async with asyncio.TaskGroup() as group:
         waiting = [group.create_task(gate.enter()) for _ in range(4)]
         await asyncio.sleep(0)
-        passages.pop().close()
+        admissions.pop().close()
         for task in waiting:
             task.cancel()
-    for passage in passages:
-        passage.close()
+    for admission in admissions:
+        admission.close()
     async with asyncio.timeout(5):
         assert len([await gate.enter() for _ in range(8)]) == 8
 
@@ -67,11 +67,11 @@ async def test_the_gate_widens_again() -> None:
     """Those who waited while streams were opened all pass once no more are."""
     gate = WriteGate()
     gate.opening()
-    passages = [await gate.enter() for _ in range(8)]
+    admissions = [await gate.enter() for _ in range(8)]
     async with asyncio.TaskGroup() as group:
         waiting = [group.create_task(gate.enter()) for _ in range(100)]
         await asyncio.sleep(0)
         gate._narrow_until = 0.0
-        passages.pop().close()
+        admissions.pop().close()
         async with asyncio.timeout(5):
             await asyncio.gather(*waiting)

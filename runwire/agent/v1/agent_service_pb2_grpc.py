@@ -104,6 +104,11 @@ class AgentServiceStub(object):
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationRequest.SerializeToString,
                 response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationResponse.FromString,
                 _registered_method=True)
+        self.ForkRun = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/ForkRun',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ForkRunRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ForkRunResponse.FromString,
+                _registered_method=True)
         self.ListTurns = channel.unary_unary(
                 '/runwire.agent.v1.AgentService/ListTurns',
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListTurnsRequest.SerializeToString,
@@ -246,6 +251,18 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkRun(self, request, context):
+        """Starts a run that goes on where a run that FAILED or was CANCELLED has ended: with its input, labels, scorers and
+        answers, and with everything that its finished steps and tool calls left, which are not done again. Its log begins
+        with what the other log tells of steps. It is executed by the agent's present version.
+
+        FAILED_PRECONDITION / NOT_FORKABLE: the run has not ended, has succeeded, or is a conversation. ALREADY_EXISTS /
+        REQUEST_ID_REUSED. NOT_FOUND / RUN_NOT_FOUND, RUN_EXPIRED, AGENT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTurns(self, request, context):
         """Lists the turns of a conversation, oldest first: the newest 1,000. Empty for a run that is none.
         """
@@ -326,6 +343,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.EndConversation,
                     request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationRequest.FromString,
                     response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationResponse.SerializeToString,
+            ),
+            'ForkRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkRun,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ForkRunRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ForkRunResponse.SerializeToString,
             ),
             'ListTurns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTurns,
@@ -655,6 +677,33 @@ class AgentService(object):
             '/runwire.agent.v1.AgentService/EndConversation',
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationRequest.SerializeToString,
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.EndConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/ForkRun',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ForkRunRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.ForkRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

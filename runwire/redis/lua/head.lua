@@ -4,7 +4,7 @@
 -- on one shard: every key below begins with the same prefix, and so lies in the same slot. Keys named after what a
 -- topic's head says (its queue, its indexes) cannot be listed in KEYS and are built from the prefix.
 --
--- SUSPECT_LOSSES and MOST_GRACE, in microseconds, are set before this by runwire/redis/scripts.py.
+-- SUSPECT_LOSSES and MAX_GRACE, in microseconds, are set before this by runwire/redis/scripts.py.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -45,7 +45,7 @@ end
 
 -- See runwire.pubsub.grace_seconds.
 local function grace_of(lease, loss)
-  return math.min(math.floor(lease / 3 * 2 ^ math.min(loss - 1, 10)), MOST_GRACE)
+  return math.min(math.floor(lease / 3 * 2 ^ math.min(loss - 1, 10)), MAX_GRACE)
 end
 
 local function lose(head)

@@ -30,8 +30,8 @@ class Notebook:
     async def emit(self, step: int = 0, **payload: Any) -> None:
         self.told += [(step, name) for name in payload]
 
-    async def write(self, rider: Any, step: int = 0, **payload: Any) -> None:
-        self.puts.update(rider.puts)
+    async def write(self, changes: Any, step: int = 0, **payload: Any) -> None:
+        self.puts.update(changes.puts)
         await self.emit(step, **payload)
 
 

@@ -1,4 +1,4 @@
-"""LogWriter: whatever the store does, the log is dense, each event is in it once, and riders take effect once."""
+"""LogWriter: whatever the store does, the log is dense, each event is in it once, and gathered take effect once."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_service.log import writer
-from agent_service.log.writer import EventTooLarge, LogWriter, OwnershipLost, Rider
+from agent_service.log.writer import Changes, EventTooLarge, LogWriter, OwnershipLost
 from runwire import frames
 from runwire.agent.v1 import run_event_pb2
 from runwire.caching_pubsub import CachingPubSub
@@ -71,7 +71,7 @@ class Desk:
 
     async def flush(self) -> None:
         """Waits until all that was emitted is stored."""
-        await self.writer.write(Rider())
+        await self.writer.write(Changes())
 
     async def texts(self) -> list[str]:
         """The texts in the log, which must be dense."""
@@ -109,9 +109,9 @@ FATES = st.lists(st.sampled_from(["good", "before", "after"]), max_size=30)
 
 @settings(max_examples=150)
 @given(OPERATIONS, FATES)
-def test_each_event_and_each_rider_once(operations: list[tuple[Any, ...]], fates: list[str]) -> None:
+def test_each_event_and_each_change_once(operations: list[tuple[Any, ...]], fates: list[str]) -> None:
     """Emits, writes, deletions and messages in any order, on a store that fails before or after a commit took effect:
-    the log holds each event once in order, fields are as the last rider left them, each message was sent once, and a
+    the log holds each event once in order, fields are as the last changes left them, each message was sent once, and a
     write has returned only once it was stored."""
     asyncio.run(asyncio.wait_for(_each_once(operations, fates), LIMIT_SECONDS))
 
@@ -137,13 +137,13 @@ async def _each_once(operations: list[tuple[Any, ...]], fates: list[str]) -> Non
                 await asyncio.sleep(0)
             elif operation[0] == "delete":
                 fields.pop(operation[1], None)
-                group.create_task(desk.writer.write(Rider(deletes=[operation[1]])))
+                group.create_task(desk.writer.write(Changes(deletes=[operation[1]])))
                 await asyncio.sleep(0)
             else:
                 sent.append(text.encode())
                 told.append(text)
-                rider = Rider(messages=[Message("mail", text.encode())])
-                group.create_task(desk.writer.write(rider, **delta))
+                changes = Changes(messages=[Message("mail", text.encode())])
+                group.create_task(desk.writer.write(changes, **delta))
                 await asyncio.sleep(0)
         await desk.flush()
         assert await desk.texts() == told
@@ -155,7 +155,7 @@ async def _each_once(operations: list[tuple[Any, ...]], fates: list[str]) -> Non
 
 
 async def _written(desk: Desk, name: str, data: bytes, payload: dict[str, Any]) -> None:
-    await desk.writer.write(Rider(puts={name: data}), **payload)
+    await desk.writer.write(Changes(puts={name: data}), **payload)
     stored = await desk.store.get(TOPIC)
     assert stored is not None
     # It, or what a later writer made of it: but not what was there before.
@@ -189,7 +189,7 @@ async def _fenced(before: int, after: int, fates: list[str]) -> None:
 
 async def _late(desk: Desk, count: int) -> None:
     await _emit_all(desk, [f"late {number}" for number in range(count)])
-    await desk.writer.write(Rider(puts={"late": b""}))
+    await desk.writer.write(Changes(puts={"late": b""}))
 
 
 async def test_events_gather_while_a_commit_is_in_flight() -> None:
@@ -234,7 +234,7 @@ async def test_what_rides_along_is_bounded_too() -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(9):
                 size = 400_000 if number == 4 else 100_000
-                group.create_task(desk.writer.write(Rider(puts={f"result {number}": b"x" * size})))
+                group.create_task(desk.writer.write(Changes(puts={f"result {number}": b"x" * size})))
             await asyncio.sleep(0.01)
             desk.store.gate.set()
         for commit in desk.store.commits:
@@ -303,7 +303,7 @@ async def test_an_event_too_large_leaves_nothing() -> None:
             await desk.emit("x" * MAX_EVENT_BYTES)
         with pytest.raises(EventTooLarge):
             await desk.writer.write(
-                Rider(puts={"a": b""}), text_delta=run_event_pb2.TextDelta(text="x" * MAX_EVENT_BYTES)
+                Changes(puts={"a": b""}), text_delta=run_event_pb2.TextDelta(text="x" * MAX_EVENT_BYTES)
             )
         await desk.emit("good")
         await desk.flush()
@@ -314,14 +314,14 @@ async def test_an_event_too_large_leaves_nothing() -> None:
 
 
 async def test_nothing_rides_behind_what_ends_the_lease() -> None:
-    """A rider that ends the lease is the last of its commit: what comes after it is refused as the run is not owned."""
+    """What ends the lease is the last of its commit: what comes after it is refused as the run is not owned."""
     async with Desk() as desk:
         desk.store.gate.clear()
         await desk.emit("first")
         await asyncio.sleep(0.01)
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(
-                desk.writer.write(Rider(schedule=Schedule.NEVER), text_delta=run_event_pb2.TextDelta(text="last"))
+                desk.writer.write(Changes(schedule=Schedule.NEVER), text_delta=run_event_pb2.TextDelta(text="last"))
             )
             await asyncio.sleep(0)
             await desk.emit("after")
@@ -332,14 +332,14 @@ async def test_nothing_rides_behind_what_ends_the_lease() -> None:
 
 
 async def test_a_put_before_a_deletion_in_one_commit() -> None:
-    """Riders of one commit take effect in their order: what an earlier one put, a later one deletes."""
+    """Changes of one commit take effect in their order: what an earlier one put, a later one deletes."""
     async with Desk() as desk:
         desk.store.gate.clear()
         await desk.emit("first")
         await asyncio.sleep(0.01)
         async with asyncio.TaskGroup() as group:
-            for rider in (Rider(puts={"a": b"1", "b": b"1"}), Rider(deletes=["a"]), Rider(puts={"c": b"1"})):
-                group.create_task(desk.writer.write(rider))
+            for changes in (Changes(puts={"a": b"1", "b": b"1"}), Changes(deletes=["a"]), Changes(puts={"c": b"1"})):
+                group.create_task(desk.writer.write(changes))
                 await asyncio.sleep(0)
             desk.store.gate.set()
         stored = await desk.store.get(TOPIC)
@@ -372,7 +372,7 @@ async def test_a_caller_that_is_cancelled_does_not_stop_the_write() -> None:
         desk.store.gate.clear()
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(
-                desk.writer.write(Rider(puts={"a": b"1"}), text_delta=run_event_pb2.TextDelta(text="one"))
+                desk.writer.write(Changes(puts={"a": b"1"}), text_delta=run_event_pb2.TextDelta(text="one"))
             )
             await asyncio.sleep(0.01)
             waiting.cancel()

@@ -1,0 +1,1 @@
+"""Agents for user interfaces that speak AG-UI 1.0, with streams that are joined again after a cut."""
