@@ -145,7 +145,7 @@ async def test_a_client_that_leaves_is_no_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is said of one that leaves while its answer, its first frame or its error is sent; a fault of ours is."""
-    monkeypatch.setattr(rpc, "_faults", Sparing(rpc.log))  # each kind is said once in a while
+    monkeypatch.setattr(rpc, "_faults", Sparing(rpc.logger))  # each kind is said once in a while
     service = Left(is_known, error)
     async with serve("127.0.0.1:0", service, [], grace_seconds=0.0) as server:
         service.client = await http2.connect(server.address, window=8)
