@@ -17,7 +17,7 @@ from tests.servers import program
 
 PAGE = (ROOT / "docs" / "grpcurl.md").read_text()
 BLOCKS = re.findall(r"^```sh( fails)?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-REASONS = ["NOT_SUSPENDED", "INVALID_REQUEST", "CURSOR_MALFORMED", "RUN_NOT_FOUND"]
+REASONS = ["NOT_SUSPENDED", "NOT_FORKABLE", "RUN_TOKENS_OFF", "INVALID_REQUEST", "CURSOR_MALFORMED", "RUN_NOT_FOUND"]
 
 
 @pytest.fixture(scope="module")

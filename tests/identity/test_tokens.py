@@ -304,7 +304,7 @@ async def test_a_jwt_is_verified_once(issuer: Issuer, monkeypatch: pytest.Monkey
     issuer.rotate("one")
     with pytest.raises(TokenInvalid):
         await web.principal(token)
-    monkeypatch.setattr(web_tokens, "_MOST_VERIFIED", 2)
+    monkeypatch.setattr(web_tokens, "_MAX_VERIFIED", 2)
     for number in range(5):
         await web.principal(issuer.token(sub=f"s{number}"))
     assert len(web._verified_before) == 2

@@ -965,9 +965,12 @@ async def test_an_answer_that_meets_the_lapse(url: str) -> None:
         async with it.watch(run.run_id) as watch:
             await watch.until_event("run_suspended")
 
+            going = asyncio.Lock()  # others look at the clock too, and one reads the stream at a time
+
             async def until_it_went_on() -> None:
-                if not any(event.HasField("text_delta") for event in watch.events):
-                    await watch.until_event("text_delta")
+                async with going:
+                    if not any(event.HasField("text_delta") for event in watch.events):
+                        await watch.until_event("text_delta")
 
             async with replica(url, role="serve", wrap=lambda store: SlowClock(store, until_it_went_on)) as other:
                 refusal = await refused(other.resume(run.run_id, data("suspend/name", "late")))

@@ -147,5 +147,5 @@ def test_serve(runwire_serve):
 def test_the_plugin(pytester: pytest.Pytester) -> None:
     """Its fixtures serve tests that are not asynchronous."""
     pytester.makepyfile(PLAIN)
-    result = pytester.runpytest_subprocess("-p", "runwire.testing.plugin", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=2)
