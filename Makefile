@@ -64,9 +64,9 @@ $(DEMO_STAMP): requirements/demo.txt pyproject.toml
 demo: $(DEMO_FROM) ## both services, a run that is cut and resumed, and its scores: no key, no network
 	@$(dir $<)bin/python -m examples.demo
 
-# Most of the tests wait for processes, so two at a time take half as long. A file stays in one process, with the servers
+# Most of the tests wait for processes, so three at a time suit two cores. A file stays in one process, with the servers
 # that its fixtures start. ARGS="-n 0" is one after the other, with what they print.
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 3 --dist loadfile
 
 .PHONY: test
 test: $(STAMP) ## every test that needs nothing but this machine
