@@ -65,7 +65,7 @@ CHANGES: Final = frozenset(
 """What is written into the audit log."""
 
 
-STARTS: Final = frozenset({_AGENT + "StartRun", _SCORER + "RequestScorerRun"})
+STARTS: Final = frozenset({_AGENT + "StartRun", _AGENT + "ForkRun", _SCORER + "RequestScorerRun"})
 """What counts against the starts of a tenant."""
 
 STREAMS: Final = frozenset({_AGENT + "WatchRun", _SCORER + "WatchScorerRuns"})
