@@ -14,21 +14,23 @@ docs/agents.md has a chapter on it. Nothing here is for production.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from runwire.testing.asking import called
-from runwire.testing.services import Services, serve
 
 if TYPE_CHECKING:
     from runwire.testing.script import call, scripted
+    from runwire.testing.services import Services, serve
 
 __all__ = ["Services", "call", "called", "scripted", "serve"]
 
+# On first use: pytest loads the plugin wherever runwire is installed, also where only the client is, and workflows are
+# tested without pydantic-ai.
+_LATER: Final = {"Services": "services", "serve": "services", "call": "script", "scripted": "script"}
+
 
 def __getattr__(name: str) -> Any:
-    # On first use: workflows are tested without pydantic-ai.
-    if name in ("call", "scripted"):
-        from runwire.testing import script
-
-        return getattr(script, name)
+    if name in _LATER:
+        return getattr(import_module(f"runwire.testing.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -149,3 +151,14 @@ def test_the_plugin(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(PLAIN)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=2)
+
+
+def test_the_plugin_asks_for_no_service() -> None:
+    """Where only the client is installed pytest loads the plugin all the same, and nothing of a service with it."""
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('agent_service', 'scorer_service', 'pydantic', 'structlog', 'jwt')))\n"
+        "import runwire.testing.plugin"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
