@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -20,6 +17,7 @@ from rich.text import Text
 
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.cli.interruption import CtrlC
 from runwire.cli.output import STYLES, note, print_json, span, state_name
 from runwire.cli.session import Interrupted, Session, on_terminal
 from runwire.client import Fold, RunView, from_value
@@ -53,43 +51,6 @@ def follow(session: Session, run_id: str, *, after: str = "", latest: bool = Fal
         cursor = f" --after {shown}" if shown else ""
         raise Interrupted(f"interrupted; the run goes on. Follow it with: runwire watch {run_id}{cursor}") from None
     return 0 if stream.state == run_pb2.RUN_STATE_SUCCEEDED else 1
-
-
-class CtrlC:
-    """What somebody pressed. Raises KeyboardInterrupt at once, but where it is held off; and again at the end of the
-    next part that holds it off, because a library may have swallowed the first (in a finaliser, in a callback)."""
-
-    def __init__(self) -> None:
-        self._presses = 0
-        self._held = False
-
-    def _press(self, number: int, frame: object) -> None:
-        self._presses += 1
-        if not self._held or self._presses > 1:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def heard(self) -> Iterator[Self]:
-        """Inside, Ctrl-C is heard here. Only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        previous = signal.signal(signal.SIGINT, self._press)
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGINT, previous)
-
-    @contextmanager
-    def held_off(self) -> Iterator[None]:
-        """Inside, the first Ctrl-C waits for the end of the block; a second one gets through."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        if self._presses:
-            raise KeyboardInterrupt
 
 
 class View(Protocol):

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from runwire.cli.inputs import Since, State, parse_json
+from runwire.cli.interruption import CtrlC
 from runwire.cli.output import new_table, print_json, print_table, span, state_name, styled
 from runwire.cli.session import Interrupted, Session, on_terminal, pass_session, service_options
 from runwire.client import fold, sample_of, scorer_run_filter, to_value
@@ -195,13 +196,14 @@ def _go_through(
 ) -> None:
     """Does what a command does to many scorer runs, with a bar on a terminal, and says how many it were."""
     so_far = 0
-    with _bar(session) if many and not dry_run else nullcontext() as bar:
+    with CtrlC().heard() as ctrl_c, _bar(session) if many and not dry_run else nullcontext() as bar:
 
         def on_progress(count: int) -> None:
             nonlocal so_far
-            so_far = count
-            if bar is not None:
-                bar.update(count)
+            with ctrl_c.held_off():
+                so_far = count
+                if bar is not None:
+                    bar.update(count)
 
         try:
             if bar is not None:
@@ -311,13 +313,14 @@ def _follow(session: Session, run_id: str) -> None:
     live = Live(console=Console(), refresh_per_second=8, transient=True) if _is_live(session) else None
     with session.asking_scorers(patiently=True) as client:
         try:
-            with client.watch_scorer_runs(run_id) as stream, live or nullcontext():
+            with CtrlC().heard() as ctrl_c, client.watch_scorer_runs(run_id) as stream, live or nullcontext():
                 for scorer_run in stream:
-                    latest[scorer_run.scorer_run_id] = scorer_run
-                    if session.json:
-                        print_json(scorer_run)
-                    elif live is not None:
-                        live.update(_table(latest.values()))
+                    with ctrl_c.held_off():
+                        latest[scorer_run.scorer_run_id] = scorer_run
+                        if session.json:
+                            print_json(scorer_run)
+                        elif live is not None:
+                            live.update(_table(latest.values()))
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; the scorers go on. See: runwire scores {run_id}") from None
     if not session.json:

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from runwire import cli
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
-from runwire.cli.follow import CtrlC
+from runwire.cli.interruption import CtrlC
 from tests.cli.conftest import Runwire, on_terminal, spawn
 from tests.client.processes import AgentProcess
 from tests.servers import free_port
