@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, Field
+from pydantic_settings import SettingsConfigDict
 
-from runwire.errors import ConfigurationError
+from runwire import settings
 from runwire.identity.settings import AccessSettings
+from runwire.settings import Names
 
 DEFAULT_FOLDER: Final = Path(".runwire")
 DEFAULT_STORE: Final = f"sqlite:///{DEFAULT_FOLDER}/runs.db"
@@ -25,7 +26,7 @@ class Settings(AccessSettings):
     """HOST:PORT; port 0 picks a free one."""
     store: str = DEFAULT_STORE
     """Where runs, logs and messages are kept; see runwire.connect."""
-    agents: Annotated[tuple[str, ...], NoDecode] = ("agent_service.demo",)
+    agents: Names = ("agent_service.demo",)
     """Modules (`package.module`, or `package.module:attribute`) whose agents are served; comma-separated."""
     role: Literal["all", "serve", "work"] = "all"
     """`serve`: answers calls only. `work`: executes runs only (and answers health checks)."""
@@ -80,17 +81,8 @@ class Settings(AccessSettings):
     log_format: Literal["auto", "json", "text"] = "auto"
     """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""
 
-    @field_validator("agents", mode="before")
-    @classmethod
-    def _split_agents(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
 
 def load(**given: Any) -> Settings:
     """Settings from what was given, else from the environment, else as above. Raises ConfigurationError, one line for
     all that is wrong."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise ConfigurationError("wrong settings: " + "; ".join(problems)) from None
+    return settings.load(Settings, given)

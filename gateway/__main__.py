@@ -11,6 +11,7 @@ import click
 from gateway import config, server
 from runwire import logs
 from runwire.errors import ConfigurationError
+from runwire.redaction import masked, one_line
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +30,7 @@ def main(**given: Any) -> None:
         logs.configure(settings.log_level, settings.log_format)
         asyncio.run(server.serve(settings, _announce))
     except ConfigurationError as error:
-        print(f"gateway: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"gateway: {one_line(masked(' '.join(str(error).split())))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         pass  # uvicorn raises again the signal that it ended by

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from runwire.errors import ConfigurationError
+from runwire import settings
+from runwire.settings import Names
 
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
@@ -34,7 +35,7 @@ class Settings(BaseSettings):
     """The gateway's certificate, for services that ask for one."""
     key: Path | None = None
     """The key of that certificate."""
-    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    allowed_origins: Names = ()
     """Origins of pages elsewhere that may call this gateway (CORS), comma-separated; `*`: any. Empty: none."""
     secure_cookies: bool = False
     """Cookies of the pages are sent over HTTPS only. Set it wherever HTTPS is in front."""
@@ -54,11 +55,6 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = "auto"
     """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""
 
-    @field_validator("allowed_origins", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
     @field_validator("listen")
     @classmethod
     def _has_port(cls, value: str) -> str:
@@ -71,8 +67,4 @@ class Settings(BaseSettings):
 def load(**given: Any) -> Settings:
     """Settings from what was given, else from the environment, else as above. Raises ConfigurationError, one line for
     all that is wrong."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise ConfigurationError("wrong settings: " + "; ".join(problems)) from None
+    return settings.load(Settings, given)

@@ -163,9 +163,11 @@ async def body_of(request: Request) -> dict[str, Any]:
 def _from_query(resource: Resource, request: Request) -> dict[str, Any]:
     """Members from `?name=value`: repeated where a field is, KEY=VALUE for a map, short names for enums."""
     whole: dict[str, Any] = {}
-    inner = whole.setdefault(_camel(resource.within), {}) if resource.within else whole
-    outer_type = resource.method.input_type
-    inner_type: Any = outer_type.fields_by_name[resource.within].message_type if resource.within else outer_type
+    inner, outer_type = whole, resource.method.input_type
+    inner_type: Any = outer_type
+    if resource.within:
+        within = outer_type.fields_by_name[resource.within]
+        inner, inner_type = whole.setdefault(within.camelcase_name, {}), within.message_type
     for given, value in request.query_params.multi_items():
         if given == "access_token":
             continue
@@ -210,8 +212,3 @@ def _read(found: FieldDescriptor, value: str, given: str) -> Any:
             raise InvalidRequest({given: f"{value!r} is none of {known}"})
         return full
     return value
-
-
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(part.title() for part in others)

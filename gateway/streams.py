@@ -16,7 +16,6 @@ from gateway.resources import json_of, parsed
 from gateway.services import Services
 from runwire.agent.v1 import agent_service_pb2
 from runwire.errors import CursorMalformed, InvalidRequest, RunwireError, TooManyStreams
-from runwire.scorer.v1 import scorer_run_pb2
 
 
 class Streams:
@@ -72,8 +71,8 @@ class Streams:
         async def source(write: sse.Write) -> None:
             async with client.watch_scorer_runs(run_id, after=last) as stream:
                 async for batch in stream.batches():
-                    chunk = [sse.message(_scorer_run(each), id=stream.cursor) for each in batch[:-1]]
-                    chunk.append(sse.message(_scorer_run(batch[-1]), id=stream.next_cursor))
+                    chunk = [sse.message(json_of(each), id=stream.cursor) for each in batch[:-1]]
+                    chunk.append(sse.message(json_of(batch[-1]), id=stream.next_cursor))
                     await write(b"".join(chunk))
                 await write(sse.message("{}", id=f"{stream.next_cursor}.end", event="end"))
 
@@ -133,7 +132,3 @@ def _last_id(request: Request) -> str:
     """Where to go on: what the browser says by itself, else what the address says."""
     header = request.headers.get("last-event-id", "")
     return header or request.query_params.get("cursor", "")
-
-
-def _scorer_run(scorer_run: scorer_run_pb2.ScorerRun) -> str:
-    return json_of(scorer_run)

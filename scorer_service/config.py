@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, Field
+from pydantic_settings import SettingsConfigDict
 
-from runwire.errors import ConfigurationError
+from runwire import settings
 from runwire.identity.settings import AccessSettings
+from runwire.settings import Names
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -25,7 +26,7 @@ class Settings(AccessSettings):
     """Where scorer runs are kept."""
     listen: str = Field("127.0.0.1:50052", validation_alias=AliasChoices("listen", "RUNWIRE_SCORER_LISTEN"))
     """HOST:PORT; port 0 picks a free one."""
-    scorers: Annotated[tuple[str, ...], NoDecode] = ()
+    scorers: Names = ()
     """Modules with scorers of one's own."""
     scorer_migrate: bool = False
     """Migrate a PostgreSQL database at start. (A SQLite file is always migrated.)"""
@@ -96,16 +97,7 @@ class Settings(AccessSettings):
     log_format: Literal["auto", "json", "text"] = "auto"
     """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""
 
-    @field_validator("scorers", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
-
 
 def load(**given: Any) -> Settings:
     """The settings; `given` wins over the environment. Raises ConfigurationError, one line for all that is wrong."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise ConfigurationError("wrong settings: " + "; ".join(problems)) from None
+    return settings.load(Settings, given)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings
 
 from runwire.errors import ConfigurationError
 from runwire.identity.access import Access
@@ -18,6 +17,7 @@ from runwire.identity.server_certificates import ServerCertificates
 from runwire.identity.static_tokens import StaticTokens
 from runwire.identity.web_tokens import Provider, WebTokens
 from runwire.redaction import masked, one_line
+from runwire.settings import Names
 
 
 class AccessSettings(BaseSettings):
@@ -39,7 +39,7 @@ class AccessSettings(BaseSettings):
     """What their `aud` must name."""
     jwt_jwks: str = ""
     """Where the issuer's keys are: a file, or an https URL."""
-    jwt_algorithms: Annotated[tuple[str, ...], NoDecode] = ("RS256", "ES256")
+    jwt_algorithms: Names = ("RS256", "ES256")
     """How they may be signed, comma-separated."""
     jwt_leeway_seconds: float = Field(30.0, ge=0, le=300, allow_inf_nan=False)
     """How much the issuer's clock may differ."""
@@ -62,11 +62,6 @@ class AccessSettings(BaseSettings):
     """How many of them may be of one subject."""
     reflection: bool = True
     """Whether gRPC reflection is served, to everybody."""
-
-    @field_validator("jwt_algorithms", mode="before")
-    @classmethod
-    def _split_algorithms(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def shown(settings: BaseSettings) -> str:
