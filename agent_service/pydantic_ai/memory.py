@@ -10,6 +10,7 @@ from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,
     TextPart,
+    UserContent,
     UserPromptPart,
 )
 from pydantic_ai.run import AgentRunResult
@@ -22,7 +23,7 @@ from runwire.agent.v1 import run_pb2
 class Memory:
     """The history of one turn: what came before it, and what it leaves."""
 
-    def __init__(self, turns: Turns, prompt: Any, steps: Steps) -> None:
+    def __init__(self, turns: Turns, prompt: str | list[UserContent], steps: Steps) -> None:
         self._prompt = prompt
         self._steps = steps
         self.before: list[ModelMessage] = [
