@@ -65,6 +65,14 @@ class Service:
             for wrong in error.errors(include_url=False, include_input=False):
                 yield f"the {self.name} service refuses {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
 
+    def protection_problems(self, environment: Mapping[str, str | None], *folders: str) -> Iterator[str]:
+        """Whether it listens over TLS and knows callers, by files that are in `folders`."""
+        if environment.get("RUNWIRE_INSECURE"):
+            yield "RUNWIRE_INSECURE is set: whoever reaches it could do everything"
+        for variable in ("RUNWIRE_TLS_CERT_FILE", "RUNWIRE_TLS_KEY_FILE", "RUNWIRE_TOKENS"):
+            if (environment.get(variable) or "").rpartition("/")[0] not in folders:
+                yield f"{variable} is {environment.get(variable)!r}, and nothing is mounted there"
+
     def grace_seconds(self, environment: Mapping[str, str | None]) -> float:
         """The time for work after SIGTERM, in this environment."""
         return float(environment.get(self.grace) or self.defaults()[self.grace])
