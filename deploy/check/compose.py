@@ -15,7 +15,7 @@ from deploy.check import dockerfile
 from deploy.check.services import END_SECONDS, SERVICES, Service
 
 REQUIRED: Final = {"RUNWIRE_REDIS_PASSWORD": "redis4check", "RUNWIRE_POSTGRES_PASSWORD": "postgres4check"}
-"""What whoever starts it must give, and what is given here."""
+"""What the operator must give, and what is given here."""
 _NEEDS: Final = {
     "agent": {"access": "service_completed_successfully", "redis": "service_healthy"},
     "scorer": {

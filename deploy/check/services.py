@@ -20,7 +20,7 @@ from runwire.rpc import LIVENESS
 from scorer_service.servicer import SERVICE as SCORER_SERVICE
 
 END_SECONDS: Final = 15.0
-"""Beyond the grace for work, a process takes at most so long to end its streams, leases and connections."""
+"""Beyond the grace for work, a process takes at most this long to end its streams, leases and connections."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _variable(prefix: str, name: str, field: Any) -> str:
 
 
 def _without_environment(settings: type[BaseSettings]) -> type[BaseSettings]:
-    """The same settings, read from arguments alone: the shell of whoever checks does not matter."""
+    """The same settings, read from arguments alone: the shell that the check runs in does not matter."""
 
     class Isolated(settings):
         @classmethod

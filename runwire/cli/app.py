@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     except Interrupted as interruption:
         return _say(str(interruption), INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has gone; Python must not complain about that at exit.
+        # The reader of our output has gone; Python must not complain about that at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except UnicodeEncodeError as error:
