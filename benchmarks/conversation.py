@@ -3,8 +3,8 @@
     make bench-conversation        some minutes
 
 An agent with a tool, talked to for 200 turns in this process, on SQLite and on Redis (Valkey). For the ten turns up to
-the 20th, the 110th and the 200th: processor time a turn (client, service, worker and pydantic-ai together), what a claim
-brings and costs, how much the store and the process have grown a turn.
+the 20th, the 110th and the 200th: processor time a turn (client, service, worker and pydantic-ai together), what a
+claim brings and costs, how much the store has grown a turn, and how large the process is.
 """
 
 from __future__ import annotations
@@ -83,28 +83,30 @@ async def _claim(store: Store, topic: str) -> tuple[int, float]:
 
 async def measure(name: str, url: str, stored: Callable[[], float]) -> None:
     first: list[float] = []
-    async with replica(url, durable_agent(_talker())) as it, AgentClient(it.address) as client:
-        async with client.conversation("talker") as chat:
-            before = Point.now(stored)
-            for turn in range(1, TURNS[-1] + 1):
-                if turn + _WINDOW - 1 in TURNS:
-                    before = Point.now(stored)
-                await chat.ask(f"question {turn} " * 10)
-                if turn not in TURNS:
-                    continue
-                after = Point.now(stored)
-                claimed, micros = await _claim(it.store, topic_of("default", chat.run_id))
-                found = [
-                    1000 * (after.cpu_seconds - before.cpu_seconds) / _WINDOW,
-                    claimed / 1024,
-                    micros,
-                    (after.stored_bytes - before.stored_bytes) / _WINDOW / 1024,
-                ]
-                first = first or found
-                ratios = ", ".join(f"{now:.1f} ({now / then:.2f}x)" for now, then in zip(found, first, strict=True))
-                resident = after.resident_bytes / 2**20
-                print(f"{name:<7} turn {turn:>3}: ms CPU, KiB claimed, us to read them, KiB stored: {ratios}; "
-                      f"{resident:.0f} MiB resident", flush=True)  # fmt: skip
+    async with (
+        replica(url, durable_agent(_talker())) as it,
+        AgentClient(it.address) as client,
+        client.conversation("talker") as chat,
+    ):
+        before = Point.now(stored)
+        for turn in range(1, TURNS[-1] + 1):
+            if turn + _WINDOW - 1 in TURNS:
+                before = Point.now(stored)
+            await chat.ask(f"question {turn} " * 10)
+            if turn not in TURNS:
+                continue
+            after = Point.now(stored)
+            claimed, micros = await _claim(it.store, topic_of("default", chat.run_id))
+            found = [
+                1000 * (after.cpu_seconds - before.cpu_seconds) / _WINDOW,
+                claimed / 1024,
+                micros,
+                (after.stored_bytes - before.stored_bytes) / _WINDOW / 1024,
+            ]
+            first = first or found
+            ratios = ", ".join(f"{now:.1f} ({now / then:.2f}x)" for now, then in zip(found, first, strict=True))
+            print(f"{name:<7} turn {turn:>3}: ms CPU, KiB claimed, us to read them, KiB stored: {ratios}", end="")
+            print(f"; {after.resident_bytes / 2**20:.0f} MiB resident", flush=True)
 
 
 def _sqlite_bytes(path: Path) -> float:
