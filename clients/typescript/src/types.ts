@@ -17,7 +17,7 @@ export type GapPolicy =
   | "GAP_POLICY_UNSPECIFIED"
   /** End with OUT_OF_RANGE / CURSOR_EXPIRED. */
   | "GAP_POLICY_FAIL"
-  /** Send a `gap` frame and go on. */
+  /** Send a `gap` frame and continue. */
   | "GAP_POLICY_NOTIFY";
 
 /** Why a server ends a healthy stream. */
@@ -364,7 +364,7 @@ export interface RunQueue {
 }
 
 export interface ForkRunRequest {
-  /** The run to go on from. It stays as it is. */
+  /** The run to continue from. It stays as it is. */
   runId?: string;
   /** Makes the call safe to repeat, as StartRunRequest.request_id does; the two share their ids. */
   requestId?: string;
@@ -428,7 +428,7 @@ export type PendingKind =
 
 /** An agent or a workflow that this service can run. */
 export interface Agent {
-  /** Stable identifier, chosen by whoever defined the agent. */
+  /** Stable identifier, chosen by the agent's author. */
   agentId?: string;
   /** What the agent does, in a sentence. */
   description?: string;
@@ -530,13 +530,13 @@ export interface Run {
   turn?: Turn;
   /** Who first asked it to stop, likewise. Empty without authentication, and while nobody has. */
   cancelledBy?: string;
-  /** The run that this one goes on from; see ForkRun. */
+  /** The run that this one continues from; see ForkRun. */
   forkedFrom?: string;
 }
 
 /** How a conversation is kept. */
 export interface Conversation {
-  /** Ends the conversation, SUCCEEDED, once it has waited for a message for so long; at most ten years. Unset: never. */
+  /** Ends the conversation, SUCCEEDED, once it has waited for a message for this long; at most ten years. Unset: never. */
   idleTimeout?: string;
 }
 
@@ -620,7 +620,7 @@ export interface PendingRequest {
   /** The model's id of the tool call, as ToolCallStarted has it. Empty for a workflow's request. */
   toolCallId?: string;
   /**
-   * What the tool says to whoever decides, such as why it asks: the metadata of pydantic-ai's ApprovalRequired and
+   * What the tool says to the person who decides, such as why it asks: the metadata of pydantic-ai's ApprovalRequired and
    * CallDeferred.
    */
   metadata?: { [key: string]: Json };
@@ -727,7 +727,7 @@ export interface RunSuspended {
   pending?: PendingRequest[];
 }
 
-/** The run goes on. */
+/** The run continues. */
 export interface RunResumed {
   answers?: Answer[];
 }
@@ -744,7 +744,7 @@ export interface Answer {
   data?: Json;
   /** Who answered: the subject of the token or certificate. Set by the service; what a request has here is ignored. */
   by?: string;
-  /** What whoever decided says to the tool, which finds it in its context (pydantic-ai: `ctx.tool_call_metadata`). */
+  /** What the person who decided says to the tool, which finds it in its context (pydantic-ai: `ctx.tool_call_metadata`). */
   metadata?: { [key: string]: Json };
 }
 
@@ -785,7 +785,7 @@ export interface TurnStarted {
 }
 
 /**
- * A turn of a conversation is done; the conversation goes on, also where the turn failed. Scorers are asked in the same
+ * A turn of a conversation is done; the conversation continues, also where the turn failed. Scorers are asked in the same
  * atomic step.
  */
 export interface TurnFinished {
@@ -1239,7 +1239,7 @@ export interface RequestScorerRunRequest {
   sample?: Sample;
   /** At most 64 KiB. */
   options?: { [key: string]: Json };
-  /** Makes the call safe to repeat. At most 128 characters. Empty: every call asks anew. */
+  /** Makes the call safe to repeat. At most 128 characters. Empty: every call asks again. */
   requestId?: string;
   /** Which use of the scorer this is: see ScorerRef.name. */
   scorerName?: string;
@@ -1267,7 +1267,7 @@ export interface RetryScorerRunsRequest {
    * pages is then a lower bound.
    *
    * 0: do it all in this call, as far as its time allows, 20 seconds at most. If `next_page_token` is set in the answer,
-   * there is more: go on with that token. Scorer runs named by id are always done in one call.
+   * there is more: continue with that token. Scorer runs named by id are always done in one call.
    */
   pageSize?: number;
   /** next_page_token of the page before. All other fields but page_size as there. */
@@ -1279,7 +1279,7 @@ export interface RetryScorerRunsResponse {
   count?: string;
   /** The first 1000 of them. */
   scorerRunIds?: string[];
-  /** Where to go on; empty when all are done. */
+  /** Where to continue; empty when all are done. */
   nextPageToken?: string;
 }
 
@@ -1301,7 +1301,7 @@ export interface CancelScorerRunsResponse {
   count?: string;
   /** The first 1000 of them. */
   scorerRunIds?: string[];
-  /** Where to go on; empty when all are done. */
+  /** Where to continue; empty when all are done. */
   nextPageToken?: string;
 }
 
