@@ -22,7 +22,7 @@ from runwire.times import duration, seconds_of, timestamp
 BOARD: Final = "workers"
 SAY_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 15.0
-"""After so long without a word a worker is listed no more."""
+"""After this long without a word a worker is listed no more."""
 _LEAVE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 10.0
 _PATIENCE_SECONDS: Final = 10.0

@@ -83,6 +83,10 @@ come back quickly and together; the second, soon after, points at one of them.""
 
 MAX_GRACE_SECONDS: Final = 60.0
 
+ASIDE: Final = "aside/"
+"""Begins the names of fields that are set aside: of the topic as all others, in every commit too, but neither a claim
+nor `get` without names brings them. What is seldom needed, or grows, is read by name, and costs no claim anything."""
+
 
 def grace_seconds(lease_seconds: float, loss: int) -> float:
     """How long a lease of this length that has run out, which would be the topic's `loss`-th in a row, still waits for
@@ -117,7 +121,7 @@ class Entry:
     """`frames.event_check` of the last event."""
     previous: bytes = b""
     """`frames.event_check` of the event before the first; empty where `first` is 1. A reader uses an entry only if
-    this is the check of its own position: so it notices a log that was rolled back and written anew."""
+    this is the check of its own position: so it notices a log that was rolled back and rewritten."""
     final: int = 0
     """Not 0: the entry ends the log; the number says how (the agent service stores a RunState)."""
 
@@ -161,7 +165,7 @@ class Schedule(Enum):
     """What a commit does to a topic's due time and lease."""
 
     KEEP = "keep"
-    """Nothing: the lease goes on."""
+    """Nothing: the lease continues."""
     DUE = "due"
     """Ends the lease; due `Commit.due_in` seconds from now (0: at once)."""
     NEVER = "never"
@@ -280,7 +284,7 @@ class Claim:
     alone_losses: int
     """Those of `losses` that were lost while claimed with `alone`: nobody else can have been the reason."""
     fields: Mapping[str, bytes]
-    """All fields of the topic, read in the same atomic step."""
+    """All fields of the topic but those that are set aside, read in the same atomic step."""
     time: float
     """The store's clock."""
 
@@ -299,7 +303,7 @@ class LeaseState(Enum):
     LOST = "lost"
     """Somebody else owns the topic, its lease was ended, or it is closed or gone."""
     UNKNOWN = "unknown"
-    """This part of the store did not answer: neither held nor lost. The owner goes on and asks again."""
+    """This part of the store did not answer: neither held nor lost. The owner continues and asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,8 +451,8 @@ class Store(EventCache, Protocol):
         ...
 
     async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
-        """Head and the named fields (None: all) in one atomic read; fields that do not exist are left out. None where
-        there is no topic. An expired topic has its tombstone for a head and no fields."""
+        """Head and the named fields (None: all that a claim brings) in one atomic read; fields that do not exist are
+        left out. None where there is no topic. An expired topic has its tombstone for a head and no fields."""
         ...
 
     async def scan(
@@ -465,7 +469,7 @@ class Store(EventCache, Protocol):
         (create_time, topic), strictly below `before` and created at `since` or later. Expired topics are in no list.
 
         At most `limit` topics, and fewer where MAX_SCAN_LOOKS places do not hold as many. So a page costs what a page
-        holds, however long the lists are, and a search that finds little goes on from page to page."""
+        holds, however long the lists are, and a search that finds little continues from page to page."""
         ...
 
     async def claim(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
@@ -23,6 +23,7 @@ from agent_service.log.history import OF_STEP, Excerpt, Past
 from agent_service.log.inbox import INBOX, Message, acceptance
 from agent_service.log.journal import PREFIX as JOURNAL
 from agent_service.log.journal import Journal
+from agent_service.log.remembered import Recollections
 from agent_service.log.turns import TurnEnded
 from agent_service.log.writer import Changes, CommitFailed, EventTooLarge, LogWriter, OwnershipLost
 from agent_service.process import event_loop
@@ -37,7 +38,7 @@ from runwire.times import seconds_of, timestamp
 from runwire.values import from_struct
 
 _STUBBORN_SECONDS: Final = 10.0
-"""How long a body that was cancelled may go on before it is left alone."""
+"""How long a body that was cancelled may continue before it is left alone."""
 _READ_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0)
 _MAX_ATTEMPTS_KEPT: Final = 50
 MAX_PENDING_BYTES: Final = 1024 * 1024
@@ -78,10 +79,11 @@ class Execution:
         settings: Settings,
         worker: str,
         bodies: asyncio.TaskGroup,
+        known: Recollections | None = None,
         resources: Any = None,
     ) -> None:
-        """`definition` is None if the worker has no such agent: then the run ends. `resources`: what its lifespan has
-        opened."""
+        """`definition` is None if the worker has no such agent: then the run ends. `known`: what the worker has in
+        memory of conversations. `resources`: what the agent's lifespan has opened."""
         self._resources = resources
         self._claim = claim
         self._definition = definition
@@ -103,7 +105,7 @@ class Execution:
         self._excerpt = Excerpt(settings.max_sample_bytes)
         """Only of a run that has scorers."""
         self._writer = LogWriter(log, claim, self._now, self._excerpt.add if self._run.scorers else None)
-        self._turns = turns.of_claim(claim, self._run, store, self._writer)
+        self._turns = turns.of_claim(claim, self._run, store, self._writer, known)
         """Of a conversation. Each attempt executes at most one."""
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
         self._woken = asyncio.Event()
@@ -178,24 +180,28 @@ class Execution:
                     task.cancel()
 
     async def _read_history(self) -> None:
-        """Reads the log, for as long as the store needs to show it."""
+        """Reads the log."""
+        try:
+            await self._patiently("its log", self._read_log)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # It will not come back: a run that was left alone would be claimed again and again, and never end.
+            words = str(error) if isinstance(error, EventsLost) else f"{type(error).__name__}: {error}"
+            logger.error("%s: its log cannot be read: %s", self._claim.topic, words)
+            self._history_problem = words
+
+    async def _patiently(self, what: str, read: Callable[[], Awaitable[None]]) -> None:
+        """Reads, for as long as the store needs to show it."""
         tries = 0
         while True:
             try:
-                return await self._read_log()
+                return await read()
             except StoreUnavailable as error:
                 delay = _READ_RETRY_SECONDS[min(tries, len(_READ_RETRY_SECONDS) - 1)]
-                logger.warning("%s: its log will be read again in %s s: %s", self._claim.topic, delay, error)
+                logger.warning("%s: %s will be read again in %s s: %s", self._claim.topic, what, delay, error)
                 tries += 1
                 await asyncio.sleep(delay)
-            except MemoryError:
-                raise
-            except Exception as error:
-                # It will not come back: a run that was left alone would be claimed again and again, and never end.
-                words = str(error) if isinstance(error, EventsLost) else f"{type(error).__name__}: {error}"
-                logger.error("%s: its log cannot be read: %s", self._claim.topic, words)
-                self._history_problem = words
-                return
 
     def _now(self) -> float:
         return self._claim.time + time.monotonic() - self._claimed_at
@@ -232,7 +238,7 @@ class Execution:
         elif self._turns is not None and not self._turns.is_open:
             await self._converse(self._turns)
         else:
-            await self._begin(anew=self._changed())
+            await self._begin(restart=self._changed())
             await self._execute()
 
     async def _wait_on(self, seconds: float | None) -> None:
@@ -291,7 +297,7 @@ class Execution:
             return Failure("run_unreadable", "the run cannot be executed, because what is stored of it cannot be read")
         if self._history_problem:
             return Failure(
-                "events_lost", f"the run cannot go on, because its log is not whole: {self._history_problem}"
+                "events_lost", f"the run cannot continue, because its log is not whole: {self._history_problem}"
             )
         if self._definition is None:
             return Failure("run_unreadable", f"the run names the agent {self._run.agent_id!r}, which is not its own")
@@ -356,30 +362,30 @@ class Execution:
         return not lapsed and any(request.request_id not in answered for request in self._run.pending)
 
     def _waits(self) -> float | None:
-        """Seconds until a suspended run goes on without an answer: a request lapses, or the run's deadline."""
+        """Seconds until a suspended run continues without an answer: a request lapses, or the run's deadline."""
         moments = [seconds_of(r.deadline) - self._now() for r in self._run.pending if r.HasField("deadline")]
         remaining = self._remaining()
         return min([*moments, *([remaining] if remaining is not None else [])], default=None)
 
     async def _begin(
-        self, *, anew: bool = False, opening: Message | None = None, ending: Message | None = None
+        self, *, restart: bool = False, opening: Message | None = None, ending: Message | None = None
     ) -> None:
-        """The first commit of the attempt: from here on the attempt before can write nothing. `anew`: what was done
+        """The first commit of the attempt: from here on the attempt before can write nothing. `restart`: what was done
         and said so far, in a conversation in the present turn, does not count. `opening`: a turn begins with this
         message. `ending`: the conversation is over."""
         run, first = self._run, self._claim.head.last == 0
         payload: dict[str, Any] = {}
         puts: dict[str, bytes] = {}
         deletes = self._turns.stale() if self._turns is not None else []
-        forked = record.FORK in self._claim.fields and not anew
-        if (first and not forked) or anew:
-            self._restarted, self._past = anew, Past()
+        forked = record.FORK in self._claim.fields and not restart
+        if (first and not forked) or restart:
+            self._restarted, self._past = restart, Past()
             self._journal = Journal({}, self._writer)
             deletes += [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER, record.FORK))]
             run.agent_version = self._version
-        if first or (anew and self._turns is None):
+        if first or (restart and self._turns is None):
             payload["run_started"] = run_event_pb2.RunStarted(run_id=run.run_id, agent_id=run.agent_id, input=run.input)
-        elif anew and self._turns is not None and (again := self._turns.message) is not None:
+        elif restart and self._turns is not None and (again := self._turns.message) is not None:
             payload["turn_started"] = self._turns.begin_again(again)
         elif run.state == run_pb2.RUN_STATE_SUSPENDED:
             payload["run_resumed"] = run_event_pb2.RunResumed(answers=self._answered())
@@ -453,6 +459,12 @@ class Execution:
         return told
 
     async def _execute(self) -> None:
+        if self._turns is not None and self._turns.is_open:
+            try:
+                await self._patiently("what it remembers", self._turns.recollection.load)
+            except EventsLost as error:
+                await self._finish(run_pb2.RUN_STATE_FAILED, error=Failure("events_lost", str(error)))
+                return
         context = self._context()
         # In the worker's group: a body that does not heed cancellation must not hold up the end of its run.
         body = self._bodies.create_task(
@@ -608,7 +620,7 @@ class Execution:
         telling.suspended(run)
 
     async def _hand_back(self) -> None:
-        """For any worker to go on with, at once. If its record cannot be written, without it."""
+        """For any worker to continue with, at once. If its record cannot be written, without it."""
         self._close_attempt("released")
         try:
             await self._writer.write(self._record(schedule=Schedule.DUE))
@@ -670,7 +682,7 @@ class Execution:
         goes_on: bool = True,
     ) -> None:
         """Ends the present turn: what tells of it, what is remembered of it, what it asks of scorers, and where the
-        conversation goes on, the end of the lease: one atomic write, with less where it cannot be made whole."""
+        conversation continues, the end of the lease: one atomic write, with less where it cannot be made whole."""
         self._writer.end()
         problem: BaseException | None = None
         for form in Form:
@@ -686,6 +698,7 @@ class Execution:
                     logger.error("%s: the end of its turn is written with less: %s", self._claim.topic, why)
                 problem = refused
             else:
+                talk.recollection.keep()
                 telling.turn_ended(self._run.turn.turn, state, error.reason if error else "", self._frames)
                 self._frames = ""
                 return
@@ -705,13 +718,13 @@ class Execution:
         end = Ending(self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message)
         output = end.output_in(form)
         failure = error.to_proto() if error is not None else None
-        remembered, forgotten = talk.remember(state) if form is Form.WHOLE else ({}, [])
-        if forgotten:
-            said = {"turns": forgotten}
-            await self._writer.emit(custom=run_event_pb2.CustomEvent(type="runwire.history_forgotten", data=said))
+        for_forks = self._settings.fork_retention_seconds > 0
+        remembered, spared = (
+            await talk.remember(state, for_forks=for_forks) if form is Form.WHOLE else (talk.remember_this(b""), [])
+        )
         steps = max([self._writer.highest_step, *self._past.steps])
         puts, deletes = talk.end(state, failure, steps, self._now())
-        deletes += [turns.history_field(number) for number in forgotten]
+        deletes += spared
         finished = run_event_pb2.TurnFinished(state=state, output=output, error=failure, usage=run.turn.usage)
         if goes_on:
             run.state = run_pb2.RUN_STATE_WAITING
@@ -739,7 +752,7 @@ class Execution:
         run, finished = end.finished(form)
         return self._record(
             run,
-            # Of a run that did not succeed it is kept as long as its log: another may go on from it.
+            # Of a run that did not succeed it is kept as long as its log: another may continue from it.
             deletes=[] if end.state != run_pb2.RUN_STATE_SUCCEEDED and self._turns is None else self._journal.fields(),
             messages=end.messages(form, run, self._settings.max_sample_bytes),
             schedule=Schedule.NEVER,
@@ -783,7 +796,7 @@ class Execution:
                 wanted = [record.CANCEL] if self._turns is None else [record.CANCEL, INBOX]
                 stored = await self._store.get(self._claim.topic, wanted)
             except StoreUnavailable as error:
-                # The lease goes on saying that the run was woken.
+                # The lease keeps saying that the run was woken.
                 logger.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
                 continue
             except Exception:

@@ -22,8 +22,9 @@ from agent_service.agents.context import BudgetExceeded, ModelFailed, Retry, Run
 from agent_service.agents.current import within_run
 from agent_service.agents.definition import Definition, ScorerRef
 from agent_service.agents.lifespans import Lifespan
+from agent_service.log.remembered import MAX_PART_BYTES
 from agent_service.pydantic_ai.durability import Durability
-from agent_service.pydantic_ai.memory import Memory
+from agent_service.pydantic_ai.memory import HISTORY_BYTES, Compact, Memory
 from agent_service.pydantic_ai.prompt import Prompt, to_user_prompt
 from agent_service.pydantic_ai.steps import AfterCrash, Steps
 from runwire.agent.v1 import run_pb2
@@ -50,9 +51,11 @@ def durable_agent(
     lifespan: Lifespan | None = None,
     models: Sequence[str] | Mapping[str, Model | str] = (),
     model_settings: Sequence[str] = (),
+    compact: Compact | None = None,
+    history_bytes: int = HISTORY_BYTES,
 ) -> Definition:
     """Makes a pydantic-ai agent one that can be served: its `name` is the agent id, its input is a prompt, and its
-    output is the agent's. The agent itself is not changed, and can go on being used without this service.
+    output is the agent's. The agent itself is not changed, and can still be used without this service.
 
     After a crash no model response and no tool result that was complete is asked for again. A tool that was cut runs
     again with the same `current_idempotency_key()`, unless it is named in `not_repeatable` (or has the metadata
@@ -75,12 +78,19 @@ def durable_agent(
     Whoever starts a run may choose among `models` (names that pydantic-ai knows, or a model by a name of yours), and
     set those `model_settings` that are named here, such as `temperature`. For the rest the agent's own hold.
 
+    In a conversation the agent is given the messages of earlier turns. Once they have more than `history_bytes` (in
+    pydantic-ai's JSON, 1 KiB to 1 MiB) the oldest turns are forgotten, until half of it is left. With `compact`,
+    `async (messages) -> messages`, that function makes fewer of them instead, once: what it returned stands in their
+    place from then on, whatever crashes. An event tells of either.
+
     Raises ConfigurationError for an agent without a name or a model, for toolsets without an id, for kinds of toolsets
     that cannot be made durable, and for arguments of another type.
     """
     _check_arguments(agent, deps=deps, limits=limits, retry=retry, tool_retry=tool_retry)
     _check(agent)
     offered = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
+    if not 1024 <= history_bytes <= MAX_PART_BYTES:
+        raise ConfigurationError(f"durable_agent: history_bytes is {history_bytes!r}; it is 1024 to {MAX_PART_BYTES}")
     policies = dict(not_repeatable or {})
     for tool, policy in policies.items():
         if policy not in ("tell_model", "suspend"):
@@ -97,7 +107,7 @@ def durable_agent(
             with within_run(run), replay_scope():
                 result = await agent.run(
                     prompt,
-                    message_history=memory.before if memory is not None else None,
+                    message_history=await memory.before(history_bytes, compact) if memory is not None else None,
                     deps=await _made(deps, run) if deps is not None else None,
                     usage_limits=limits,
                     model=offered[run.model] if run.model else None,

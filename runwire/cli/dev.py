@@ -166,7 +166,7 @@ class _Development:
         self._gateway_port = gateway_port
         self._watch = watch
         self._changes = {service.name: asyncio.Event() for service in services}
-        # What they write is for whoever sees us, not for the pipe that it comes through.
+        # What they write is for those who see us, not for the pipe that it comes through.
         text = {"RUNWIRE_LOG_FORMAT": "text", **(_BRIEF_GRACE if watch is not None else {})}
         self._environment = {**text, **os.environ, **(environment or {})}
         self._stopping = asyncio.Event()

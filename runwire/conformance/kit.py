@@ -6,12 +6,14 @@ import asyncio
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runwire.client import AgentClient
 from runwire.client.access import Access
+from runwire.conformance.http_proxy import HttpFaultProxy
 from runwire.conformance.proxy import Break, Fault, FaultProxy
 from runwire.conformance.reader import Reader
 from runwire.conformance.transcript import (
@@ -35,7 +37,7 @@ READERS: Final = 2
 _MAX_WITHOUT_PROGRESS: Final = 3
 """Connections in a row that break before a frame with an event, because each makes a client wait longer."""
 _MAX_IN_A_RUN: Final = 60
-"""Then a reader is left in peace until the end: a client that begins anew at each cut would never get there."""
+"""Then a reader is left in peace until the end: a client that starts over at each cut would never get there."""
 _ENOUGH_FAULTS: Final = 10
 """A client that fails so often need not fail three hundred times."""
 _FREEZES: Final = 0.02
@@ -55,7 +57,9 @@ class Plan:
     """Text deltas of a run."""
     seed: int = 0
     patience_seconds: float = 30.0
-    """A client that says nothing for so long is stuck."""
+    """A client that says nothing for this long is stuck."""
+    gateways: Sequence[str] = ()
+    """HOST:PORT of gateways of these targets: the client reads there, by HTTP. Empty: at the targets, by gRPC."""
 
 
 @dataclass
@@ -184,7 +188,7 @@ class Kit:
         transcript = Transcript(run_id)
         cursor, start = "", 0
         batch = self._chance.randint(1, 5)
-        async with FaultProxy(self._targets(), chaos, chaos.broke).listening() as address:
+        async with self._proxied(chaos, chaos.broke) as address:
             for life in range(10):
                 chaos.calm = life == 9
                 request = _request(address, run_id, cursor, batch)
@@ -196,7 +200,7 @@ class Kit:
         return transcript
 
     async def _refusals(self, reader: Reader) -> None:
-        """Cursors and logs from which there is no going on."""
+        """Cursors and logs from which no client can continue."""
         run_id = await self._start(interval_ms=0)
         async for _ in self._clients[0].watch(run_id):
             pass
@@ -208,16 +212,18 @@ class Kit:
             ("rubbish", "CURSOR_MALFORMED"),
             (other, "CURSOR_MISMATCH"),
         ):
-            async with FaultProxy(self._targets(), Fault).listening() as address:
+            async with self._proxied(Fault) as address:
                 session = await reader.watch(_request(address, run_id, cursor, 0), start=0)
             self.report.judge(Transcript(run_id, [session], expects_error=reason), log)
+        if self._plan.gateways:
+            return  # their readers see no epoch: the cursor has it, and the service refuses the cursor
         known = asyncio.Event()
 
         def seen(sequence: int) -> bool:
             known.set()
             return False
 
-        async with FaultProxy(self._targets(), _another_log(run_id, end, known)).listening() as address:
+        async with self._proxied(_another_log(run_id, end, known)) as address:
             session = await reader.watch(_request(address, run_id, "", 4), start=0, dies=seen)
         self.report.judge(Transcript(run_id, [session], expects_error="CURSOR_EPOCH_MISMATCH"), log)
 
@@ -234,8 +240,16 @@ class Kit:
             pass
         return [Event.of(event) async for event in self._clients[0].list_run_events(run_id, page_size=1000)]
 
-    def _targets(self) -> list[str]:
-        return self._chance.sample(list(self._plan.targets), len(self._plan.targets))
+    @asynccontextmanager
+    async def _proxied(
+        self, choose: Callable[[], Fault], broke: Callable[[Fault], None] | None = None
+    ) -> AsyncIterator[str]:
+        """What the client is to be told: an address, or a URL, behind which connections break as `choose` says."""
+        gateways = self._plan.gateways
+        targets = list(gateways or self._plan.targets)
+        proxy = (HttpFaultProxy if gateways else FaultProxy)(self._chance.sample(targets, len(targets)), choose, broke)
+        async with proxy.listening() as address:
+            yield f"http://{address}" if gateways else address
 
 
 def _another_log(run_id: str, cursor: str, known: asyncio.Event) -> Callable[[], Fault]:
@@ -263,6 +277,6 @@ def _was_killed(session: Session) -> bool:
 
 
 def _last_saved(session: Session, cursor: str) -> tuple[str, int]:
-    """Where a client goes on that kept nothing but its cursor."""
+    """Where a client continues that kept nothing but its cursor."""
     saved = [line for line in session.lines if isinstance(line, Saved) and line.sequence >= 0]
     return (saved[-1].cursor, saved[-1].sequence) if saved else (cursor, session.start)

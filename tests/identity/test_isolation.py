@@ -22,6 +22,7 @@ from runwire.agent.v1 import run_event_pb2
 from runwire.identity import policy, run_tokens, static_tokens, watched_files
 from runwire.identity.principal import ADMIN, OWN, SCOPES, Principal
 from runwire.identity.run_tokens import RunTokens
+from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import to_value
@@ -163,6 +164,13 @@ def requests(things: Things) -> dict[str, Message]:
         "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
         "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
         "GetScorerStats": scorer_pb.GetScorerStatsRequest(),
+        "RegisterScorer": port_pb.RegisterScorerRequest(scorer=port_pb.ExternalScorer(scorer_id="mine", version="1")),
+        "ClaimScorerRuns": port_pb.ClaimScorerRunsRequest(
+            worker="w", scorers=[port_pb.ScorerVersion(scorer_id="brevity", version="1")]
+        ),
+        "ReportScorerRun": port_pb.ReportScorerRunRequest(
+            worker="w", scorer_run_id=things.scorer_run_id, claim=1, scorer_version="1", score={"value": 1}
+        ),
     }
 
 
@@ -444,7 +452,7 @@ async def test_who_did_it_is_kept(url: str, tmp_path: Path, caplog: pytest.LogCa
 
 
 async def test_a_stream_ends_with_its_proof(url: str, tmp_path: Path) -> None:
-    """A stream whose token is revoked goes on for a heartbeat at most, and cannot be resumed with it."""
+    """A stream whose token is revoked continues for a heartbeat at most, and cannot be resumed with it."""
     async with deployment(url, tmp_path) as it:
         token = it.proofs.token("anna", "acme", expire_time=FAR)
         things = await things_of(it, token)
