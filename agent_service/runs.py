@@ -11,6 +11,7 @@ from typing import Final
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
 from agent_service.log import record, telling, turns
+from agent_service.log.journal import FAILED
 from agent_service.log.journal import PREFIX as JOURNAL
 from runwire import parts
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
@@ -148,7 +149,7 @@ class Runs:
             queue=record.queue_of(run.agent_id),
             indexes=record.lists_of(who.tenant, run),
             puts={
-                **{name: data for name, data in fields.items() if name.startswith((JOURNAL, record.ANSWER))},
+                **{name: data for name, data in fields.items() if _is_taken_over(name)},
                 **record.puts(run),
                 record.REQUEST: _digest_of_fork(request),
                 record.TRACE: fields.get(record.TRACE, b""),
@@ -295,6 +296,11 @@ class Runs:
             state = run_pb2.RunState.Name(stored.head.final)
             raise RunExpired(f"run {run_id} is purged; it ended as {state}", run_id=run_id, final_state=state)
         return stored
+
+
+def _is_taken_over(field: str) -> bool:
+    """By a run that continues another: what that did, and was answered, but not what it failed at."""
+    return field.startswith((JOURNAL, record.ANSWER)) and not field.startswith(JOURNAL + FAILED)
 
 
 def check_run_id(run_id: str) -> str:
