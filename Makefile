@@ -144,13 +144,15 @@ fuzz: $(STAMP) ## a hundred thousand requests of every kind to both services (mi
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity
+.PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity
 bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-identity ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 bench-store: $(STAMP) ## append and replay rates of the log
 	$(BIN)/python -m benchmarks.store $(ARGS)
 
+bench-conversation: $(STAMP) ## what a turn costs late in a conversation, beside early (minutes)
+	$(BIN)/python -m benchmarks.conversation $(ARGS)
 bench-sqlite: $(STAMP) ## the embedded engine: append, read, latency between processes
 	$(BIN)/python -m benchmarks.sqlite $(ARGS)
 bench-growth: $(STAMP) ## what calls cost beside 1,000 to 100,000 runs that have ended, and late in a long run (minutes)

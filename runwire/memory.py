@@ -23,6 +23,7 @@ from runwire.errors import FieldExists, RunNotFound, TopicExists
 from runwire.hub import Hub
 from runwire.loop import wait_for
 from runwire.pubsub import (
+    ASIDE,
     MAX_CLAIM_BYTES,
     MAX_COUNTED,
     MAX_RECEIVE_BYTES,
@@ -63,6 +64,11 @@ class _Kept:
     entries: list[Entry] = field(default_factory=list)
     fields: dict[str, bytes] = field(default_factory=dict)
     purged: bool = False
+
+    @property
+    def brought(self) -> dict[str, bytes]:
+        """The fields that are not set aside."""
+        return {name: value for name, value in self.fields.items() if not name.startswith(ASIDE)}
 
 
 @dataclass(slots=True)
@@ -321,14 +327,11 @@ class MemoryStore:
         turns = Turns(turn, weights, lambda tenant, most: self._first(lanes, tenant, now, most))
         claims: dict[str, Claim] = {}
         more = True
-        while (
-            more
-            and len(claims) < limit
-            and max_bytes > 0
-            and (tenants := self._waiting(lanes, now, turns.turn.tenant, limit))
-        ):
+        while more and len(claims) < limit and max_bytes > 0:
+            left = limit - len(claims)
+            tenants = self._waiting(lanes, now, turns.turn.tenant, left)
             more = False
-            for name in turns.round(tenants, limit - len(claims)):
+            for name in turns.round(tenants, left) if tenants else ():
                 if max_bytes <= 0:
                     break
                 if name in claims:
@@ -351,7 +354,7 @@ class MemoryStore:
         topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, now)
         self._plan(name, topic)
         head = topic.head(now)
-        return Claim(name, head, topic.token, topic.losses, topic.alone_losses, dict(kept.fields), now)
+        return Claim(name, head, topic.token, topic.losses, topic.alone_losses, kept.brought, now)
 
     def _waiting(self, lanes: Sequence[Waited], now: float, first: str, limit: int) -> Sequence[str]:
         """The tenants that have something due, from `first` on and round again: `limit` of them and one more, as the
@@ -540,5 +543,6 @@ def _stored(name: str, kept: _Kept, fields: Sequence[str] | None, now: float) ->
     head = kept.topic.head(now)
     if head.expired:
         return Stored(name, head, {})
-    chosen = kept.fields if fields is None else {key: kept.fields[key] for key in fields if key in kept.fields}
-    return Stored(name, head, dict(chosen))
+    if fields is None:
+        return Stored(name, head, kept.brought)
+    return Stored(name, head, {key: kept.fields[key] for key in fields if key in kept.fields})

@@ -24,7 +24,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from runwire import errors, requests
+from runwire import errors, requests, wakeups
 from runwire.calls import Call, Calls
 from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed, RunwireError, Unavailable
 from runwire.identity import audit, policy
@@ -481,7 +481,8 @@ async def serve(
         CallsInterceptor(calls or Calls()),
         ErrorInterceptor(outflow or Outflow()),
     ]
-    server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
+    with wakeups.bundled(asyncio.get_running_loop()):
+        server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     health = health_aio.HealthServicer()
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

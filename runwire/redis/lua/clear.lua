@@ -18,6 +18,9 @@ for _, kind in ipairs({ 'due:', 'suspects:' }) do
   redis.call('ZREM', prefix .. kind .. head.queue, topic) -- where the version before had it
 end
 redis.call('ZREM', prefix .. 'ends', end_place(topic, head, names))
+if head.aside == '1' then
+  redis.call('UNLINK', aside_of(prefix, topic, head))
+end
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 redis.call('PUBLISH', prefix .. 'live:' .. topic, '')
 return 1
