@@ -51,6 +51,9 @@ class Settings(AccessSettings):
     """Time that runs have to finish after SIGTERM, before they are handed back."""
     retention_seconds: Seconds = 86_400.0
     """How long the log of a finished run is kept."""
+    fork_retention_seconds: float = Field(86_400.0, ge=0, le=10 * 365 * 86400)
+    """How long after its end a run can be forked, at most as long as its log is kept: so long its journal is kept too.
+    0: the journal goes with the end, and the turns of a conversation once its agent does not remember them."""
     tombstone_seconds: Seconds = 30 * 86_400.0
     """How long after that it is still known that there was such a run."""
     max_sample_bytes: int = Field(512 * 1024, ge=1024, le=16 * 1024 * 1024)
@@ -64,6 +67,8 @@ class Settings(AccessSettings):
     claimed_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
     """Once the runs that this process executes had so many bytes when they were claimed (input, journal), it claims no
     more until one of them ends or is suspended."""
+    recollection_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    """Most bytes of conversations that this process keeps in memory from turn to turn. What is not there is read."""
     stream_max_age_seconds: Seconds = 3_600.0
     """A stream is ended with STREAM_MAX_AGE after that; clients resume."""
     write_timeout_seconds: Seconds = 60.0

@@ -20,6 +20,7 @@ from runwire.errors import FieldExists, RunNotFound, TopicExists
 from runwire.hub import Hub
 from runwire.loop import wait_for
 from runwire.pubsub import (
+    ASIDE,
     MAX_CLAIM_BYTES,
     MAX_COUNTED,
     MAX_RECEIVE_BYTES,
@@ -59,6 +60,11 @@ class _Kept:
     entries: list[Entry] = field(default_factory=list)
     fields: dict[str, bytes] = field(default_factory=dict)
     purged: bool = False
+
+    @property
+    def brought(self) -> dict[str, bytes]:
+        """The fields that are not set aside."""
+        return {name: value for name, value in self.fields.items() if not name.startswith(ASIDE)}
 
 
 @dataclass(slots=True)
@@ -310,7 +316,7 @@ class MemoryStore:
             topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, now)
             self._plan(name, topic)
             head = topic.head(now)
-            claims.append(Claim(name, head, topic.token, topic.losses, topic.alone_losses, dict(kept.fields), now))
+            claims.append(Claim(name, head, topic.token, topic.losses, topic.alone_losses, kept.brought, now))
         return claims
 
     def _take_due(self, lanes: Sequence[Waited], limit: int, max_bytes: int, now: float) -> Sequence[str]:
@@ -332,7 +338,7 @@ class MemoryStore:
                 self._plan(name, kept.topic)
             else:
                 taken[name] = None
-                max_bytes -= sum(map(len, kept.fields.values()))
+                max_bytes -= sum(map(len, kept.brought.values()))
         return list(taken)
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
@@ -484,5 +490,6 @@ def _stored(name: str, kept: _Kept, fields: Sequence[str] | None, now: float) ->
     head = kept.topic.head(now)
     if head.expired:
         return Stored(name, head, {})
-    chosen = kept.fields if fields is None else {key: kept.fields[key] for key in fields if key in kept.fields}
-    return Stored(name, head, dict(chosen))
+    if fields is None:
+        return Stored(name, head, kept.brought)
+    return Stored(name, head, {key: kept.fields[key] for key in fields if key in kept.fields})

@@ -83,6 +83,10 @@ come back quickly and together; the second, soon after, points at one of them.""
 
 MAX_GRACE_SECONDS: Final = 60.0
 
+ASIDE: Final = "aside/"
+"""Begins the names of fields that are set aside: of the topic as all others, in every commit too, but neither a claim
+nor `get` without names brings them. What is seldom needed, or grows, is read by name, and costs no claim anything."""
+
 
 def grace_seconds(lease_seconds: float, loss: int) -> float:
     """How long a lease of this length that has run out, which would be the topic's `loss`-th in a row, still waits for
@@ -280,7 +284,7 @@ class Claim:
     alone_losses: int
     """Those of `losses` that were lost while claimed with `alone`: nobody else can have been the reason."""
     fields: Mapping[str, bytes]
-    """All fields of the topic, read in the same atomic step."""
+    """All fields of the topic but those that are set aside, read in the same atomic step."""
     time: float
     """The store's clock."""
 
@@ -447,8 +451,8 @@ class Store(EventCache, Protocol):
         ...
 
     async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
-        """Head and the named fields (None: all) in one atomic read; fields that do not exist are left out. None where
-        there is no topic. An expired topic has its tombstone for a head and no fields."""
+        """Head and the named fields (None: all that a claim brings) in one atomic read; fields that do not exist are
+        left out. None where there is no topic. An expired topic has its tombstone for a head and no fields."""
         ...
 
     async def scan(

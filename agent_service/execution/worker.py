@@ -21,6 +21,7 @@ from agent_service.execution.leases import Leases, OpenStore
 from agent_service.execution.suspects import AloneExecution, Children
 from agent_service.fleet import Presence
 from agent_service.log import record
+from agent_service.log.remembered import Recollections
 from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2
 from runwire.backoff import Backoff
@@ -58,6 +59,7 @@ class Worker:
         self._executions: dict[str, Execution | AloneExecution] = {}
         self._running: Counter[str] = Counter()
         self._claimed_bytes = 0
+        self._known = Recollections(settings.recollection_bytes)
         self._suspects: set[str] = set()
         """Topics that are executed alone."""
         self._in_memory = open_store is None
@@ -233,6 +235,7 @@ class Worker:
                 settings=self._settings,
                 worker=self.name,
                 bodies=bodies,
+                known=self._known,
             )
             agent_id = execution.agent_id
             self._running[agent_id] += 1

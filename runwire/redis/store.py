@@ -137,8 +137,9 @@ class RedisStore:
 
     async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
         names = (self._shards.head(topic), self._shards.fields(topic))
-        args = ("all",) if fields is None else ("named", *fields)
-        reply = await self._client.run(GET, self._shards.of(topic), names, args)
+        shard = self._shards.of(topic)
+        wanted = ("all",) if fields is None else ("named", *fields)
+        reply = await self._client.run(GET, shard, names, (self._shards.prefix(shard), topic, *wanted))
         with understood():
             return Stored(topic, head_of(reply[0]), fields_of(reply[1])) if reply else None
 

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from runwire.bell import Waited, messages_in, work_in
 from runwire.errors import EventsLost, FieldExists, RunNotFound, TopicExists
 from runwire.pubsub import (
+    ASIDE,
     MAX_COUNTED,
     MAX_SCAN_LOOKS,
     Claim,
@@ -48,6 +49,8 @@ _MAX_DELETES: Final = 100
 _LEFT: Final = "\0left/"
 """Begins the names of fields that tell of those which the last commit deleted, and which are there until they are
 swept away."""
+_AFTER_ASIDE: Final = ASIDE[:-1] + chr(ord(ASIDE[-1]) + 1)
+"""The least text above all that begins with ASIDE."""
 _FORGOTTEN: Final = "\0"
 """Begins the name of a topic that was cleared and is not swept yet. No caller's topic has such a name."""
 _NEVER: Final = float("inf")
@@ -317,7 +320,11 @@ def get(connection: sqlite3.Connection, now: float, topic: str, fields: Sequence
 def _fields(connection: sqlite3.Connection, topic_id: int, names: Sequence[str] | None) -> Mapping[str, bytes]:
     found: dict[str, bytes] = {}
     if names is None:
-        found.update(connection.execute("SELECT name, value FROM fields WHERE topic_id = ?", (topic_id,)))
+        # In two parts, so that what is set aside is not even gone over.
+        below = "SELECT name, value FROM fields WHERE topic_id = ? AND name < ?"
+        above = "SELECT name, value FROM fields WHERE topic_id = ? AND name >= ?"
+        found.update(connection.execute(below, (topic_id, ASIDE)))
+        found.update(connection.execute(above, (topic_id, _AFTER_ASIDE)))
     for some in _chunks(names or ()):
         statement = f"SELECT name, value FROM fields WHERE topic_id = ? AND name IN ({_marks(some)})"
         found.update(connection.execute(statement, (topic_id, *some)))

@@ -16,6 +16,9 @@ end
 redis.call('ZREM', prefix .. 'due:' .. head.queue, topic)
 redis.call('ZREM', prefix .. 'suspects:' .. head.queue, topic)
 redis.call('ZREM', prefix .. 'ends', end_place(topic, head, names))
+if head.aside == '1' then
+  redis.call('UNLINK', aside_of(prefix, topic, head))
+end
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 redis.call('PUBLISH', prefix .. 'live:' .. topic, '')
 return 1

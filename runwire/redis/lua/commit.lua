@@ -42,7 +42,7 @@ end
 head = head or {
   epoch = epoch, attempt = '0', earliest = '1', last = '0', check = '', final = '0', create_time = digits(now),
   expire_time = '0', queue = ARGV[12], leased = '0', woken = '0', losses = '0', token = '', holder = '', alone = '0',
-  alone_losses = '0', lease = '0', suspect = '0', overdue = '0',
+  alone_losses = '0', lease = '0', suspect = '0', overdue = '0', aside = '0',
 }
 if expired(head) then
   return { 'expired', head.final }
@@ -71,8 +71,22 @@ if first then
     return { 'hole', head.last }
   end
 end
+local aside = aside_of(prefix, topic, head)
+-- The hash that this field is in.
+local function hash_of(name)
+  return is_aside(name) and aside or KEYS[3]
+end
+local sets_aside, uses_aside = false, head.aside == '1' and final ~= 0
+for _, some in ipairs({ puts, puts_once, deletes }) do
+  for _, i in ipairs(some) do
+    if is_aside(ARGV[i]) then
+      uses_aside = true
+      sets_aside = sets_aside or some ~= deletes
+    end
+  end
+end
 for _, i in ipairs(puts_once) do
-  local value = redis.call('HGET', KEYS[3], ARGV[i])
+  local value = redis.call('HGET', hash_of(ARGV[i]), ARGV[i])
   if value then
     return { 'field', ARGV[i], value }
   end
@@ -116,6 +130,9 @@ end
 if first then
   set('last', last)
   set('check', check)
+end
+if sets_aside and head.aside ~= '1' then
+  set('aside', '1')
 end
 local ends = final ~= 0 or schedule == 'due' or schedule == 'never'
 if final ~= 0 then
@@ -186,6 +203,9 @@ end
 if final ~= 0 then
   touched[#touched + 1] = prefix .. 'ends'
 end
+if uses_aside then
+  touched[#touched + 1] = aside
+end
 if #touched > 0 then
   redis.call('EXISTS', unpack(touched))
 end
@@ -201,13 +221,13 @@ if first then
 end
 redis.call('HSET', KEYS[1], unpack(changes))
 for _, i in ipairs(deletes) do
-  redis.call('HDEL', KEYS[3], ARGV[i])
+  redis.call('HDEL', hash_of(ARGV[i]), ARGV[i])
 end
 for _, i in ipairs(puts) do
-  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+  redis.call('HSET', hash_of(ARGV[i]), ARGV[i], ARGV[i + 1])
 end
 for _, i in ipairs(puts_once) do
-  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+  redis.call('HSET', hash_of(ARGV[i]), ARGV[i], ARGV[i + 1])
 end
 for _, i in ipairs(leaves) do
   redis.call('ZREM', prefix .. 'index:' .. ARGV[i], topic)
@@ -232,6 +252,9 @@ if final ~= 0 then
   local expire = tonumber(head.expire_time)
   redis.call('PEXPIREAT', KEYS[2], end_of(expire + SWEPT))
   redis.call('PEXPIREAT', KEYS[3], end_of(expire + SWEPT))
+  if head.aside == '1' then
+    redis.call('PEXPIREAT', aside, end_of(expire + SWEPT))
+  end
   redis.call('PEXPIREAT', KEYS[1], end_of(expire + tonumber(ARGV[10])))
   local names = redis.call('HGET', KEYS[1], 'indexes') or ''
   redis.call('ZADD', prefix .. 'ends', head.expire_time, end_place(topic, head, names))

@@ -18,7 +18,7 @@ end
 local function read_head(key)
   local values = redis.call(
     'HMGET', key, 'epoch', 'attempt', 'earliest', 'last', 'check', 'final', 'create_time', 'expire_time', 'queue',
-    'leased', 'woken', 'losses', 'token', 'holder', 'alone', 'alone_losses', 'lease', 'suspect', 'overdue'
+    'leased', 'woken', 'losses', 'token', 'holder', 'alone', 'alone_losses', 'lease', 'suspect', 'overdue', 'aside'
   )
   if not values[1] then
     return nil
@@ -30,6 +30,7 @@ local function read_head(key)
     -- What came later: a head written by the version before has none of it.
     token = values[13] or '', holder = values[14] or '', alone = values[15] or '0', alone_losses = values[16] or '0',
     lease = values[17] or '0', suspect = values[18] or '0', overdue = values[19] or '0',
+    aside = values[20] or '0',
   }
 end
 
@@ -84,6 +85,17 @@ end
 -- The place of a closed topic in `ends`. It says all that is needed when the head is gone: `names` are its indexes.
 local function end_place(topic, head, names)
   return topic .. '\0' .. head.epoch .. '\0' .. names
+end
+
+-- Whether this field is one that is set aside: claims do not bring it.
+local function is_aside(name)
+  return string.sub(name, 1, 6) == 'aside/'
+end
+
+-- The hash of a topic's fields that are set aside. It is there where head.aside is '1': so nothing else touches a key
+-- that is not there (see commit.lua on slots that move). By the epoch, so that it is no other log's of this name.
+local function aside_of(prefix, topic, head)
+  return prefix .. 'aside:' .. topic .. ':' .. head.epoch
 end
 
 -- {name, value, ...} of those fields in the hash `key` that exist.
