@@ -18,7 +18,7 @@ from pydantic_ai.usage import UsageLimits
 
 from agent_service.agents.context import BudgetExceeded, ModelFailed, Retry, RunContext
 from agent_service.agents.current import within_run
-from agent_service.agents.definition import Definition, ScorerRef
+from agent_service.agents.definition import ORPHAN_AFTER_SECONDS, Definition, ScorerRef
 from agent_service.pydantic_ai.durability import Durability
 from agent_service.pydantic_ai.memory import Memory
 from agent_service.pydantic_ai.steps import AfterCrash, Steps
@@ -37,6 +37,7 @@ def durable_agent(
     scorers: Sequence[ScorerRef] = (),
     version: str = "",
     on_version_change: str = "fail",
+    orphan_after: float = ORPHAN_AFTER_SECONDS,
     limits: UsageLimits | None = None,
     description: str = "",
     concurrency: int | None = None,
@@ -108,6 +109,7 @@ def durable_agent(
         description=description or str(agent.description or ""),
         version=version,
         on_version_change=on_version_change,
+        orphan_after=orphan_after,
         scorers=tuple(scorers),
         concurrency=concurrency,
     )
