@@ -37,7 +37,7 @@ help: ## show this list
 .PHONY: install
 install: $(STAMP) ## create .venv with everything for development (once; again when the lock changes)
 
-# An environment that is there is brought up to date, not rebuilt under the feet of whoever is using it;
+# An environment that is there is brought up to date, not rebuilt under the feet of its users;
 # `make clean install` starts afresh, as it must with another PYTHON.
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(CHECK_PYTHON)
@@ -47,7 +47,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 # A newcomer has no .venv and needs none: the demonstration gets an environment of its own, with the two services and
-# nothing else. Whoever develops has all that already.
+# nothing else. Developers have all that already.
 DEMO_FROM := $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
 
 $(DEMO_STAMP): requirements/demo.txt pyproject.toml
@@ -111,7 +111,7 @@ verify: $(PROTO_STAMP) ## the committed stubs are what proto/ generates
 	echo "stubs agree with proto/: $$(wc -l < "$$new/generated") files"
 
 .PHONY: lock
-lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirements/
+lock: $(STAMP) ## resolve the dependencies of pyproject.toml afresh, into requirements/
 	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(LOCK) --upgrade --group proto -o requirements/proto.txt
 	$(LOCK) --upgrade --resolution lowest-direct pyproject.toml --all-extras --group test -o requirements/lowest.txt
@@ -169,7 +169,7 @@ bench-quick: $(STAMP) ## what a live event costs beside plain commands, before a
 	$(BIN)/python -m benchmarks.quick $(ARGS)
 
 .PHONY: deploy-check
-deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the wheel installed anew; without an engine
+deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the wheel freshly installed; without an engine
 	$(BIN)/python -m deploy.check
 	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" $(ARGS)
 

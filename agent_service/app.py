@@ -97,7 +97,7 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
 
     services = [] if settings.role == "work" else [SERVICE, scaler.SERVICE]
     async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
-        # Asked by whoever collects, from another thread.
+        # Asked by the collector, in another thread.
         with metrics.STREAMS_OPEN.of(lambda: outflow.streams), metrics.CALLS_WAITING.of(lambda: calls.waiting):
             yield Service(agents, settings, servicer, server)
 

@@ -36,7 +36,7 @@ class Settings(AccessSettings):
     concurrency: int = Field(100, ge=1, le=10_000)
     """Most runs at once in this process."""
     lease_seconds: Seconds = 15.0
-    """After so long without a sign of life a worker's runs are given to others."""
+    """After this long without a sign of life a worker's runs are given to others."""
     max_losses: int = Field(5, ge=1, le=1000)
     """A run fails with `worker_lost` once so many workers in a row died of it while it was executed alone."""
     suspect_processes: int = Field(2, ge=0, le=16)
@@ -64,7 +64,7 @@ class Settings(AccessSettings):
     stream_max_age_seconds: Seconds = 3_600.0
     """A stream is ended with STREAM_MAX_AGE after that; clients resume."""
     write_timeout_seconds: Seconds = 60.0
-    """A client that does not read for so long is cut off with SLOW_CONSUMER."""
+    """A client that does not read for this long is cut off with SLOW_CONSUMER."""
     check_seconds: Seconds = 3.0
     """How often live streams are compared with the log."""
     max_calls: int = Field(16, ge=1, le=10_000)

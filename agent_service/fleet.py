@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from agent_service.agents.registry import Registry
 from agent_service.log.record import agent_of
-from runwire import metrics
+from runwire import metrics, runbook
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat
@@ -22,11 +22,13 @@ from runwire.times import duration, seconds_of, timestamp
 BOARD: Final = "workers"
 SAY_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 15.0
-"""After so long without a word a worker is listed no more."""
+"""After this long without a word a worker is listed no more."""
 _LEAVE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 10.0
 _PATIENCE_SECONDS: Final = 10.0
 """What is due for less is not complained of: a worker may just be starting."""
+
+_STRANDED: Final = runbook.Entry.NOBODY_CAN_DO_RUNS.said()
 
 logger = logging.getLogger("agent_service")
 
@@ -116,7 +118,7 @@ class Fleet:
                 continue
             self._complained.add((agent_id, version))
             what = f"version {version!r} of agent {agent_id!r}" if version else f"agent {agent_id!r}"
-            logger.warning("%d runs of %s are due, and no worker has that agent: start one", due, what)
+            logger.warning("%d runs of %s are due, and no worker has that agent: start one", due, what, extra=_STRANDED)
         for agent_id, version in sorted(self._complained - stranded.keys()):
             what = f"version {version!r} of agent {agent_id!r}" if version else f"agent {agent_id!r}"
             logger.info("runs of %s do not wait for a worker any more", what)

@@ -108,7 +108,7 @@ class Runs:
         return record.with_head(run, topic, committed.head, False)
 
     async def fork(self, who: Principal, request: agent_service_pb2.ForkRunRequest) -> run_pb2.Run:
-        """Accepts a run that goes on where another has ended; a repeat by request id returns the run that is there.
+        """Accepts a run that continues where another has ended; a repeat by request id returns the run that is there.
 
         Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, AlreadyExists.
         """
@@ -313,8 +313,8 @@ def _run_id(who: Principal, request_id: str) -> str:
         return secrets.token_hex(16)
     names = f"{who.tenant}\0{request_id}"
     if who.owner is not None:
-        # Whoever sees only its own has request ids of its own too: those of others would show in conflicts. No tenant
-        # begins like this.
+        # A principal that sees only its own has request ids of its own too: those of others would show in conflicts.
+        # No tenant begins like this.
         names = f"\0{who.tenant}\0{who.owner}\0{request_id}"
     return hashlib.sha256(names.encode()).hexdigest()[:32]
 

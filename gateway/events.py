@@ -3,7 +3,7 @@
 The `id` of a message is a place in the log: the cursor after a frame, or `<cursor before the frame>.<sequence>` inside
 one. So a reader that comes back with it gets every event after it, once, whatever cut it off and wherever the gateway
 that serves it now is; nothing is kept here. A message without an event name is one RunEvent as protobuf JSON; `end`
-comes if and only if the run has ended and all its events were sent; `problem` says why there is no going on.
+comes if and only if the run has ended and all its events were sent; `problem` says why the stream cannot continue.
 """
 
 from __future__ import annotations

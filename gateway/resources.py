@@ -74,7 +74,7 @@ RESOURCES: Final = (
     Resource(_AGENT, "CancelRun", "POST", "/v1/runs/{runId}/cancel", "Ask a run to stop", show="run"),
     Resource(_AGENT, "ResumeRun", "POST", "/v1/runs/{runId}/answers", "Answer what a run waits for", show="run"),
     Resource(_AGENT, "CreateRunToken", "POST", "/v1/runs/{runId}/tokens", "A token that reads one run, for minutes"),
-    Resource(_AGENT, "ForkRun", "POST", "/v1/runs/{runId}/forks", "Go on with a failed run in another", status=201,
+    Resource(_AGENT, "ForkRun", "POST", "/v1/runs/{runId}/forks", "Continue with a failed run in another", status=201,
              show="run"),
     Resource(_AGENT, "SendMessage", "POST", "/v1/runs/{runId}/messages", "Give a message to a conversation"),
     Resource(_AGENT, "EndConversation", "POST", "/v1/runs/{runId}/end", "End a conversation after its messages",

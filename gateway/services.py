@@ -1,4 +1,4 @@
-"""Both services as the gateway sees them: one client of each for the process, and the token of whoever calls."""
+"""Both services as the gateway sees them: one client of each for the process, and the caller's token."""
 
 from __future__ import annotations
 

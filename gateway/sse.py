@@ -38,7 +38,7 @@ def message(data: str, *, id: str = "", event: str = "") -> bytes:
 
 
 def problem(error: RunwireError) -> bytes:
-    """The last message of a stream that cannot go on. Not named `error`, which is what a browser calls a cut."""
+    """The last message of a stream that cannot continue. Not named `error`, which is what a browser calls a cut."""
     return message(json.dumps(problem_of(error), ensure_ascii=False), event="problem")
 
 

@@ -129,6 +129,6 @@ class _Counted(Response):
 
 
 def _last_id(request: Request) -> str:
-    """Where to go on: what the browser says by itself, else what the address says."""
+    """Where to continue: what the browser says by itself, else what the address says."""
     header = request.headers.get("last-event-id", "")
     return header or request.query_params.get("cursor", "")

@@ -57,7 +57,7 @@ class Calls:
         """Those that are being received slowly, the oldest first."""
 
     async def enter(self, peer: str = "", who: Hashable = None) -> Call:
-        """Waits for room and for a place; `peer` names the connection. Places are given in turn to whoever calls
+        """Waits for room and for a place; `peer` names the connection. Places are given in turn to all who call
         (`who`), with however many connections, and where nobody is known to connections. Raises TooManyRequests where
         too many wait already, or room did not come."""
         caller = self._callers.get(peer)

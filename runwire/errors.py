@@ -33,7 +33,7 @@
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
     |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
     |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
-    |   +-- NotForkable             NOT_FORKABLE: there is nothing to go on from
+    |   +-- NotForkable             NOT_FORKABLE: there is nothing to continue from
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -113,7 +113,7 @@ class CursorMalformed(InvalidRequest):
 
 
 class CursorError(RunwireError):
-    """There is no resuming from this cursor. Starting anew is the caller's decision."""
+    """There is no resuming from this cursor. Starting over is the caller's decision."""
 
 
 class CursorMismatch(CursorError):
@@ -284,7 +284,7 @@ class ConversationEnded(PreconditionFailed):
 
 
 class NotForkable(PreconditionFailed):
-    """There is nothing to go on from."""
+    """There is nothing to continue from."""
 
     reason = "NOT_FORKABLE"
 
@@ -404,6 +404,6 @@ class TooManyMessages(Unavailable):
 
 
 class KeysUnavailable(Unavailable):
-    """The keys of whoever signs the tokens cannot be fetched."""
+    """The keys of the tokens' issuer cannot be fetched."""
 
     reason = "KEYS_UNAVAILABLE"

@@ -429,7 +429,7 @@ class MemoryStore:
         return removed
 
     def _end(self, name: str, now: float) -> int:
-        """Purges or forgets a topic whose time has come. 0 where it was cleared or made anew meanwhile."""
+        """Purges or forgets a topic whose time has come. 0 where it was cleared or re-created meanwhile."""
         kept = self._topics.get(name)
         if kept is None or not kept.topic.expired(now):
             return 0

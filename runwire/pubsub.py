@@ -117,7 +117,7 @@ class Entry:
     """`frames.event_check` of the last event."""
     previous: bytes = b""
     """`frames.event_check` of the event before the first; empty where `first` is 1. A reader uses an entry only if
-    this is the check of its own position: so it notices a log that was rolled back and written anew."""
+    this is the check of its own position: so it notices a log that was rolled back and rewritten."""
     final: int = 0
     """Not 0: the entry ends the log; the number says how (the agent service stores a RunState)."""
 
@@ -161,7 +161,7 @@ class Schedule(Enum):
     """What a commit does to a topic's due time and lease."""
 
     KEEP = "keep"
-    """Nothing: the lease goes on."""
+    """Nothing: the lease continues."""
     DUE = "due"
     """Ends the lease; due `Commit.due_in` seconds from now (0: at once)."""
     NEVER = "never"
@@ -300,7 +300,7 @@ class LeaseState(Enum):
     LOST = "lost"
     """Somebody else owns the topic, its lease was ended, or it is closed or gone."""
     UNKNOWN = "unknown"
-    """This part of the store did not answer: neither held nor lost. The owner goes on and asks again."""
+    """This part of the store did not answer: neither held nor lost. The owner continues and asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +466,7 @@ class Store(EventCache, Protocol):
         (create_time, topic), strictly below `before` and created at `since` or later. Expired topics are in no list.
 
         At most `limit` topics, and fewer where MAX_SCAN_LOOKS places do not hold as many. So a page costs what a page
-        holds, however long the lists are, and a search that finds little goes on from page to page."""
+        holds, however long the lists are, and a search that finds little continues from page to page."""
         ...
 
     async def claim(

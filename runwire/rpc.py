@@ -296,7 +296,7 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _who() -> tuple[str, str] | None:
-    """Names whoever calls, where that is known."""
+    """Names the caller, where that is known."""
     try:
         principal = caller()
     except LookupError:  # what everybody may call

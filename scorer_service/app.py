@@ -159,7 +159,7 @@ async def _put_together(
             access=access_of(settings),
         )
     )
-    # Asked by whoever collects, from another thread.
+    # Asked by the collector, in another thread.
     stack.enter_context(metrics.STREAMS_OPEN.of(lambda: outflow.streams))
     stack.enter_context(metrics.CALLS_WAITING.of(lambda: calls.waiting))
     # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
@@ -238,7 +238,7 @@ def _queue_metrics(settings: Settings, database: Database, store: Store) -> Queu
 
 
 def _work_seconds(settings: Settings) -> float:
-    """What does not answer for so long is given up while leases can still be renewed."""
+    """What does not answer for this long is given up while leases can still be renewed."""
     return max(2.0, min(WORK_SECONDS, settings.scorer_lease_seconds / 3))
 
 
@@ -315,7 +315,7 @@ class _Service:
         if self._problem and not problem:
             self.worker.resume()
             for wakeup in self._wakeups:
-                wakeup.wake()  # whoever waits with growing pauses need not wait any longer
+                wakeup.wake()  # those who wait with growing pauses need not wait any longer
         self._problem = problem
         return _AWAY_SECONDS if problem else _HEALTH_SECONDS
 
@@ -335,7 +335,7 @@ async def _prepare(database: Database, settings: Settings) -> None:
     else:
         await migrate.check(database)
     if await database.write(revisions.settle_in, limit_seconds=_START_SECONDS):
-        logger.warning("the results database comes from another server: watches begin anew")
+        logger.warning("the results database comes from another server: watches start over")
 
 
 def _limits(settings: Settings) -> Limits:

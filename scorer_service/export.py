@@ -345,7 +345,7 @@ class _Listening:
 
 
 def _listen(exporter: type[Any], ear: Ear) -> Any:
-    """An exporter of that kind whose stub, which it makes anew when the connection breaks, is listened to."""
+    """An exporter of that kind whose stub, which it makes again when the connection breaks, is listened to."""
 
     class Listened(exporter):  # type: ignore[misc] # not typed
         def _initialize_channel_and_stub(self) -> None:

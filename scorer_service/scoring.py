@@ -263,7 +263,7 @@ class Judge(Protocol):
 @dataclass(frozen=True)
 class RetryPolicy:
     """How often an attempt that raised is repeated, and when: a random part of a delay that doubles. Waiting for what
-    cannot be had (see ProviderUnavailable) is no attempt: it goes on for `wait_seconds`, with the same pauses."""
+    cannot be had (see ProviderUnavailable) is no attempt: it continues for `wait_seconds`, with the same pauses."""
 
     retries: int = 4
     first_delay_seconds: float = 15.0

@@ -37,7 +37,7 @@ _INLINE_SLEEP_SECONDS: Final = 2.0
 """A shorter sleep keeps its worker: handing the run back costs more."""
 
 MAX_PENDING_VALUE_BYTES: Final = 256 * 1024
-"""Of what a request shows to whoever answers it, and of the form that it asks for: several may wait at once."""
+"""Of what a request shows to the person who answers it, and of the form that it asks for: several may wait at once."""
 _MAX_NAME_BYTES: Final = 1024
 _PIECE_LENGTH: Final = 65_536
 """Characters of a piece of text: far below what an event may have."""
@@ -83,7 +83,7 @@ class Suspended(BaseException):
         super().__init__(f"waits for {[request.request_id for request in pending]}")
         self.pending = pending
         self.due_in = due_in
-        """Seconds until the run goes on without an answer; None: it waits for the answer."""
+        """Seconds until the run continues without an answer; None: it waits for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class RunContext:
 
     `emit` appends to the run's log, `step` does a thing once, `sleep` and `suspend` wait without holding a worker.
     After a crash or a suspension the body is executed again from its beginning, in a new attempt: finished steps
-    return what is remembered, and events outside of steps are told anew (readers discard those of the attempt
+    return what is remembered, and events outside of steps are told again (readers discard those of the attempt
     before; see the supersede rule in run_event.proto).
     """
 
@@ -207,7 +207,7 @@ class RunContext:
         await self._writer.emit(step, **{_PAYLOADS[type(event)]: event})
 
     async def begin_body(self) -> None:
-        """Starts the step of events outside of steps anew, if an earlier attempt began it."""
+        """Starts the step of events outside of steps again, if an earlier attempt began it."""
         if self.first_step in self.past.steps and not self._replays:
             await self._body()
 
@@ -305,7 +305,7 @@ class RunContext:
         number = self._number(name)
 
         async def once() -> Any:
-            # Each try begins the step anew: readers discard what a try that failed had said.
+            # Each try begins the step again: readers discard what a try that failed had said.
             await self._writer.emit(number, step_started=run_event_pb2.StepStarted(name=name))
             made = function(*args)
             if not inspect.isawaitable(made):
@@ -384,7 +384,7 @@ class RunContext:
     ) -> Any:
         """Waits until somebody answers by ResumeRun, holding no worker; returns the answer's data as `answer_type`.
 
-        `data` tells whoever answers what it is about. Raises TimeoutError if nobody answered within `timeout`.
+        `data` tells the person who answers what it is about. Raises TimeoutError if nobody answered within `timeout`.
         """
         name = carry_text(name)
         request_id = f"suspend/{name}"

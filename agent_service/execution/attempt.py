@@ -36,7 +36,7 @@ from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
 
 _STUBBORN_SECONDS: Final = 10.0
-"""How long a body that was cancelled may go on before it is left alone."""
+"""How long a body that was cancelled may continue before it is left alone."""
 _READ_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0)
 _MAX_ATTEMPTS_KEPT: Final = 50
 _LATER_RELEASE_SECONDS: Final = 5.0
@@ -234,7 +234,7 @@ class Execution:
         elif self._turns is not None and not self._turns.is_open:
             await self._converse(self._turns)
         else:
-            await self._begin(anew=self._changed())
+            await self._begin(restart=self._changed())
             await self._execute()
 
     def _is_orphan(self) -> bool:
@@ -301,7 +301,7 @@ class Execution:
             return Failure("run_unreadable", "the run cannot be executed, because what is stored of it cannot be read")
         if self._history_problem:
             return Failure(
-                "events_lost", f"the run cannot go on, because its log is not whole: {self._history_problem}"
+                "events_lost", f"the run cannot continue, because its log is not whole: {self._history_problem}"
             )
         if self._definition is None:
             return Failure("run_unreadable", f"the run names the agent {self._run.agent_id!r}, which is not its own")
@@ -366,15 +366,15 @@ class Execution:
         return not lapsed and any(request.request_id not in answered for request in self._run.pending)
 
     def _waits(self) -> float | None:
-        """Seconds until a suspended run goes on without an answer: a request lapses, or the run's deadline."""
+        """Seconds until a suspended run continues without an answer: a request lapses, or the run's deadline."""
         moments = [seconds_of(r.deadline) - self._now() for r in self._run.pending if r.HasField("deadline")]
         remaining = self._remaining()
         return min([*moments, *([remaining] if remaining is not None else [])], default=None)
 
     async def _begin(
-        self, *, anew: bool = False, opening: Message | None = None, ending: Message | None = None
+        self, *, restart: bool = False, opening: Message | None = None, ending: Message | None = None
     ) -> None:
-        """The first commit of the attempt: from here on the attempt before can write nothing. `anew`: what was done
+        """The first commit of the attempt: from here on the attempt before can write nothing. `restart`: what was done
         and said so far, in a conversation in the present turn, does not count. `opening`: a turn begins with this
         message. `ending`: the conversation is over."""
         run, first = self._run, self._claim.head.last == 0
@@ -382,15 +382,15 @@ class Execution:
         puts: dict[str, bytes] = {}
         deletes = self._turns.stale() if self._turns is not None else []
         deletes += [record.ORPHANED] if self._is_orphan() else []
-        forked = record.FORK in self._claim.fields and not anew
-        if (first and not forked) or anew:
-            self._restarted, self._past = anew, Past()
+        forked = record.FORK in self._claim.fields and not restart
+        if (first and not forked) or restart:
+            self._restarted, self._past = restart, Past()
             self._journal = Journal({}, self._writer)
             deletes += [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER, record.FORK))]
             run.agent_version = self._version
-        if first or (anew and self._turns is None):
+        if first or (restart and self._turns is None):
             payload["run_started"] = run_event_pb2.RunStarted(run_id=run.run_id, agent_id=run.agent_id, input=run.input)
-        elif anew and self._turns is not None and (again := self._turns.message) is not None:
+        elif restart and self._turns is not None and (again := self._turns.message) is not None:
             payload["turn_started"] = self._turns.begin_again(again)
         elif run.state == run_pb2.RUN_STATE_SUSPENDED:
             payload["run_resumed"] = run_event_pb2.RunResumed(answers=self._answered())
@@ -617,7 +617,7 @@ class Execution:
         telling.suspended(run)
 
     async def _hand_back(self) -> None:
-        """For any worker to go on with, at once. If its record cannot be written, without it."""
+        """For any worker to continue with, at once. If its record cannot be written, without it."""
         self._close_attempt("released")
         try:
             await self._writer.write(self._record(schedule=Schedule.DUE, queue=self._bound_queue()))
@@ -683,7 +683,7 @@ class Execution:
         goes_on: bool = True,
     ) -> None:
         """Ends the present turn: what tells of it, what is remembered of it, what it asks of scorers, and where the
-        conversation goes on, the end of the lease: one atomic write, with less where it cannot be made whole."""
+        conversation continues, the end of the lease: one atomic write, with less where it cannot be made whole."""
         self._writer.end()
         problem: BaseException | None = None
         for form in Form:
@@ -753,7 +753,7 @@ class Execution:
         run, finished = end.finished(form)
         return self._record(
             run,
-            # Of a run that did not succeed it is kept as long as its log: another may go on from it.
+            # Of a run that did not succeed it is kept as long as its log: another may continue from it.
             deletes=[] if end.state != run_pb2.RUN_STATE_SUCCEEDED and self._turns is None else self._journal.fields(),
             messages=end.messages(form, run, self._settings.max_sample_bytes),
             schedule=Schedule.NEVER,
@@ -797,7 +797,7 @@ class Execution:
                 wanted = [record.CANCEL] if self._turns is None else [record.CANCEL, INBOX]
                 stored = await self._store.get(self._claim.topic, wanted)
             except StoreUnavailable as error:
-                # The lease goes on saying that the run was woken.
+                # The lease keeps saying that the run was woken.
                 logger.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
                 continue
             except Exception:

@@ -78,7 +78,7 @@ def suspended(run: run_pb2.Run) -> None:
 
 
 def handed_back() -> None:
-    """This worker shuts down; any other goes on."""
+    """This worker shuts down; any other continues."""
     logger.info(Told.HANDED_BACK)
 
 
@@ -91,7 +91,7 @@ def ended(run: run_pb2.Run, state: run_pb2.RunState, reason: str, seconds: float
 
 
 def turn_ended(number: int, state: run_pb2.RunState, reason: str, frames: str) -> None:
-    """Of a conversation, which goes on unless it is told that the run has ended."""
+    """Of a conversation, which continues unless it is told that the run has ended."""
     _say_end(Told.TURN_ENDED, Told.TURN_FAILED, state, frames, turn=number, reason=reason or None)
 
 

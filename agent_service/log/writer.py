@@ -150,7 +150,7 @@ class LogWriter:
         await written
 
     def end(self) -> None:
-        """The attempt ends. From now on a commit that the store refuses for a reason of its own is told to whoever
+        """The attempt ends. From now on a commit that the store refuses for a reason of its own is told to its
         waits for it (CommitFailed) and forgotten with all that is not written: less may be written in its place."""
         self._ending = True
 
@@ -206,7 +206,7 @@ class LogWriter:
 
     def _serialise(self, step: int, payload: Mapping[str, Any]) -> tuple[run_event_pb2.RunEvent, bytes]:
         for part in payload.values():
-            # Whoever made it: a log that some clients cannot read is lost for them from here on.
+            # No matter who made it: a log that some clients cannot read is lost for them from here on.
             make_readable(part)
         event = run_event_pb2.RunEvent(
             sequence=self._sequence + 1, attempt=self._attempt, step=step, turn=self.turn, **payload

@@ -48,7 +48,7 @@ def durable_agent(
     stall_seconds: float = 120.0,
 ) -> Definition:
     """Makes a pydantic-ai agent one that can be served: its `name` is the agent id, its input is a prompt, and its
-    output is the agent's. The agent itself is not changed, and can go on being used without this service.
+    output is the agent's. The agent itself is not changed, and can still be used without this service.
 
     After a crash no model response and no tool result that was complete is asked for again. A tool that was cut runs
     again with the same `current_idempotency_key()`, unless it is named in `not_repeatable` (or has the metadata

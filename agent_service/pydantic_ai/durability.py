@@ -112,7 +112,7 @@ class Durability(BaseDurabilityCapability[Any]):
         durable_unit_plural="journal entries",
         durable_container_noun="run",
         codec=JSON_CODEC,
-        # Tools are listed anew in each attempt: what was called is in the responses that are remembered.
+        # Tools are listed again in each attempt: what was called is in the responses that are remembered.
         journal_discovery=False,
         cancellation_error_types=(Suspended,),
     )
@@ -241,7 +241,7 @@ class Durability(BaseDurabilityCapability[Any]):
 
 
 def _say(results: DeferredToolResults, call: ToolCallPart, answer: run_event_pb2.Answer) -> None:
-    """Gives the tool what whoever decided says to it."""
+    """Gives the tool what the person who decided says to it."""
     if answer.HasField("metadata"):
         results.metadata[call.tool_call_id] = from_struct(answer.metadata)
 

@@ -186,8 +186,8 @@ class Steps:
             await self._tell_text(_spoken(_response(payload))[1])
 
     async def answered(self, response: ModelResponse) -> None:
-        """Takes the response that the agent goes on with. If it is not what was told, because a cache answered, or
-        because a guard has changed it, the step is told anew with this text."""
+        """Takes the response that the agent continues with. If it is not what was told, because a cache answered, or
+        because a guard has changed it, the step is told again with this text."""
         told, self._answer = self._answer, None
         thoughts, text = _spoken(response)
         if told is not None and told[1] == text:
@@ -399,7 +399,7 @@ class Steps:
         return UNKNOWN_AFTER_CRASH
 
     def request_id(self, part: ToolCallPart) -> str:
-        """Of the question to a person that this call waits for. One that died inside is asked about anew each time."""
+        """Of the question to a person that this call waits for. One that died inside is asked about again each time."""
         if self.died_inside(part):
             return f"unknown/{self._id(part)}/{self._times_begun(part)}"
         return f"tool/{self._id(part)}"

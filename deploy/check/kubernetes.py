@@ -17,9 +17,11 @@ from deploy.check.services import END_SECONDS, LIVENESS, SERVICES, Service
 
 VERSIONS: Final = ("1.30", "1.37")
 """The oldest that has all we use (`preStop: sleep`), and the newest that we have a schema of."""
-KUSTOMIZATIONS: Final = ("base", "overlays/split", "migrate")
+KUSTOMIZATIONS: Final = ("base", "overlays/split", "migrate", "certificates")
 BLOCKED_LOOP_SECONDS: Final = 300
 """For so long a service keeps its leases while a tool blocks its event loop (agent_service/execution/leases.py)."""
+_FOREIGN: Final = "cert-manager.io/"
+"""Kinds that Kubernetes itself does not have, and has no schema of."""
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 _SECRET_NAME: Final = re.compile(r"(PASSWORD|SECRET|TOKEN|API_KEY|RUNWIRE_STORE|RUNWIRE_RESULTS)")
 
@@ -83,6 +85,8 @@ def _documents(root: Path, documents: list[Document]) -> Iterator[str]:
 
 
 def _schema(document: Document) -> Iterator[str]:
+    if document["apiVersion"].startswith(_FOREIGN):
+        return
     for version in VERSIONS:
         try:
             kubernetes_validate.validate(document, version, strict=True)
@@ -103,6 +107,8 @@ def _kind(document: Document, documents: list[Document], images: dict[str, Any])
         yield from _pod(document, documents, images)
     if kind == "Deployment":
         yield from _deployment(document, documents)
+    if kind == "Certificate":
+        yield from _certificate(document, documents)
     if kind == "Service":
         yield from _service(document, documents)
     if kind == "PodDisruptionBudget" and not _selected(document["spec"]["selector"]["matchLabels"], documents):
@@ -160,6 +166,21 @@ def _deployment(document: Document, documents: list[Document]) -> Iterator[str]:
             yield from _port(container, service, environment)
             yield from _probes(container, service, environment)
             yield from _grace(spec["template"]["spec"], container, service, environment)
+            yield from service.protection_problems(environment, *_secret_folders(spec["template"]["spec"], container))
+
+
+def _secret_folders(pod: Document, container: Document) -> Iterator[str]:
+    """Where Secrets are mounted as whole folders, so that what is renewed is seen."""
+    secrets = {volume["name"] for volume in pod.get("volumes", []) if "secret" in volume}
+    for mount in container.get("volumeMounts", []):
+        if mount["name"] in secrets and mount.get("readOnly") and "subPath" not in mount:
+            yield mount["mountPath"]
+
+
+def _certificate(document: Document, documents: list[Document]) -> Iterator[str]:
+    issuer = document["spec"]["issuerRef"]
+    if not any(one["kind"] == issuer["kind"] and one["metadata"]["name"] == issuer["name"] for one in documents):
+        yield f"there is no {issuer['kind']} {issuer['name']}"
 
 
 def _port(container: Document, service: Service, environment: dict[str, str | None]) -> Iterator[str]:
@@ -173,13 +194,12 @@ def _port(container: Document, service: Service, environment: dict[str, str | No
 def _probes(container: Document, service: Service, environment: dict[str, str | None]) -> Iterator[str]:
     health = None if environment.get("RUNWIRE_ROLE") == "work" else service.health
     for name, asked in (("startupProbe", LIVENESS), ("readinessProbe", health), ("livenessProbe", LIVENESS)):
-        grpc = container.get(name, {}).get("grpc")
-        if grpc is None:
-            yield f"no {name} by gRPC"
-        elif grpc["port"] != service.port:
-            yield f"the {name} asks at port {grpc['port']}, not {service.port}"
-        elif grpc.get("service") != asked:
-            yield f"the {name} asks for {grpc.get('service')!r}, not for {asked!r}"
+        # Kubernetes' own gRPC probes speak no TLS.
+        command = container.get(name, {}).get("exec", {}).get("command", [])
+        if command[:3] != ["python", "/opt/healthcheck.py", service.listen]:
+            yield f"no {name} by the image's health check"
+        elif (command[3:] or [None]) != [asked]:
+            yield f"the {name} asks for {' '.join(command[3:])!r}, not for {asked!r}"
     liveness = container.get("livenessProbe", {})
     patience = liveness.get("periodSeconds", 10) * liveness.get("failureThreshold", 3)
     if patience < BLOCKED_LOOP_SECONDS:
@@ -240,7 +260,8 @@ def _environment(container: Document, documents: list[Document]) -> dict[str, st
 
 def _secrets(variables: dict[str, str | None]) -> Iterator[str]:
     for name, value in variables.items():
-        if value is not None and (_CREDENTIALS.search(value) or _SECRET_NAME.search(name)):
+        is_file = (value or "").startswith("/access/")
+        if value is not None and not is_file and (_CREDENTIALS.search(value) or _SECRET_NAME.search(name)):
             yield f"{name} stands in clear, and not in a Secret"
 
 
@@ -248,5 +269,5 @@ def _example(document: Document) -> Iterator[str]:
     """An example must not be taken for real: what should be secret is one word in capitals."""
     for name, value in document["stringData"].items():
         secret = re.search(r"://[^:/]*:([^@]+)@", value)
-        if (secret[1] if secret else value) not in ("PASSWORD", "KEY"):
+        if (secret[1] if secret else value) not in ("PASSWORD", "KEY", "TOKENS"):
             yield f"{name} looks like a real secret"

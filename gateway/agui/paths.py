@@ -88,7 +88,8 @@ def _messages(events: list[Members]) -> bytes:
 
 
 def _told(error: RunwireError) -> bytes:
-    """The last event of a stream that cannot go on. A service that is away makes it a cut, after which a POST joins."""
+    """The last event of a stream that cannot continue. A service that is away makes it a cut, after which a POST
+    joins."""
     if isinstance(error, Unavailable):
         return b""
     problem = problem_of(error)

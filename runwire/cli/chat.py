@@ -22,7 +22,7 @@ _HELP = "/turns lists the turns, /end ends the conversation, /cancel ends it at 
 
 @click.command()
 @click.argument("agent", required=False, default="")
-@click.option("--run", "run_id", default="", metavar="RUN", help="Go on with this conversation.")
+@click.option("--run", "run_id", default="", metavar="RUN", help="Continue with this conversation.")
 @service_options()
 @pass_session
 def chat(session: Session, agent: str, run_id: str) -> int:
@@ -33,7 +33,7 @@ def chat(session: Session, agent: str, run_id: str) -> int:
     failed.
     """
     if bool(agent) == bool(run_id):
-        raise click.UsageError("name an AGENT, or with --run a conversation to go on with")
+        raise click.UsageError("name an AGENT, or with --run a conversation to continue with")
     with session.asking_agents(patiently=True) as client:
         _check(session, agent, run_id)
         talk = _Talk(session, client, client.conversation(agent, run_id=run_id))
@@ -88,7 +88,7 @@ class _Talk:
     def how_to_go_on(self) -> str:
         if not self._conversation.run_id:
             return "nothing was said"
-        return f"the conversation goes on. Come back with: runwire chat --run {self._conversation.run_id}"
+        return f"the conversation continues. Come back with: runwire chat --run {self._conversation.run_id}"
 
     def take(self, line: str) -> bool:
         """A message or a command. False: the conversation is over."""
@@ -153,7 +153,7 @@ class _Talk:
         return self.open
 
     def _answer(self, pending: Sequence[run_pb2.PendingRequest]) -> None:
-        """Asks whoever sits here. Where nobody does, the conversation is left as it is."""
+        """Asks the person at the terminal. Where nobody is, the conversation is left as it is."""
         asked = [each for each in pending if each.kind != run_pb2.PENDING_KIND_TIME]
         if not asked:
             return

@@ -131,7 +131,7 @@ class _Development:
     ) -> None:
         self._services = services
         self._gateway_port = gateway_port
-        # What they write is for whoever sees us, not for the pipe that it comes through.
+        # What they write is for those who see us, not for the pipe that it comes through.
         self._environment = {"RUNWIRE_LOG_FORMAT": "text", **os.environ, **(environment or {})}
         self._stopping = asyncio.Event()
         self._up = asyncio.Event()

@@ -32,7 +32,7 @@ _MARKS = {
 
 
 def follow(session: Session, run_id: str, *, after: str = "", latest: bool = False) -> int:
-    """Shows a run until it ends; returns the exit code. Ctrl-C raises Interrupted with the cursor to go on from."""
+    """Shows a run until it ends; returns the exit code. Ctrl-C raises Interrupted with the cursor to continue from."""
     shown = after
     try:
         with (
@@ -42,14 +42,14 @@ def follow(session: Session, run_id: str, *, after: str = "", latest: bool = Fal
             _view(session, stream) as view,
         ):
             for batch in stream.batches():
-                # Shown and remembered together, so that going on from the cursor repeats nothing.
+                # Shown and remembered together, so that continuing from the cursor repeats nothing.
                 with ctrl_c.held_off():
                     view.show(batch, stream.next_cursor)
                     shown = stream.next_cursor
             view.end(stream)
     except KeyboardInterrupt:
         cursor = f" --after {shown}" if shown else ""
-        raise Interrupted(f"interrupted; the run goes on. Follow it with: runwire watch {run_id}{cursor}") from None
+        raise Interrupted(f"interrupted; the run continues. Follow it with: runwire watch {run_id}{cursor}") from None
     return 0 if stream.state == run_pb2.RUN_STATE_SUCCEEDED else 1
 
 
@@ -259,7 +259,7 @@ def _suspended(event: run_event_pb2.RunEvent, before: RunView) -> Text:
 
 
 def _resumed(event: run_event_pb2.RunEvent, before: RunView) -> Text:
-    return Text("▶ goes on", style="cyan")
+    return Text("▶ resumed", style="cyan")
 
 
 def _turn_started(event: run_event_pb2.RunEvent, before: RunView) -> Text | None:

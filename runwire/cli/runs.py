@@ -75,7 +75,7 @@ def watch(session: Session, run_id: str, after: str, latest: bool) -> int:
     """Follow a run to its end, through every cut.
 
     Exits with 0 if the run succeeded and with 1 if it failed or was cancelled. Ctrl-C leaves the run alone and prints
-    the cursor to go on from.
+    the cursor to continue from.
     """
     if after and latest:
         raise click.UsageError("--after and --latest exclude each other")
@@ -208,7 +208,7 @@ def resume(
 @service_options()
 @pass_session
 def retry(session: Session, run_id: str, watch: bool, request_id: str | None) -> int:
-    """Go on with a run that failed or was cancelled, in a new run, whose id is printed.
+    """Continue with a run that failed or was cancelled, in a new run, whose id is printed.
 
     What its finished steps and tool calls left is taken over and not done again; the rest is done by the agent as it
     is now.

@@ -251,7 +251,7 @@ def _bar(session: Session) -> Iterator[_Bar | None]:
 @service_options()
 @pass_session
 def pause(session: Session, scorer_id: str) -> None:
-    """Hold a scorer's work. Requests are taken in and wait; `unpause` lets them go on."""
+    """Hold a scorer's work. Requests are taken in and wait; `unpause` lets them continue."""
     with session.asking_scorers() as client:
         _print_scorer(session, client.pause_scorer(scorer_id))
 
@@ -322,7 +322,7 @@ def _follow(session: Session, run_id: str) -> None:
                         elif live is not None:
                             live.update(_table(latest.values()))
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; the scorers go on. See: runwire scores {run_id}") from None
+            raise Interrupted(f"interrupted; the scorers continue. See: runwire scores {run_id}") from None
     if not session.json:
         _show(session, list(latest.values()), empty=f"{run_id} asked for no scores")
 

@@ -140,7 +140,7 @@ class AgentClient(Client):
     def list_run_events(
         self, run_id: str, *, after: str = "", page_size: int = 0
     ) -> AsyncIterator[run_event_pb2.RunEvent]:
-        """The events after a cursor up to now, page by page, for whoever does not want to wait for more.
+        """The events after a cursor up to now, page by page, for callers that do not want to wait for more.
 
         Raises as `watch` does.
         """
@@ -162,7 +162,7 @@ class AgentClient(Client):
 
         `last_sequence` drops events up to that one: give the value that you stored with the cursor. `heartbeat_seconds`
         (1 to 60) is how often the service makes itself heard; a silence of 2.5 of them is a cut. `max_batch_size`
-        bounds the events of a frame. `on_discontinuity` is called where events are gone, and the stream goes on with
+        bounds the events of a frame. `on_discontinuity` is called where events are gone, and the stream continues with
         what is left; without it the error is raised.
         """
         reader = RunReader(
@@ -215,7 +215,7 @@ class AgentClient(Client):
     async def create_run_token(
         self, run_id: str, lifetime: timedelta | float | None = None
     ) -> pb.CreateRunTokenResponse:
-        """A token that reads this one run, for so long (15 minutes without, an hour at most): for a browser."""
+        """A token that reads this one run, for that time (15 minutes without, an hour at most): for a browser."""
         response: pb.CreateRunTokenResponse = await self._call(
             "CreateRunToken", requests.create_run_token(run_id, lifetime)
         )
@@ -237,7 +237,7 @@ class AgentClient(Client):
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
     async def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
-        """Starts a run that goes on where one that FAILED or was CANCELLED has ended: what is finished is not done
+        """Starts a run that continues where one that FAILED or was CANCELLED has ended: what is finished is not done
         again. `request_id` as in `start_run`. Raises NotForkable, RunNotFound, RunExpired."""
         request = requests.fork_run(run_id, request_id)
         response: pb.ForkRunResponse = await self._call("ForkRun", request)

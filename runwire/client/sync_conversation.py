@@ -29,7 +29,7 @@ class Conversation:
             print(turn.output)
 
     The run is started by the first message. To leave the block does not end the conversation: `run_id`, given to
-    `AgentClient.conversation` again, goes on with it, also from another process; `end` ends it. Made by AgentClient.
+    `AgentClient.conversation` again, continues with it, also from another process; `end` ends it. Made by AgentClient.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ READERS: Final = 2
 _MAX_WITHOUT_PROGRESS: Final = 3
 """Connections in a row that break before a frame with an event, because each makes a client wait longer."""
 _MAX_IN_A_RUN: Final = 60
-"""Then a reader is left in peace until the end: a client that begins anew at each cut would never get there."""
+"""Then a reader is left in peace until the end: a client that starts over at each cut would never get there."""
 _ENOUGH_FAULTS: Final = 10
 """A client that fails so often need not fail three hundred times."""
 _FREEZES: Final = 0.02
@@ -55,7 +55,7 @@ class Plan:
     """Text deltas of a run."""
     seed: int = 0
     patience_seconds: float = 30.0
-    """A client that says nothing for so long is stuck."""
+    """A client that says nothing for this long is stuck."""
 
 
 @dataclass
@@ -196,7 +196,7 @@ class Kit:
         return transcript
 
     async def _refusals(self, reader: Reader) -> None:
-        """Cursors and logs from which there is no going on."""
+        """Cursors and logs from which no client can continue."""
         run_id = await self._start(interval_ms=0)
         async for _ in self._clients[0].watch(run_id):
             pass
@@ -263,6 +263,6 @@ def _was_killed(session: Session) -> bool:
 
 
 def _last_saved(session: Session, cursor: str) -> tuple[str, int]:
-    """Where a client goes on that kept nothing but its cursor."""
+    """Where a client continues that kept nothing but its cursor."""
     saved = [line for line in session.lines if isinstance(line, Saved) and line.sequence >= 0]
     return (saved[-1].cursor, saved[-1].sequence) if saved else (cursor, session.start)

@@ -49,7 +49,7 @@ class Fault:
     when: asyncio.Event | None = None
     """And not before this is set: a connection that is closed may take with it what the client did not read yet."""
     delay_seconds: float = 0.0
-    """Each piece of data is held back for so long."""
+    """Each piece of data is held back for this long."""
     replace: tuple[bytes, bytes] = (b"", b"")
     """Bytes to find in messages, and others of the same length to put in their place."""
 

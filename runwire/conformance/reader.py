@@ -1,6 +1,6 @@
 """A client under test: a process that is told what to watch, and reports what it does, in lines of JSON.
 
-docs/conformance.md has the lines. The process serves one request after the other; it is started anew after it was
+docs/conformance.md has the lines. The process serves one request after the other; it is restarted after it was
 killed in the middle of one.
 """
 
@@ -17,7 +17,7 @@ from runwire.conformance.transcript import Died, Ended, Event, Failed, Handled, 
 from runwire.errors import ConfigurationError
 
 _LISTEN_SECONDS: Final = 0.03
-"""How long to listen whether a client goes on although it should wait."""
+"""How long to listen whether a client continues although it should wait."""
 _MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 
 

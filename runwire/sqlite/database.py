@@ -30,7 +30,7 @@ _ADDED_COLUMNS: Final = (
     "overdue INTEGER NOT NULL DEFAULT 0",
 )
 """Of `topics`, since the first files were written. What is only added keeps the version: processes of the version
-before name the columns that they use, and go on beside this one."""
+before name the columns that they use, and continue beside this one."""
 _SYNCHRONOUS: Final = ("normal", "full")
 _STARTING_SECONDS: Final = 0.02
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -99,7 +99,7 @@ class Database:
             ) from error
 
     def connect(self, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-        """A connection in autocommit mode, for one thread at a time; it waits so long for other processes."""
+        """A connection in autocommit mode, for one thread at a time; it waits this long for other processes."""
         connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
         )
@@ -229,7 +229,7 @@ def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 class Handle:
-    """One thread's connection. It is made when needed, and anew after an error or when the file was replaced."""
+    """One thread's connection. It is made when needed, and again after an error or when the file was replaced."""
 
     def __init__(self, database: Database, busy_seconds: float = BUSY_SECONDS) -> None:
         self._database = database

@@ -22,7 +22,7 @@ CREATE TABLE topics (
     tombstone_time REAL NOT NULL,
     -- When `sweep` has work here: expire_time, and once the events are gone tombstone_time. NULL: never.
     sweep_time REAL,
-    -- What came later has defaults, so that processes of the version before can go on beside this one.
+    -- What came later has defaults, so that processes of the version before can continue beside this one.
     token TEXT NOT NULL DEFAULT '',
     holder TEXT NOT NULL DEFAULT '',
     alone INTEGER NOT NULL DEFAULT 0,

@@ -52,7 +52,7 @@ class Services:
         return await self.follow(run.run_id)
 
     async def resume(self, run_id: str, *answers: run_event_pb2.Answer) -> RunView:
-        """Answers what a run waits for, and goes on as `follow`."""
+        """Answers what a run waits for, and continues as `follow`."""
         run = await self.client.resume_run(run_id, answers)
         return await self.follow(run_id, answered=run.last_sequence)
 

@@ -1,11 +1,11 @@
 """What people do to scorer runs: ask for one, redrive, score again, cancel, pause.
 
 What touches many rows goes through them in batches, newest first, one transaction each, and for a bounded time: then it
-says where to go on. What a filter selects is fixed when the walk begins, by the number of the newest write: a redrive
-leaves alone what was written later, by itself too, so that it touches nothing twice, however often one of its steps is
-repeated. A cancellation takes what it finds open at each place, whatever has happened to it since, so that no claim can
-escape it: a row is in one place for ever. It looks only at what is open: at each state in its own place of the index,
-in one statement.
+says where to continue. What a filter selects is fixed when the walk begins, by the number of the newest write: a
+redrive leaves alone what was written later, by itself too, so that it touches nothing twice, however often one of its
+steps is repeated. A cancellation takes what it finds open at each place, whatever has happened to it since, so that no
+claim can escape it: a row is in one place for ever. It looks only at what is open: at each state in its own place of
+the index, in one statement.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """One call's part of a walk: from a place, or from the beginning, up to so many scorer runs, for about so long."""
+    """One call's part of a walk: from a place, or from the beginning, up to a number of scorer runs, for about a
+    given time."""
 
     begin: Place | None = None
     most: int | None = None
@@ -66,7 +67,7 @@ _ALL: Final = Walk()
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """How many scorer runs were touched, or would be, the first of them, and where to go on, if that is not all."""
+    """How many scorer runs were touched, or would be, the first of them, and where to continue, if that is not all."""
 
     count: int
     ids: Sequence[str]
@@ -117,7 +118,7 @@ class Controls:
         return Place(await self._database.read(newest_revision))
 
     async def redrive(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
-        """Makes scorer runs that ended without a score due again, to begin anew. Those whose scorer no process has, or
+        """Makes scorer runs that ended without a score due again, to start over. Those whose scorer no process has, or
         whose sample is not kept any more, are left alone. Raises TooManyRequests."""
         known = or_(c.scorer_id.in_(self._registry.ids), is_held(c.scorer_id, self._orphan_seconds))
         kept = exists(select(1).where(samples.c.sample_id == c.sample_id))
@@ -143,7 +144,7 @@ class Controls:
                 state=int(State.CANCELLED),
                 due_time=None,
                 end_time=now,
-                claims=c.claims + 1,  # so that whoever holds it is refused
+                claims=c.claims + 1,  # so that its holder is refused
                 error_reason="cancelled",
                 error_class="",
                 error_message="cancelled on request",
@@ -213,7 +214,8 @@ class Controls:
         return Touched(page.count, page.ids, page.rest)
 
     async def _carry_out(self, page: Page[Place], what: _Wanted, walk: Walk, touch: Touch) -> Place | None:
-        """Touches what is wanted, and notes in the page how far it is. Returns where to go on, if that is not all."""
+        """Touches what is wanted, and notes in the page how far it is. Returns where to continue, if that is not
+        all."""
         ends, segments = time.monotonic() + walk.seconds, what.segments()
         while page.place.segment < len(segments):
             query = what.scan(segments[page.place.segment], page.place.after)
@@ -249,7 +251,7 @@ class Controls:
         return await self._database.write(work)
 
     async def pause(self, scorer_id: str, paused: bool) -> None:
-        """Holds a scorer's work, or lets it go on. What runs already is finished."""
+        """Holds a scorer's work, or lets it continue. What runs already is finished."""
         await self._jobs.register([scorer_id])
         query = update(scorers).where(scorers.c.scorer_id == scorer_id).values(paused=paused)
         await self._database.write(lambda connection: connection.execute(query))

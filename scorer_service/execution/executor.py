@@ -1,7 +1,7 @@
 """Carries out scorers, on an event loop and threads of their own.
 
 A scorer that blocks its event loop, or works the CPU hard, so stalls neither the leases of this process nor its
-answers to clients: those live on the service's loop, and the scorers on another one in another thread, which goes on
+answers to clients: those live on the service's loop, and the scorers on another one in another thread, which continues
 whatever they do to it (see `guard`). Functions that are not async get a thread each (see `threads`); those with
 `process=True`, and what is to run alone, a process (see `processes`).
 
@@ -177,8 +177,8 @@ class Executor:
         return (scorer and scorer.timeout_seconds) or self._limits.timeout_seconds
 
     def astray(self) -> Counter[str]:
-        """How many attempts go on although they were ended, by scorer: threads that cannot be stopped, and functions
-        that heed no cancellation."""
+        """How many attempts still run although they were ended, by scorer: threads that cannot be stopped, and
+        functions that heed no cancellation."""
         return self._threads.astray() + self._astray
 
     def _collect(self) -> None:
@@ -214,7 +214,7 @@ class Executor:
         self._guard.call(self._close)
 
     def wait_for_end(self, seconds: float) -> bool:
-        """Whether the loop ends within so long. Blocks."""
+        """Whether the loop ends within this long. Blocks."""
         return self._guard.ended.wait(seconds)
 
     def _died(self, why: str) -> None:

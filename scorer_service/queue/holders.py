@@ -285,8 +285,8 @@ _AHEAD: Final = (
 
 
 def give_up(connection: Connection, rows: Sequence[Any], error: Error, backlog: Backlog) -> None:
-    """Ends scorer runs that are in nobody's hands, FAILED. Whoever had one and died left an attempt behind; that is
-    exported, and so is the failure, which no attempt records."""
+    """Ends scorer runs that are in nobody's hands, FAILED. A process that had one and died left an attempt behind;
+    that is exported, and so is the failure, which no attempt records."""
     revision, now = next_revision(connection)
     lost = [row for row in rows if row.state == State.RUNNING]
     if lost:
@@ -312,7 +312,7 @@ def give_up(connection: Connection, rows: Sequence[Any], error: Error, backlog: 
 
 
 def register(connection: Connection, worker: str, versions: Mapping[str, Sequence[str]]) -> None:
-    """Says that a process has these versions of these scorers. Whoever has any has '' too: what asks for none."""
+    """Says that a process has these versions of these scorers. One that has any has '' too: what asks for none."""
     if not versions:
         return
     now = database_time(connection)

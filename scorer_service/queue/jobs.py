@@ -111,7 +111,7 @@ class Jobs:
 
     async def register(self, scorers: Iterable[str] | Mapping[str, Sequence[str]]) -> None:
         """Says that this process has these scorers (in these versions): only what was registered can be claimed. See
-        `holders` for what goes on saying so."""
+        `holders` for what keeps saying so."""
         versions = scorers if isinstance(scorers, Mapping) else dict.fromkeys(scorers, ())
         await self._database.write(lambda connection: register(connection, self.worker, versions))
 

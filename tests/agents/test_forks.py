@@ -52,7 +52,7 @@ def fragile(is_broken: Callable[[], bool]) -> Definition:
 
 
 async def forked(stage: Stage, request_id: str = "") -> Stage:
-    """A stage for the run that goes on, in the same store."""
+    """A stage for the run that continues, in the same store."""
     request = agent_service_pb2.ForkRunRequest(run_id=stage.run_id, request_id=request_id)
     other = Stage(stage.definition, clock=stage.clock)
     other.store, other.log, other.runs = stage.store, stage.log, stage.runs

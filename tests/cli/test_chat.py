@@ -19,7 +19,7 @@ def chat(address: str, said: str, *arguments: str) -> subprocess.CompletedProces
 
 
 def test_a_conversation_through_a_pipe(agent_service: AgentProcess, runwire: Runwire) -> None:
-    """Each line is a message and answered on stdout; what is left goes on later, and /end ends it."""
+    """Each line is a message and answered on stdout; what is left continues later, and /end ends it."""
     first = chat(agent_service.address, "a\nb\n", "collector")
     assert (first.returncode, first.stdout) == (0, "heard a\nheard b\n"), first.stderr
     run_id = first.stderr.split("--run ")[1].split()[0]

@@ -71,8 +71,8 @@ def test_unknown_agents(tmp_path: Path) -> None:
 
 async def test_a_line_without_end(capfd: pytest.CaptureFixture[str]) -> None:
     """A service that writes a line of megabytes is not ended for it, nor is the other one."""
-    loud = dev.Service("agent", (sys.executable, "-c", "print('x' * 3_000_000); print('and goes on')"))
+    loud = dev.Service("agent", (sys.executable, "-c", "print('x' * 3_000_000); print('and continues')"))
     assert await dev._Development((loud,), None).run() == 1  # as it ended by itself
     _, err = capfd.readouterr()
     assert "was left out" in err
-    assert "agent   | and goes on" in err
+    assert "agent   | and continues" in err

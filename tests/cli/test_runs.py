@@ -114,7 +114,7 @@ def test_cancel(runwire: Runwire) -> None:
 
 
 def test_resume(runwire: Runwire) -> None:
-    """A run that waits says for what, and goes on with the answer."""
+    """A run that waits says for what, and continues with the answer."""
     run_id = runwire("start", "asker", "greeting").out.strip()
     with spawn("--agent-address", os.environ["RUNWIRE_AGENT_ADDRESS"], "watch", run_id) as watching:
         assert watching.stderr is not None
@@ -126,7 +126,7 @@ def test_resume(runwire: Runwire) -> None:
         out, err = watching.communicate(timeout=30)
     assert watching.returncode == 0
     assert out == "hello Ada\n"
-    assert "goes on" in err
+    assert "resumed" in err
     assert runwire("resume", run_id, "--data", 'suspend/name="Eve"').code == 2
 
 
@@ -227,7 +227,7 @@ def test_option_after_the_command_wins(runwire: Runwire, agent_service: AgentPro
 
 
 def test_interrupted(agent_service: AgentProcess, runwire: Runwire) -> None:
-    """Ctrl-C exits with 130 and prints a command that goes on exactly behind what was shown."""
+    """Ctrl-C exits with 130 and prints a command that continues exactly behind what was shown."""
     address = agent_service.address
     watching = spawn(
         "--agent-address", address, "start", "ticker", '{"count": 40, "interval_ms": 50, "text": "a\\n"}', "-w"
@@ -333,7 +333,7 @@ def test_help_of_every_command(runwire: Runwire) -> None:
 
 
 def test_retry(runwire: Runwire) -> None:
-    """A run that failed goes on in a new one; one that succeeded has nothing to go on from."""
+    """A run that failed continues in a new one; one that succeeded has nothing to continue from."""
     result = runwire("start", "broken", "x", "--watch")
     run_id = result.err.split()[1]
     again = runwire("retry", run_id, "--watch")

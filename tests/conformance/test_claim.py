@@ -162,7 +162,7 @@ async def test_a_lost_lease_is_counted(store: Store) -> None:
 
 
 async def test_progress_breaks_a_row_of_losses(store: Store) -> None:
-    """An attempt that got further starts the count anew, though its lease runs out."""
+    """An attempt that got further starts the count again, though its lease runs out."""
     await start(store)
     await claim_one(store, lease_seconds=SHORT_SECONDS)
     claim = await claim_one(store, lease_seconds=SHORT_SECONDS)
@@ -232,7 +232,7 @@ async def test_a_wake_brings_a_delay_forward(store: Store) -> None:
 
 
 async def test_a_wake_under_a_lease_is_reported(store: Store) -> None:
-    """It does not end the lease; extend says WOKEN until the topic is claimed anew."""
+    """It does not end the lease; extend says WOKEN until the topic is claimed again."""
     claim = await started(store)
     assert await extend(store, claim) is LeaseState.HELD
     await store.commit(Commit(TOPIC, schedule=Schedule.WAKE, puts={"cancel": b"1"}))

@@ -236,7 +236,7 @@ LOGS: dict[str, tuple[list[run_event_pb2.RunEvent], list[str]]] = {
         log((1, BEGIN), (1, think("old")), (1, say("old")), (1, BEGIN), (1, say("new")), (0, DONE)),
         ["", "new"],
     ),
-    "another step goes on": (
+    "another step continues": (
         log((1, BEGIN), (2, BEGIN), (2, say("ke")), (1, say("old")), (1, BEGIN), (2, say("pt")), (1, say("new")),
             (0, DONE)),
         ["kept", "new"],

@@ -107,7 +107,7 @@ def _until_killed(
 
 
 def test_a_gateway_that_drains(agent_service: AgentProcess, http: httpx.Client, start: Callable[..., str]) -> None:
-    """SIGTERM ends streams after a whole message, and the process soon after; the next gateway goes on."""
+    """SIGTERM ends streams after a whole message, and the process soon after; the next gateway continues."""
     run_id = start("asker", "why?")
     path, taken = f"/v1/runs/{run_id}/events", list[Message]()
     with GatewayProcess(agent_service.address, "127.0.0.1:1") as gateway:

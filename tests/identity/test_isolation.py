@@ -444,7 +444,7 @@ async def test_who_did_it_is_kept(url: str, tmp_path: Path, caplog: pytest.LogCa
 
 
 async def test_a_stream_ends_with_its_proof(url: str, tmp_path: Path) -> None:
-    """A stream whose token is revoked goes on for a heartbeat at most, and cannot be resumed with it."""
+    """A stream whose token is revoked continues for a heartbeat at most, and cannot be resumed with it."""
     async with deployment(url, tmp_path) as it:
         token = it.proofs.token("anna", "acme", expire_time=FAR)
         things = await things_of(it, token)

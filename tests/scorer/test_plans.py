@@ -275,7 +275,7 @@ async def test_no_statement_goes_through_a_table(results_url: str) -> None:
     ]
     assert missed == []
     wrong = {}
-    async with open_database(results_url) as database:  # anew, without what a connection remembers of its tables
+    async with open_database(results_url) as database:  # again, without what a connection remembers of its tables
         planned = in_sqlite if database.embedded else in_postgresql
         for statement, parameters in statements.items():
             if not any(table in statement for table in GROW) or any(part in statement for part in WHOLE):

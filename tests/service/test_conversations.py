@@ -46,7 +46,7 @@ TALKER = talker()
 
 
 async def test_a_conversation_with_both_clients(url: str) -> None:
-    """Turns, answers to approvals and the end, asynchronously and not; another client goes on with the same run."""
+    """Turns, answers to approvals and the end, asynchronously and not; another client continues with the same run."""
     async with replica(url, TALKER) as it, AgentClient(it.address) as client:
         async with client.conversation("talker") as chat:
             said = [event.text_delta.text async for event in chat.send("one")]

@@ -42,7 +42,7 @@ async def asks(ctx: RunContext, input: Any) -> Any:
 
 @pytest.fixture
 def rng() -> random.Random:
-    """Seeded by RUNWIRE_FUZZ_SEED, or anew."""
+    """Seeded by RUNWIRE_FUZZ_SEED, or again."""
     seed = int(os.environ.get("RUNWIRE_FUZZ_SEED", "0")) or random.randrange(1, 2**32)
     print(f"RUNWIRE_FUZZ_SEED={seed}")
     return random.Random(seed)

@@ -252,7 +252,7 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForkRun(self, request, context):
-        """Starts a run that goes on where a run that FAILED or was CANCELLED has ended: with its input, labels, scorers and
+        """Starts a run that continues where a run that FAILED or was CANCELLED has ended: with its input, labels, scorers and
         answers, and with everything that its finished steps and tool calls left, which are not done again. Its log begins
         with what the other log tells of steps. It is executed by the agent's present version.
 

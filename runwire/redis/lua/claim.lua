@@ -9,7 +9,7 @@
 local prefix, limit, lease, holder, token, alone = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local bytes = tonumber(ARGV[7])
 
-local MAX_SPARED = 1000 -- by one call: the next one goes on
+local MAX_SPARED = 1000 -- by one call: the next one continues
 
 local claims, taken, spared = { digits(now), '' }, {}, 0
 

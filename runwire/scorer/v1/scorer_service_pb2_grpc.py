@@ -152,7 +152,7 @@ class ScorerServiceServicer(object):
 
     def RetryScorerRuns(self, request, context):
         """Redrives scorer runs: those that are FAILED, NOT_SCORABLE, DECLINED or CANCELLED are due again, with attempts and
-        deliveries counted anew. A result is never overwritten: with a scorer_version, terminal ones of any kind are
+        deliveries counted from zero. A result is never overwritten: with a scorer_version, terminal ones of any kind are
         scored again with that version, as scorer runs of their own beside the old ones.
 
         Of any number of scorer runs, page by page: see RetryScorerRunsRequest.page_size.
