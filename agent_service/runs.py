@@ -96,13 +96,14 @@ class Runs:
         commit = Commit(
             topic,
             create=True,
-            queue=record.queue_of(run.agent_id),
+            queue=record.queue_of(run.agent_id, run.agent_version),
             indexes=record.lists_of(who.tenant, run),
             puts={
                 **record.puts(run),
                 record.REQUEST: digest,
                 record.TRACE: _trace(request),
                 **({record.CONTEXT: request.context.SerializeToString()} if request.HasField("context") else {}),
+                record.FORMAT: b"%d" % record.FORMAT_VERSION,
                 **_owner(who),
                 **turns.first_fields(run),
             },
@@ -146,7 +147,7 @@ class Runs:
         commit = Commit(
             topic_of(who.tenant, run.run_id),
             create=True,
-            queue=record.queue_of(run.agent_id),
+            queue=record.queue_of(run.agent_id, run.agent_version),
             indexes=record.lists_of(who.tenant, run),
             puts={
                 **{name: data for name, data in fields.items() if _is_taken_over(name)},
@@ -155,6 +156,7 @@ class Runs:
                 record.TRACE: fields.get(record.TRACE, b""),
                 record.FORK: before.run_id.encode(),
                 **({record.CONTEXT: fields[record.CONTEXT]} if record.CONTEXT in fields else {}),
+                record.FORMAT: fields.get(record.FORMAT, b"1"),
                 **_owner(who),
             },
             schedule=Schedule.DUE,
@@ -238,7 +240,10 @@ class Runs:
         stored = await self.stored(who, run_id, record.SUMMARY)
         if not stored.head.final and record.CANCEL not in stored.fields:
             puts = {record.CANCEL: reason.encode(), **({record.CANCELLER: who.name.encode()} if who.name else {})}
-            commit = Commit(stored.topic, puts=puts, schedule=Schedule.WAKE)
+            # To end it, any version of its agent will do.
+            run = record.to_run(stored)
+            queue = record.any_queue_of(run.agent_id) if run.agent_id else ""
+            commit = Commit(stored.topic, queue=queue, puts=puts, schedule=Schedule.WAKE)
             try:
                 await self.log.publish(commit)
             except LogClosed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
@@ -22,8 +23,12 @@ from runwire.values import carry_struct, carry_value, from_struct, from_value, t
 Body = Callable[[RunContext, Any], Awaitable[Any]]
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
+ORPHAN_AFTER_SECONDS: Final = 900.0
+"""Longer than a deploy takes, and than a version that was rolled back needs to come again."""
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_SCORER_NAME_LENGTH: Final = 128
+MAX_VERSION_LENGTH: Final = 128
+_ON_VERSION_CHANGE: Final = ("fail", "restart", "wait")
 _MAX_PROBLEMS: Final = 20
 _ENDS: Final[Mapping[str, run_pb2.RunState]] = {
     "succeeded": run_pb2.RUN_STATE_SUCCEEDED,
@@ -95,9 +100,12 @@ class Definition:
     output_type: Any = Any
     description: str = ""
     version: str = ""
-    """Of the agent's code. A run keeps the version it was started with; see `on_version_change`."""
+    """Of the agent's code. Only workers that have the version that a run was begun with go on with it."""
     on_version_change: str = "fail"
-    """What becomes of a run under way whose version is not this one: `fail` or `restart` (journal forgotten)."""
+    """What becomes of a run under way whose version nobody has had for `orphan_after`: `fail`, `restart` (journal
+    forgotten) or `wait`. One that was not begun yet is begun by this version, unless it is `wait`."""
+    orphan_after: float = ORPHAN_AFTER_SECONDS
+    """In seconds, from when such a run is due."""
     scorers: Sequence[ScorerRef] = ()
     concurrency: int | None = None
     """Most runs of this agent at once in one process; None: as many as the process runs."""
@@ -111,9 +119,19 @@ class Definition:
     def __post_init__(self) -> None:
         if not 0 < len(self.agent_id) <= 128:
             raise ConfigurationError(f"agent id {self.agent_id!r}: must have 1 to 128 characters")
-        if self.on_version_change not in ("fail", "restart"):
+        if self.on_version_change not in _ON_VERSION_CHANGE:
             raise ConfigurationError(
-                f"agent {self.agent_id!r}: on_version_change is {self.on_version_change!r}; it can be fail or restart"
+                f"agent {self.agent_id!r}: on_version_change is {self.on_version_change!r}; it can be "
+                f"{', '.join(_ON_VERSION_CHANGE)}"
+            )
+        if len(self.version) > MAX_VERSION_LENGTH or not self.version.isprintable():
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: version {self.version!r} must have at most {MAX_VERSION_LENGTH} printable "
+                "characters"
+            )
+        if not 0 < self.orphan_after < math.inf:
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: orphan_after is {self.orphan_after!r}; expected seconds, above 0"
             )
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigurationError(
@@ -236,6 +254,7 @@ def workflow(
     id: str = "",
     version: str = "",
     on_version_change: str = "fail",
+    orphan_after: float = ORPHAN_AFTER_SECONDS,
     scorers: Sequence[ScorerRef] = (),
     description: str = "",
     concurrency: int | None = None,
@@ -268,6 +287,7 @@ def workflow(
             description=description or (inspect.getdoc(function) or "").partition("\n\n")[0],
             version=version,
             on_version_change=on_version_change,
+            orphan_after=orphan_after,
             scorers=tuple(scorers),
             concurrency=concurrency,
             lifespan=lifespan,

@@ -44,6 +44,13 @@ MAX_BRIEF_BYTES: Final = 4 * 1024
 """A larger run is listed without its largest fields."""
 _OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
+ORPHANED: Final = "orphaned"
+"""Nobody has had the version of the agent that began the run for as long as the agent allows."""
+FORMAT: Final = "format"
+"""Of the journal and of these fields, as digits; where there is none it is 1."""
+FORMAT_VERSION: Final = 1
+"""What this release writes. It reads all before. One is added where a release before would misread what is written."""
+
 FORK: Final = "fork"
 """Id of the run whose steps are still to be told at the beginning of the log."""
 TURN: Final = f"{ASIDE}turn/"
@@ -69,14 +76,21 @@ def turn_field(number: int) -> str:
     return f"{TURN}{number}"
 
 
-def queue_of(agent_id: str) -> str:
-    """The queue in which workers find the runs of an agent."""
-    return f"{_QUEUE}{agent_id}"
+def queue_of(agent_id: str, version: str) -> str:
+    """The queue in which workers that have this version of an agent find the runs that are bound to it."""
+    return f"{any_queue_of(agent_id)}@{version}"
 
 
-def agent_of(queue: str) -> str:
-    """The agent whose runs are in a queue."""
-    return queue.removeprefix(_QUEUE)
+def any_queue_of(agent_id: str) -> str:
+    """The queue of an agent's runs that any version may go on with: conversations between two turns, and what is only
+    to be ended."""
+    return f"{_QUEUE}{agent_id.replace('%', '%25').replace('@', '%40')}"
+
+
+def agent_of(queue: str) -> tuple[str, str | None]:
+    """The agent whose runs are in a queue, and the version that they are bound to; None: any."""
+    name, at, version = queue.removeprefix(_QUEUE).partition("@")
+    return name.replace("%40", "@").replace("%25", "%"), version if at else None
 
 
 def index_of(tenant: str, agent_id: str = "") -> str:
@@ -105,6 +119,12 @@ def lists_of(tenant: str, run: run_pb2.Run) -> tuple[str, ...]:
     owners = [owner_list(tenant, run.owner)] if run.owner else []
     labels = (label_list(tenant, key, value) for key, value in run.labels.items())
     return index_of(tenant), index_of(tenant, run.agent_id), state_list(tenant, run.state), *owners, *labels
+
+
+def is_of_later_release(fields: Mapping[str, bytes]) -> bool:
+    """Whether the journal and the other fields may mean what this release does not know."""
+    version = fields.get(FORMAT, b"1")
+    return not version.isdigit() or int(version) > FORMAT_VERSION
 
 
 def puts(run: run_pb2.Run) -> dict[str, bytes]:

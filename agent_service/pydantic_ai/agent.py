@@ -20,7 +20,7 @@ from pydantic_ai.usage import UsageLimits
 
 from agent_service.agents.context import BudgetExceeded, ModelFailed, Retry, RunContext
 from agent_service.agents.current import within_run
-from agent_service.agents.definition import Definition, ScorerRef
+from agent_service.agents.definition import ORPHAN_AFTER_SECONDS, Definition, ScorerRef
 from agent_service.agents.lifespans import Lifespan
 from agent_service.log.remembered import MAX_PART_BYTES
 from agent_service.pydantic_ai.durability import Durability
@@ -41,6 +41,7 @@ def durable_agent(
     scorers: Sequence[ScorerRef] = (),
     version: str = "",
     on_version_change: str = "fail",
+    orphan_after: float = ORPHAN_AFTER_SECONDS,
     limits: UsageLimits | None = None,
     description: str = "",
     concurrency: int | None = None,
@@ -131,6 +132,7 @@ def durable_agent(
         description=description or str(agent.description or ""),
         version=version,
         on_version_change=on_version_change,
+        orphan_after=orphan_after,
         scorers=tuple(scorers),
         concurrency=concurrency,
         lifespan=lifespan,

@@ -121,7 +121,7 @@ class Stage:
 
     async def _claim(self) -> Sequence[Claim]:
         """By a process of its own, after the lease of the one before and its grace."""
-        queue, holder = record.queue_of(self.definition.agent_id), secrets.token_hex(4)
+        queue, holder = record.queue_of(self.definition.agent_id, self.definition.version), secrets.token_hex(4)
         for seconds in (self.settings.lease_seconds + 1, MAX_GRACE_SECONDS + 1):
             self.clock.seconds += seconds
             for alone in (False, True):

@@ -379,6 +379,27 @@ export interface RunQueue {
   room?: number;
   /** The versions that those workers have, in order. */
   versions?: string[];
+  /**
+   * What is bound to a version of the agent, because it was accepted or begun by it, in order of the versions: those that
+   * have work, and those that a worker has. The numbers above count it too, and what any version may go on with besides.
+   */
+  byVersion?: RunQueueVersion[];
+}
+
+/** The runs of one version of an agent that are to be done. */
+export interface RunQueueVersion {
+  version?: string;
+  /** As in RunQueue. */
+  due?: string;
+  ahead?: string;
+  /** Runs that workers with this version execute. */
+  running?: string;
+  oldestDueAge?: string;
+  /**
+   * Workers that have this version and are not draining. 0 while something is due: it waits for them, and after a while
+   * the agent's on_version_change says what becomes of it.
+   */
+  workers?: number;
 }
 
 export interface ForkRunRequest {

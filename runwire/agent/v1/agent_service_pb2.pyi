@@ -412,7 +412,7 @@ class ListQueuesResponse(_message.Message):
     def __init__(self, queues: _Optional[_Iterable[_Union[RunQueue, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RunQueue(_message.Message):
-    __slots__ = ("agent_id", "due", "ahead", "running", "oldest_due_age", "workers", "room", "versions")
+    __slots__ = ("agent_id", "due", "ahead", "running", "oldest_due_age", "workers", "room", "versions", "by_version")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     DUE_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +421,7 @@ class RunQueue(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     ROOM_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    BY_VERSION_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     due: int
     ahead: int
@@ -429,7 +430,24 @@ class RunQueue(_message.Message):
     workers: int
     room: int
     versions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, agent_id: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., running: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ..., room: _Optional[int] = ..., versions: _Optional[_Iterable[str]] = ...) -> None: ...
+    by_version: _containers.RepeatedCompositeFieldContainer[RunQueueVersion]
+    def __init__(self, agent_id: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., running: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ..., room: _Optional[int] = ..., versions: _Optional[_Iterable[str]] = ..., by_version: _Optional[_Iterable[_Union[RunQueueVersion, _Mapping]]] = ...) -> None: ...
+
+class RunQueueVersion(_message.Message):
+    __slots__ = ("version", "due", "ahead", "running", "oldest_due_age", "workers")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DUE_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_DUE_AGE_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    due: int
+    ahead: int
+    running: int
+    oldest_due_age: _duration_pb2.Duration
+    workers: int
+    def __init__(self, version: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., running: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class ForkRunRequest(_message.Message):
     __slots__ = ("run_id", "request_id")
