@@ -30,6 +30,7 @@ from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat, wait_for
 from runwire.pubsub import MAX_CLAIM_BYTES, Claim, Commit, Lease, LeaseState, Schedule, Store
 from runwire.times import timestamp
+from runwire.turns import weights_of
 
 _MAX_HOST: Final = 64
 _CLAIM_WAIT_SECONDS: Final = 1.0
@@ -70,6 +71,7 @@ class Worker:
         self._freed = asyncio.Event()
         """A suspect has left its process, or there are to be no more."""
         self._claiming = Wakeup()
+        self._weights = weights_of(settings.tenant_weights)
         self._presence = Presence(store, self.describe)
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
 
@@ -112,6 +114,7 @@ class Worker:
             lease_seconds=self._settings.lease_seconds,
             wait_seconds=wait_seconds,
             max_bytes=min(MAX_CLAIM_BYTES, self._settings.claimed_bytes - self._claimed_bytes),
+            weights=self._weights,
         ):
             await self._begin_safely(claim, group, bodies)
 

@@ -806,6 +806,167 @@ export interface MessageReceived {
   mode?: MessageMode;
 }
 
+/** A scorer that is carried out elsewhere. */
+export interface ExternalScorer {
+  /** At most 128 characters. None that a process of the service itself has. */
+  scorerId?: string;
+  version?: string;
+  description?: string;
+  /** Unset: higher is better. */
+  direction?: ScoreDirection;
+  /** JSON schema of the options that it takes. Shown to whoever asks for scores; the scorer itself holds to it. */
+  optionsSchema?: { [key: string]: Json };
+  /**
+   * Longest time of an attempt: an extension that comes later is refused, and the attempt has failed, `timeout`. 1 second
+   * to 30 days. Unset: as for scorers of the service itself.
+   */
+  timeout?: string;
+  /** How often an attempt that failed is repeated, 0 to 100. Unset: as for scorers of the service itself. */
+  retries?: number;
+}
+
+export interface RegisterScorerRequest {
+  scorer?: ExternalScorer;
+}
+
+export interface RegisterScorerResponse {
+  scorer?: ExternalScorer;
+}
+
+export interface ClaimScorerRunsRequest {
+  /**
+   * Names the process that claims, and should be another after each start: 1 to 128 letters, digits, `.`, `_`, `:`, `@`
+   * or `-`. Whoever calls under another identity is another worker.
+   */
+  worker?: string;
+  /**
+   * What it carries out: 1 to 100 registered scorers. It is given what asks for one of these versions, and what asks
+   * for any.
+   */
+  scorers?: ScorerVersion[];
+  /** At most this many, up to 100; 0 means 1. */
+  maxScorerRuns?: number;
+  /** How long to wait until there are some: up to 60 seconds. Unset: not at all. */
+  wait?: string;
+  /**
+   * How long the worker may be silent: 1 second to 1 day. Unset: as long as a worker of the service, 30 seconds by
+   * default.
+   */
+  lease?: string;
+  /** How many scorer runs the worker has in hand already. */
+  inHand?: number;
+  /**
+   * A sample that is larger comes by_reference, without its texts: read the run, or GetScorerRun. 0 means 1 MiB, which
+   * clients of gRPC take as they are; at most 16 MiB. All samples of an answer have that much together, or there is but
+   * one.
+   */
+  maxSampleBytes?: number;
+}
+
+/** A scorer in one version. */
+export interface ScorerVersion {
+  scorerId?: string;
+  version?: string;
+}
+
+export interface ClaimScorerRunsResponse {
+  scorerRuns?: ClaimedScorerRun[];
+  /**
+   * There is a scorer run whose workers died. It is given only to a worker that has nothing else in hand, and by itself:
+   * so it can harm no other. Finish what you have, then claim with in_hand 0.
+   */
+  aloneWaiting?: boolean;
+}
+
+/** A scorer run in the hands of a worker. */
+export interface ClaimedScorerRun {
+  scorerRunId?: string;
+  /** What a report must name. */
+  claim?: number;
+  scorerId?: string;
+  /** Which of the versions that the worker named it is to be carried out with. */
+  scorerVersion?: string;
+  runId?: string;
+  agentId?: string;
+  sample?: Sample;
+  options?: { [key: string]: Json };
+  /** Results of steps that an earlier attempt of this version completed, by name: they need not be done again. */
+  steps?: { [key: string]: Json };
+  /** When the lease ends, by the clock of the database. */
+  leaseEndTime?: string;
+  /** After this moment the score is of no use. Unset: no limit. */
+  deadline?: string;
+  /** Trace context of the evaluated run. */
+  trace?: Trace;
+  /** How many attempts failed before this one. */
+  failures?: number;
+  /** Its workers died: take nothing beside it. */
+  alone?: boolean;
+}
+
+export interface ReportScorerRunRequest {
+  /** As it was claimed. */
+  worker?: string;
+  scorerRunId?: string;
+  claim?: number;
+  scorerVersion?: string;
+  /**
+   * It is scored. Score.direction is that of the scorer, whatever is said here. What is said of the score is cut where
+   * it is too long, as with scorers of the service itself. A score that is not finite is INVALID_ARGUMENT, and leaves
+   * the attempt as it was.
+   */
+  score?: Score;
+  error?: AttemptError;
+  notScorable?: AttemptNotScorable;
+  extension?: AttemptExtension;
+  release?: AttemptRelease;
+  /**
+   * Results of the steps completed so far, by name; kept until the scorer run has ended. Up to 256 KiB; more is not kept.
+   * Unset: as they were.
+   */
+  steps?: { [key: string]: Json };
+  /** What the attempt asked of a language model. Counted with the budgets and statistics of judges. */
+  judging?: Judging;
+}
+
+/** The attempt failed. */
+export interface AttemptError {
+  message?: string;
+  /** Name of the error's class or kind. */
+  errorClass?: string;
+  /** Machine-readable, lower snake case, up to 128 characters. Empty: `scorer_error`. */
+  reason?: string;
+  /** Another attempt would fail too: the scorer run is FAILED. */
+  nonRetriable?: boolean;
+  /**
+   * What is needed cannot be had now, and makes sense again after this pause (up to 7 days): that is no failed attempt.
+   * The scorer run is RETRYING, `rate_limited` unless a reason is given.
+   */
+  retryAfter?: string;
+}
+
+/** The sample cannot be scored, for a reason that no retry will change. */
+export interface AttemptNotScorable {
+  reason?: string;
+}
+
+/** The attempt goes on: its lease is renewed. */
+export interface AttemptExtension {
+  /** From now on: as ClaimScorerRunsRequest.lease. */
+  lease?: string;
+}
+
+/** The worker hands the scorer run back, as it shuts down. That is no failed attempt. */
+export interface AttemptRelease {
+}
+
+export interface ReportScorerRunResponse {
+  /** What the scorer run is now. */
+  state?: ScorerRunState;
+  /** When its lease ends, or it is tried again. */
+  dueTime?: string;
+}
+
 /** Which way scores are better. */
 export type ScoreDirection =
   | "SCORE_DIRECTION_UNSPECIFIED"
@@ -856,6 +1017,10 @@ export interface Scorer {
    * that it asks for, and ends FAILED, `scorer_unknown`, when none has had it for long (an hour by default).
    */
   holders?: ScorerHolder[];
+  /** It is carried out elsewhere: RegisterScorer. */
+  external?: boolean;
+  /** External ones: JSON schema of the options. */
+  optionsSchema?: { [key: string]: Json };
 }
 
 /** A process that has a version of a scorer. */
