@@ -118,6 +118,10 @@ _ID: Final = Text(256)
 _SCORER_ID: Final = Text(256, 1)
 _SCORER_NAME: Final = Text(128, 0, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds a control character")
 _VERSION: Final = Text(256)
+_OWN_ID: Final = Text(128, 1, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds a control character")
+"""Of a scorer that somebody registers."""
+_WORKER: Final = Text(128, 1, re.compile(r"[A-Za-z0-9._:@-]+"), "must be letters, digits, '.', '_', ':', '@' or '-'")
+_LEASE: Final = Span(1, 86400)
 _REQUEST_ID: Final = Text(128)
 _TRACE: Final = Text(512)
 _TRACEPARENT: Final = Text(256)
@@ -243,6 +247,40 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _SCORER + "PauseScorerRequest.scorer_id": _SCORER_ID,
     _SCORER + "ResumeScorerRequest.scorer_id": _SCORER_ID,
     _SCORER + "GetScorerStatsRequest.scorer_id": _ID,
+    _SCORER + "ExternalScorer.scorer_id": _OWN_ID,
+    _SCORER + "ExternalScorer.version": _OWN_ID,
+    _SCORER + "ExternalScorer.description": Text(4096),
+    _SCORER + "ExternalScorer.options_schema": Size(MAX_OPTIONS_BYTES),
+    _SCORER + "ExternalScorer.timeout": Span(1, 30 * 86400),
+    _SCORER + "ExternalScorer.retries": Number(0, 100),
+    _SCORER + "ClaimScorerRunsRequest.worker": _WORKER,
+    _SCORER + "ClaimScorerRunsRequest.scorers": Items(100),
+    _SCORER + "ClaimScorerRunsRequest.max_scorer_runs": Number(0, 100),
+    _SCORER + "ClaimScorerRunsRequest.wait": Span(0, 60),
+    _SCORER + "ClaimScorerRunsRequest.lease": _LEASE,
+    _SCORER + "ClaimScorerRunsRequest.in_hand": Number(0),
+    _SCORER + "ClaimScorerRunsRequest.max_sample_bytes": Number(0, 16 * 1024 * 1024),
+    _SCORER + "ScorerVersion.scorer_id": _OWN_ID,
+    _SCORER + "ScorerVersion.version": _OWN_ID,
+    _SCORER + "ReportScorerRunRequest.worker": _WORKER,
+    _SCORER + "ReportScorerRunRequest.scorer_run_id": Text(256, 1),
+    _SCORER + "ReportScorerRunRequest.claim": Number(0),
+    _SCORER + "ReportScorerRunRequest.scorer_version": _OWN_ID,
+    # What is said of a score is cut, and never a reason to refuse it.
+    _SCORER + "Score.label": _AS_SAMPLE,
+    _SCORER + "Score.reason": _AS_SAMPLE,
+    _SCORER + "Judgement.model": _AS_SAMPLE,
+    _SCORER + "Judgement.prompt_version": _AS_SAMPLE,
+    _SCORER + "Judging.model": _AS_SAMPLE,
+    _SCORER + "Judging.exchanges": Items(65_536),
+    _SCORER + "JudgeExchange.prompt": _AS_SAMPLE,
+    _SCORER + "JudgeExchange.answer": _AS_SAMPLE,
+    _SCORER + "AttemptError.message": _AS_SAMPLE,
+    _SCORER + "AttemptError.error_class": _AS_SAMPLE,
+    _SCORER + "AttemptError.reason": Text(128, 0, re.compile(r"[a-z0-9_]*"), "must be lower snake case"),
+    _SCORER + "AttemptError.retry_after": Span(0, 7 * 86400),
+    _SCORER + "AttemptNotScorable.reason": _AS_SAMPLE,
+    _SCORER + "AttemptExtension.lease": _LEASE,
 }
 
 

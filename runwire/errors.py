@@ -34,6 +34,7 @@
     |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
     |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
     |   +-- NotForkable             NOT_FORKABLE: there is nothing to continue from
+    |   +-- ClaimLost               CLAIM_LOST: the scorer run is in the hands of somebody else, or of nobody
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -287,6 +288,12 @@ class NotForkable(PreconditionFailed):
     """There is nothing to continue from."""
 
     reason = "NOT_FORKABLE"
+
+
+class ClaimLost(PreconditionFailed):
+    """The report came too late: somebody else has the scorer run, or it was cancelled, redriven or took too long."""
+
+    reason = "CLAIM_LOST"
 
 
 class FrameUnreadable(RunwireError):

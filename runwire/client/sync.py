@@ -26,7 +26,7 @@ from runwire.client.sync_conversation import Conversation
 from runwire.client.walk import OnProgress, Walk
 from runwire.errors import InvalidRequest
 from runwire.fold import Fold, RunView
-from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_port_pb2, scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import Json
 
@@ -360,3 +360,20 @@ class ScorerClient(Client):
         request = requests.scorer_stats(scorer_id, created_after, created_before)
         response: scorer_pb.GetScorerStatsResponse = self._call("GetScorerStats", request)
         return list(response.stats)
+
+    def register_scorer(self, scorer: scorer_port_pb2.ExternalScorer) -> scorer_port_pb2.ExternalScorer:
+        request = scorer_port_pb2.RegisterScorerRequest(scorer=scorer)
+        response: scorer_port_pb2.RegisterScorerResponse = self._call("RegisterScorer", request)
+        return response.scorer
+
+    def claim_scorer_runs(
+        self, request: scorer_port_pb2.ClaimScorerRunsRequest
+    ) -> scorer_port_pb2.ClaimScorerRunsResponse:
+        response: scorer_port_pb2.ClaimScorerRunsResponse = self._call("ClaimScorerRuns", request, repeat=False)
+        return response
+
+    def report_scorer_run(
+        self, request: scorer_port_pb2.ReportScorerRunRequest
+    ) -> scorer_port_pb2.ReportScorerRunResponse:
+        response: scorer_port_pb2.ReportScorerRunResponse = self._call("ReportScorerRun", request)
+        return response
