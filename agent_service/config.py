@@ -39,6 +39,9 @@ class Settings(AccessSettings):
     model: str = ""
     """Model of the demonstration agent, as pydantic-ai names it; empty: a local one without a network."""
 
+    processes: int = Field(1, ge=1, le=64)
+    """Processes that serve and execute, all on the one port; what is said here of a process holds for each of them.
+    Not for a store that only one process can open (memory://)."""
     concurrency: int = Field(100, ge=1, le=10_000)
     """Most runs at once in this process."""
     tenant_weights: Annotated[Names, AfterValidator(_are_weights)] = ()
