@@ -1150,6 +1150,8 @@ export interface Scorer {
   external?: boolean;
   /** External ones: JSON schema of the options. */
   optionsSchema?: { [key: string]: Json };
+  /** Who paused it, where that was somebody of the caller's tenant. */
+  pausedBy?: string;
 }
 
 /** A process that has a version of a scorer. */
@@ -1204,6 +1206,15 @@ export interface ScorerRun {
   attemptsOmitted?: number;
   /** Names of fields that are left out, because what is stored of them is damaged and cannot be read. */
   omitted?: string[];
+  /**
+   * Who asked for it by RequestScorerRun, or for this version by RetryScorerRuns: a subject. Empty: its run did. It is
+   * empty too where there is no authentication, as are the two below.
+   */
+  requestedBy?: string;
+  /** Who redrove it last. */
+  redrivenBy?: string;
+  /** Who cancelled it; empty again once it is redriven. */
+  cancelledBy?: string;
 }
 
 /** What a scorer found. */
