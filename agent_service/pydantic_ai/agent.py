@@ -10,7 +10,7 @@ from typing import Any, Final, Union, cast, get_type_hints
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_ai import Agent, NativeOutput, PromptedOutput, TextOutput, ToolOutput
-from pydantic_ai.durable_exec import BaseDurabilityCapability, replay_scope
+from pydantic_ai.durable_exec import BaseDurabilityCapability
 from pydantic_ai.exceptions import ModelAPIError, UsageLimitExceeded, UserError
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
@@ -26,6 +26,7 @@ from agent_service.log.remembered import MAX_PART_BYTES
 from agent_service.pydantic_ai.durability import Durability
 from agent_service.pydantic_ai.memory import HISTORY_BYTES, Compact, Memory
 from agent_service.pydantic_ai.prompt import Prompt, to_user_prompt
+from agent_service.pydantic_ai.replay import replay_scope
 from agent_service.pydantic_ai.steps import AfterCrash, Steps
 from agent_service.pydantic_ai.tries import AtTheEnd, Retries, policy
 from runwire.agent.v1 import run_pb2

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from google.protobuf import struct_pb2
-from pydantic_ai.durable_exec import JSON_CODEC, record_durable_unit
+from pydantic_ai.durable_exec import JSON_CODEC
 from pydantic_ai.exceptions import (
     ModelConnectionError,
     ModelRateLimitError,
@@ -71,6 +71,7 @@ from agent_service.pydantic_ai.events import (
 )
 from agent_service.pydantic_ai.growth import Growth
 from agent_service.pydantic_ai.prompt import read
+from agent_service.pydantic_ai.replay import record_durable_unit
 from agent_service.pydantic_ai.tries import Failure, ToolPolicy, Tries
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.values import carry_text, cleaned
