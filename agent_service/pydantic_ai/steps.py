@@ -60,6 +60,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from agent_service.agents.context import Retry, RunContext, pieces, within_step
 from agent_service.agents.current import within_call
+from agent_service.agents.pauses import pause
 from agent_service.pydantic_ai.events import (
     citations,
     finished,
@@ -260,7 +261,7 @@ class Steps:
                 if tries >= self._retry.attempts:
                     raise
                 delay = max(self._retry.delay(tries), min(error.retry_after or 0.0, self._retry.max_delay_seconds))
-            await asyncio.sleep(delay)
+            await pause(delay)
 
     async def _unless_silent(self, body: Body) -> Any:
         """Gives a provider up that sends nothing for too long."""
