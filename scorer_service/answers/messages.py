@@ -139,6 +139,7 @@ _FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
     "priority": lambda line: Priority(line.priority),
     "redrives": lambda line: line.redrives,
     "waits": lambda line: line.waits,
+    "author": lambda line: line.worker.removeprefix("person:") if line.worker.startswith("person:") else "",
 }
 
 
