@@ -95,8 +95,9 @@ $(PROTO_STAMP): requirements/proto.txt
 PROTOC = $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto
 
 .PHONY: proto
-proto: $(PROTO_STAMP) ## generate the stubs from proto/
+proto: $(PROTO_STAMP) $(STAMP) ## generate the stubs, and the types of the TypeScript client, from proto/
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	$(BIN)/python clients/typescript/generate.py
 
 .PHONY: verify
 verify: $(PROTO_STAMP) ## the committed stubs are what proto/ generates
@@ -144,13 +145,15 @@ fuzz: $(STAMP) ## a hundred thousand requests of every kind to both services (mi
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity
+.PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity
 bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-identity ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 bench-store: $(STAMP) ## append and replay rates of the log
 	$(BIN)/python -m benchmarks.store $(ARGS)
 
+bench-conversation: $(STAMP) ## what a turn costs late in a conversation, beside early (minutes)
+	$(BIN)/python -m benchmarks.conversation $(ARGS)
 bench-sqlite: $(STAMP) ## the embedded engine: append, read, latency between processes
 	$(BIN)/python -m benchmarks.sqlite $(ARGS)
 bench-growth: $(STAMP) ## what calls cost beside 1,000 to 100,000 runs that have ended, and late in a long run (minutes)

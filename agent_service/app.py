@@ -42,20 +42,23 @@ _COMING_IN_SECONDS: Final = 0.3
 logger = logging.getLogger("agent_service")
 
 
-async def run(settings: Settings, announce: Callable[[str], None]) -> None:
+async def run(settings: Settings, announce: Callable[[str, str], None], *, shared_port: bool = False) -> None:
     """Serves until SIGTERM or SIGINT, then drains: health first, streams told, runs finished or handed back.
 
     It listens at once, with health NOT_SERVING until the store is there, which is waited for as long as its URL says.
-    `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable.
+    `announce` is told the address once the service answers, and that of its metrics (empty: none). `shared_port`: see
+    `runwire.rpc.serve`. Raises ConfigurationError, StoreUnavailable.
     """
     agents = registry.load(settings.agents)
     opening = open_store(settings.store)
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
         engine = urlsplit(settings.store).scheme
-        await stack.enter_async_context(telemetry.measured("agent", engine, settings.metrics, settings.metrics_export))
+        page = await stack.enter_async_context(
+            telemetry.measured("agent", engine, settings.metrics, settings.metrics_export)
+        )
         end = BoundedEnd(settings.shutdown_grace_seconds + LAST_SECONDS)
-        service = await stack.enter_async_context(listen(agents, settings))
+        service = await stack.enter_async_context(listen(agents, settings, shared_port))
         try:
             async with asyncio.timeout(None) as patience:
 
@@ -70,7 +73,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
             if not stopping.is_set():
                 raise
         else:
-            await service.run_on(store, stopping, announce)
+            await service.run_on(store, stopping, lambda address: announce(address, page))
 
 
 def _on_signals(end: BoundedEnd, stop: Callable[[], None]) -> None:
@@ -82,7 +85,7 @@ def _on_signals(end: BoundedEnd, stop: Callable[[], None]) -> None:
 
 
 @asynccontextmanager
-async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]:
+async def listen(agents: Registry, settings: Settings, shared_port: bool = False) -> AsyncIterator[Service]:
     """A service that listens, until the block is left. Raises ConfigurationError for a wrong address."""
     outflow = Outflow(settings.stream_buffer_bytes // 2, settings.max_streams, settings.write_timeout_seconds)
     calls = Calls(settings.max_calls, settings.call_buffer_bytes)
@@ -96,7 +99,9 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
             scaler.register(keda, server)
 
     services = [] if settings.role == "work" else [SERVICE, scaler.SERVICE]
-    async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
+    async with serve(
+        settings.listen, register, services, calls=calls, outflow=outflow, access=access, shared_port=shared_port
+    ) as server:
         # Asked by the collector, in another thread.
         with metrics.STREAMS_OPEN.of(lambda: outflow.streams), metrics.CALLS_WAITING.of(lambda: calls.waiting):
             yield Service(agents, settings, servicer, server)

@@ -49,6 +49,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from runwire.value import value
@@ -82,6 +83,10 @@ SUSPECT_LOSSES: Final = 2
 come back quickly and together; the second, soon after, points at one of them."""
 
 MAX_GRACE_SECONDS: Final = 60.0
+
+ASIDE: Final = "aside/"
+"""Begins the names of fields that are set aside: of the topic as all others, in every commit too, but neither a claim
+nor `get` without names brings them. What is seldom needed, or grows, is read by name, and costs no claim anything."""
 
 
 def grace_seconds(lease_seconds: float, loss: int) -> float:
@@ -280,7 +285,7 @@ class Claim:
     alone_losses: int
     """Those of `losses` that were lost while claimed with `alone`: nobody else can have been the reason."""
     fields: Mapping[str, bytes]
-    """All fields of the topic, read in the same atomic step."""
+    """All fields of the topic but those that are set aside, read in the same atomic step."""
     time: float
     """The store's clock."""
 
@@ -447,8 +452,8 @@ class Store(EventCache, Protocol):
         ...
 
     async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
-        """Head and the named fields (None: all) in one atomic read; fields that do not exist are left out. None where
-        there is no topic. An expired topic has its tombstone for a head and no fields."""
+        """Head and the named fields (None: all that a claim brings) in one atomic read; fields that do not exist are
+        left out. None where there is no topic. An expired topic has its tombstone for a head and no fields."""
         ...
 
     async def scan(
@@ -478,9 +483,15 @@ class Store(EventCache, Protocol):
         wait_seconds: float = 0.0,
         alone: bool = False,
         max_bytes: int = MAX_CLAIM_BYTES,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Sequence[Claim]:
-        """Takes up to `limit` topics of these queues that are due, those due longest first: raises the attempt, mints a
-        token, makes them due again after the lease, clears the wake mark. No topic is given to two callers at once.
+        """Takes up to `limit` topics of these queues that are due: raises the attempt, mints a token, makes them due
+        again after the lease, clears the wake mark. No topic is given to two callers at once.
+
+        Tenants take turns (see `turns`): of one tenant those due longest come first, and no tenant has more than one
+        topic taken, or as many as `weights` gives it, before another that has something due in these queues. Callers
+        that name the same queues share the turns, in all processes; in a store of several parts each process has its
+        own.
 
         `holder` names the calling process, at random per start: where it is that of the lease that ran out, nobody died
         and no loss is counted. `alone` takes suspects, and only them; otherwise none is taken. A lease that is found to

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
@@ -23,6 +23,7 @@ from agent_service.log.history import OF_STEP, Excerpt, Past
 from agent_service.log.inbox import INBOX, Message, acceptance
 from agent_service.log.journal import PREFIX as JOURNAL
 from agent_service.log.journal import Journal
+from agent_service.log.remembered import Recollections
 from agent_service.log.turns import TurnEnded
 from agent_service.log.writer import Changes, CommitFailed, EventTooLarge, LogWriter, OwnershipLost
 from agent_service.process import event_loop
@@ -77,8 +78,10 @@ class Execution:
         settings: Settings,
         worker: str,
         bodies: asyncio.TaskGroup,
+        known: Recollections | None = None,
     ) -> None:
-        """`definition` is None if the worker has no such agent: then the run ends."""
+        """`definition` is None if the worker has no such agent: then the run ends. `known`: what the worker has in
+        memory of conversations."""
         self._claim = claim
         self._definition = definition
         self._store = store
@@ -99,7 +102,7 @@ class Execution:
         self._excerpt = Excerpt(settings.max_sample_bytes)
         """Only of a run that has scorers."""
         self._writer = LogWriter(log, claim, self._now, self._excerpt.add if self._run.scorers else None)
-        self._turns = turns.of_claim(claim, self._run, store, self._writer)
+        self._turns = turns.of_claim(claim, self._run, store, self._writer, known)
         """Of a conversation. Each attempt executes at most one."""
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
         self._woken = asyncio.Event()
@@ -174,24 +177,28 @@ class Execution:
                     task.cancel()
 
     async def _read_history(self) -> None:
-        """Reads the log, for as long as the store needs to show it."""
+        """Reads the log."""
+        try:
+            await self._patiently("its log", self._read_log)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # It will not come back: a run that was left alone would be claimed again and again, and never end.
+            words = str(error) if isinstance(error, EventsLost) else f"{type(error).__name__}: {error}"
+            logger.error("%s: its log cannot be read: %s", self._claim.topic, words)
+            self._history_problem = words
+
+    async def _patiently(self, what: str, read: Callable[[], Awaitable[None]]) -> None:
+        """Reads, for as long as the store needs to show it."""
         tries = 0
         while True:
             try:
-                return await self._read_log()
+                return await read()
             except StoreUnavailable as error:
                 delay = _READ_RETRY_SECONDS[min(tries, len(_READ_RETRY_SECONDS) - 1)]
-                logger.warning("%s: its log will be read again in %s s: %s", self._claim.topic, delay, error)
+                logger.warning("%s: %s will be read again in %s s: %s", self._claim.topic, what, delay, error)
                 tries += 1
                 await asyncio.sleep(delay)
-            except MemoryError:
-                raise
-            except Exception as error:
-                # It will not come back: a run that was left alone would be claimed again and again, and never end.
-                words = str(error) if isinstance(error, EventsLost) else f"{type(error).__name__}: {error}"
-                logger.error("%s: its log cannot be read: %s", self._claim.topic, words)
-                self._history_problem = words
-                return
 
     def _now(self) -> float:
         return self._claim.time + time.monotonic() - self._claimed_at
@@ -449,6 +456,12 @@ class Execution:
         return told
 
     async def _execute(self) -> None:
+        if self._turns is not None and self._turns.is_open:
+            try:
+                await self._patiently("what it remembers", self._turns.recollection.load)
+            except EventsLost as error:
+                await self._finish(run_pb2.RUN_STATE_FAILED, error=Failure("events_lost", str(error)))
+                return
         context = self._context()
         # In the worker's group: a body that does not heed cancellation must not hold up the end of its run.
         body = self._bodies.create_task(
@@ -680,6 +693,7 @@ class Execution:
                     logger.error("%s: the end of its turn is written with less: %s", self._claim.topic, why)
                 problem = refused
             else:
+                talk.recollection.keep()
                 telling.turn_ended(self._run.turn.turn, state, error.reason if error else "", self._frames)
                 self._frames = ""
                 return
@@ -699,13 +713,13 @@ class Execution:
         end = Ending(self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message)
         output = end.output_in(form)
         failure = error.to_proto() if error is not None else None
-        remembered, forgotten = talk.remember(state) if form is Form.WHOLE else ({}, [])
-        if forgotten:
-            said = {"turns": forgotten}
-            await self._writer.emit(custom=run_event_pb2.CustomEvent(type="runwire.history_forgotten", data=said))
+        for_forks = self._settings.fork_retention_seconds > 0
+        remembered, spared = (
+            await talk.remember(state, for_forks=for_forks) if form is Form.WHOLE else (talk.remember_this(b""), [])
+        )
         steps = max([self._writer.highest_step, *self._past.steps])
         puts, deletes = talk.end(state, failure, steps, self._now())
-        deletes += [turns.history_field(number) for number in forgotten]
+        deletes += spared
         finished = run_event_pb2.TurnFinished(state=state, output=output, error=failure, usage=run.turn.usage)
         if goes_on:
             run.state = run_pb2.RUN_STATE_WAITING

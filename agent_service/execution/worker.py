@@ -21,6 +21,7 @@ from agent_service.execution.leases import Leases, OpenStore
 from agent_service.execution.suspects import AloneExecution, Children
 from agent_service.fleet import Presence
 from agent_service.log import record
+from agent_service.log.remembered import Recollections
 from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2
 from runwire.backoff import Backoff
@@ -29,6 +30,7 @@ from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat, wait_for
 from runwire.pubsub import MAX_CLAIM_BYTES, Claim, Commit, Lease, LeaseState, Schedule, Store
 from runwire.times import timestamp
+from runwire.turns import weights_of
 
 _MAX_HOST: Final = 64
 _CLAIM_WAIT_SECONDS: Final = 1.0
@@ -58,6 +60,7 @@ class Worker:
         self._executions: dict[str, Execution | AloneExecution] = {}
         self._running: Counter[str] = Counter()
         self._claimed_bytes = 0
+        self._known = Recollections(settings.recollection_bytes)
         self._suspects: set[str] = set()
         """Topics that are executed alone."""
         self._in_memory = open_store is None
@@ -68,6 +71,7 @@ class Worker:
         self._freed = asyncio.Event()
         """A suspect has left its process, or there are to be no more."""
         self._claiming = Wakeup()
+        self._weights = weights_of(settings.tenant_weights)
         self._presence = Presence(store, self.describe)
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
 
@@ -110,6 +114,7 @@ class Worker:
             lease_seconds=self._settings.lease_seconds,
             wait_seconds=wait_seconds,
             max_bytes=min(MAX_CLAIM_BYTES, self._settings.claimed_bytes - self._claimed_bytes),
+            weights=self._weights,
         ):
             await self._begin_safely(claim, group, bodies)
 
@@ -233,6 +238,7 @@ class Worker:
                 settings=self._settings,
                 worker=self.name,
                 bodies=bodies,
+                known=self._known,
             )
             agent_id = execution.agent_id
             self._running[agent_id] += 1

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from runwire import frames, scorer_requests, values
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
-from runwire.pubsub import Head, Stored
+from runwire.pubsub import ASIDE, Head, Stored
 from runwire.times import timestamp
 
 RUN: Final = "run"
@@ -41,7 +41,7 @@ _OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
 FORK: Final = "fork"
 """Id of the run whose steps are still to be told at the beginning of the log."""
-TURN: Final = "turn/"
+TURN: Final = f"{ASIDE}turn/"
 """+ number: a turn of a conversation that is done."""
 MAX_TURNS: Final = 1000
 """Newest turns that are listed."""

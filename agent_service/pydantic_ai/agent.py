@@ -19,8 +19,9 @@ from pydantic_ai.usage import UsageLimits
 from agent_service.agents.context import BudgetExceeded, ModelFailed, Retry, RunContext
 from agent_service.agents.current import within_run
 from agent_service.agents.definition import Definition, ScorerRef
+from agent_service.log.remembered import MAX_PART_BYTES
 from agent_service.pydantic_ai.durability import Durability
-from agent_service.pydantic_ai.memory import Memory
+from agent_service.pydantic_ai.memory import HISTORY_BYTES, Compact, Memory
 from agent_service.pydantic_ai.steps import AfterCrash, Steps
 from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError
@@ -45,6 +46,8 @@ def durable_agent(
     not_repeatable: Mapping[str, AfterCrash] | None = None,
     retry: Retry = MODEL_RETRY,
     stall_seconds: float = 120.0,
+    compact: Compact | None = None,
+    history_bytes: int = HISTORY_BYTES,
 ) -> Definition:
     """Makes a pydantic-ai agent one that can be served: its `name` is the agent id, its input is a prompt, and its
     output is the agent's. The agent itself is not changed, and can still be used without this service.
@@ -64,12 +67,19 @@ def durable_agent(
     ApprovalRequired and the like) is none of that. `retry` and `stall_seconds` (the longest time without a word from
     the provider) guard each request to the model.
 
+    In a conversation the agent is given the messages of earlier turns. Once they have more than `history_bytes` (in
+    pydantic-ai's JSON, 1 KiB to 1 MiB) the oldest turns are forgotten, until half of it is left. With `compact`,
+    `async (messages) -> messages`, that function makes fewer of them instead, once: what it returned stands in their
+    place from then on, whatever crashes. An event tells of either.
+
     Raises ConfigurationError for an agent without a name or a model, for toolsets without an id, and for kinds of
     toolsets that cannot be made durable.
     """
     if not agent.name:
         raise ConfigurationError("durable_agent: the agent needs a name: Agent(..., name='assistant')")
     _check(agent)
+    if not 1024 <= history_bytes <= MAX_PART_BYTES:
+        raise ConfigurationError(f"durable_agent: history_bytes is {history_bytes!r}; it is 1024 to {MAX_PART_BYTES}")
     policies = dict(not_repeatable or {})
     for tool, policy in policies.items():
         if policy not in ("tell_model", "suspend"):
@@ -85,7 +95,7 @@ def durable_agent(
             with within_run(run), replay_scope():
                 result = await agent.run(
                     prompt,
-                    message_history=memory.before if memory is not None else None,
+                    message_history=await memory.before(history_bytes, compact) if memory is not None else None,
                     deps=await _made(deps, run) if deps is not None else None,
                     usage_limits=limits,
                     capabilities=[capability],

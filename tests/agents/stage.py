@@ -14,6 +14,7 @@ from agent_service.agents.registry import Registry
 from agent_service.conversations import Conversations
 from agent_service.execution.attempt import Execution
 from agent_service.log import record
+from agent_service.log.remembered import Recollections
 from agent_service.runs import Runs
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
@@ -78,6 +79,8 @@ class Stage:
         self.settings = config.load(max_losses=1000)
         self.execution: Execution | None = None
         """The latest attempt."""
+        self.known: Recollections | None = None
+        """What its worker keeps from attempt to attempt. None: each attempt is by another process."""
 
     @property
     def topic(self) -> str:
@@ -101,6 +104,7 @@ class Stage:
                 settings=self.settings,
                 worker="stage",
                 bodies=bodies,
+                known=self.known,
             )
             self.execution = execution
             async with asyncio.TaskGroup() as group:
