@@ -553,6 +553,11 @@ export interface Run {
   cancelledBy?: string;
   /** The run that this one continues from; see ForkRun. */
   forkedFrom?: string;
+  /**
+   * Trace that the run's spans are in, 32 hex digits: that of StartRun's caller, or a new one where this service traces.
+   * Empty without either.
+   */
+  traceId?: string;
 }
 
 /** How a conversation is kept. */
