@@ -12,11 +12,13 @@ from typing import Any, Final, TypeVar, get_type_hints
 from google.protobuf import struct_pb2
 from pydantic import TypeAdapter, ValidationError
 
+from agent_service.agents import lifespans
 from agent_service.agents.context import RunContext
+from agent_service.agents.lifespans import Lifespan
 from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError, InvalidRequest
 from runwire.redaction import redact
-from runwire.values import carry_struct, carry_value, from_value, to_struct
+from runwire.values import carry_struct, carry_value, from_struct, from_value, to_struct
 
 Body = Callable[[RunContext, Any], Awaitable[Any]]
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
@@ -107,6 +109,12 @@ class Definition:
     scorers: Sequence[ScorerRef] = ()
     concurrency: int | None = None
     """Most runs of this agent at once in one process; None: as many as the process runs."""
+    lifespan: Lifespan | None = None
+    """Opens what all runs of a process share; `RunContext.resources` is what it yields."""
+    models: Sequence[str] = ()
+    """Names of models that a run may ask for."""
+    model_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the model that a run may ask for, with the type of each."""
 
     def __post_init__(self) -> None:
         if not 0 < len(self.agent_id) <= 128:
@@ -130,6 +138,12 @@ class Definition:
                 f"agent {self.agent_id!r}: concurrency is {self.concurrency}; it must be at least 1"
             )
 
+        if self.lifespan is not None:
+            lifespans.check(self.agent_id, self.lifespan)
+        if wrong := [scorer for scorer in self.scorers if not isinstance(scorer, ScorerRef)]:
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: scorers are ScorerRef(...), got {wrong[0]!r}: scorers=[ScorerRef('some-id')]"
+            )
         if (place := repeated_scorer(self.scorer_protos)) is not None:
             raise ConfigurationError(
                 f"agent {self.agent_id!r}: {self.scorers[place]!r} repeats another reference; give it a name of its own"
@@ -157,6 +171,26 @@ class Definition:
         except BaseException as error:
             # A validator is the author's, and may raise anything; StartRun calls it too, and is to be answered.
             raise InvalidRequest({root: redact(f"does not fit: {type(error).__name__}: {error}")}) from error
+
+    @cached_property
+    def _settings(self) -> Mapping[str, TypeAdapter[Any]]:
+        return {name: TypeAdapter(kind) for name, kind in self.model_settings.items()}
+
+    def check_model(self, choice: run_pb2.ModelChoice) -> None:
+        """Raises InvalidRequest for a model, or settings of one, that the agent does not let its callers choose."""
+        wrong: dict[str, str] = {}
+        if choice.model and choice.model not in self.models:
+            wrong["model.model"] = _not_offered(self.agent_id, choice.model, "model", self.models)
+        for name, value in from_struct(choice.settings).items():
+            if (adapter := self._settings.get(name)) is None:
+                wrong[f"model.settings.{name}"] = _not_offered(self.agent_id, name, "setting", sorted(self._settings))
+                continue
+            try:
+                adapter.validate_python(value)
+            except ValidationError as error:
+                wrong |= _violations(error, f"model.settings.{name}")
+        if wrong:
+            raise InvalidRequest(wrong)
 
     def output_problem(self, output: Any) -> str:
         """Why the output is not of the declared type, in words; empty where it is."""
@@ -197,7 +231,14 @@ class Definition:
             input_schema=carry_struct(self._input.json_schema()),
             output_schema=carry_struct(self._output.json_schema(mode="serialization")),
             scorers=self.scorer_protos,
+            models=sorted(self.models),
+            model_settings=sorted(self.model_settings),
         )
+
+
+def _not_offered(agent_id: str, name: str, what: str, offered: Sequence[str]) -> str:
+    offers = f"it offers {', '.join(offered)}" if offered else "it offers none"
+    return f"agent {agent_id!r} does not offer the {what} {name!r}; {offers}"
 
 
 def _violations(error: ValidationError, root: str = "input") -> dict[str, str]:
@@ -209,14 +250,15 @@ def _violations(error: ValidationError, root: str = "input") -> dict[str, str]:
 
 
 def workflow(
-    *,
-    id: str,
+    *misused: Any,
+    id: str = "",
     version: str = "",
     on_version_change: str = "fail",
     orphan_after: float = ORPHAN_AFTER_SECONDS,
     scorers: Sequence[ScorerRef] = (),
     description: str = "",
     concurrency: int | None = None,
+    lifespan: Lifespan | None = None,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Definition]:
     """Makes an async function of (RunContext, input) an agent that can be served.
 
@@ -224,7 +266,13 @@ def workflow(
     accepted, and outputs are stored as: pydantic models, dataclasses, str, dict, or any other type pydantic knows.
     The function is executed again from its beginning after a crash or a suspension: what must happen once belongs
     into `ctx.step`.
+
+    `lifespan`, a function with @asynccontextmanager, opens what all runs of a process share, such as a pool of
+    connections: before the first run is claimed, on the service's loop. What it yields is `ctx.resources`. Several
+    agents may name the same.
     """
+    if misused or not id:
+        raise ConfigurationError('workflow: write @workflow(id="some-id") above the function')
 
     def define(function: Callable[..., Awaitable[Any]]) -> Definition:
         parameters = list(inspect.signature(function).parameters)
@@ -242,6 +290,7 @@ def workflow(
             orphan_after=orphan_after,
             scorers=tuple(scorers),
             concurrency=concurrency,
+            lifespan=lifespan,
         )
 
     return define

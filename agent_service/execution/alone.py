@@ -78,6 +78,7 @@ class Alone:
         async with (
             telemetry.traced("agent", self._settings.trace_export, content=self._settings.trace_content),
             open_store(self._settings.store) as store,
+            self._agents.opened(),
             asyncio.TaskGroup() as bodies,
         ):
             loop = asyncio.get_running_loop()

@@ -35,7 +35,7 @@ from runwire.errors import EventsLost, Fenced, FieldExists, NotFound, StoreUnava
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
 from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
-from runwire.values import from_value
+from runwire.values import from_struct, from_value
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may continue before it is left alone."""
@@ -81,9 +81,11 @@ class Execution:
         worker: str,
         bodies: asyncio.TaskGroup,
         known: Recollections | None = None,
+        resources: Any = None,
     ) -> None:
         """`definition` is None if the worker has no such agent: then the run ends. `known`: what the worker has in
-        memory of conversations."""
+        memory of conversations. `resources`: what the agent's lifespan has opened."""
+        self._resources = resources
         self._claim = claim
         self._definition = definition
         self._store = store
@@ -127,7 +129,7 @@ class Execution:
         definition = agents.get(run.agent_id) if run is not None and run.agent_id in agents else None
         if definition is None:
             logger.error("%s cannot be executed: what is stored of it is no run of an agent that is here", claim.topic)
-        return cls(claim, definition, **given)
+        return cls(claim, definition, resources=agents.resources_of(definition), **given)
 
     @property
     def agent_id(self) -> str:
@@ -525,6 +527,8 @@ class Execution:
             answers={} if self._restarted else record.answers(self._claim.fields),
             now=self._now,
             turns=self._turns,
+            context=from_struct(record.context(self._claim.fields)),
+            resources=self._resources,
         )
 
     async def _body(self, context: RunContext) -> struct_pb2.Value | BaseException:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
+from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError, Message
 
 from runwire import frames, tracing, values
@@ -29,10 +30,14 @@ TRACE: Final = "trace"
 """W3C trace context: traceparent, newline, tracestate. What the run's spans are within."""
 TRACED: Final = "traced"
 """The same, of the latest attempt, which the next one is linked to."""
+CONTEXT: Final = "context"
+"""StartRunRequest.context. Beside the Run, which is written with many commits."""
 CANCELLER: Final = "cancelled-by"
 """Who asked for it."""
 SUMMARY: Final = (RUN, CANCEL, CANCELLER)
 """What `to_run` needs."""
+WHOLE: Final = (*SUMMARY, CONTEXT)
+"""What it needs for an answer about one run."""
 BRIEF: Final = "brief"
 """The Run as lists show it: at most about MAX_BRIEF_BYTES and its labels. Written with every RUN."""
 LISTED: Final = (BRIEF, CANCEL, CANCELLER)
@@ -168,6 +173,8 @@ def to_run(stored: Stored) -> run_pb2.Run:
     """The Run of a topic that is not expired, with what its head knows better."""
     run = _readable(stored.fields[RUN]) or _lost(stored)
     run.cancelled_by = stored.fields.get(CANCELLER, b"").decode()
+    if CONTEXT in stored.fields:
+        run.context.CopyFrom(context(stored.fields))
     return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
 
 
@@ -212,6 +219,14 @@ def with_head(run: run_pb2.Run, topic: str, head: Head, cancel_requested: bool) 
     if head.expire_time:
         run.expire_time.CopyFrom(timestamp(head.expire_time))
     return run
+
+
+def context(fields: Mapping[str, bytes]) -> struct_pb2.Struct:
+    """StartRunRequest.context, checked when it was accepted; empty where what is stored cannot be read."""
+    try:
+        return struct_pb2.Struct.FromString(fields.get(CONTEXT, b""))
+    except DecodeError:
+        return struct_pb2.Struct()
 
 
 def pack_answer(answer: run_event_pb2.Answer, time: float) -> bytes:

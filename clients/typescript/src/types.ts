@@ -44,7 +44,10 @@ export interface ListAgentsResponse {
 
 export interface StartRunRequest {
   agentId?: string;
-  /** Must fit Agent.input_schema. At most 1 MiB. */
+  /**
+   * Must fit Agent.input_schema. At most 1 MiB. For an agent: a text, or a list of texts and parts, each an object with
+   * `type` (`text`, `image`, `audio`, `video`, `document`), and `text`, or `url`, or `data` (base64) and `media_type`.
+   */
   input?: Json;
   /**
    * Makes the call safe to repeat: the same id with the same request returns the same run. At most 128
@@ -74,6 +77,21 @@ export interface StartRunRequest {
    * by SendMessage until EndConversation, CancelRun or its idle time-out.
    */
   conversation?: Conversation;
+  /**
+   * What the agent's code is to know beside its input, and the model is not told: who asks, which account, which
+   * settings. Kept with the run and shown by GetRun; no list shows it or finds a run by it. At most 64 KiB.
+   */
+  context?: { [key: string]: Json };
+  /**
+   * The model that this run is to use, and its settings, where the agent lets its callers choose: one of Agent.models,
+   * with those of Agent.model_settings. Unset: as the agent has it.
+   */
+  model?: ModelChoice;
+  /**
+   * The input of an agent as messages, in the place of `input`: kept, and shown everywhere, as the list of objects that
+   * is described there. At most 1 MiB in that form, in which bytes are a third longer: what is larger goes by URL.
+   */
+  parts?: InputPart[];
 }
 
 export interface StartRunResponse {
@@ -462,6 +480,39 @@ export interface Agent {
   outputSchema?: { [key: string]: Json };
   /** Scorers that every run of this agent asks for. */
   scorers?: ScorerRef[];
+  /** Models that a run may ask for, in order of name. Empty: none but the agent's own. */
+  models?: string[];
+  /** Names of the settings of the model that a run may ask for, such as `temperature`, in order. */
+  modelSettings?: string[];
+}
+
+/** Which model a run uses. */
+export interface ModelChoice {
+  /** One of Agent.models. Empty: the agent's own. */
+  model?: string;
+  /** By name, each one of Agent.model_settings. At most 4 KiB. */
+  settings?: { [key: string]: Json };
+}
+
+/** A part of an agent's input. */
+export interface InputPart {
+  text?: string;
+  image?: Media;
+  audio?: Media;
+  video?: Media;
+  document?: Media;
+}
+
+/** What is no text. */
+export interface Media {
+  /**
+   * http:// or https://, at most 8,192 characters. Read by the model's provider, or by the agent's worker where the
+   * provider reads none.
+   */
+  url?: string;
+  data?: string;
+  /** Such as `image/png`. Must be set with `data`. */
+  mediaType?: string;
 }
 
 /** Asks that a scorer scores a run. */
@@ -553,6 +604,10 @@ export interface Run {
   cancelledBy?: string;
   /** The run that this one continues from; see ForkRun. */
   forkedFrom?: string;
+  /** As in its StartRunRequest. Only in answers about one run: no list has it. */
+  context?: { [key: string]: Json };
+  /** The model that it asked for. Unset: the agent's own. */
+  model?: ModelChoice;
   /**
    * Trace that the run's spans are in, 32 hex digits: that of StartRun's caller, or a new one where this service traces.
    * Empty without either.

@@ -58,7 +58,7 @@ class ListAgentsResponse(_message.Message):
     def __init__(self, agents: _Optional[_Iterable[_Union[_run_pb2.Agent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class StartRunRequest(_message.Message):
-    __slots__ = ("agent_id", "input", "request_id", "labels", "scorers", "timeout", "traceparent", "tracestate", "conversation")
+    __slots__ = ("agent_id", "input", "request_id", "labels", "scorers", "timeout", "traceparent", "tracestate", "conversation", "context", "model", "parts")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,9 @@ class StartRunRequest(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     input: _struct_pb2.Value
     request_id: str
@@ -84,7 +87,10 @@ class StartRunRequest(_message.Message):
     traceparent: str
     tracestate: str
     conversation: _run_pb2.Conversation
-    def __init__(self, agent_id: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., request_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., scorers: _Optional[_Iterable[_Union[_run_pb2.ScorerRef, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., conversation: _Optional[_Union[_run_pb2.Conversation, _Mapping]] = ...) -> None: ...
+    context: _struct_pb2.Struct
+    model: _run_pb2.ModelChoice
+    parts: _containers.RepeatedCompositeFieldContainer[_run_pb2.InputPart]
+    def __init__(self, agent_id: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., request_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., scorers: _Optional[_Iterable[_Union[_run_pb2.ScorerRef, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., conversation: _Optional[_Union[_run_pb2.Conversation, _Mapping]] = ..., context: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., model: _Optional[_Union[_run_pb2.ModelChoice, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[_run_pb2.InputPart, _Mapping]]] = ...) -> None: ...
 
 class StartRunResponse(_message.Message):
     __slots__ = ("run",)
