@@ -608,6 +608,11 @@ export interface Run {
   context?: { [key: string]: Json };
   /** The model that it asked for. Unset: the agent's own. */
   model?: ModelChoice;
+  /**
+   * Trace that the run's spans are in, 32 hex digits: that of StartRun's caller, or a new one where this service traces.
+   * Empty without either.
+   */
+  traceId?: string;
 }
 
 /** How a conversation is kept. */
