@@ -24,6 +24,7 @@ from runwire.cli import (
     scores,
     tokens,
 )
+from runwire.cli.evaluation import command as evaluation
 from runwire.cli.session import Interrupted, service_options, settle
 
 OK: Final = 0
@@ -46,7 +47,10 @@ def runwire() -> None:
     """
 
 
-for noun in (runs, chat, agents, scores, people, fleet, dev, doctor, conformance, tokens, certificates, completion):
+for noun in (
+    *(runs, chat, agents, scores, people, evaluation, fleet),
+    *(dev, doctor, conformance, tokens, certificates, completion),
+):
     for command in noun.COMMANDS:
         runwire.add_command(command)
 
