@@ -34,6 +34,7 @@
     |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
     |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
     |   +-- NotForkable             NOT_FORKABLE: there is nothing to continue from
+    |   +-- JournalGone             JOURNAL_GONE: what it would continue from is not kept any more
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -287,6 +288,13 @@ class NotForkable(PreconditionFailed):
     """There is nothing to continue from."""
 
     reason = "NOT_FORKABLE"
+
+
+class JournalGone(PreconditionFailed):
+    """What the steps of a run left, or what a conversation remembered, is not kept any more: nothing can continue from
+    there."""
+
+    reason = "JOURNAL_GONE"
 
 
 class FrameUnreadable(RunwireError):

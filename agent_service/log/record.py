@@ -40,7 +40,7 @@ MAX_BRIEF_BYTES: Final = 4 * 1024
 _OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
 FORK: Final = "fork"
-"""Id of the run whose steps are still to be told at the beginning of the log."""
+"""Where the run came from (see Origin), while what it took over is still to be told at the beginning of the log."""
 TURN: Final = f"{ASIDE}turn/"
 """+ number: a turn of a conversation that is done."""
 MAX_TURNS: Final = 1000
