@@ -69,11 +69,32 @@ def send_message(
     )
 
 
-def fork_run(run_id: str, request_id: str | None) -> agent_service_pb2.ForkRunRequest:
-    return agent_service_pb2.ForkRunRequest(
+def fork_run(
+    run_id: str,
+    *,
+    turn: int | None,
+    step: int | str | None,
+    message: Json | struct_pb2.Value,
+    agent_id: str,
+    wait: bool,
+    request_id: str | None,
+) -> agent_service_pb2.ForkRunRequest:
+    if turn is not None and step is not None:
+        raise InvalidRequest({"step": "not together with turn"})
+    request = agent_service_pb2.ForkRunRequest(
         run_id=given(run_id, "run_id"),
         request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
+        agent_id=agent_id,
+        wait=wait,
+        message=None if message is None else to_value(message),
     )
+    if turn is not None:
+        request.turn = turn
+    elif isinstance(step, str):
+        request.step_name = step
+    elif step is not None:
+        request.step = step
+    return request
 
 
 _MODES: Final[Mapping[str, run_pb2.MessageMode]] = {

@@ -203,8 +203,20 @@ class AgentClient(Client):
             raise InvalidRequest({"agent_id": "must be set"})
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
-    def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
-        request = requests.fork_run(run_id, request_id)
+    def fork_run(
+        self,
+        run_id: str,
+        *,
+        turn: int | None = None,
+        step: int | str | None = None,
+        message: Json | struct_pb2.Value = None,
+        agent_id: str = "",
+        wait: bool = False,
+        request_id: str | None = None,
+    ) -> run_pb2.Run:
+        request = requests.fork_run(
+            run_id, turn=turn, step=step, message=message, agent_id=agent_id, wait=wait, request_id=request_id
+        )
         response: agent_pb.ForkRunResponse = self._call("ForkRun", request)
         return response.run
 
