@@ -95,8 +95,9 @@ $(PROTO_STAMP): requirements/proto.txt
 PROTOC = $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto
 
 .PHONY: proto
-proto: $(PROTO_STAMP) ## generate the stubs from proto/
+proto: $(PROTO_STAMP) $(STAMP) ## generate the stubs, and the types of the TypeScript client, from proto/
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	$(BIN)/python clients/typescript/generate.py
 
 .PHONY: verify
 verify: $(PROTO_STAMP) ## the committed stubs are what proto/ generates

@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AfterValidator, AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
 from runwire import settings
 from runwire.identity.settings import AccessSettings
 from runwire.settings import Names
+from runwire.turns import weights_of
 
 DEFAULT_FOLDER: Final = Path(".runwire")
 DEFAULT_STORE: Final = f"sqlite:///{DEFAULT_FOLDER}/runs.db"
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
+
+
+def _are_weights(pairs: Names) -> Names:
+    weights_of(pairs)
+    return pairs
 
 
 class Settings(AccessSettings):
@@ -33,8 +39,14 @@ class Settings(AccessSettings):
     model: str = ""
     """Model of the demonstration agent, as pydantic-ai names it; empty: a local one without a network."""
 
+    processes: int = Field(1, ge=1, le=64)
+    """Processes that serve and execute, all on the one port; what is said here of a process holds for each of them.
+    Not for a store that only one process can open (memory://)."""
     concurrency: int = Field(100, ge=1, le=10_000)
     """Most runs at once in this process."""
+    tenant_weights: Annotated[Names, AfterValidator(_are_weights)] = ()
+    """Tenants whose queued runs are to have more than one turn at a time, such as `shop=3,lab=2`: workers take runs of
+    all tenants in turn."""
     lease_seconds: Seconds = 15.0
     """After this long without a sign of life a worker's runs are given to others."""
     max_losses: int = Field(5, ge=1, le=1000)

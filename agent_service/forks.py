@@ -28,7 +28,7 @@ from runwire.times import seconds_of
 MAX_TAKEN_BYTES: Final = 64 * 1024 * 1024
 """Of the journal, or of what a conversation remembers, that a fork takes over in one commit."""
 _READ_AT_ONCE: Final = 64
-_FIELDS: Final = (*record.SUMMARY, inbox.INBOX, inbox.CONSUMED, REMEMBERED, record.TRACE)
+_FIELDS: Final = (*record.WHOLE, inbox.INBOX, inbox.CONSUMED, REMEMBERED, record.TRACE, record.FORMAT)
 _ENDED_OTHERWISE: Final = (run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED)
 
 
@@ -72,10 +72,16 @@ class Forks:
         _check_at(request, conversation)
         place = await (self._at_turn if conversation else self._at_step)(source, before, definition, request)
         run = _fork_of(before, place, definition, run_id, who.name)
+        if request.HasField("model"):
+            run.model.CopyFrom(request.model)
+        elif before.HasField("model") and definition.agent_id == before.agent_id:
+            run.model.CopyFrom(before.model)
         commit = Commit(
             topic,
             create=True,
-            queue=record.queue_of(run.agent_id),
+            queue=record.any_queue_of(run.agent_id)
+            if conversation
+            else record.queue_of(run.agent_id, run.agent_version),
             indexes=record.lists_of(who.tenant, run),
             puts={
                 **place.fields,
@@ -84,6 +90,8 @@ class Forks:
                 record.REQUEST: digest,
                 record.TRACE: source.fields.get(record.TRACE, b""),
                 record.FORK: place.origin.pack(),
+                record.FORMAT: source.fields.get(record.FORMAT, b"1"),
+                **({record.CONTEXT: source.fields[record.CONTEXT]} if record.CONTEXT in source.fields else {}),
                 **({OWNER: who.name.encode()} if who.name else {}),
             },
             schedule=Schedule.DUE,
@@ -93,13 +101,18 @@ class Forks:
         except TopicExists:
             return await self._runs.repeated(topic, run_id, digest)
         telling.accepted(who.tenant, run)
-        return record.with_head(run, topic, committed.head, False)
+        return (
+            await self._runs.get(who, run_id)
+            if record.CONTEXT in source.fields
+            else record.with_head(run, topic, committed.head, False)
+        )
 
     async def _definition(self, before: run_pb2.Run, request: agent_service_pb2.ForkRunRequest) -> Definition:
         """Who continues. Raises AgentNotFound, and InvalidRequest where it cannot, or does not take the message."""
         definition = self._agents.get(request.agent_id or before.agent_id)
         if before.agent_id in self._agents and self._agents.get(before.agent_id).kind != definition.kind:
             raise InvalidRequest({"agent_id": f"{definition.agent_id!r} is of another kind than {before.agent_id!r}"})
+        definition.check_model(request.model)
         if request.HasField("message"):
             parse = definition.parse_input
             if not (before.HasField("conversation") and definition.kind == run_pb2.AGENT_KIND_WORKFLOW):

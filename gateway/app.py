@@ -72,7 +72,7 @@ def _cross_origin(settings: Settings) -> Middleware:
         allow_origins=list(settings.allowed_origins),
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-        expose_headers=["Location", "Retry-After"],
+        expose_headers=["Location", "Retry-After", "Runwire-Heartbeat-Seconds"],
     )
 
 

@@ -95,6 +95,10 @@ RESOURCES: Final = (
     Resource(_SCORER, "RequestScorerRun", "POST", "/v1/scorers/{scorerId}/scorer-runs", "Score a sample",
              status=201, show="scorer_run"),
     Resource(_SCORER, "RetryScorerRuns", "POST", "/v1/scorer-runs/retry", "Redrive scorer runs, or score them again"),
+    Resource(_SCORER, "RegisterScorer", "POST", "/v1/scorers", "Say what a scorer is that is carried out elsewhere",
+             show="scorer"),
+    Resource(_SCORER, "ClaimScorerRuns", "POST", "/v1/scorer-runs/claim", "Take scorer runs of such scorers"),
+    Resource(_SCORER, "ReportScorerRun", "POST", "/v1/scorer-runs/{scorerRunId}/report", "Say how an attempt ended"),
     Resource(_SCORER, "CancelScorerRuns", "POST", "/v1/scorer-runs/cancel", "Cancel scorer runs"),
 )  # fmt: skip
 """Every unary RPC but ListRunEvents, which `events` serves beside its stream. A test holds that none is missing."""

@@ -70,7 +70,9 @@ class EventStream:
         self._sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        # Readers that can look at it know by it how long a silence is a cut.
+        heartbeat = (b"runwire-heartbeat-seconds", f"{self._heartbeat_seconds:g}".encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, heartbeat]})
         if self._greeting:
             await self._write(send, self._greeting)
         async with asyncio.TaskGroup() as group:

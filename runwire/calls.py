@@ -82,7 +82,8 @@ class Calls:
     async def _room(self, caller: _Caller) -> Hold:
         try:
             async with asyncio.timeout(_ROOM_SECONDS):
-                while caller.is_behind():
+                if caller.is_behind():
+                    # Once: those who wait would see each other's room, and hand it round for ever.
                     (await caller.answers.room(MAX_FRAME_BYTES)).release()
                 return await caller.requests.room(RECEIVING_BYTES)
         except TimeoutError:

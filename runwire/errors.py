@@ -35,6 +35,7 @@
     |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
     |   +-- NotForkable             NOT_FORKABLE: there is nothing to continue from
     |   +-- JournalGone             JOURNAL_GONE: what it would continue from is not kept any more
+    |   +-- ClaimLost               CLAIM_LOST: the scorer run is in the hands of somebody else, or of nobody
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -295,6 +296,12 @@ class JournalGone(PreconditionFailed):
     there."""
 
     reason = "JOURNAL_GONE"
+
+
+class ClaimLost(PreconditionFailed):
+    """The report came too late: somebody else has the scorer run, or it was cancelled, redriven or took too long."""
+
+    reason = "CLAIM_LOST"
 
 
 class FrameUnreadable(RunwireError):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,6 +16,7 @@ from runwire.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
+    from prometheus_client import CollectorRegistry
 
 Export = Literal["", "otlp"]
 
@@ -37,7 +38,7 @@ async def measured(service: str, engine: str, listen: str = "", export: Export =
     if not listen and not export:
         yield ""
         return
-    _check_installed()
+    check_installed()
     from opentelemetry.sdk.metrics import MeterProvider
 
     readers: list[MetricReader] = []
@@ -75,26 +76,35 @@ class _Page:
 
     def __init__(self, listen: str) -> None:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
-        from prometheus_client import start_http_server
+        from prometheus_client import REGISTRY
 
-        host, separator, port = listen.rpartition(":")
-        if not separator or not host or not port.isdecimal() or int(port) > 65535:
-            raise ConfigurationError(f"cannot show metrics on {listen!r}: expected HOST:PORT, such as 127.0.0.1:9464")
-        try:
-            self._server, self._thread = start_http_server(int(port), host.strip("[]"))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigurationError(f"cannot show metrics on {listen}: {reason}") from None
-        self.address = f"{host}:{self._server.server_port}"
+        self.address, self.close = serve_page(listen, REGISTRY)
         self.reader: MetricReader = PrometheusMetricReader(scope_info_enabled=False)
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+
+def serve_page(listen: str, registry: CollectorRegistry) -> tuple[str, Callable[[], None]]:
+    """Shows what is in a registry at `listen`; the address, and what ends it. Raises ConfigurationError."""
+    from prometheus_client import start_http_server
+
+    host, separator, port = listen.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigurationError(f"cannot show metrics on {listen!r}: expected HOST:PORT, such as 127.0.0.1:9464")
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"cannot show metrics on {listen}: {reason}") from None
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return f"{host}:{server.server_port}", close
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Raises ConfigurationError where what metrics need is not installed."""
     for name in _NEEDED:
         try:
             found = find_spec(name) is not None

@@ -32,6 +32,7 @@ from scorer_service.config import Settings
 from scorer_service.execution.executor import Executor, Limits, start_executor
 from scorer_service.execution.processes import JudgeSettings, Processes
 from scorer_service.execution.worker import Worker
+from scorer_service.port.port import Port, Rules
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.jobs import Jobs
@@ -132,6 +133,7 @@ async def _put_together(
     runs = Runs(max_fetched_bytes=settings.scorer_max_fetched_bytes)
     queries, statistics = Queries(database), Statistics(database)
     watch = Watch(queries, runs.all_sent)
+    port = Port(database, _rules(settings), jobs.backlog, scorers.__contains__)
     servicer = ScorerServicer(
         queries,
         statistics,
@@ -139,6 +141,7 @@ async def _put_together(
         watch,
         scorers,
         holders,
+        port,
         owns=runs.is_owned,
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
@@ -166,6 +169,11 @@ async def _put_together(
     store = await stack.enter_async_context(open_store(settings.store))
     await store.ping()
     runs.open(store)
+
+    def on_new() -> None:
+        claiming.wake()
+        port.looking.wake()
+
     executor = _make_executor(settings, scorers, judge, runs, jobs.worker)
     worker = _make_worker(settings, jobs, scorers, executor, claiming, on_stuck)
     await stack.enter_async_context(start_executor(executor, worker))
@@ -177,7 +185,14 @@ async def _put_together(
         server=server,
         worker=worker,
         holders=holders,
-        intake=Intake(store, jobs, database, max_sample_bytes=settings.scorer_max_fetched_bytes, on_new=claiming.wake),
+        intake=Intake(
+            store,
+            jobs,
+            database,
+            max_sample_bytes=settings.scorer_max_fetched_bytes,
+            on_new=on_new,
+        ),
+        port=port,
         watch=watch,
         statistics=statistics,
         retention=Retention(database, _ages(settings), backlog=jobs.backlog),
@@ -251,6 +266,7 @@ class _Service:
     worker: Worker
     holders: Holders
     intake: Intake
+    port: Port
     watch: Watch
     statistics: Statistics
     retention: Retention
@@ -266,6 +282,7 @@ class _Service:
             loops: list[tuple[str, Any, Wakeup]] = [
                 ("intake", self.intake.run_once, intake),
                 ("parked requests", self.intake.retry_once, Wakeup()),
+                ("claims from outside", self.port.look_once, self.port.looking),
                 ("watch", self.watch.poll_once, Wakeup()),
                 ("statistics", self.statistics.run_once, Wakeup()),
                 ("retention", self.retention.run_once, Wakeup()),
@@ -290,6 +307,7 @@ class _Service:
             intake.stop()
             self.worker.stop()
             self.watch.drain()
+            self.port.drain()
             await self.server.stop(_STREAM_GRACE_SECONDS)
             await working
             for task in tasks:
@@ -338,16 +356,29 @@ async def _prepare(database: Database, settings: Settings) -> None:
         logger.warning("the results database comes from another server: watches start over")
 
 
-def _limits(settings: Settings) -> Limits:
-    policy = RetryPolicy(
+def _retries(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(
         settings.scorer_retries,
         settings.scorer_retry_first_seconds,
         settings.scorer_retry_max_seconds,
         settings.scorer_wait_seconds,
     )
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        lease_seconds=settings.scorer_lease_seconds,
+        timeout_seconds=settings.scorer_timeout_seconds,
+        retry=_retries(settings),
+        max_losses=settings.scorer_max_losses,
+        orphan_seconds=settings.scorer_orphan_seconds,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
     return Limits(
         settings.scorer_timeout_seconds,
-        policy,
+        _retries(settings),
         settings.scorer_concurrency,
         max_losses=settings.scorer_max_losses,
         max_fetched_bytes=settings.scorer_max_fetched_bytes,

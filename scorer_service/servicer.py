@@ -22,16 +22,19 @@ from runwire.errors import (
 )
 from runwire.identity.principal import Principal, caller
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_port_pb2, scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import scorer_run_id
-from runwire.times import microseconds_of, seconds_of
+from runwire.times import microseconds_of, seconds_of, timestamp
 from runwire.values import from_struct
 from scorer_service.answers import messages
 from scorer_service.answers.controls import Controls, Place, Selection, Walk
 from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Queries
 from scorer_service.answers.statistics import Statistics, Window
 from scorer_service.answers.watch import Frame, Watch
+from scorer_service.port import messages as port_messages
+from scorer_service.port.external import External
+from scorer_service.port.port import Port
 from scorer_service.queue.holders import Holder, Holders, by_scorer
 from scorer_service.registry import Registry, newest_of
 from scorer_service.results.records import NewRun, Priority, json_text
@@ -58,12 +61,14 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         watch: Watch,
         registry: Registry,
         holders: Holders,
+        port: Port,
         *,
         owns: Owns,
         judge_model: str,
         max_sample_bytes: int,
     ) -> None:
         self._holders = holders
+        self._port = port
         self._queries = queries
         self._statistics = statistics
         self._controls = controls
@@ -75,10 +80,12 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
 
     async def ListScorers(self, request: pb.ListScorersRequest, context: Context) -> pb.ListScorersResponse:
         size, place = page_size(request), decode_token(request, str)
-        found = by_scorer(await self._holders.all())
-        names = [name for name in sorted({*self._registry.ids, *found}) if place is None or name > place[0]]
+        found = by_scorer(await self._holders.all(caller().tenant))
+        external = await self._external()
+        known = sorted({*self._registry.ids, *found, *external})
+        names = [name for name in known if place is None or name > place[0]]
         paused = await self._queries.paused()
-        scorers = [self._listed(name, name in paused, found.get(name, ())) for name in names[:size]]
+        scorers = [self._listed(name, name in paused, found.get(name, ()), external.get(name)) for name in names[:size]]
         token = encode_token(request, names[size - 1]) if len(names) > size else ""
         return pb.ListScorersResponse(scorers=scorers, next_page_token=token)
 
@@ -237,6 +244,49 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             queues=[messages.queue(one, now) for one in found[:size]], next_page_token=token
         )
 
+    async def RegisterScorer(
+        self, request: scorer_port_pb2.RegisterScorerRequest, context: Context
+    ) -> scorer_port_pb2.RegisterScorerResponse:
+        if not request.HasField("scorer"):
+            raise InvalidRequest({"scorer": "must be set"})
+        scorer = port_messages.external_of(caller().tenant, request.scorer)
+        await self._port.register(scorer)
+        return scorer_port_pb2.RegisterScorerResponse(scorer=port_messages.registered(scorer))
+
+    async def ClaimScorerRuns(
+        self, request: scorer_port_pb2.ClaimScorerRunsRequest, context: Context
+    ) -> scorer_port_pb2.ClaimScorerRunsResponse:
+        who, wanted = caller(), port_messages.wanted_of(request)
+        who.sees_all("the samples of all runs")
+        found, claims = await self._port.claim(who, wanted)
+        traces = await claims.traces(found.jobs) if found.jobs else {}
+        given = [
+            port_messages.claimed(job, wanted, claims.lease_seconds, traces.get(job.scorer_run_id, ("", "")))
+            for job in found.jobs
+        ]
+        return scorer_port_pb2.ClaimScorerRunsResponse(scorer_runs=given, alone_waiting=found.alone)
+
+    async def ReportScorerRun(
+        self, request: scorer_port_pb2.ReportScorerRunRequest, context: Context
+    ) -> scorer_port_pb2.ReportScorerRunResponse:
+        who = caller()
+        who.sees_all("what all runs score")
+        required = {name: "must be set" for name in ("worker", "scorer_run_id") if not getattr(request, name)}
+        if request.WhichOneof("report") is None:
+            required["score"] = "set one of score, error, not_scorable, extension, release"
+        if required:
+            raise InvalidRequest(required)
+        state, due_time = await self._port.report(who, request)
+        due = None if due_time is None else timestamp(due_time)
+        return scorer_port_pb2.ReportScorerRunResponse(state=state, due_time=due)  # type: ignore[arg-type]
+
+    async def _external(self) -> dict[str, External]:
+        """The newest versions of the caller's external scorers, by id."""
+        by_id: dict[str, dict[str, External]] = {}
+        for (scorer_id, version), scorer in (await self._port.externals.of(caller().tenant)).items():
+            by_id.setdefault(scorer_id, {})[version] = scorer
+        return {scorer_id: versions[newest_of(versions)] for scorer_id, versions in by_id.items()}
+
     async def _sees(self, who: Principal, run_id: str) -> bool:
         """Whether the scores of a run are the caller's to see; those of no run are not, where it sees only its own."""
         return who.owner is None or (bool(run_id) and await self._owns(who.tenant, run_id, who.owner))
@@ -262,12 +312,18 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         return messages.scorer(self._registry.newest(scorer_id), paused=paused, judge_model=self._judge_model)
 
     async def _now(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
-        return self._listed(scorer_id, paused, by_scorer(await self._holders.all()).get(scorer_id, ()))
+        having = by_scorer(await self._holders.all(caller().tenant)).get(scorer_id, ())
+        return self._listed(scorer_id, paused, having, (await self._external()).get(scorer_id))
 
-    def _listed(self, scorer_id: str, paused: bool, having: Sequence[Holder]) -> scorer_run_pb2.Scorer:
-        """A scorer of this process, or of another one: then only its name and its versions are known here."""
+    def _listed(
+        self, scorer_id: str, paused: bool, having: Sequence[Holder], external: External | None
+    ) -> scorer_run_pb2.Scorer:
+        """A scorer of this process, an external one, or one of another process: then only its name and its versions
+        are known here."""
         if scorer_id in self._registry:
             listed = self._scorer(scorer_id, paused)
+        elif external is not None:
+            listed = port_messages.listed(external, paused=paused)
         else:
             version = newest_of([one.version for one in having])
             listed = scorer_run_pb2.Scorer(scorer_id=scorer_id, version=version, paused=paused)
@@ -289,10 +345,11 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         raise InvalidRequest({"scorer_version": f"no such version {version!r} of {scorer_id or 'any scorer'}"})
 
     async def _is_elsewhere(self, scorer_id: str, version: str) -> bool:
-        """Whether a process has this scorer, or any; in this version, or in any."""
-        return any(
-            scorer_id in ("", one.scorer_id) and version in ("", one.version) for one in await self._holders.all()
-        )
+        """Whether a process has this scorer, or any; in this version, or in any; or it is carried out elsewhere."""
+        who = caller()
+        pairs = [(one.scorer_id, one.version) for one in await self._holders.all(who.tenant)]
+        pairs += await self._port.externals.of(who.tenant)
+        return any(scorer_id in ("", name) and version in ("", each) for name, each in pairs)
 
 
 def _only_begins(request: _Walked, selection: Selection) -> bool:

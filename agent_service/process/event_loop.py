@@ -80,11 +80,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     """uvloop's where it is installed: live events take a fifth to a third less. RUNWIRE_EVENT_LOOP=asyncio: not."""
     if uvloop_loop is None or os.environ.get("RUNWIRE_EVENT_LOOP") == "asyncio":
         return asyncio.new_event_loop()
-    return uvloop_loop.loop_class(_is_owned)()
-
-
-def _is_owned(context: Context | None) -> bool:
-    return (_owner.get() if context is None else context.get(_owner)) is not None
+    return uvloop_loop.loop_class(_owner)()
 
 
 def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> bool:

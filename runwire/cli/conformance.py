@@ -17,6 +17,7 @@ from runwire.conformance.validators import VALIDATORS
 
 @click.command()
 @click.option("--target", "targets", multiple=True, type=Address(), help="Agent service to test against; repeatable.")
+@click.option("--gateway", "gateways", multiple=True, type=Address(), help="Gateway to read at, by HTTP; repeatable.")
 @click.option("--command", required=True, help="How to start the client's adapter; see docs/conformance.md.")
 @click.option("--cuts", type=click.IntRange(1, 1_000_000), default=300, show_default=True, help="Break so often.")
 @click.option("--agent", default="ticker", show_default=True, help="Agent that takes count, interval_ms and text.")
@@ -28,6 +29,7 @@ from runwire.conformance.validators import VALIDATORS
 def conformance(
     session: Session,
     targets: Sequence[str],
+    gateways: Sequence[str],
     command: str,
     cuts: int,
     agent: str,
@@ -48,6 +50,7 @@ def conformance(
         events=events,
         seed=seed,
         patience_seconds=patience,
+        gateways=gateways,
     )
     for target in plan.targets:
         with session.at(target).asking_agents() as client:

@@ -36,6 +36,7 @@ def retry(session: Session, run_id: str, watch: bool, request_id: str | None) ->
 @click.option("--message", metavar="INPUT", help="In place of the run's input, or of the turn's message; as of start.")
 @click.option("--text", is_flag=True, help="Take the message as text, although it looks like JSON.")
 @click.option("--agent", "agent_id", default="", metavar="AGENT", help="Another agent of the same kind continues.")
+@click.option("--model", default="", help="Model to use, one that the agent offers.")
 @click.option("--wait", is_flag=True, help="The new conversation waits for a message.")
 @click.option("--watch", "-w", is_flag=True, help="Follow the new run.")
 @click.option("--request-id", help="Makes a repeated command return the same run.")
@@ -49,6 +50,7 @@ def fork(
     message: str | None,
     text: bool,
     agent_id: str,
+    model: str,
     wait: bool,
     watch: bool,
     request_id: str | None,
@@ -67,6 +69,7 @@ def fork(
             step=int(step) if step is not None and step.isdecimal() and len(step) < 10 else step,
             message=read_input(message, as_text=text) if message is not None else None,
             agent_id=agent_id,
+            model=model,
             wait=wait,
             request_id=request_id,
         )

@@ -8,15 +8,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from google.protobuf import struct_pb2
-
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import ConversationEnded, NotAConversation
 from runwire.fold import Fold, Turn
-from runwire.values import Json
 
 Talk = TypeVar("Talk")
-Message = Json | struct_pb2.Value
 
 
 class ConversationBase:
@@ -49,7 +45,7 @@ class ReplyBase(Generic[Talk]):
     """The events that answer one message. Ends with the turn, or with the run."""
 
     def __init__(
-        self, conversation: Talk, message: Message = None, mode: run_pb2.MessageMode | str = "queue", *, number: int = 0
+        self, conversation: Talk, message: object = None, mode: run_pb2.MessageMode | str = "queue", *, number: int = 0
     ) -> None:
         """`number`: of a message that was accepted before; then there is none to say."""
         self._conversation = conversation

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.replies import ConversationBase, Message, ReplyBase, number_under_way
+from runwire.client.replies import ConversationBase, ReplyBase, number_under_way
 from runwire.fold import Turn
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ class Conversation(ConversationBase):
     ) -> None:
         """Leaves the conversation as it is."""
 
-    def send(self, message: Message, *, mode: run_pb2.MessageMode | str = "queue") -> Reply:
+    def send(self, message: object, *, mode: run_pb2.MessageMode | str = "queue") -> Reply:
         """Says `message` once the first event is asked for; the events of the turn that answers it, through every cut.
         `mode` is `queue`, `steer` or `interrupt`, as in `AgentClient.send_message`."""
         return Reply(self, message, mode)
 
-    def ask(self, message: Message, *, mode: run_pb2.MessageMode | str = "queue") -> Turn:
+    def ask(self, message: object, *, mode: run_pb2.MessageMode | str = "queue") -> Turn:
         """Says `message`, and returns the turn that answers it once it is over, whether it succeeded or not."""
         return self.send(message, mode=mode).result()
 
@@ -65,7 +65,7 @@ class Conversation(ConversationBase):
         """Ends the conversation once all that was said is answered."""
         return self._client.end_conversation(self.run_id)
 
-    def _say(self, message: Message, mode: run_pb2.MessageMode | str) -> tuple[int, RunStream]:
+    def _say(self, message: object, mode: run_pb2.MessageMode | str) -> tuple[int, RunStream]:
         """The number of the message, and a stream of what follows."""
         if not self.run_id:
             run = self._client.start_run(self._agent_id, message, **self._beginning)

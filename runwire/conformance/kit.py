@@ -6,12 +6,14 @@ import asyncio
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runwire.client import AgentClient
 from runwire.client.access import Access
+from runwire.conformance.http_proxy import HttpFaultProxy
 from runwire.conformance.proxy import Break, Fault, FaultProxy
 from runwire.conformance.reader import Reader
 from runwire.conformance.transcript import (
@@ -56,6 +58,8 @@ class Plan:
     seed: int = 0
     patience_seconds: float = 30.0
     """A client that says nothing for this long is stuck."""
+    gateways: Sequence[str] = ()
+    """HOST:PORT of gateways of these targets: the client reads there, by HTTP. Empty: at the targets, by gRPC."""
 
 
 @dataclass
@@ -184,7 +188,7 @@ class Kit:
         transcript = Transcript(run_id)
         cursor, start = "", 0
         batch = self._chance.randint(1, 5)
-        async with FaultProxy(self._targets(), chaos, chaos.broke).listening() as address:
+        async with self._proxied(chaos, chaos.broke) as address:
             for life in range(10):
                 chaos.calm = life == 9
                 request = _request(address, run_id, cursor, batch)
@@ -208,16 +212,18 @@ class Kit:
             ("rubbish", "CURSOR_MALFORMED"),
             (other, "CURSOR_MISMATCH"),
         ):
-            async with FaultProxy(self._targets(), Fault).listening() as address:
+            async with self._proxied(Fault) as address:
                 session = await reader.watch(_request(address, run_id, cursor, 0), start=0)
             self.report.judge(Transcript(run_id, [session], expects_error=reason), log)
+        if self._plan.gateways:
+            return  # their readers see no epoch: the cursor has it, and the service refuses the cursor
         known = asyncio.Event()
 
         def seen(sequence: int) -> bool:
             known.set()
             return False
 
-        async with FaultProxy(self._targets(), _another_log(run_id, end, known)).listening() as address:
+        async with self._proxied(_another_log(run_id, end, known)) as address:
             session = await reader.watch(_request(address, run_id, "", 4), start=0, dies=seen)
         self.report.judge(Transcript(run_id, [session], expects_error="CURSOR_EPOCH_MISMATCH"), log)
 
@@ -234,8 +240,16 @@ class Kit:
             pass
         return [Event.of(event) async for event in self._clients[0].list_run_events(run_id, page_size=1000)]
 
-    def _targets(self) -> list[str]:
-        return self._chance.sample(list(self._plan.targets), len(self._plan.targets))
+    @asynccontextmanager
+    async def _proxied(
+        self, choose: Callable[[], Fault], broke: Callable[[Fault], None] | None = None
+    ) -> AsyncIterator[str]:
+        """What the client is to be told: an address, or a URL, behind which connections break as `choose` says."""
+        gateways = self._plan.gateways
+        targets = list(gateways or self._plan.targets)
+        proxy = (HttpFaultProxy if gateways else FaultProxy)(self._chance.sample(targets, len(targets)), choose, broke)
+        async with proxy.listening() as address:
+            yield f"http://{address}" if gateways else address
 
 
 def _another_log(run_id: str, cursor: str, known: asyncio.Event) -> Callable[[], Fault]:

@@ -98,7 +98,7 @@ class FaultProxy:
         try:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(_copy(reader, to_upstream))
-                await self._to_client(upstream, writer, fault)
+                await self.to_client(upstream, writer, fault)
                 sending.cancel()
         except* (OSError, asyncio.IncompleteReadError):
             pass  # one of the two sides has gone
@@ -106,7 +106,7 @@ class FaultProxy:
             to_upstream.close()
             writer.close()
 
-    async def _to_client(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault) -> None:
+    async def to_client(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault) -> None:
         """Forwards message by message until the fault is due, and then does it."""
         messages = Messages()
         while True:
@@ -129,10 +129,14 @@ class FaultProxy:
             if fault.when is not None:
                 await writer.drain()
                 await fault.when.wait()
-            if self._broke is not None:
-                self._broke(fault)
+            self.tell(fault)
             await _break(writer, fault.kind, header, body[end:])
             return
+
+    def tell(self, fault: Fault) -> None:
+        """A fault is carried out."""
+        if self._broke is not None:
+            self._broke(fault)
 
 
 class Messages:
@@ -190,7 +194,13 @@ async def _break(writer: asyncio.StreamWriter, kind: Break, header: bytes, body:
         await writer.drain()
         # Left open a moment, so that the status is read before the connection goes.
         await asyncio.sleep(0.03)
-    elif kind is Break.RESET:
+    else:
+        await hang_up(writer, kind)
+
+
+async def hang_up(writer: asyncio.StreamWriter, kind: Break) -> None:
+    """What RESET and FREEZE do before the connection is closed; nothing for others."""
+    if kind is Break.RESET:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     elif kind is Break.FREEZE:
         await asyncio.Event().wait()

@@ -95,11 +95,16 @@ class Transcript:
 
 
 def place(run_id: str, cursor: str) -> Position | None:
-    """The position that a cursor of the run stands for; None if it is none."""
+    """The position that a cursor of the run stands for; None if it is none. An id of the gateway is a cursor too, with
+    `.` and the sequence behind it inside of a frame."""
+    before, _, inside = cursor.partition(".")
     try:
-        return CursorCodec(topic_of(DEFAULT_TENANT, run_id)).decode(cursor)
+        position = CursorCodec(topic_of(DEFAULT_TENANT, run_id)).decode(before) if before else None
     except RunwireError:
         return None
+    if not inside.isdigit():
+        return position
+    return Position(position.epoch if position else "", int(inside))
 
 
 def of_another_log(run_id: str, cursor: str) -> str:

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0007"
+HEAD: Final = "0009"
 """The newest migration; a test holds it to migrations/."""
 
 VERSION_TABLE: Final = "runwire_scorer_version"
@@ -119,6 +119,17 @@ Index(
     postgresql_where=runs.due_time.is_not(None),
 )
 Index(
+    "ix_scorer_runs_port",
+    runs.tenant,
+    runs.scorer_id,
+    runs.wanted_version,
+    runs.lane,
+    runs.due_time,
+    sqlite_where=runs.due_time.is_not(None),
+    postgresql_where=runs.due_time.is_not(None),
+)
+"""Of claims of external workers, which see one tenant's."""
+Index(
     "ix_scorer_runs_ended",
     runs.state,
     runs.end_time,
@@ -200,11 +211,30 @@ holders = Table(
     Column("scorer_id", String, nullable=False),
     Column("version", String, nullable=False),
     Column("seen_time", Double, nullable=False),
+    Column("tenant", String, nullable=False, server_default=""),
     PrimaryKeyConstraint("worker", "scorer_id", "version"),
 )
 """Which process has which versions of which scorers, and when it last said so. Each that has any version of a scorer
-also has the version '': it does what asks for none."""
+also has the version '': it does what asks for none. `tenant` is that of an external worker, and empty for the processes
+of this service, which do everybody's."""
 
+external_scorers = Table(
+    "external_scorers",
+    metadata,
+    Column("tenant", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("direction", SmallInteger, nullable=False),
+    Column("options_schema", Text, nullable=False),
+    Column("timeout_seconds", Double),
+    Column("retries", Integer),
+    Column("register_time", Double, nullable=False),
+    PrimaryKeyConstraint("tenant", "scorer_id", "version"),
+)
+"""Scorers that are carried out elsewhere: see `scorer_service.port`."""
+
+Index("ix_holders_tenant", holders.c.tenant)
 Index("ix_holders_scorer", holders.c.scorer_id, holders.c.version, holders.c.seen_time)
 
 parked_requests = Table(

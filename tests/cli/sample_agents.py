@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage
@@ -65,15 +66,16 @@ async def collector(ctx: RunContext, input: str) -> list[str]:
 
 
 async def _speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
-    """Deletes what it is told to, if it may; counts slowly, if it is told to; repeats all that it was told."""
+    """Deletes what it is told to, if it may; counts, and on once there is a file; repeats all that it was told."""
     told = [part for message in messages for part in message.parts if part.part_kind == "user-prompt"]
     last = messages[-1].parts[-1]
     if last.part_kind == "user-prompt" and str(last.content).startswith("delete"):
         yield {1: DeltaToolCall("delete", json_args=f'{{"what": "{str(last.content)[7:]}"}}', tool_call_id="d")}
-    elif last.part_kind == "user-prompt" and last.content == "count":
-        for number in range(10):
-            yield f"{number} "
-            await asyncio.sleep(0.25)
+    elif last.part_kind == "user-prompt" and str(last.content).startswith("count"):
+        yield "0 1 2 3 4 "
+        while not Path(str(last.content)[6:]).exists():
+            await asyncio.sleep(0.05)
+        yield "5 6 7 8 9 "
     else:
         yield f"so: {getattr(last, 'content', '')}; told {', '.join(str(part.content) for part in told)}"
 

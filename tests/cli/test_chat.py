@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,18 +114,20 @@ def test_a_conversation_is_forked_on_a_terminal(agent_service: AgentProcess) -> 
     assert "told one, two, three" in then.stdout
 
 
-def test_whoever_comes_back_is_shown_the_answer_under_way(agent_service: AgentProcess) -> None:
+def test_whoever_comes_back_is_shown_the_answer_under_way(agent_service: AgentProcess, tmp_path: Path) -> None:
     """Ctrl-C in the middle of an answer, or of a question, leaves the conversation as it is; --run shows the answer
     from its beginning, and asks again what is still to be answered."""
     with Terminal("chat", "janitor", "--agent-address", agent_service.address) as terminal:
         terminal.until("> ")
-        terminal.type("count")
-        terminal.until("0 1 2 ")
+        terminal.type(f"count {tmp_path / 'on'}")
+        terminal.until("0 1 2 3 4 ")
         terminal.press_ctrl_c()
         run_id = run_of(terminal)
         assert terminal.process.returncode == 130
     with Terminal("chat", "--run", run_id, "--agent-address", agent_service.address) as terminal:
-        terminal.until("0 1 2 3 4 5 6 7 8 9 ")
+        terminal.until("0 1 2 3 4 ")
+        (tmp_path / "on").touch()
+        terminal.until("5 6 7 8 9 ")
         terminal.until("> ")
         terminal.type("delete it")
         terminal.until("approve delete")
@@ -140,7 +143,7 @@ def test_whoever_comes_back_is_shown_the_answer_under_way(agent_service: AgentPr
 
 
 @pytest.mark.chaos
-def test_an_answer_through_a_cut() -> None:
+def test_an_answer_through_a_cut(tmp_path: Path) -> None:
     """The service dies in the middle of an answer and comes back: the rest is shown, each word once."""
     with (
         AgentProcess("tests.cli.sample_agents", lease_seconds="1").start() as service,
@@ -150,14 +153,15 @@ def test_an_answer_through_a_cut() -> None:
         terminal.type("hello")
         terminal.until("told hello")
         terminal.until("> ")
-        terminal.type("count")
-        terminal.until("0 1 2 ")
+        terminal.type(f"count {tmp_path / 'on'}")
+        terminal.until("0 1 2 3 4 ")
         service.kill()
+        (tmp_path / "on").touch()
         service.start()
         terminal.until("0 1 2 3 4 5 6 7 8 9 ")
         terminal.until("> ")
         terminal.type("there?")
-        terminal.until("told hello, count, there?")
+        terminal.until("there?; told hello, count")
         terminal.type("/end")
         assert terminal.code() == 0
 

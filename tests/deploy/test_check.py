@@ -1,6 +1,5 @@
 """What deploys Runwire passes its checks, and each check notices when it should."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from deploy.check.services import SERVICES
 from runwire.connect import open_store
+from tests.deploy.conftest import break_file
 from tests.servers import RedisServer, redis_servers, start_redis
 
 # Its tools are of the group dev; `make test-lowest` runs without them.
@@ -15,23 +15,8 @@ pytest.importorskip("kubernetes_validate")
 from deploy.check import compose, dockerfile, kubernetes, operations
 
 ROOT = Path(__file__).parents[2]
-COPIED = (".dockerignore", "Makefile", "pyproject.toml", "README.md", "ARCHITECTURE.md", "LICENSE")
-FOLDERS = ("deploy", "docs", "requirements")
-SOURCES = ("runwire", "agent_service", "scorer_service")
 
 Check = Callable[[Path], Iterator[str]]
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of everything that the checks read, to be broken."""
-    for name in COPIED:
-        shutil.copy(ROOT / name, tmp_path / name)
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in SOURCES:
-        (tmp_path / name).mkdir()
-    return tmp_path
 
 
 def manifests(root: Path) -> Iterator[str]:
@@ -42,14 +27,7 @@ def rendered_manifests(root: Path) -> Iterator[str]:
     return kubernetes.check(root, rendered=True)
 
 
-def break_file(project: Path, name: str, old: str, new: str) -> None:
-    path = project / name
-    text = path.read_text()
-    assert old in text, f"{name} has no {old!r} to break"
-    path.write_text(text.replace(old, new))
-
-
-needs_kubectl = pytest.mark.skipif(not kubernetes.has_kubectl(), reason="no kubectl here: no overlay is rendered")
+needs_kubectl = pytest.mark.usefixtures("kubectl")
 
 
 @pytest.mark.parametrize("check", [dockerfile.check, compose.check, manifests, operations.check])

@@ -22,6 +22,7 @@ from runwire.agent.v1 import run_event_pb2
 from runwire.identity import policy, run_tokens, static_tokens, watched_files
 from runwire.identity.principal import ADMIN, OWN, SCOPES, Principal
 from runwire.identity.run_tokens import RunTokens
+from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import to_value
@@ -163,6 +164,13 @@ def requests(things: Things) -> dict[str, Message]:
         "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
         "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
         "GetScorerStats": scorer_pb.GetScorerStatsRequest(),
+        "RegisterScorer": port_pb.RegisterScorerRequest(scorer=port_pb.ExternalScorer(scorer_id="mine", version="1")),
+        "ClaimScorerRuns": port_pb.ClaimScorerRunsRequest(
+            worker="w", scorers=[port_pb.ScorerVersion(scorer_id="brevity", version="1")]
+        ),
+        "ReportScorerRun": port_pb.ReportScorerRunRequest(
+            worker="w", scorer_run_id=things.scorer_run_id, claim=1, scorer_version="1", score={"value": 1}
+        ),
     }
 
 

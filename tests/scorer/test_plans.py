@@ -4,6 +4,7 @@ grows."""
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import sys
 import time
@@ -13,15 +14,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 from sqlalchemy import delete, event, insert, text, update
 from sqlalchemy.engine import Engine
 
 import scorer_service
+from runwire.errors import ClaimLost
+from runwire.identity.principal import ANONYMOUS
+from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Filter, Place, Queries
 from scorer_service.answers.statistics import Statistics, Window
 from scorer_service.export import Exporter, Verdict
+from scorer_service.port.external import External
+from scorer_service.port.port import Port, Rules, Wanted
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.jobs import Held, Jobs, Offer
@@ -32,7 +39,7 @@ from scorer_service.registry import Registry
 from scorer_service.results.database import Database, open_database
 from scorer_service.results.records import Asked, Error, Finished, NewRun, ScoreRecord, State
 from scorer_service.results.schema import attempts, exports, parked_requests, samples, scorer_runs
-from scorer_service.scoring import Sample, scorer
+from scorer_service.scoring import RetryPolicy, Sample, scorer
 from tests.scorer.many import fill
 from tests.scorer.test_export import Remembering
 
@@ -41,6 +48,7 @@ FOLDER = Path(scorer_service.__file__).parent
 MODULES = (
     *(f"answers/{name}" for name in ("controls", "queries", "statistics")),
     *(f"queue/{name}" for name in ("backlog", "holders", "jobs", "parking", "rates", "retention", "rows")),
+    *(f"port/{name}" for name in ("claims", "external", "port", "reports", "waiters")),
     "export",
 )
 GROW = ("scorer_runs", "attempts", "samples", "exports", "parked_requests")
@@ -140,7 +148,7 @@ async def others(database: Database, jobs: Jobs) -> None:
         await database.write(lambda c, old=old: c.execute(old))  # type: ignore[misc]
     else:
         raise AssertionError("it was never given up")
-    await holders.all()
+    await holders.all("default")
     await holders.workers()
     await holders.queues()
     await holders.work(frozenset())
@@ -170,6 +178,32 @@ async def others(database: Database, jobs: Jobs) -> None:
         await Statistics(database).ask(window)
     assert await retention.sweep_runs()
     assert await retention.sweep_samples()
+
+
+async def elsewhere(database: Database, jobs: Jobs) -> None:
+    """What workers of scorers that are carried out elsewhere ask for."""
+    rules = Rules(lease_seconds=30, timeout_seconds=60, retry=RetryPolicy(), max_losses=3, orphan_seconds=3600)
+    port = Port(database, rules, jobs.backlog, lambda scorer_id: False)
+    await port.register(External("default", "outside", "1"))
+    await jobs.add([NewRun(f"outside-{number}", "default", "outside", sample=b"s") for number in range(3)])
+    wanted = Wanted("w", {"outside": ["1"]}, 3, 0.0, 30.0, 0, 1000)
+    found, claims = await port.claim(ANONYMOUS, wanted)
+    first, second, third = found.jobs
+    await claims.traces(found.jobs)
+    for job, fields in (
+        (first, {"extension": port_pb.AttemptExtension()}),
+        (first, {"score": {"value": 1}}),
+        (second, {"error": port_pb.AttemptError()}),
+    ):
+        named = {"worker": "w", "scorer_run_id": job.scorer_run_id, "claim": job.token, "scorer_version": "1"}
+        await port.report(ANONYMOUS, port_pb.ReportScorerRunRequest(**named, **fields))  # type: ignore[arg-type]
+    stolen = port_pb.ReportScorerRunRequest(worker="w", scorer_run_id=third.scorer_run_id, claim=7)
+    with pytest.raises(ClaimLost):
+        await port.report(ANONYMOUS, stolen)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(port.claim(ANONYMOUS, Wanted("v", {"outside": ["1"]}, 3, 0.2, 30.0, 1, 1000)))
+        await asyncio.sleep(0.1)
+        await port.look_once()
 
 
 async def people(database: Database, jobs: Jobs) -> None:
@@ -237,6 +271,7 @@ async def everything(database: Database) -> None:
     await Statistics(database).ask(Window("default"))
     await work(database, jobs)
     await people(database, jobs)
+    await elsewhere(database, jobs)
     await others(database, jobs)
 
 

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	pb "runwire.example/agentv1"
+	pb "runwire/agent/v1"
 )
 
 // Options say where to begin and what to ask of the service.

@@ -53,7 +53,7 @@ SCORER_RUN_PRIORITY_NORMAL: ScorerRunPriority
 SCORER_RUN_PRIORITY_HIGH: ScorerRunPriority
 
 class Scorer(_message.Message):
-    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused", "holders")
+    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused", "holders", "external", "options_schema")
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,8 @@ class Scorer(_message.Message):
     PROMPT_VERSION_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     version: str
     description: str
@@ -72,7 +74,9 @@ class Scorer(_message.Message):
     prompt_version: str
     paused: bool
     holders: _containers.RepeatedCompositeFieldContainer[ScorerHolder]
-    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ..., holders: _Optional[_Iterable[_Union[ScorerHolder, _Mapping]]] = ...) -> None: ...
+    external: bool
+    options_schema: _struct_pb2.Struct
+    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ..., holders: _Optional[_Iterable[_Union[ScorerHolder, _Mapping]]] = ..., external: bool = ..., options_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class ScorerHolder(_message.Message):
     __slots__ = ("worker", "version", "seen_time")

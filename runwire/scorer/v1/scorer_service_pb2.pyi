@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from runwire.scorer.v1 import scorer_port_pb2 as _scorer_port_pb2
 from runwire.scorer.v1 import scorer_run_pb2 as _scorer_run_pb2
 from runwire.scorer.v1 import scorer_run_requested_pb2 as _scorer_run_requested_pb2
 from google.protobuf.internal import containers as _containers
