@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -65,6 +66,11 @@ async def collector(ctx: RunContext, input: str) -> list[str]:
     return heard
 
 
+def _wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.02)
+
+
 async def _speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
     """Deletes what it is told to, if it may; counts, and on once there is a file; repeats all that it was told."""
     told = [part for message in messages for part in message.parts if part.part_kind == "user-prompt"]
@@ -73,8 +79,7 @@ async def _speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator
         yield {1: DeltaToolCall("delete", json_args=f'{{"what": "{str(last.content)[7:]}"}}', tool_call_id="d")}
     elif last.part_kind == "user-prompt" and str(last.content).startswith("count"):
         yield "0 1 2 3 4 "
-        while not Path(str(last.content)[6:]).exists():
-            await asyncio.sleep(0.05)
+        await asyncio.to_thread(_wait_for, Path(str(last.content)[6:]))
         yield "5 6 7 8 9 "
     else:
         yield f"so: {getattr(last, 'content', '')}; told {', '.join(str(part.content) for part in told)}"
