@@ -10,7 +10,7 @@ from typing import Any, Final
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError, Message
 
-from runwire import frames, values
+from runwire import frames, scorer_requests, values
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
 from runwire.pubsub import ASIDE, Head, Stored
@@ -36,7 +36,7 @@ SUMMARY: Final = (RUN, CANCEL, CANCELLER)
 """What `to_run` needs."""
 WHOLE: Final = (*SUMMARY, CONTEXT)
 """What it needs for an answer about one run."""
-BRIEF: Final = "brief"
+BRIEF: Final = scorer_requests.BRIEF
 """The Run as lists show it: at most about MAX_BRIEF_BYTES and its labels. Written with every RUN."""
 LISTED: Final = (BRIEF, CANCEL, CANCELLER)
 """What `to_listed` needs."""

@@ -20,6 +20,7 @@ from runwire.cli import (
     doctor,
     fleet,
     forks,
+    people,
     runs,
     scores,
     tokens,
@@ -46,7 +47,8 @@ def runwire() -> None:
     """
 
 
-for noun in (runs, forks, chat, agents, scores, fleet, dev, doctor, conformance, tokens, certificates, completion):
+nouns = (runs, forks, chat, agents, scores, people, fleet, dev, doctor, conformance, tokens, certificates, completion)
+for noun in nouns:
     for command in noun.COMMANDS:
         runwire.add_command(command)
 

@@ -1119,6 +1119,8 @@ export interface Scorer {
   external?: boolean;
   /** External ones: JSON schema of the options. */
   optionsSchema?: { [key: string]: Json };
+  /** Who paused it, where that was somebody of the caller's tenant. */
+  pausedBy?: string;
 }
 
 /** A process that has a version of a scorer. */
@@ -1173,6 +1175,32 @@ export interface ScorerRun {
   attemptsOmitted?: number;
   /** Names of fields that are left out, because what is stored of them is damaged and cannot be read. */
   omitted?: string[];
+  /**
+   * Who asked for it by RequestScorerRun, or for this version by RetryScorerRuns: a subject. Empty: its run did. It is
+   * empty too where there is no authentication, as are the two below.
+   */
+  requestedBy?: string;
+  /** Who redrove it last. */
+  redrivenBy?: string;
+  /** Who cancelled it; empty again once it is redriven. */
+  cancelledBy?: string;
+  /** Of what a person said: whose opinion it is. See SubmitScore. */
+  author?: string;
+  /** What they said, oldest first, the newest 100: the last one is the score. Only from GetScorerRun. */
+  opinions?: Opinion[];
+}
+
+/** What a person said of a run, once. */
+export interface Opinion {
+  /** From 1. */
+  number?: number;
+  value?: number;
+  label?: string;
+  comment?: string;
+  author?: string;
+  /** Who called; empty where nobody has to say who they are. */
+  submittedBy?: string;
+  submitTime?: string;
 }
 
 /** What a scorer found. */
@@ -1296,6 +1324,15 @@ export interface ScorerStats {
   oldestDueAge?: string;
   /** Which use of the scorer is counted: ScorerRef.name. oldest_due_age and paused are those of the scorer as a whole. */
   scorerName?: string;
+  /**
+   * How a judge agrees with people: of the newest 10000 opinions of the window about this scorer_id, those on runs that
+   * the judge scored too. How many they are,
+   */
+  comparedWithPeople?: string;
+  /** the share in which both are at least 0.5, or both are below, */
+  agreement?: number;
+  /** and the mean distance between the two values. Set where there are some. */
+  meanDistance?: number;
 }
 
 /** How many scorer runs are in a state. */
@@ -1412,6 +1449,12 @@ export interface SampleUsage {
   outputTokens?: string;
   toolCalls?: string;
 }
+
+/** A thumb. */
+export type Thumb =
+  | "THUMB_UNSPECIFIED"
+  | "THUMB_UP"
+  | "THUMB_DOWN";
 
 /** Selects scorer runs. All conditions that are set must hold. */
 export interface ScorerRunFilter {
@@ -1655,4 +1698,26 @@ export interface ScorerQueue {
   workers?: number;
   /** The scorer is held by PauseScorer. */
   paused?: boolean;
+}
+
+export interface SubmitScoreRequest {
+  runId?: string;
+  /**
+   * What is scored: any name, up to 128 characters. That of a judge, to compare it with people: see
+   * ScorerStats.agreement.
+   */
+  scorerId?: string;
+  value?: number;
+  thumb?: Thumb;
+  label?: string;
+  /** Why; kept up to 16384 characters. */
+  comment?: string;
+  /** Whose opinion it is, such as a user of the caller's own. Empty: the caller's. */
+  author?: string;
+  /** Makes the call safe to repeat. Empty: every call submits anew. */
+  requestId?: string;
+}
+
+export interface SubmitScoreResponse {
+  scorerRun?: ScorerRun;
 }
