@@ -93,8 +93,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         external = await self._external()
         known = sorted({*self._registry.ids, *found, *external})
         names = [name for name in known if place is None or name > place[0]]
-        paused = await self._queries.paused()
-        scorers = [self._listed(name, name in paused, found.get(name, ()), external.get(name)) for name in names[:size]]
+        paused = await self._queries.paused(caller().tenant)
+        scorers = [self._listed(name, paused, found.get(name, ()), external.get(name)) for name in names[:size]]
         token = encode_token(request, names[size - 1]) if len(names) > size else ""
         return pb.ListScorersResponse(scorers=scorers, next_page_token=token)
 
@@ -185,6 +185,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             labels=json.dumps(dict(sample.labels)),
             sample=sample.SerializeToString(deterministic=True),
             fingerprint=sha256(request.SerializeToString(deterministic=True)).hexdigest(),
+            requested_by=who.name,
         )
 
     async def RetryScorerRuns(self, request: pb.RetryScorerRunsRequest, context: Context) -> pb.RetryScorerRunsResponse:
@@ -196,11 +197,11 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if _only_begins(request, selection):
             place = await self._controls.begin()
             return pb.RetryScorerRunsResponse(next_page_token=_walk_token(request, place))
-        walk = _walk(request, context)
+        how: dict[str, Any] = {"by": who.name, "dry_run": request.dry_run, "walk": _walk(request, context)}
         if version:
-            touched = await self._controls.rescore(who.tenant, selection, version, dry_run=request.dry_run, walk=walk)
+            touched = await self._controls.rescore(who.tenant, selection, version, **how)
         else:
-            touched = await self._controls.redrive(who.tenant, selection, dry_run=request.dry_run, walk=walk)
+            touched = await self._controls.redrive(who.tenant, selection, **how)
         token = _walk_token(request, touched.rest)
         return pb.RetryScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
@@ -213,20 +214,20 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if _only_begins(request, selection):
             place = await self._controls.begin()
             return pb.CancelScorerRunsResponse(next_page_token=_walk_token(request, place))
-        walk = _walk(request, context)
-        touched = await self._controls.cancel(who.tenant, selection, dry_run=request.dry_run, walk=walk)
+        how: dict[str, Any] = {"by": who.name, "dry_run": request.dry_run, "walk": _walk(request, context)}
+        touched = await self._controls.cancel(who.tenant, selection, **how)
         token = _walk_token(request, touched.rest)
         return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
     async def PauseScorer(self, request: pb.PauseScorerRequest, context: Context) -> pb.PauseScorerResponse:
         await self._check_scorer(request.scorer_id)
-        await self._controls.pause(request.scorer_id, True)
-        return pb.PauseScorerResponse(scorer=await self._now(request.scorer_id, True))
+        await self._controls.pause(request.scorer_id, True, (caller().tenant, caller().name))
+        return pb.PauseScorerResponse(scorer=await self._now(request.scorer_id))
 
     async def ResumeScorer(self, request: pb.ResumeScorerRequest, context: Context) -> pb.ResumeScorerResponse:
         await self._check_scorer(request.scorer_id)
         await self._controls.pause(request.scorer_id, False)
-        return pb.ResumeScorerResponse(scorer=await self._now(request.scorer_id, False))
+        return pb.ResumeScorerResponse(scorer=await self._now(request.scorer_id))
 
     async def GetScorerStats(self, request: pb.GetScorerStatsRequest, context: Context) -> pb.GetScorerStatsResponse:
         who = caller()
@@ -354,15 +355,17 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     def _scorer(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
         return messages.scorer(self._registry.newest(scorer_id), paused=paused, judge_model=self._judge_model)
 
-    async def _now(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
+    async def _now(self, scorer_id: str) -> scorer_run_pb2.Scorer:
         having = by_scorer(await self._holders.all(caller().tenant)).get(scorer_id, ())
+        paused = await self._queries.paused(caller().tenant)
         return self._listed(scorer_id, paused, having, (await self._external()).get(scorer_id))
 
     def _listed(
-        self, scorer_id: str, paused: bool, having: Sequence[Holder], external: External | None
+        self, scorer_id: str, paused_by: Mapping[str, str], having: Sequence[Holder], external: External | None
     ) -> scorer_run_pb2.Scorer:
         """A scorer of this process, an external one, or one of another process: then only its name and its versions
         are known here."""
+        paused = scorer_id in paused_by
         if scorer_id in self._registry:
             listed = self._scorer(scorer_id, paused)
         elif external is not None:
@@ -370,6 +373,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         else:
             version = newest_of([one.version for one in having])
             listed = scorer_run_pb2.Scorer(scorer_id=scorer_id, version=version, paused=paused)
+        listed.paused_by = paused_by.get(scorer_id, "")
         listed.holders.extend(messages.holder(one) for one in having)
         return listed
 

@@ -75,7 +75,11 @@ class Alone:
 
     async def run(self) -> None:
         """Until the parent is gone."""
-        async with open_store(self._settings.store) as store, asyncio.TaskGroup() as bodies:
+        async with (
+            open_store(self._settings.store) as store,
+            self._agents.opened(),
+            asyncio.TaskGroup() as bodies,
+        ):
             loop = asyncio.get_running_loop()
             # In a thread: a run that blocks the loop must not outlive the parent.
             threading.Thread(target=self._listen, args=(loop,), name="parent", daemon=True).start()

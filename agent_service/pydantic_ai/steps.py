@@ -50,6 +50,7 @@ from pydantic_ai.messages import (
     ThinkingPartDelta,
     ToolCallPart,
     ToolReturnPart,
+    UserContent,
 )
 from pydantic_ai.usage import RunUsage
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -57,8 +58,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from agent_service.agents.context import NonRetriable, Retry, RunContext, pieces, within_step
 from agent_service.agents.current import within_call
 from agent_service.pydantic_ai.events import finished, is_deferred, outcome_of, result_of, started
+from agent_service.pydantic_ai.prompt import read
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.values import carry_text, cleaned, from_value
+from runwire.values import carry_text, cleaned
 
 logger = logging.getLogger("agent_service")
 
@@ -123,7 +125,7 @@ class Steps:
         """Text that was told since the present step began."""
         self._texts: dict[int, list[str]] = {}
         """All text of each step, in a conversation."""
-        self.given: list[Any] = []
+        self.given: list[str | list[UserContent]] = []
         """Messages that have steered the present turn."""
         self._silence: asyncio.Timeout | None = None
         self._count_remembered()
@@ -133,15 +135,15 @@ class Steps:
         """What was said in the present turn of a conversation."""
         return "".join(piece for _, pieces in sorted(self._texts.items()) for piece in pieces)
 
-    async def steered(self) -> list[Any]:
+    async def steered(self) -> list[str | list[UserContent]]:
         """Messages of the conversation to give to the model with its next request: those that are remembered, and
         where the request is still to be made those that have come since."""
         if self._run.turns is None:
             return []
         step = self.number + 1
-        messages: list[Any] = []
+        messages: list[str | list[UserContent]] = []
         while (data := self._journal.get(f"steer/{step}/{len(messages) + 1}")) is not None:
-            messages.append(from_value(struct_pb2.Value.FromString(data)))
+            messages.append(read(struct_pb2.Value.FromString(data)))
         while self._journal.get(f"model/{step}") is None and (message := await self._run.turns.steer()) is not None:
             value = message.value or struct_pb2.Value()
             received = run_event_pb2.MessageReceived(message=value, message_number=message.number, mode=message.mode)
@@ -151,7 +153,7 @@ class Steps:
                 also=self._run.turns.consume(message),
                 message_received=received,
             )
-            messages.append(from_value(value))
+            messages.append(read(value))
         self.given += messages
         return messages
 

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0009"
+HEAD: Final = "0010"
 """The newest migration; a test holds it to migrations/."""
 
 VERSION_TABLE: Final = "runwire_scorer_version"
@@ -102,6 +102,9 @@ scorer_runs = Table(
     Column("error_class", String),
     Column("error_message", Text),
     Column("revision", BigInteger, nullable=False),
+    Column("requested_by", String, nullable=False, server_default=""),
+    Column("redriven_by", String, nullable=False, server_default=""),
+    Column("cancelled_by", String, nullable=False, server_default=""),
 )
 """`wanted_version`: as asked for, empty for the newest. `siblings`: how many scorer runs the evaluated run asked for in
 all, 0 where that is not known. `fingerprint`: hash of an ad hoc request with its id, to tell a repeat from another
@@ -201,6 +204,8 @@ scorers = Table(
     Column("scorer_id", String, primary_key=True),
     Column("paused", Boolean, nullable=False),
     Column("seen_time", Double, nullable=False),
+    Column("paused_by", String, nullable=False, server_default=""),
+    Column("paused_by_tenant", String, nullable=False, server_default=""),
 )
 """Scorers that some process of this service has, or had: `seen_time` is when one last said so."""
 

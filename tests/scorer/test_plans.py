@@ -247,7 +247,7 @@ async def people(database: Database, jobs: Jobs) -> None:
         await queries.changes(Place(1, "a"), upto, tenant="default", run_id=run_id)
         await queries.changes(Place(1), upto, run_id=run_id)
     await queries.progress("default", ["run-1"])
-    await queries.paused()
+    await queries.paused("default")
     await queries.holdup()
     await controls.rescore("default", Filter("default", states=[5], created_before=1010.0), "2")
     assert (await controls.redrive("default", ["00000000000000000000000000000004"])).count

@@ -53,7 +53,7 @@ SCORER_RUN_PRIORITY_NORMAL: ScorerRunPriority
 SCORER_RUN_PRIORITY_HIGH: ScorerRunPriority
 
 class Scorer(_message.Message):
-    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused", "holders", "external", "options_schema")
+    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused", "holders", "external", "options_schema", "paused_by")
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class Scorer(_message.Message):
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_BY_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     version: str
     description: str
@@ -76,7 +77,8 @@ class Scorer(_message.Message):
     holders: _containers.RepeatedCompositeFieldContainer[ScorerHolder]
     external: bool
     options_schema: _struct_pb2.Struct
-    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ..., holders: _Optional[_Iterable[_Union[ScorerHolder, _Mapping]]] = ..., external: bool = ..., options_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    paused_by: str
+    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ..., holders: _Optional[_Iterable[_Union[ScorerHolder, _Mapping]]] = ..., external: bool = ..., options_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., paused_by: _Optional[str] = ...) -> None: ...
 
 class ScorerHolder(_message.Message):
     __slots__ = ("worker", "version", "seen_time")
@@ -89,7 +91,7 @@ class ScorerHolder(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., version: _Optional[str] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ScorerRun(_message.Message):
-    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives", "scorer_name", "waits", "attempts_omitted", "omitted", "author", "opinions")
+    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives", "scorer_name", "waits", "attempts_omitted", "omitted", "requested_by", "redriven_by", "cancelled_by", "author", "opinions")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +123,9 @@ class ScorerRun(_message.Message):
     WAITS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     OMITTED_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    REDRIVEN_BY_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_BY_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     OPINIONS_FIELD_NUMBER: _ClassVar[int]
     scorer_run_id: str
@@ -147,9 +152,12 @@ class ScorerRun(_message.Message):
     waits: int
     attempts_omitted: int
     omitted: _containers.RepeatedScalarFieldContainer[str]
+    requested_by: str
+    redriven_by: str
+    cancelled_by: str
     author: str
     opinions: _containers.RepeatedCompositeFieldContainer[Opinion]
-    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ..., scorer_name: _Optional[str] = ..., waits: _Optional[int] = ..., attempts_omitted: _Optional[int] = ..., omitted: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., opinions: _Optional[_Iterable[_Union[Opinion, _Mapping]]] = ...) -> None: ...
+    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ..., scorer_name: _Optional[str] = ..., waits: _Optional[int] = ..., attempts_omitted: _Optional[int] = ..., omitted: _Optional[_Iterable[str]] = ..., requested_by: _Optional[str] = ..., redriven_by: _Optional[str] = ..., cancelled_by: _Optional[str] = ..., author: _Optional[str] = ..., opinions: _Optional[_Iterable[_Union[Opinion, _Mapping]]] = ...) -> None: ...
 
 class Opinion(_message.Message):
     __slots__ = ("number", "value", "label", "comment", "author", "submitted_by", "submit_time")
