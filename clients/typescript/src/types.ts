@@ -407,6 +407,23 @@ export interface ForkRunRequest {
   runId?: string;
   /** Makes the call safe to repeat, as StartRunRequest.request_id does; the two share their ids. */
   requestId?: string;
+  /** Only of a conversation: this turn and those after it are not taken over. At most one more than there are. */
+  turn?: number;
+  /** Only of a run that is none: this step and those with higher numbers are done anew. 1: everything is. */
+  step?: number;
+  /** The same by the name that a workflow gave to the step. At most 256 characters. */
+  stepName?: string;
+  /**
+   * In place of the run's input, or of the message of the turn. Unset: as it was; a conversation that is forked after its
+   * last turn waits for a message. At most 1 MiB.
+   */
+  message?: Json;
+  /** Another agent of the same kind that continues, such as the same one with another model. Empty: the run's. */
+  agentId?: string;
+  /** The new conversation waits for a message, also where there is one to be answered again. Not with `message`. */
+  wait?: boolean;
+  /** The model that the new run is to use, as StartRunRequest.model. Unset: as the other run, where the agent is the same. */
+  model?: ModelChoice;
 }
 
 export interface ForkRunResponse {
@@ -608,6 +625,16 @@ export interface Run {
   context?: { [key: string]: Json };
   /** The model that it asked for. Unset: the agent's own. */
   model?: ModelChoice;
+  /**
+   * Trace that the run's spans are in, 32 hex digits: that of StartRun's caller, or a new one where this service traces.
+   * Empty without either.
+   */
+  traceId?: string;
+  /** The newest event of that run that is part of what was taken over; 0: none is. */
+  forkedFromSequence?: string;
+  /** The turn, or the step, of that run which is the first to be done anew. 0: it was forked where it ended. */
+  forkedFromTurn?: number;
+  forkedFromStep?: number;
 }
 
 /** How a conversation is kept. */
@@ -1215,6 +1242,23 @@ export interface ScorerRun {
   redrivenBy?: string;
   /** Who cancelled it; empty again once it is redriven. */
   cancelledBy?: string;
+  /** Of what a person said: whose opinion it is. See SubmitScore. */
+  author?: string;
+  /** What they said, oldest first, the newest 100: the last one is the score. Only from GetScorerRun. */
+  opinions?: Opinion[];
+}
+
+/** What a person said of a run, once. */
+export interface Opinion {
+  /** From 1. */
+  number?: number;
+  value?: number;
+  label?: string;
+  comment?: string;
+  author?: string;
+  /** Who called; empty where nobody has to say who they are. */
+  submittedBy?: string;
+  submitTime?: string;
 }
 
 /** What a scorer found. */
@@ -1338,6 +1382,15 @@ export interface ScorerStats {
   oldestDueAge?: string;
   /** Which use of the scorer is counted: ScorerRef.name. oldest_due_age and paused are those of the scorer as a whole. */
   scorerName?: string;
+  /**
+   * How a judge agrees with people: of the newest 10000 opinions of the window about this scorer_id, those on runs that
+   * the judge scored too. How many they are,
+   */
+  comparedWithPeople?: string;
+  /** the share in which both are at least 0.5, or both are below, */
+  agreement?: number;
+  /** and the mean distance between the two values. Set where there are some. */
+  meanDistance?: number;
 }
 
 /** How many scorer runs are in a state. */
@@ -1454,6 +1507,12 @@ export interface SampleUsage {
   outputTokens?: string;
   toolCalls?: string;
 }
+
+/** A thumb. */
+export type Thumb =
+  | "THUMB_UNSPECIFIED"
+  | "THUMB_UP"
+  | "THUMB_DOWN";
 
 /** Selects scorer runs. All conditions that are set must hold. */
 export interface ScorerRunFilter {
@@ -1697,4 +1756,26 @@ export interface ScorerQueue {
   workers?: number;
   /** The scorer is held by PauseScorer. */
   paused?: boolean;
+}
+
+export interface SubmitScoreRequest {
+  runId?: string;
+  /**
+   * What is scored: any name, up to 128 characters. That of a judge, to compare it with people: see
+   * ScorerStats.agreement.
+   */
+  scorerId?: string;
+  value?: number;
+  thumb?: Thumb;
+  label?: string;
+  /** Why; kept up to 16384 characters. */
+  comment?: string;
+  /** Whose opinion it is, such as a user of the caller's own. Empty: the caller's. */
+  author?: string;
+  /** Makes the call safe to repeat. Empty: every call submits anew. */
+  requestId?: string;
+}
+
+export interface SubmitScoreResponse {
+  scorerRun?: ScorerRun;
 }
