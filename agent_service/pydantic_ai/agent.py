@@ -111,7 +111,7 @@ def durable_agent(
                     message_history=await memory.before(history_bytes, compact) if memory is not None else None,
                     deps=await _made(deps, run) if deps is not None else None,
                     usage_limits=limits,
-                    model=offered[run.model] if run.model else None,
+                    model=_chosen(offered, run.model),
                     model_settings=cast(ModelSettings, dict(run.model_settings)) if run.model_settings else None,
                     capabilities=[capability],
                 )
@@ -169,6 +169,13 @@ def _type_of_setting(name: str) -> Any:
     except PydanticUserError:
         return Any
     return declared
+
+
+def _chosen(offered: Mapping[str, Model | str], name: str) -> Model | str | None:
+    """Raises ModelFailed for one that the agent offered when the run was accepted, and does not offer any more."""
+    if name and name not in offered:
+        raise ModelFailed(f"the run asked for the model {name!r}, which this version of the agent does not offer")
+    return offered[name] if name else None
 
 
 async def _made(deps: Callable[[RunContext], Any], run: RunContext) -> Any:

@@ -13,6 +13,7 @@ from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from agent_service.conversations import Conversations
 from agent_service.execution.attempt import Execution
+from agent_service.forks import Forks
 from agent_service.log import record
 from agent_service.log.remembered import Recollections
 from agent_service.runs import Runs
@@ -60,6 +61,10 @@ class MortalStore(MemoryStore):
                 self.died.set()
                 await asyncio.Event().wait()
         return committed
+
+
+def forks_of(stage: Stage) -> Forks:
+    return Forks(stage.store, stage.runs, stage.registry, stage.settings.fork_retention_seconds)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.errors import ConfigurationError
 from runwire.fold import RunView
 from runwire.identity.principal import ANONYMOUS
-from tests.agents.stage import Stage
+from tests.agents.stage import Stage, forks_of
 
 
 def fast(attempts: int, on: Any = Exception) -> Retry:
@@ -159,7 +159,7 @@ async def test_a_run_that_continues_a_failed_one_tries_anew(raises: int) -> None
     done: list[int] = []
     stage = Stage(shaky([NO] * (raises + 1), done, tool_retry=fast(2)))
     await stage.finish("x")
-    forked = await stage.runs.fork(ANONYMOUS, agent_service_pb2.ForkRunRequest(run_id=stage.run_id))
+    forked = await forks_of(stage).fork(ANONYMOUS, agent_service_pb2.ForkRunRequest(run_id=stage.run_id))
     stage.run_id = forked.run_id
     await stage.attempt()
     view = await stage.view()
