@@ -22,6 +22,7 @@ from agent_service.log.history import Past
 from agent_service.log.journal import Journal
 from agent_service.log.turns import TurnEnded, Turns
 from agent_service.log.writer import LogWriter
+from runwire import tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.backoff import Backoff
 from runwire.bounds import MAX_TIMEOUT_SECONDS
@@ -368,7 +369,7 @@ class RunContext:
                 raise TypeError(f"step {name!r}: {_name(function)} is not async: it returned {type(made).__name__}")
             return await made
 
-        with within_step(number):
+        with within_step(number), tracing.span(f"step {name}", runwire__step__name=name, runwire__step=number):
             result = await _try(once, retry, timeout_seconds)
         try:
             data = _dump(adapter, result)

@@ -59,6 +59,7 @@ from agent_service.agents.context import NonRetriable, Retry, RunContext, pieces
 from agent_service.agents.current import within_call
 from agent_service.pydantic_ai.events import finished, is_deferred, outcome_of, result_of, started
 from agent_service.pydantic_ai.prompt import read
+from runwire import tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.values import carry_text, cleaned
 
@@ -167,7 +168,7 @@ class Steps:
         payload = self._recall(key)
         if payload is None:
             try:
-                payload = await self._ask(body)
+                payload = await self._traced_ask(body)
             except BaseException:
                 # Another model may be asked instead: that is the same step, so that a replay finds its response.
                 self.number -= 1
@@ -212,6 +213,22 @@ class Steps:
     async def _tell_text(self, text: str) -> None:
         for piece in pieces(text):
             await self._tell(run_event_pb2.TextDelta(text=piece))
+
+    async def _traced_ask(self, body: Body) -> Any:
+        with tracing.span("chat", kind="client", gen_ai__operation__name="chat", runwire__step=self.number) as span:
+            payload = await self._ask(body)
+            if tracing.is_on():
+                response = _response(payload)
+                span.rename(f"chat {response.model_name or 'model'}")
+                span.set(
+                    gen_ai__response__model=response.model_name,
+                    gen_ai__provider__name=response.provider_name,
+                    gen_ai__response__id=response.provider_response_id,
+                    gen_ai__usage__input_tokens=response.usage.input_tokens,
+                    gen_ai__usage__output_tokens=response.usage.output_tokens,
+                )
+                span.say("gen_ai.output.messages", lambda: _spoken(response)[1])
+            return payload
 
     async def _ask(self, body: Body) -> Any:
         tries = 0
@@ -318,7 +335,7 @@ class Steps:
         payload = self._recall(key)
         if payload is None:
             await self._begin(call)
-            payload = await self._execute(call, body)
+            payload = await self._traced_execute(call, body)
             if is_deferred(payload):
                 return payload
             self._told.add((self.number, call.part.tool_call_id))
@@ -370,6 +387,20 @@ class Steps:
         else:
             key = f"began/{self._id(call.part)}/{self._times_begun(call.part) + 1}"
             await self._journal.record(key, b"1", step=self.number, tool_call_started=beginning)
+
+    async def _traced_execute(self, call: _Call, body: Body) -> Any:
+        part = call.part
+        with tracing.span(
+            f"execute_tool {part.tool_name}",
+            gen_ai__operation__name="execute_tool",
+            gen_ai__tool__name=part.tool_name,
+            gen_ai__tool__call__id=part.tool_call_id,
+            runwire__step=self.number,
+        ) as span:
+            span.say("gen_ai.tool.call.arguments", part.args_as_json_str)
+            payload = await self._execute(call, body)
+            span.say("gen_ai.tool.call.result", lambda: payload)
+            return payload
 
     async def _execute(self, call: _Call, body: Body) -> Any:
         tries = 0

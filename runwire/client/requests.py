@@ -206,6 +206,39 @@ def request_scorer_run(
     )
 
 
+def submit_score(
+    run_id: str,
+    scorer_id: str,
+    value: float | None,
+    *,
+    thumb: str | None,
+    label: str,
+    comment: str,
+    author: str,
+    request_id: str | None,
+) -> scorer_service_pb2.SubmitScoreRequest:
+    if (value is None) == (thumb is None):
+        raise InvalidRequest({"value": "give either a value or a thumb"})
+    if thumb is not None and thumb not in _THUMBS:
+        raise InvalidRequest({"thumb": f"{thumb!r} is none of up, down"})
+    return scorer_service_pb2.SubmitScoreRequest(
+        run_id=given(run_id, "run_id"),
+        scorer_id=given(scorer_id, "scorer_id"),
+        value=value,
+        thumb=None if thumb is None else _THUMBS[thumb],
+        label=label,
+        comment=comment,
+        author=author,
+        request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
+    )
+
+
+_THUMBS: Final[Mapping[str, scorer_service_pb2.Thumb]] = {
+    "up": scorer_service_pb2.THUMB_UP,
+    "down": scorer_service_pb2.THUMB_DOWN,
+}
+
+
 def scorer_stats(
     scorer_id: str, created_after: datetime | None, created_before: datetime | None
 ) -> scorer_service_pb2.GetScorerStatsRequest:

@@ -373,6 +373,31 @@ class ScorerClient(Client):
         response: scorer_pb.GetScorerStatsResponse = self._call("GetScorerStats", request)
         return list(response.stats)
 
+    def submit_score(
+        self,
+        run_id: str,
+        scorer_id: str,
+        value: float | None = None,
+        *,
+        thumb: str | None = None,
+        label: str = "",
+        comment: str = "",
+        author: str = "",
+        request_id: str | None = None,
+    ) -> scorer_run_pb2.ScorerRun:
+        request = requests.submit_score(
+            run_id,
+            scorer_id,
+            value,
+            thumb=thumb,
+            label=label,
+            comment=comment,
+            author=author,
+            request_id=request_id,
+        )
+        response: scorer_pb.SubmitScoreResponse = self._call("SubmitScore", request)
+        return response.scorer_run
+
     def register_scorer(self, scorer: scorer_port_pb2.ExternalScorer) -> scorer_port_pb2.ExternalScorer:
         request = scorer_port_pb2.RegisterScorerRequest(scorer=scorer)
         response: scorer_port_pb2.RegisterScorerResponse = self._call("RegisterScorer", request)

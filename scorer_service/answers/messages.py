@@ -142,6 +142,7 @@ _FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
     "requested_by": lambda line: line.requested_by,
     "redriven_by": lambda line: line.redriven_by,
     "cancelled_by": lambda line: line.cancelled_by,
+    "author": lambda line: line.worker.removeprefix("person:") if line.worker.startswith("person:") else "",
 }
 
 

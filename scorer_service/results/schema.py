@@ -239,6 +239,30 @@ external_scorers = Table(
 )
 """Scorers that are carried out elsewhere: see `scorer_service.port`."""
 
+opinions = Table(
+    "opinions",
+    metadata,
+    Column("scorer_run_id", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("run_id", String, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("author", String, nullable=False),
+    Column("submitted_by", String, nullable=False),
+    Column("submit_time", Double, nullable=False),
+    Column("request_key", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("newest", Boolean, nullable=False),
+    PrimaryKeyConstraint("scorer_run_id", "number"),
+)
+"""What people said, and what they said before: the newest is the score of its scorer run. `request_key` names a request
+within its tenant and caller, `fingerprint` tells a repeat of it from another one under the same id."""
+
+Index("ix_opinions_request", opinions.c.request_key, unique=True)
+Index("ix_opinions_newest", opinions.c.tenant, opinions.c.newest, opinions.c.submit_time)
 Index("ix_holders_tenant", holders.c.tenant)
 Index("ix_holders_scorer", holders.c.scorer_id, holders.c.version, holders.c.seen_time)
 

@@ -164,6 +164,7 @@ def requests(things: Things) -> dict[str, Message]:
         "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
         "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
         "GetScorerStats": scorer_pb.GetScorerStatsRequest(),
+        "SubmitScore": scorer_pb.SubmitScoreRequest(run_id=things.run_id, scorer_id="helpful", value=1),
         "RegisterScorer": port_pb.RegisterScorerRequest(scorer=port_pb.ExternalScorer(scorer_id="mine", version="1")),
         "ClaimScorerRuns": port_pb.ClaimScorerRunsRequest(
             worker="w", scorers=[port_pb.ScorerVersion(scorer_id="brevity", version="1")]
@@ -186,6 +187,7 @@ NAMES_A_THING = (
     "ForkRun",
     "CreateRunToken",
     "GetScorerRun",
+    "SubmitScore",
 )
 """RPCs about one thing: another's is NOT_FOUND, in the words of one that there is not."""
 

@@ -608,6 +608,11 @@ export interface Run {
   context?: { [key: string]: Json };
   /** The model that it asked for. Unset: the agent's own. */
   model?: ModelChoice;
+  /**
+   * Trace that the run's spans are in, 32 hex digits: that of StartRun's caller, or a new one where this service traces.
+   * Empty without either.
+   */
+  traceId?: string;
 }
 
 /** How a conversation is kept. */
@@ -1162,6 +1167,23 @@ export interface ScorerRun {
   redrivenBy?: string;
   /** Who cancelled it; empty again once it is redriven. */
   cancelledBy?: string;
+  /** Of what a person said: whose opinion it is. See SubmitScore. */
+  author?: string;
+  /** What they said, oldest first, the newest 100: the last one is the score. Only from GetScorerRun. */
+  opinions?: Opinion[];
+}
+
+/** What a person said of a run, once. */
+export interface Opinion {
+  /** From 1. */
+  number?: number;
+  value?: number;
+  label?: string;
+  comment?: string;
+  author?: string;
+  /** Who called; empty where nobody has to say who they are. */
+  submittedBy?: string;
+  submitTime?: string;
 }
 
 /** What a scorer found. */
@@ -1285,6 +1307,15 @@ export interface ScorerStats {
   oldestDueAge?: string;
   /** Which use of the scorer is counted: ScorerRef.name. oldest_due_age and paused are those of the scorer as a whole. */
   scorerName?: string;
+  /**
+   * How a judge agrees with people: of the newest 10000 opinions of the window about this scorer_id, those on runs that
+   * the judge scored too. How many they are,
+   */
+  comparedWithPeople?: string;
+  /** the share in which both are at least 0.5, or both are below, */
+  agreement?: number;
+  /** and the mean distance between the two values. Set where there are some. */
+  meanDistance?: number;
 }
 
 /** How many scorer runs are in a state. */
@@ -1401,6 +1432,12 @@ export interface SampleUsage {
   outputTokens?: string;
   toolCalls?: string;
 }
+
+/** A thumb. */
+export type Thumb =
+  | "THUMB_UNSPECIFIED"
+  | "THUMB_UP"
+  | "THUMB_DOWN";
 
 /** Selects scorer runs. All conditions that are set must hold. */
 export interface ScorerRunFilter {
@@ -1644,4 +1681,26 @@ export interface ScorerQueue {
   workers?: number;
   /** The scorer is held by PauseScorer. */
   paused?: boolean;
+}
+
+export interface SubmitScoreRequest {
+  runId?: string;
+  /**
+   * What is scored: any name, up to 128 characters. That of a judge, to compare it with people: see
+   * ScorerStats.agreement.
+   */
+  scorerId?: string;
+  value?: number;
+  thumb?: Thumb;
+  label?: string;
+  /** Why; kept up to 16384 characters. */
+  comment?: string;
+  /** Whose opinion it is, such as a user of the caller's own. Empty: the caller's. */
+  author?: string;
+  /** Makes the call safe to repeat. Empty: every call submits anew. */
+  requestId?: string;
+}
+
+export interface SubmitScoreResponse {
+  scorerRun?: ScorerRun;
 }
