@@ -176,9 +176,9 @@ class MemoryStore:
             kept.fields.pop(name, None)
         kept.fields.update(commit.puts)
         kept.fields.update(commit.puts_once)
-        place_before = (topic.due, topic.suspect)
+        place_before = (topic.due, topic.suspect, topic.queue)
         topic.apply(commit, now)
-        if (topic.due, topic.suspect) != place_before:
+        if (topic.due, topic.suspect, topic.queue) != place_before:
             self._plan(commit.topic, topic)
         if commit.final:
             heapq.heappush(self._ends, (topic.expire_time, commit.topic))

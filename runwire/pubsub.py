@@ -216,7 +216,8 @@ class Commit:
     create: bool = False
     """Creates the topic: mints an epoch, sets attempt 0."""
     queue: str = ""
-    """With `create`: the queue in which workers find the topic."""
+    """With `create`: the queue in which workers find the topic. Otherwise, if not empty, the queue that it moves to:
+    with a schedule that ends its lease (DUE, NEVER), and with WAKE where nobody has it."""
     indexes: Sequence[str] = ()
     """Names of lists in which `scan` finds the topic from this commit on, until it expires."""
     leaves: Sequence[str] = ()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from enum import Enum
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from agent_service.log.remembered import Recollections
 from agent_service.log.turns import TurnEnded
 from agent_service.log.writer import Changes, CommitFailed, EventTooLarge, LogWriter, OwnershipLost
 from agent_service.process import event_loop
-from runwire import frames
+from runwire import frames, tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.batch import Batch
 from runwire.caching_pubsub import CachingPubSub
@@ -35,11 +35,13 @@ from runwire.errors import EventsLost, Fenced, FieldExists, NotFound, StoreUnava
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
 from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
+from runwire.values import from_struct, from_value
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may continue before it is left alone."""
 _READ_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0)
 _MAX_ATTEMPTS_KEPT: Final = 50
+_LATER_RELEASE_SECONDS: Final = 5.0
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
 
@@ -79,9 +81,11 @@ class Execution:
         worker: str,
         bodies: asyncio.TaskGroup,
         known: Recollections | None = None,
+        resources: Any = None,
     ) -> None:
         """`definition` is None if the worker has no such agent: then the run ends. `known`: what the worker has in
-        memory of conversations."""
+        memory of conversations. `resources`: what the agent's lifespan has opened."""
+        self._resources = resources
         self._claim = claim
         self._definition = definition
         self._store = store
@@ -113,6 +117,7 @@ class Execution:
         self._restarted = False
         self._broke_out: BaseException | None = None
         self._history_problem = ""
+        self._span = tracing.Span()
         self._frames = ""
         """Where the agent raised what ends the run."""
         self._told_of_interrupt = False
@@ -124,7 +129,7 @@ class Execution:
         definition = agents.get(run.agent_id) if run is not None and run.agent_id in agents else None
         if definition is None:
             logger.error("%s cannot be executed: what is stored of it is no run of an agent that is here", claim.topic)
-        return cls(claim, definition, **given)
+        return cls(claim, definition, resources=agents.resources_of(definition), **given)
 
     @property
     def agent_id(self) -> str:
@@ -158,7 +163,26 @@ class Execution:
         """Executes the attempt. Returns when the run is ended, suspended, handed back, or owned by another worker."""
         with telling.about(self._claim, self._run, self._worker):
             telling.claimed(self._claim, self._run)
-            await self._run_attempt()
+            with self._traced() as self._span:
+                await self._run_attempt()
+
+    def _traced(self) -> AbstractContextManager[tracing.Span]:
+        """The span of this attempt: within StartRun's, and linked to that of the attempt before."""
+        before = record.trace_of(self._claim.fields.get(record.TRACED, b""))
+        return tracing.span(
+            f"invoke_agent {self._run.agent_id}",
+            parent=record.trace_of(self._claim.fields.get(record.TRACE, b"")),
+            links=[before] if before else [],
+            gen_ai__operation__name="invoke_agent",
+            gen_ai__agent__id=self._run.agent_id,
+            gen_ai__agent__name=self._run.agent_id,
+            gen_ai__agent__version=self._run.agent_version or None,
+            gen_ai__conversation__id=self._run.run_id if self._turns is not None else None,
+            runwire__run__id=self._run.run_id,
+            runwire__tenant=self._tenant,
+            runwire__attempt=self._claim.head.attempt,
+            runwire__worker=self._worker,
+        )
 
     async def _run_attempt(self) -> None:
         if not self._is_given_up():
@@ -223,13 +247,18 @@ class Execution:
                     self._excerpt.add(event)
 
     async def _attempt(self) -> None:
+        if record.is_of_later_release(self._claim.fields):
+            logger.warning("%s: a later release has written it; it is left to workers of that one", self._claim.topic)
+            await self._wait_on(_LATER_RELEASE_SECONDS)
         # What ends the run before anything else is done with it comes before anything that its contents could disturb.
-        if record.CANCEL in self._claim.fields:
+        elif record.CANCEL in self._claim.fields:
             await self._end_unexecuted(run_pb2.RUN_STATE_CANCELLED)
         elif self._turns is not None and self._turns.is_interrupted and not self._is_given_up():
             await self._end_unexecuted(run_pb2.RUN_STATE_CANCELLED, turn_only=True)
         elif (before := self._failure_before()) is not None:
             await self._end_unexecuted(run_pb2.RUN_STATE_FAILED, before)
+        elif self._changed() and not self._is_orphan():
+            await self._pass_on()
         elif self._still_waits():
             await self._wait_on(self._waits())
         elif self._turns is not None and not self._turns.is_open:
@@ -238,9 +267,17 @@ class Execution:
             await self._begin(restart=self._changed())
             await self._execute()
 
-    async def _wait_on(self, seconds: float | None) -> None:
+    def _is_orphan(self) -> bool:
+        return record.ORPHANED in self._claim.fields
+
+    async def _pass_on(self) -> None:
+        """Leaves the run to the workers that have its version."""
+        queue = record.queue_of(self._run.agent_id, self._run.agent_version)
+        await self._writer.write(Changes(schedule=Schedule.DUE, queue=queue))
+
+    async def _wait_on(self, seconds: float | None, queue: str = "") -> None:
         """What the run waits for has not come: as before."""
-        await self._writer.write(Changes(**_wait(seconds)))
+        await self._writer.write(Changes(queue=queue, **_wait(seconds)))
 
     async def _converse(self, talk: turns.Turns) -> None:
         """Between two turns: begins the next, ends the conversation, or waits on."""
@@ -249,7 +286,7 @@ class Execution:
             idle = talk.idle_seconds(self._now())
             if idle is None or idle > 0 or not await self._accept_end(talk):
                 waits = [seconds for seconds in (idle, self._remaining()) if seconds is not None]
-                await self._wait_on(min(waits, default=None))
+                await self._wait_on(min(waits, default=None), record.any_queue_of(self._run.agent_id))
                 return
             message = talk.next()
         if message is not None and not message.is_end:
@@ -300,11 +337,11 @@ class Execution:
             return Failure("run_unreadable", f"the run names the agent {self._run.agent_id!r}, which is not its own")
         if self._remaining() is not None and self._remaining() <= 0:  # type: ignore[operator]
             return Failure("deadline_exceeded", "the run's timeout has passed")
-        if self._changed() and self._definition.on_version_change != "restart":
+        if self._changed() and self._is_orphan() and self._definition.on_version_change != "restart":
             return Failure(
                 "agent_changed",
-                f"the run was started with version {self._run.agent_version!r} of the agent, and this is "
-                f"{self._version!r}: its journal may not fit",
+                f"the run was begun by version {self._run.agent_version!r} of the agent, which nobody has any "
+                f"more, and this is {self._version!r}: its journal may not fit",
             )
         return None
 
@@ -374,6 +411,9 @@ class Execution:
         payload: dict[str, Any] = {}
         puts: dict[str, bytes] = {}
         deletes = self._turns.stale() if self._turns is not None else []
+        deletes += [record.ORPHANED] if self._is_orphan() else []
+        if self._span.carrier:
+            puts[record.TRACED] = record.pack_trace(self._span.carrier)
         forked = record.FORK in self._claim.fields and not restart
         if (first and not forked) or restart:
             self._restarted, self._past = restart, Past()
@@ -388,14 +428,14 @@ class Execution:
             payload["run_resumed"] = run_event_pb2.RunResumed(answers=self._answered())
         self._open_attempt()
         if ending is not None and self._turns is not None:
-            puts = self._turns.inbox.consume(ending)
+            puts |= self._turns.inbox.consume(ending)
         if opening is not None and self._turns is not None:
             if payload:
                 await self._writer.write(self._record(deletes=deletes), **payload)
                 payload, deletes = {}, []
             run.agent_version = self._version
-            payload["turn_started"], puts = self._turns.begin(opening, self._now())
-            puts |= self._received(opening)
+            payload["turn_started"], of_turn = self._turns.begin(opening, self._now())
+            puts |= {**of_turn, **self._received(opening)}
         await self._writer.write(self._record(also=puts, deletes=deletes), **payload)
         telling.began(self._claim, self._run, self._now())
         if forked:
@@ -487,6 +527,8 @@ class Execution:
             answers={} if self._restarted else record.answers(self._claim.fields),
             now=self._now,
             turns=self._turns,
+            context=from_struct(record.context(self._claim.fields)),
+            resources=self._resources,
         )
 
     async def _body(self, context: RunContext) -> struct_pb2.Value | BaseException:
@@ -609,7 +651,7 @@ class Execution:
         self._close_attempt("suspended")
         waits = [seconds for seconds in (suspended.due_in, self._waits()) if seconds is not None]
         await self._writer.write(
-            self._record(**_wait(min(waits, default=None))),
+            self._record(queue=self._bound_queue(), **_wait(min(waits, default=None))),
             run_suspended=suspension,
         )
         telling.suspended(run)
@@ -618,11 +660,15 @@ class Execution:
         """For any worker to continue with, at once. If its record cannot be written, without it."""
         self._close_attempt("released")
         try:
-            await self._writer.write(self._record(schedule=Schedule.DUE))
+            await self._writer.write(self._record(schedule=Schedule.DUE, queue=self._bound_queue()))
         except CommitFailed as error:
             logger.error("%s: it is handed back without a word in its record: %s", self._claim.topic, error)
-            await self._writer.write(Changes(schedule=Schedule.DUE))
+            await self._writer.write(Changes(schedule=Schedule.DUE, queue=self._bound_queue()))
         telling.handed_back()
+
+    def _bound_queue(self) -> str:
+        """Where a run that is under way is found. A conversation was found among those between two turns."""
+        return "" if self._turns is None else record.queue_of(self._run.agent_id, self._run.agent_version)
 
     async def _finish(
         self, state: run_pb2.RunState, *, output: struct_pb2.Value | None = None, error: Failure | None = None
@@ -641,7 +687,9 @@ class Execution:
                 output = None
         self._close_attempt("finished")
         whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
-        end = Ending(self._claim, self._run, self._excerpt, whole, state, output, error, self._now())
+        end = Ending(
+            self._claim, self._run, self._excerpt, whole, state, output, error, self._now(), trace=self._span.carrier
+        )
         problem: BaseException | None = None
         for form in Form:
             try:
@@ -657,8 +705,21 @@ class Execution:
             else:
                 lasted = self._now() - self._claim.head.create_time
                 telling.ended(self._run, state, error.reason if error else "", lasted, self._frames)
+                self._tell_span(state, error, output)
                 return
         raise CommitFailed(f"the end of {self._claim.topic} cannot be written in any form") from problem
+
+    def _tell_span(self, state: run_pb2.RunState, error: Failure | None, output: struct_pb2.Value | None) -> None:
+        usage = self._run.usage
+        self._span.set(
+            runwire__run__state=run_pb2.RunState.Name(state).removeprefix("RUN_STATE_").lower(),
+            gen_ai__usage__input_tokens=usage.input_tokens,
+            gen_ai__usage__output_tokens=usage.output_tokens,
+        )
+        self._span.say("gen_ai.input.messages", lambda: from_value(self._run.input))
+        self._span.say("gen_ai.output.messages", lambda: from_value(output) if output is not None else None)
+        if error is not None:
+            self._span.fail(error.reason)
 
     def _ends_conversation(self, state: run_pb2.RunState, error: Failure | None) -> bool:
         """Whether the run ends with its turn: it was cancelled, its time is over, its workflow has returned or raised,
@@ -695,6 +756,7 @@ class Execution:
             else:
                 talk.recollection.keep()
                 telling.turn_ended(self._run.turn.turn, state, error.reason if error else "", self._frames)
+                self._tell_span(state, error, output)
                 self._frames = ""
                 return
         raise CommitFailed(f"the end of a turn of {self._claim.topic} cannot be written in any form") from problem
@@ -710,7 +772,9 @@ class Execution:
     ) -> tuple[Changes, run_event_pb2.TurnFinished]:
         run = self._run
         whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
-        end = Ending(self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message)
+        end = Ending(
+            self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message, self._span.carrier
+        )
         output = end.output_in(form)
         failure = error.to_proto() if error is not None else None
         for_forks = self._settings.fork_retention_seconds > 0
@@ -731,6 +795,7 @@ class Execution:
         schedule: dict[str, Any] = {}
         if goes_on:
             schedule = _wait(0.0 if talk.inbox.waiting else min(waits, default=None))
+            schedule["queue"] = record.any_queue_of(run.agent_id)
         return self._record(
             also={**puts, **remembered},
             deletes=deletes,

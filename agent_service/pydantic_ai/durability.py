@@ -123,8 +123,10 @@ class Durability(BaseDurabilityCapability[Any]):
         run_id: str = "",
         not_repeatable: Mapping[str, AfterCrash] = {},
         conversation_id: str = "",
+        models: Mapping[str, Model | str] = {},
     ) -> None:
-        super().__init__(event_stream_handler=steps.hear if steps is not None else None)
+        named = {name: model for name, model in models.items() if isinstance(model, Model)}
+        super().__init__(event_stream_handler=steps.hear if steps is not None else None, models=named or None)
         self._steps = steps
         self._run_id = run_id
         self._conversation_id = conversation_id
@@ -171,7 +173,7 @@ class Durability(BaseDurabilityCapability[Any]):
         request_context = await super().before_model_request(ctx, request_context)
         if self._steps is not None:
             for message in await self._steps.steered():
-                ctx.enqueue(message)
+                ctx.enqueue(*([message] if isinstance(message, str) else message))
         return request_context
 
     async def after_node_run(

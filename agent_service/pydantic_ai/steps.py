@@ -50,6 +50,7 @@ from pydantic_ai.messages import (
     ThinkingPartDelta,
     ToolCallPart,
     ToolReturnPart,
+    UserContent,
 )
 from pydantic_ai.usage import RunUsage
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -57,8 +58,10 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from agent_service.agents.context import NonRetriable, Retry, RunContext, pieces, within_step
 from agent_service.agents.current import within_call
 from agent_service.pydantic_ai.events import finished, is_deferred, outcome_of, result_of, started
+from agent_service.pydantic_ai.prompt import read
+from runwire import tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.values import carry_text, cleaned, from_value
+from runwire.values import carry_text, cleaned
 
 logger = logging.getLogger("agent_service")
 
@@ -123,7 +126,7 @@ class Steps:
         """Text that was told since the present step began."""
         self._texts: dict[int, list[str]] = {}
         """All text of each step, in a conversation."""
-        self.given: list[Any] = []
+        self.given: list[str | list[UserContent]] = []
         """Messages that have steered the present turn."""
         self._silence: asyncio.Timeout | None = None
         self._count_remembered()
@@ -133,15 +136,15 @@ class Steps:
         """What was said in the present turn of a conversation."""
         return "".join(piece for _, pieces in sorted(self._texts.items()) for piece in pieces)
 
-    async def steered(self) -> list[Any]:
+    async def steered(self) -> list[str | list[UserContent]]:
         """Messages of the conversation to give to the model with its next request: those that are remembered, and
         where the request is still to be made those that have come since."""
         if self._run.turns is None:
             return []
         step = self.number + 1
-        messages: list[Any] = []
+        messages: list[str | list[UserContent]] = []
         while (data := self._journal.get(f"steer/{step}/{len(messages) + 1}")) is not None:
-            messages.append(from_value(struct_pb2.Value.FromString(data)))
+            messages.append(read(struct_pb2.Value.FromString(data)))
         while self._journal.get(f"model/{step}") is None and (message := await self._run.turns.steer()) is not None:
             value = message.value or struct_pb2.Value()
             received = run_event_pb2.MessageReceived(message=value, message_number=message.number, mode=message.mode)
@@ -151,7 +154,7 @@ class Steps:
                 also=self._run.turns.consume(message),
                 message_received=received,
             )
-            messages.append(from_value(value))
+            messages.append(read(value))
         self.given += messages
         return messages
 
@@ -165,7 +168,7 @@ class Steps:
         payload = self._recall(key)
         if payload is None:
             try:
-                payload = await self._ask(body)
+                payload = await self._traced_ask(body)
             except BaseException:
                 # Another model may be asked instead: that is the same step, so that a replay finds its response.
                 self.number -= 1
@@ -210,6 +213,22 @@ class Steps:
     async def _tell_text(self, text: str) -> None:
         for piece in pieces(text):
             await self._tell(run_event_pb2.TextDelta(text=piece))
+
+    async def _traced_ask(self, body: Body) -> Any:
+        with tracing.span("chat", kind="client", gen_ai__operation__name="chat", runwire__step=self.number) as span:
+            payload = await self._ask(body)
+            if tracing.is_on():
+                response = _response(payload)
+                span.rename(f"chat {response.model_name or 'model'}")
+                span.set(
+                    gen_ai__response__model=response.model_name,
+                    gen_ai__provider__name=response.provider_name,
+                    gen_ai__response__id=response.provider_response_id,
+                    gen_ai__usage__input_tokens=response.usage.input_tokens,
+                    gen_ai__usage__output_tokens=response.usage.output_tokens,
+                )
+                span.say("gen_ai.output.messages", lambda: _spoken(response)[1])
+            return payload
 
     async def _ask(self, body: Body) -> Any:
         tries = 0
@@ -316,7 +335,7 @@ class Steps:
         payload = self._recall(key)
         if payload is None:
             await self._begin(call)
-            payload = await self._execute(call, body)
+            payload = await self._traced_execute(call, body)
             if is_deferred(payload):
                 return payload
             self._told.add((self.number, call.part.tool_call_id))
@@ -368,6 +387,20 @@ class Steps:
         else:
             key = f"began/{self._id(call.part)}/{self._times_begun(call.part) + 1}"
             await self._journal.record(key, b"1", step=self.number, tool_call_started=beginning)
+
+    async def _traced_execute(self, call: _Call, body: Body) -> Any:
+        part = call.part
+        with tracing.span(
+            f"execute_tool {part.tool_name}",
+            gen_ai__operation__name="execute_tool",
+            gen_ai__tool__name=part.tool_name,
+            gen_ai__tool__call__id=part.tool_call_id,
+            runwire__step=self.number,
+        ) as span:
+            span.say("gen_ai.tool.call.arguments", part.args_as_json_str)
+            payload = await self._execute(call, body)
+            span.say("gen_ai.tool.call.result", lambda: payload)
+            return payload
 
     async def _execute(self, call: _Call, body: Body) -> Any:
         tries = 0

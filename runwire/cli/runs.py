@@ -14,7 +14,17 @@ import click
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.cli.follow import compact, describe, follow
-from runwire.cli.inputs import Duration, Since, State, pairs, parse_json, read_input
+from runwire.cli.inputs import (
+    Duration,
+    Since,
+    State,
+    pairs,
+    parse_input,
+    parse_json,
+    parse_object,
+    read_input,
+    read_parts,
+)
 from runwire.cli.output import age, note, print_json, print_table, state_name, when
 from runwire.cli.session import Session, on_terminal, pass_session, service_options
 from runwire.client import Fold, RunView, approve, deny, from_value, supply
@@ -31,6 +41,11 @@ _STATE = State(run_pb2.RunState)
 @click.option("--scorer", "scorers", multiple=True, metavar="ID", help="Scorer to ask for too; repeatable.")
 @click.option("--timeout", type=Duration(), help="Time the run has.")
 @click.option("--request-id", help="Makes a repeated command return the same run.")
+@click.option("--file", "-f", "files", multiple=True, metavar="FILE", help="Image, recording or document; repeatable.")
+@click.option("--url", "urls", multiple=True, metavar="URL", help="The same by its address; repeatable.")
+@click.option("--run-context", metavar="JSON", help="An object for the agent's code, of which the model is not told.")
+@click.option("--model", default="", help="Model to use, one that the agent offers.")
+@click.option("--setting", "settings", multiple=True, metavar="KEY=VALUE", help="Setting of the model; repeatable.")
 @service_options()
 @pass_session
 def start(
@@ -43,16 +58,30 @@ def start(
     scorers: Sequence[str],
     timeout: float | None,
     request_id: str | None,
+    files: Sequence[str],
+    urls: Sequence[str],
+    run_context: str | None,
+    model: str,
+    settings: Sequence[str],
 ) -> int:
     """Start a run of AGENT and print its id.
 
     INPUT is JSON, or else a plain string; @FILE reads it from a file, - from standard input. Without INPUT the
-    agent gets null.
+    agent gets null. With --file or --url an agent gets them as parts, after the text of INPUT.
     """
-    value = read_input(input, as_text=text)
+    value = read_parts(input, files, urls) if files or urls else read_input(input, as_text=text)
+    given = {key: parse_input(value) for key, value in pairs(settings, "--setting").items()}
     with session.asking_agents() as client:
         run = client.start_run(
-            agent, value, request_id=request_id, labels=pairs(labels, "--label"), scorers=scorers, run_timeout=timeout
+            agent,
+            value,
+            request_id=request_id,
+            labels=pairs(labels, "--label"),
+            scorers=scorers,
+            run_timeout=timeout,
+            context=None if run_context is None else parse_object(run_context, "--run-context"),
+            model=model,
+            model_settings=given or None,
         )
     if session.json:
         print_json(pb.StartRunResponse(run=run))

@@ -75,7 +75,7 @@ class AgentClient(Client):
     async def start_run(
         self,
         agent_id: str,
-        input: Json | struct_pb2.Value = None,
+        input: object = None,
         *,
         request_id: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -85,10 +85,17 @@ class AgentClient(Client):
         tracestate: str = "",
         conversation: bool = False,
         idle_timeout: timedelta | float | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
     ) -> run_pb2.Run:
         """Starts a run, and returns once it is accepted: it will reach a terminal state.
 
-        `input` is anything JSON can hold. `request_id` makes repetitions by your own code return the same run; by
+        `input` is anything JSON can hold, a pydantic model or a dataclass, dates, bytes of text; for an agent a text,
+        or a list of texts and parts (`runwire.parts`). `context` is for the agent's code, and no part of what the model
+        is told. `model` and `model_settings` choose among what the agent offers (`Agent.models`).
+
+        `request_id` makes repetitions by your own code return the same run; by
         default a random one makes the repetitions of this call safe. `run_timeout`, in seconds or as timedelta, is the
         time the run has. With `conversation` it stays open after its first turn, for `send_message`, until it has
         waited for `idle_timeout`. Raises AgentNotFound, InvalidRequest, AlreadyExists; TypeError and ValueError where
@@ -105,6 +112,9 @@ class AgentClient(Client):
             tracestate=tracestate,
             conversation=conversation,
             idle_timeout=idle_timeout,
+            context=context,
+            model=model,
+            model_settings=model_settings,
         )
         response: pb.StartRunResponse = await self._call("StartRun", request)
         return response.run
@@ -178,12 +188,15 @@ class AgentClient(Client):
     def run(
         self,
         agent_id: str,
-        input: Json | struct_pb2.Value = None,
+        input: object = None,
         *,
         request_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         scorers: Iterable[str | run_pb2.ScorerRef] = (),
         run_timeout: timedelta | float | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
         heartbeat_seconds: float | None = None,
     ) -> RunStream:
         """Starts a run and follows it. It is started when the first event is asked for; arguments and errors as in
@@ -195,6 +208,9 @@ class AgentClient(Client):
             labels=labels,
             scorers=scorers,
             run_timeout=run_timeout,
+            context=context,
+            model=model,
+            model_settings=model_settings,
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
 

@@ -180,9 +180,11 @@ def _update(tx: Transaction, commit: Commit, row: Row, was_suspect: bool) -> int
     topic = row.topic
     if commit.final or commit.schedule is not Schedule.KEEP or topic.suspect != was_suspect:
         tx.connection.execute(
-            "UPDATE topics SET last = ?, event_check = ?, losses = ?, alone_losses = ?, final = ?, due = ?, leased = ?,"
-            " woken = ?, suspect = ?, overdue = ?, expire_time = ?, tombstone_time = ?, sweep_time = ? WHERE id = ?",
+            "UPDATE topics SET queue = ?, last = ?, event_check = ?, losses = ?, alone_losses = ?, final = ?, due = ?,"
+            " leased = ?, woken = ?, suspect = ?, overdue = ?, expire_time = ?, tombstone_time = ?, sweep_time = ?"
+            " WHERE id = ?",
             (
+                topic.queue,
                 topic.last,
                 topic.check,
                 topic.losses,

@@ -121,7 +121,7 @@ class Stage:
 
     async def _claim(self) -> Sequence[Claim]:
         """By a process of its own, after the lease of the one before and its grace."""
-        queue, holder = record.queue_of(self.definition.agent_id), secrets.token_hex(4)
+        queue, holder = record.queue_of(self.definition.agent_id, self.definition.version), secrets.token_hex(4)
         for seconds in (self.settings.lease_seconds + 1, MAX_GRACE_SECONDS + 1):
             self.clock.seconds += seconds
             for alone in (False, True):
@@ -132,9 +132,14 @@ class Stage:
                     return claims
         return ()
 
-    async def finish(self, input: Any) -> RunView:
+    async def start_parts(self, parts: Sequence[run_pb2.InputPart]) -> None:
+        """As `start`, with typed parts."""
+        request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, parts=parts)
+        self.run_id = (await self.runs.start(ANONYMOUS, request)).run_id
+
+    async def finish(self, input: Any, **fields: Any) -> RunView:
         """Starts a run and executes it to its end."""
-        await self.start(input)
+        await self.start(input, **fields)
         await self.attempt()
         return await self.view()
 

@@ -5,7 +5,8 @@
 --       5 schedule, or 'back' for a claim that nobody got,
 --       6 entry ('' without events)
 --       and, unless all of these are at their defaults:
---       7 due_in, 8 progress ('1'), 9 retention, 10 tombstone, 11 new epoch ('' unless create), 12 queue,
+--       7 due_in, 8 progress ('1'), 9 retention, 10 tombstone, 11 new epoch ('' unless create), 12 queue (also of one
+--       that moves),
 --       13..18 how many indexes, puts, puts_once, deletes, messages and leaves follow: name; name, value; name, value;
 --       name; queue, body; name
 -- Returns {'ok', now, head}, or a refusal: {'exists'}, {'not_found'}, {'expired', final}, {'fenced', attempt},
@@ -135,6 +136,10 @@ if sets_aside and head.aside ~= '1' then
   set('aside', '1')
 end
 local ends = final ~= 0 or schedule == 'due' or schedule == 'never'
+local moves = epoch == '' and (ARGV[12] or '') ~= '' and (ends or head.leased == '0')
+if moves then
+  set('queue', ARGV[12])
+end
 if final ~= 0 then
   set('final', digits(final))
   set('expire_time', digits(now + tonumber(ARGV[9])))
@@ -149,6 +154,8 @@ elseif schedule == 'wake' then
   local planned = tonumber(redis.call('ZSCORE', lane_before.key, topic) or nil)
   if head.leased == '0' and not (planned and planned <= now) then
     due = now
+  elseif moves then
+    due = planned
   end
 elseif progress and head.suspect == '1' then
   due = tonumber(redis.call('ZSCORE', lane_before.key, topic) or nil)
