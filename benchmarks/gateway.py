@@ -1,8 +1,8 @@
 """`make bench-gateway`: readers of one live run by Server-Sent Events, beside the same readers by gRPC.
 
-Prints one line a shape: readers that share (one token), readers that each have a stream of their own (a token each), readers at
-the agent service itself, and readers who are all cut at once and come back with their last id. Latency is from an
-event's create_time to its arrival, sampled. Compare shapes inside one run; figures drift between runs.
+Prints one line a shape: readers that share (one token), readers that each have a stream of their own (a token each),
+readers at the agent service itself, and readers that are all cut at once and come back with their last id. Latency is
+from an event's create_time to its arrival, sampled. Compare shapes inside one run; figures drift between runs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SseReader(asyncio.Protocol):
 
     def _time(self, message: bytes) -> None:
         event = json.loads(message[message.index(b"data: ") + 6 :])
-        created = datetime.fromisoformat(event["createTime"].replace("Z", "+00:00"))
+        created = datetime.fromisoformat(event["createTime"])
         self._latencies.append(time.time() - created.timestamp())
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -112,7 +112,8 @@ async def by_sse(agents: str, gateway: str, pids: dict[str, int], readers: int, 
     costs = ", ".join(f"{name} {1e6 * (cpu_seconds(pid) - before[name]) / events:.1f}" for name, pid in pids.items())
     print(
         f"{readers} SSE readers, {'shared' if shared else 'each alone'}: {events} events, opened in {opening:.1f} s, "
-        f"p50 {_percentile(latencies, 0.5):.0f} ms, p99 {_percentile(latencies, 0.99):.0f} ms, us CPU an event: {costs}, "
+        f"p50 {_percentile(latencies, 0.5):.0f} ms, p99 {_percentile(latencies, 0.99):.0f} ms, "
+        f"us CPU an event: {costs}, "
         f"gateway {(resident_bytes(pids['gateway']) - memory) / readers / 1024:.1f} KiB a reader",
         flush=True,
     )
@@ -165,7 +166,10 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     readers: int = given.readers
     with (
-        service("agent_service", agents="benchmarks.agents", store="memory://", concurrency=2000) as (agents, agents_pid),
+        service("agent_service", agents="benchmarks.agents", store="memory://", concurrency=100) as (
+            agents,
+            agents_pid,
+        ),
         service("gateway", gateway_agent_address=agents) as (gateway, gateway_pid),
     ):
         pids = {"gateway": gateway_pid, "service": agents_pid}

@@ -22,10 +22,11 @@ from gateway.hub import Frame, Hub, Key
 from gateway.resources import json_of
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.client import AgentClient, RunStream
-from runwire.errors import CursorMalformed, Unavailable
+from runwire.errors import CursorMalformed, RunwireError, Unavailable
 
 MAX_RUNS: Final = 50
 """In one stream of many runs."""
+_CHECKS_AT_ONCE: Final = 8
 _ENDED: Final = "end"
 _PLACE: Final = re.compile(r"([\w-]*)(?:\.(\d{1,18}|end))?", re.ASCII)
 _MAX_KEPT_BYTES: Final = 4096
@@ -67,6 +68,26 @@ async def check(client: AgentClient, run_id: str, place: Place) -> None:
     except Unavailable as error:
         if error.metadata.get("code") == "RESOURCE_EXHAUSTED":
             raise
+
+
+async def check_all(client: AgentClient, places: Mapping[str, Place]) -> None:
+    """As `check`, for several runs, a few at a time. Raises what is wrong with the first that is wrong."""
+    wrong: dict[str, RunwireError] = {}
+    room = asyncio.Semaphore(_CHECKS_AT_ONCE)
+
+    async def one(run_id: str, place: Place) -> None:
+        async with room:
+            try:
+                await check(client, run_id, place)
+            except RunwireError as error:
+                wrong[run_id] = error
+
+    async with asyncio.TaskGroup() as group:
+        for run_id, place in places.items():
+            group.create_task(one(run_id, place))
+    for run_id in places:
+        if run_id in wrong:
+            raise wrong[run_id]
 
 
 def of_run(client: AgentClient, hub: Hub, key: Key, place: Place) -> sse.Source:

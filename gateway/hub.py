@@ -57,6 +57,7 @@ class Feed:
         """Number of the frame that the fastest reader wants next."""
         self._news = asyncio.Event()
         self._wanted = asyncio.Event()
+        self._telling = self._untold = False
         self._over = False
         self._error: Exception | None = None
 
@@ -113,8 +114,29 @@ class Feed:
             self._base += 1
         while self._numbers[first := next(iter(self._numbers))] < self._base:
             del self._numbers[first]
+        if self._telling:
+            self._untold = True
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wakes all readers, and lets as much time pass before the next time as they took.
+
+        Otherwise thousands of them would take all turns of the loop, one frame at a time, and the feed none to read on:
+        so they get several frames in one write instead.
+        """
+        loop = asyncio.get_running_loop()
+        self._telling, begin = True, loop.time()
         news, self._news = self._news, asyncio.Event()
         news.set()
+        # Runs behind the readers that were woken just now.
+        loop.call_soon(lambda: loop.call_later(loop.time() - begin, self._rested))
+
+    def _rested(self) -> None:
+        self._telling = False
+        if self._untold:
+            self._untold = False
+            self._tell()
 
     def _take(self, number: int) -> tuple[Frame, int]:
         """Frames from `number` on that fit into one write, as one: the first, and others if they are small."""

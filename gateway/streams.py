@@ -63,8 +63,7 @@ class Streams:
         places = {run_id: events.place_of(text) for run_id, text in zip(runs, given, strict=True)}
         if all(place.ended for place in places.values()):
             return Response(status_code=204)
-        for run_id, place in places.items():
-            await events.check(client, run_id, place)
+        await events.check_all(client, places)
         return self.answer(events.of_runs(client, places))
 
     async def _of_scores(self, request: Request) -> Response:
