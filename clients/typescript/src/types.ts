@@ -407,6 +407,23 @@ export interface ForkRunRequest {
   runId?: string;
   /** Makes the call safe to repeat, as StartRunRequest.request_id does; the two share their ids. */
   requestId?: string;
+  /** Only of a conversation: this turn and those after it are not taken over. At most one more than there are. */
+  turn?: number;
+  /** Only of a run that is none: this step and those with higher numbers are done anew. 1: everything is. */
+  step?: number;
+  /** The same by the name that a workflow gave to the step. At most 256 characters. */
+  stepName?: string;
+  /**
+   * In place of the run's input, or of the message of the turn. Unset: as it was; a conversation that is forked after its
+   * last turn waits for a message. At most 1 MiB.
+   */
+  message?: Json;
+  /** Another agent of the same kind that continues, such as the same one with another model. Empty: the run's. */
+  agentId?: string;
+  /** The new conversation waits for a message, also where there is one to be answered again. Not with `message`. */
+  wait?: boolean;
+  /** The model that the new run is to use, as StartRunRequest.model. Unset: as the other run, where the agent is the same. */
+  model?: ModelChoice;
 }
 
 export interface ForkRunResponse {
@@ -613,6 +630,11 @@ export interface Run {
    * Empty without either.
    */
   traceId?: string;
+  /** The newest event of that run that is part of what was taken over; 0: none is. */
+  forkedFromSequence?: string;
+  /** The turn, or the step, of that run which is the first to be done anew. 0: it was forked where it ended. */
+  forkedFromTurn?: number;
+  forkedFromStep?: number;
 }
 
 /** How a conversation is kept. */
