@@ -274,6 +274,7 @@ def _fork_of(before: run_pb2.Run, place: _Place, definition: Definition, run_id:
         timeout=before.timeout if before.HasField("timeout") else None,
         conversation=before.conversation if conversation else None,
         turn=place.turn,
+        trace_id=before.trace_id,
         forked_from=before.run_id,
         forked_from_sequence=at.last,
         forked_from_turn=at.turn,

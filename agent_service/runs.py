@@ -11,7 +11,7 @@ from typing import Final
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
 from agent_service.log import record, telling, turns
-from runwire import parts
+from runwire import parts, tracing
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.bounds import FILES_BY_URL, MAX_INPUT_BYTES, too_large
 from runwire.caching_pubsub import CachingPubSub
@@ -67,6 +67,17 @@ class Runs:
 
         Raises InvalidRequest, AgentNotFound, AlreadyExists.
         """
+        given = tracing.carrier_of(request.traceparent, request.tracestate)
+        with tracing.span(
+            "StartRun", kind="server", parent=given, rpc__system="grpc", gen_ai__agent__id=request.agent_id
+        ) as span:
+            run = await self._start(who, request, span.carrier or given)
+            span.set(runwire__run__id=run.run_id)
+            return run
+
+    async def _start(
+        self, who: Principal, request: agent_service_pb2.StartRunRequest, trace: Mapping[str, str]
+    ) -> run_pb2.Run:
         if not request.agent_id:
             raise InvalidRequest({"agent_id": "must be set"})
         _check_scorers(request)
@@ -82,6 +93,7 @@ class Runs:
             agent_id=request.agent_id,
             agent_version=definition.version,
             state=run_pb2.RUN_STATE_QUEUED,
+            trace_id=tracing.trace_id(trace.get("traceparent", "")),
             input=request.input if request.HasField("input") else None,
             labels=request.labels,
             scorers=_merge(definition.scorer_protos, request.scorers),
@@ -98,7 +110,7 @@ class Runs:
             puts={
                 **record.puts(run),
                 record.REQUEST: digest,
-                record.TRACE: _trace(request),
+                record.TRACE: record.pack_trace(trace),
                 **({record.CONTEXT: request.context.SerializeToString()} if request.HasField("context") else {}),
                 record.FORMAT: b"%d" % record.FORMAT_VERSION,
                 **_owner(who),
@@ -301,10 +313,6 @@ def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:
     for name in ("request_id", "traceparent", "tracestate"):
         bound.ClearField(name)
     return hashlib.sha256(bound.SerializeToString(deterministic=True)).digest()
-
-
-def _trace(request: agent_service_pb2.StartRunRequest) -> bytes:
-    return f"{request.traceparent}\n{request.tracestate}".encode()
 
 
 def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from enum import Enum
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -29,14 +29,14 @@ from agent_service.log.remembered import Recollections
 from agent_service.log.turns import TurnEnded
 from agent_service.log.writer import Changes, CommitFailed, EventTooLarge, LogWriter, OwnershipLost
 from agent_service.process import event_loop
-from runwire import frames
+from runwire import frames, tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub, History
 from runwire.errors import EventsLost, Fenced, FieldExists, NotFound, StoreUnavailable
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
 from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
-from runwire.values import from_struct
+from runwire.values import from_struct, from_value
 
 _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may continue before it is left alone."""
@@ -122,6 +122,7 @@ class Execution:
         self._restarted = False
         self._broke_out: BaseException | None = None
         self._history_problem = ""
+        self._span = tracing.Span()
         self._frames = ""
         """Where the agent raised what ends the run."""
         self._told_of_interrupt = False
@@ -167,7 +168,26 @@ class Execution:
         """Executes the attempt. Returns when the run is ended, suspended, handed back, or owned by another worker."""
         with telling.about(self._claim, self._run, self._worker):
             telling.claimed(self._claim, self._run)
-            await self._run_attempt()
+            with self._traced() as self._span:
+                await self._run_attempt()
+
+    def _traced(self) -> AbstractContextManager[tracing.Span]:
+        """The span of this attempt: within StartRun's, and linked to that of the attempt before."""
+        before = record.trace_of(self._claim.fields.get(record.TRACED, b""))
+        return tracing.span(
+            f"invoke_agent {self._run.agent_id}",
+            parent=record.trace_of(self._claim.fields.get(record.TRACE, b"")),
+            links=[before] if before else [],
+            gen_ai__operation__name="invoke_agent",
+            gen_ai__agent__id=self._run.agent_id,
+            gen_ai__agent__name=self._run.agent_id,
+            gen_ai__agent__version=self._run.agent_version or None,
+            gen_ai__conversation__id=self._run.run_id if self._turns is not None else None,
+            runwire__run__id=self._run.run_id,
+            runwire__tenant=self._tenant,
+            runwire__attempt=self._claim.head.attempt,
+            runwire__worker=self._worker,
+        )
 
     async def _run_attempt(self) -> None:
         if not self._is_given_up():
@@ -399,6 +419,8 @@ class Execution:
         puts: dict[str, bytes] = {}
         deletes = self._turns.stale() if self._turns is not None else []
         deletes += [record.ORPHANED] if self._is_orphan() else []
+        if self._span.carrier:
+            puts[record.TRACED] = record.pack_trace(self._span.carrier)
         forked = record.FORK in self._claim.fields and not restart
         if (first and not forked) or restart:
             self._restarted, self._past = restart, Past()
@@ -414,14 +436,14 @@ class Execution:
             payload["run_resumed"] = run_event_pb2.RunResumed(answers=self._answered())
         self._open_attempt()
         if ending is not None and self._turns is not None:
-            puts = self._turns.inbox.consume(ending)
+            puts |= self._turns.inbox.consume(ending)
         if opening is not None and self._turns is not None:
             if payload:
                 await self._writer.write(self._record(deletes=deletes), **payload)
                 payload, deletes = {}, []
             run.agent_version = self._version
-            payload["turn_started"], puts = self._turns.begin(opening, self._now())
-            puts |= self._received(opening)
+            payload["turn_started"], of_turn = self._turns.begin(opening, self._now())
+            puts |= {**of_turn, **self._received(opening)}
         await self._writer.write(self._record(also=puts, deletes=deletes), **payload)
         telling.began(self._claim, self._run, self._now())
         if forked and self._turns is None:
@@ -716,7 +738,9 @@ class Execution:
                 output = None
         self._close_attempt("finished")
         whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
-        end = Ending(self._claim, self._run, self._excerpt, whole, state, output, error, self._now())
+        end = Ending(
+            self._claim, self._run, self._excerpt, whole, state, output, error, self._now(), trace=self._span.carrier
+        )
         problem: BaseException | None = None
         for form in Form:
             try:
@@ -732,8 +756,21 @@ class Execution:
             else:
                 lasted = self._now() - self._claim.head.create_time
                 telling.ended(self._run, state, error.reason if error else "", lasted, self._frames)
+                self._tell_span(state, error, output)
                 return
         raise CommitFailed(f"the end of {self._claim.topic} cannot be written in any form") from problem
+
+    def _tell_span(self, state: run_pb2.RunState, error: Failure | None, output: struct_pb2.Value | None) -> None:
+        usage = self._run.usage
+        self._span.set(
+            runwire__run__state=run_pb2.RunState.Name(state).removeprefix("RUN_STATE_").lower(),
+            gen_ai__usage__input_tokens=usage.input_tokens,
+            gen_ai__usage__output_tokens=usage.output_tokens,
+        )
+        self._span.say("gen_ai.input.messages", lambda: from_value(self._run.input))
+        self._span.say("gen_ai.output.messages", lambda: from_value(output) if output is not None else None)
+        if error is not None:
+            self._span.fail(error.reason)
 
     def _ends_conversation(self, state: run_pb2.RunState, error: Failure | None) -> bool:
         """Whether the run ends with its turn: it was cancelled, its time is over, its workflow has returned or raised,
@@ -770,6 +807,7 @@ class Execution:
             else:
                 talk.recollection.keep()
                 telling.turn_ended(self._run.turn.turn, state, error.reason if error else "", self._frames)
+                self._tell_span(state, error, output)
                 self._frames = ""
                 return
         raise CommitFailed(f"the end of a turn of {self._claim.topic} cannot be written in any form") from problem
@@ -785,7 +823,9 @@ class Execution:
     ) -> tuple[Changes, run_event_pb2.TurnFinished]:
         run = self._run
         whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
-        end = Ending(self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message)
+        end = Ending(
+            self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message, self._span.carrier
+        )
         output = end.output_in(form)
         failure = error.to_proto() if error is not None else None
         for_forks = self._settings.fork_retention_seconds > 0

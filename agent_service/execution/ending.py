@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -142,6 +142,8 @@ class Ending:
     time: float
     message: inbox.Message | None = None
     """That the turn began with, where it is the end of a turn and not of the run."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """W3C trace context of the attempt; empty: that of StartRun's caller."""
 
     def finished(self, form: Form) -> tuple[run_pb2.Run, run_event_pb2.RunFinished]:
         """The Run as it is kept, and the event that says so."""
@@ -204,7 +206,7 @@ class Ending:
         conversation = self.message is None and run.HasField("conversation")
         if self.message is not None:
             run = self._of_turn(run, form)
-        traceparent, _, tracestate = self.claim.fields.get(record.TRACE, b"").decode(errors="replace").partition("\n")
+        trace = self.trace or record.trace_of(self.claim.fields.get(record.TRACE, b""))
         return scoring.requests(
             tenant,
             run,
@@ -212,8 +214,8 @@ class Ending:
             max_sample_bytes=max_sample_bytes,
             # What was kept of the log is its last turn.
             by_reference=form is not Form.WHOLE or not self.whole or conversation,
-            traceparent=traceparent,
-            tracestate=tracestate,
+            traceparent=trace.get("traceparent", ""),
+            tracestate=trace.get("tracestate", ""),
             turn=run.turn.turn if self.message is not None else 0,
         )
 

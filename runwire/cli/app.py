@@ -25,6 +25,7 @@ from runwire.cli import (
     scores,
     tokens,
 )
+from runwire.cli.evaluation import command as evaluation
 from runwire.cli.session import Interrupted, service_options, settle
 
 OK: Final = 0
@@ -47,8 +48,10 @@ def runwire() -> None:
     """
 
 
-nouns = (runs, forks, chat, agents, scores, people, fleet, dev, doctor, conformance, tokens, certificates, completion)
-for noun in nouns:
+for noun in (
+    *(runs, forks, chat, agents, scores, people, evaluation, fleet),
+    *(dev, doctor, conformance, tokens, certificates, completion),
+):
     for command in noun.COMMANDS:
         runwire.add_command(command)
 
