@@ -315,8 +315,6 @@ def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:
     return hashlib.sha256(bound.SerializeToString(deterministic=True)).digest()
 
 
-
-
 def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:
     """The agent's scorers and those of the request, which takes the place of the agent's under the same name."""
     return list({(scorer.scorer_id, scorer.name): scorer for scorer in (*own, *asked)}.values())
