@@ -186,6 +186,10 @@ deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the whee
 	$(BIN)/python -m deploy.check
 	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" $(ARGS)
 
+.PHONY: audit
+audit: $(STAMP) ## licences of what we depend on, and what is known against it (by pip-audit, where its data can be reached)
+	$(BIN)/python -m deploy.audit
+
 .PHONY: clean
 clean: ## remove what can be made again, the environments too
 	rm -rf $(VENV) $(PROTO_VENV) $(LOWEST_VENV) $(DEMO_VENV) .venv-bench .bench .runwire build dist *.egg-info

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 
 from agent_service.log.history import OF_STEP
+from agent_service.log.journal import FAILED
 from agent_service.log.journal import PREFIX as JOURNAL
 from agent_service.log.record import ANSWER
 from runwire import frames
@@ -95,8 +96,8 @@ class Told:
         return {name: data for name, data in fields.items() if self._is_kept(name, numbers, origin)}
 
     def _is_kept(self, field: str, numbers: Mapping[str, int], origin: Origin) -> bool:
-        if not field.startswith((JOURNAL, ANSWER)):
-            return False
+        if not field.startswith((JOURNAL, ANSWER)) or field.startswith(JOURNAL + FAILED):
+            return False  # what was tried and raised is tried again
         key = field.removeprefix(JOURNAL).removeprefix(ANSWER)
         kind, _, rest = key.partition("/")
         if kind in _NUMBERED:
