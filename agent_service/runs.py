@@ -11,7 +11,6 @@ from typing import Final
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
 from agent_service.log import record, telling, turns
-from agent_service.log.journal import PREFIX as JOURNAL
 from agent_service.queue_limit import QueueLimit
 from runwire import parts, tracing
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
@@ -24,7 +23,6 @@ from runwire.errors import (
     FieldExists,
     InvalidRequest,
     LogClosed,
-    NotForkable,
     NotSuspended,
     QueueFull,
     RunExpired,
@@ -94,7 +92,7 @@ class Runs:
         await off_loop(size, definition.parse_input, request.input)
         definition.check_model(request.model)
         run = run_pb2.Run(
-            run_id=_run_id(who, request.request_id),
+            run_id=run_id_of(who, request.request_id),
             owner=who.name,
             agent_id=request.agent_id,
             agent_version=definition.version,
@@ -124,73 +122,22 @@ class Runs:
             },
             schedule=Schedule.DUE,
         )
-        await self._admit(who, topic)
+        await self.admit(who, topic)
         try:
             committed = await self.log.publish(commit)
         except TopicExists:
-            return await self._repeated(topic, run.run_id, digest)
+            return await self.repeated(topic, run.run_id, digest)
         telling.accepted(who.tenant, run)
         if request.HasField("context"):
             run.context.CopyFrom(request.context)
         return record.with_head(run, topic, committed.head, False)
 
-    async def fork(self, who: Principal, request: agent_service_pb2.ForkRunRequest) -> run_pb2.Run:
-        """Accepts a run that continues where another has ended; a repeat by request id returns the run that is there.
-
-        Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, AlreadyExists, QueueFull.
-        """
-        source = await self.stored(who, request.run_id, record.SUMMARY)
-        before = record.to_run(source)
-        if source.head.final not in (run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED):
-            raise NotForkable(f"run {request.run_id} has neither failed nor been cancelled")
-        if before.HasField("conversation"):
-            raise NotForkable(f"run {request.run_id} is a conversation: a failed turn did not end it")
-        run = run_pb2.Run(
-            run_id=_run_id(who, request.request_id),
-            owner=who.name,
-            agent_id=before.agent_id,
-            agent_version=self._agents.get(before.agent_id).version,
-            state=run_pb2.RUN_STATE_QUEUED,
-            input=before.input if before.HasField("input") else None,
-            labels=before.labels,
-            scorers=before.scorers,
-            timeout=before.timeout if before.HasField("timeout") else None,
-            forked_from=before.run_id,
-            trace_id=before.trace_id,
-            model=before.model if before.HasField("model") else None,
-        )
-        whole = await self.store.get(source.topic)
-        fields = whole.fields if whole is not None else {}
-        commit = Commit(
-            topic_of(who.tenant, run.run_id),
-            create=True,
-            queue=record.queue_of(run.agent_id, run.agent_version),
-            indexes=record.lists_of(who.tenant, run),
-            puts={
-                **{name: data for name, data in fields.items() if name.startswith((JOURNAL, record.ANSWER))},
-                **record.puts(run),
-                record.REQUEST: _digest_of_fork(request),
-                record.TRACE: fields.get(record.TRACE, b""),
-                record.FORK: before.run_id.encode(),
-                **({record.CONTEXT: fields[record.CONTEXT]} if record.CONTEXT in fields else {}),
-                record.FORMAT: fields.get(record.FORMAT, b"1"),
-                **_owner(who),
-            },
-            schedule=Schedule.DUE,
-        )
-        await self._admit(who, commit.topic)
-        try:
-            committed = await self.log.publish(commit)
-        except TopicExists:
-            return await self._repeated(commit.topic, run.run_id, _digest_of_fork(request))
-        telling.accepted(who.tenant, run)
-        return record.with_head(run, commit.topic, committed.head, False)
-
     def _queues(self) -> Sequence[str]:
         """Where the runs that are accepted here wait."""
-        return [record.queue_of(definition.agent_id, definition.version) for definition in self._agents]
+        agents = [(definition.agent_id, definition.version) for definition in self._agents]
+        return [*{record.queue_of(*agent) for agent in agents}, *{record.any_queue_of(name) for name, _ in agents}]
 
-    async def _admit(self, who: Principal, topic: str) -> None:
+    async def admit(self, who: Principal, topic: str) -> None:
         """Whether another run may be accepted; what was accepted before is not asked. Raises QueueFull."""
         try:
             await self._queue_limit.check(who)
@@ -311,7 +258,8 @@ class Runs:
             return await self.get(who, run_id)
         raise StoreUnavailable(f"run {run_id} changed hands {_RESUME_TRIES} times meanwhile")
 
-    async def _repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
+    async def repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
+        """The run that a request with this digest, under the same id, has become. Raises AlreadyExists."""
         stored = await self.store.get(topic, (*record.WHOLE, record.REQUEST))
         if stored is None or stored.head.expired:
             raise AlreadyExists(f"the request id was used before, for run {run_id}, which is purged", run_id=run_id)
@@ -364,7 +312,8 @@ def _owner(who: Principal) -> dict[str, bytes]:
     return {OWNER: who.name.encode()} if who.name else {}
 
 
-def _run_id(who: Principal, request_id: str) -> str:
+def run_id_of(who: Principal, request_id: str) -> str:
+    """Of the run that a request becomes; at random without a request id."""
     if not request_id:
         return secrets.token_hex(16)
     names = f"{who.tenant}\0{request_id}"
@@ -382,10 +331,6 @@ def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:
     for name in ("request_id", "traceparent", "tracestate"):
         bound.ClearField(name)
     return hashlib.sha256(bound.SerializeToString(deterministic=True)).digest()
-
-
-def _digest_of_fork(request: agent_service_pb2.ForkRunRequest) -> bytes:
-    return hashlib.sha256(f"fork\0{request.run_id}".encode()).digest()
 
 
 def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:

@@ -54,7 +54,7 @@ FORMAT_VERSION: Final = 1
 """What this release writes. It reads all before. One is added where a release before would misread what is written."""
 
 FORK: Final = "fork"
-"""Id of the run whose steps are still to be told at the beginning of the log."""
+"""Where the run came from (see Origin), while what it took over is still to be told at the beginning of the log."""
 TURN: Final = f"{ASIDE}turn/"
 """+ number: a turn of a conversation that is done."""
 MAX_TURNS: Final = 1000

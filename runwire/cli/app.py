@@ -19,6 +19,7 @@ from runwire.cli import (
     dev,
     doctor,
     fleet,
+    forks,
     people,
     runs,
     scores,
@@ -48,7 +49,7 @@ def runwire() -> None:
 
 
 for noun in (
-    *(runs, chat, agents, scores, people, evaluation, fleet),
+    *(runs, forks, chat, agents, scores, people, evaluation, fleet),
     *(dev, doctor, conformance, tokens, certificates, completion),
 ):
     for command in noun.COMMANDS:

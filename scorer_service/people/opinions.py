@@ -143,6 +143,7 @@ class Opinions:
             "score_direction": 1,
             "claims": 1,
             "worker": PERSON + said.author,
+            "requested_by": said.submitted_by,
             "start_time": now,
             "end_time": now,
             "revision": revision,
