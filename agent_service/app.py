@@ -127,7 +127,7 @@ class Service:
         buffer_bytes = settings.stream_buffer_bytes // 2
         logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
         fleet = Fleet(store, self._agents)
-        self._servicer.open(Runs(store, logs, self._agents), fleet)
+        self._servicer.open(Runs(store, logs, self._agents, settings.tenant_queued_runs), fleet)
         worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store))
         with fleet.shown(), suppress(StoppedEarly):
             if settings.role == "serve":
