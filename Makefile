@@ -145,6 +145,10 @@ fuzz: $(STAMP) ## a hundred thousand requests of every kind to both services (mi
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
+.PHONY: test-browser
+test-browser: $(STAMP) ## the pages in a real Chromium, which must be on PATH
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
 .PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity
 bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-identity ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from agent_service.agents import registry
+from agent_service.agents.lifespans import StoppedEarly
 from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.execution.worker import Worker
@@ -57,6 +58,9 @@ async def run(settings: Settings, announce: Callable[[str, str], None], *, share
         engine = urlsplit(settings.store).scheme
         page = await stack.enter_async_context(
             telemetry.measured("agent", engine, settings.metrics, settings.metrics_export)
+        )
+        await stack.enter_async_context(
+            telemetry.traced("agent", settings.trace_export, content=settings.trace_content)
         )
         end = BoundedEnd(settings.shutdown_grace_seconds + LAST_SECONDS)
         service = await stack.enter_async_context(listen(agents, settings, shared_port))
@@ -122,7 +126,8 @@ class Service:
         self._pace = pace
 
     async def run_on(self, store: Store, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
-        """Serves and executes the runs of this store until `stopping` is set, then drains."""
+        """Serves and executes the runs of this store until `stopping` is set, then drains. Raises ConfigurationError
+        for a lifespan that cannot be opened."""
         settings = self._settings
         buffer_bytes = settings.stream_buffer_bytes // 2
         pace = self._pace
@@ -132,8 +137,12 @@ class Service:
         fleet = Fleet(store, self._agents)
         self._servicer.open(Runs(store, logs, self._agents), fleet)
         worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store), pace)
-        with fleet.shown():
-            await self._run(store, logs, fleet, worker, stopping, announce)
+        with fleet.shown(), suppress(StoppedEarly):
+            if settings.role == "serve":
+                await self._run(store, logs, fleet, worker, stopping, announce)
+            else:
+                async with self._agents.opened(stopping):
+                    await self._run(store, logs, fleet, worker, stopping, announce)
 
     async def _run(
         self,

@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AfterValidator, AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
 from runwire import settings
 from runwire.identity.settings import AccessSettings
 from runwire.settings import Names
+from runwire.turns import weights_of
 
 DEFAULT_FOLDER: Final = Path(".runwire")
 DEFAULT_STORE: Final = f"sqlite:///{DEFAULT_FOLDER}/runs.db"
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
+
+
+def _are_weights(pairs: Names) -> Names:
+    weights_of(pairs)
+    return pairs
 
 
 class Settings(AccessSettings):
@@ -38,6 +44,9 @@ class Settings(AccessSettings):
     Not for a store that only one process can open (memory://)."""
     concurrency: int = Field(100, ge=1, le=10_000)
     """Most runs at once in this process."""
+    tenant_weights: Annotated[Names, AfterValidator(_are_weights)] = ()
+    """Tenants whose queued runs are to have more than one turn at a time, such as `shop=3,lab=2`: workers take runs of
+    all tenants in turn."""
     lease_seconds: Seconds = 15.0
     """After this long without a sign of life a worker's runs are given to others."""
     max_losses: int = Field(5, ge=1, le=1000)
@@ -86,6 +95,10 @@ class Settings(AccessSettings):
     """HOST:PORT at which metrics are shown in Prometheus' text; empty: nowhere."""
     metrics_export: Literal["", "otlp"] = ""
     """`otlp`: send metrics by OTLP; the usual OTEL_EXPORTER_OTLP_* variables say where to and by which protocol."""
+    trace_export: Literal["", "otlp"] = ""
+    """`otlp`: send spans of runs by OTLP, to where OTEL_EXPORTER_OTLP_* say."""
+    trace_content: bool = False
+    """Whether spans hold what was said: inputs, outputs, arguments and results of tools."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""
 

@@ -178,6 +178,12 @@ RUNS_WORKERS = Gauge(
     ("agent_id",),
     shared=True,
 )
+RUNS_STRANDED = Gauge(
+    "runwire.runs.stranded",
+    "",
+    "Those of them that no worker can do: it has not the agent, or not the version that they are bound to.",
+    ("agent_id",),
+)
 RUN_SECONDS = Histogram("runwire.run.duration", "s", "From acceptance to the terminal state.", ("agent_id", "state"))
 RUN_WAIT_SECONDS = Histogram("runwire.run.wait", "s", "From acceptance to the first claim.", ("agent_id",))
 RUN_FIRST_EVENT_SECONDS = Histogram(

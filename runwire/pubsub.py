@@ -49,6 +49,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from runwire.value import value
@@ -215,7 +216,8 @@ class Commit:
     create: bool = False
     """Creates the topic: mints an epoch, sets attempt 0."""
     queue: str = ""
-    """With `create`: the queue in which workers find the topic."""
+    """With `create`: the queue in which workers find the topic. Otherwise, if not empty, the queue that it moves to:
+    with a schedule that ends its lease (DUE, NEVER), and with WAKE where nobody has it."""
     indexes: Sequence[str] = ()
     """Names of lists in which `scan` finds the topic from this commit on, until it expires."""
     leaves: Sequence[str] = ()
@@ -482,9 +484,15 @@ class Store(EventCache, Protocol):
         wait_seconds: float = 0.0,
         alone: bool = False,
         max_bytes: int = MAX_CLAIM_BYTES,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Sequence[Claim]:
-        """Takes up to `limit` topics of these queues that are due, those due longest first: raises the attempt, mints a
-        token, makes them due again after the lease, clears the wake mark. No topic is given to two callers at once.
+        """Takes up to `limit` topics of these queues that are due: raises the attempt, mints a token, makes them due
+        again after the lease, clears the wake mark. No topic is given to two callers at once.
+
+        Tenants take turns (see `turns`): of one tenant those due longest come first, and no tenant has more than one
+        topic taken, or as many as `weights` gives it, before another that has something due in these queues. Callers
+        that name the same queues share the turns, in all processes; in a store of several parts each process has its
+        own.
 
         `holder` names the calling process, at random per start: where it is that of the lease that ran out, nobody died
         and no loss is counted. `alone` takes suspects, and only them; otherwise none is taken. A lease that is found to

@@ -65,6 +65,8 @@ class Changes:
     leaves: Sequence[str] = ()
     messages: Sequence[Message] = ()
     schedule: Schedule = Schedule.KEEP
+    queue: str = ""
+    """With a schedule that ends the lease: where the run is to be found from then on; empty: where it was."""
     due_in: float = 0.0
     progress: bool = False
     final: int = 0
@@ -276,6 +278,7 @@ class LogWriter:
             leaves=[name for name, stays in listed.items() if not stays],
             messages=[message for changes in gathered for message in changes.messages],
             schedule=last.schedule,
+            queue=last.queue,
             due_in=last.due_in,
             progress=any(changes.progress for changes in gathered),
             final=last.final,

@@ -12,6 +12,7 @@ from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,
     TextPart,
+    UserContent,
     UserPromptPart,
 )
 from pydantic_ai.run import AgentRunResult
@@ -34,7 +35,7 @@ logger = logging.getLogger("agent_service")
 class Memory:
     """The history of one turn: what came before it, and what it leaves."""
 
-    def __init__(self, turns: Turns, prompt: Any, steps: Steps) -> None:
+    def __init__(self, turns: Turns, prompt: str | list[UserContent], steps: Steps) -> None:
         self._turns = turns
         self._prompt = prompt
         self._steps = steps

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from types import MappingProxyType
 from typing import Final
 
 from runwire.errors import StoreUnavailable
@@ -239,8 +240,9 @@ class RedisStore:
         wait_seconds: float = 0.0,
         alone: bool = False,
         max_bytes: int = MAX_CLAIM_BYTES,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Sequence[Claim]:
-        wanted = Wanted(queues, holder, limit, lease_seconds, alone, max_bytes)
+        wanted = Wanted(tuple(dict.fromkeys(queues)), holder, limit, lease_seconds, alone, max_bytes, weights)
         return await self._work.claim(wanted, wait_seconds)
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:

@@ -31,6 +31,8 @@ _ADDED_COLUMNS: Final = (
 )
 """Of `topics`, since the first files were written. What is only added keeps the version: processes of the version
 before name the columns that they use, and continue beside this one."""
+_ADDED_TABLES: Final = ("boards", "topics_by_tenant", "turns")
+"""Tables and indexes that came later, too."""
 _SYNCHRONOUS: Final = ("normal", "full")
 _STARTING_SECONDS: Final = 0.02
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -174,13 +176,14 @@ def _add_what_came_later(connection: sqlite3.Connection) -> None:
             connection.execute("CREATE INDEX topics_by_lane ON topics (queue, suspect, due) WHERE due IS NOT NULL")
             connection.execute("DROP INDEX topics_by_due")
         for statement in _statements(_schema()):
-            if "CREATE TABLE IF NOT EXISTS" in statement:
+            if "IF NOT EXISTS" in statement:
                 connection.execute(statement)
     connection.execute("COMMIT")
 
 
 def _is_complete(connection: sqlite3.Connection) -> bool:
-    return _has_columns(connection) and bool(connection.execute("PRAGMA table_info(boards)").fetchone())
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    return _has_columns(connection) and names.issuperset(_ADDED_TABLES)
 
 
 def _has_columns(connection: sqlite3.Connection) -> bool:

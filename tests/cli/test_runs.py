@@ -161,9 +161,28 @@ def test_input_as_text(runwire: Runwire) -> None:
     assert runwire("start", "anything", "{no json", "--text", "--json").lines[0]["run"]["input"] == "{no json"
 
 
+def test_files_and_context(runwire: Runwire, tmp_path: Path) -> None:
+    """Files and addresses are sent as parts behind the text; context is shown with the run."""
+    (tmp_path / "a.png").write_bytes(b"\xff")
+    more = ["--url", "https://e.org/b.mp3?x=1", "--run-context", '{"account": 17}']
+    (line,) = runwire("start", "anything", "What?", "--file", str(tmp_path / "a.png"), *more, "--json").lines
+    assert line["run"]["input"] == [
+        "What?",
+        {"type": "image", "data": "/w==", "media_type": "image/png"},
+        {"type": "audio", "url": "https://e.org/b.mp3?x=1"},
+    ]
+    assert line["run"]["context"] == {"account": 17}
+
+
 @pytest.mark.parametrize(
     "arguments, text",
     [
+        (["start", "anything", "--file", "/no/such.png"], "cannot read '/no/such.png'"),
+        (["start", "anything", "--file", "/dev/null"], "nobody knows what 'null' is by its name"),
+        (["start", "anything", "--run-context", "[1]"], "--run-context must be a JSON object"),
+        (["start", "anything", "--run-context", "{"], "--run-context is not JSON"),
+        (["start", "anything", "--setting", "temperature"], "--setting takes KEY=VALUE"),
+        (["start", "anything", "--model", "huge"], "does not offer the model 'huge'"),
         (["start", "nobody", "x"], "no agent 'nobody'"),
         (["start", "ticker", '{"count": "many"}'], "input.count: "),
         (["start", "ticker", '{"count": '], "begins like JSON but is none"),

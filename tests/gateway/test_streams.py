@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
+from gateway import sse
 from gateway.events import Place, place_of
 from runwire.errors import CursorMalformed
 from tests.client.processes import AgentProcess
@@ -184,6 +186,14 @@ def test_a_place_of_another_run(http: httpx.Client, start: Callable[..., str]) -
     answer = http.get(f"/v1/runs/{mine}/events", headers={**STREAM, "Last-Event-ID": last_id})
     assert answer.status_code == 400
     assert answer.json()["reason"] == "CURSOR_MISMATCH"
+
+
+def test_a_message_is_lines_for_everybody() -> None:
+    """No reader finds a line end inside of a message, by whatever it divides lines."""
+    said = "a\u0085b\u2028c\u2029d\x0b\x1cé\U0001f600"
+    lines = sse.message(json.dumps({"text": said}, ensure_ascii=False), id="x").decode().splitlines()
+    assert len(lines) == 3
+    assert json.loads(lines[1].removeprefix("data: "))["text"] == said
 
 
 @pytest.mark.parametrize("place", [Place(), Place("abc-_"), Place("abc", 17), Place("abc", ended=True)])

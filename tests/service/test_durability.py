@@ -9,8 +9,9 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 
-from agent_service import Definition, NonRetriable, Retry, RunContext, workflow
+from agent_service import Definition, NonRetriable, Retry, RunContext, fleet, workflow
 from agent_service.log.journal import PREFIX
+from agent_service.log.record import queue_of
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import EventsLost, StoreUnavailable
 from runwire.fold import fold
@@ -386,7 +387,11 @@ async def steal(it: Replica, run_id: str, definition: Definition) -> int:
     """Takes a run from its worker, as happens to one that was frozen for too long; returns the new attempt."""
     await it.store.commit(Commit(topic_of(run_id), schedule=Schedule.DUE))
     [claim] = await it.store.claim(
-        [f"agent/{definition.agent_id}"], holder="somebody", limit=1, lease_seconds=60, wait_seconds=5
+        [queue_of(definition.agent_id, definition.version)],
+        holder="somebody",
+        limit=1,
+        lease_seconds=60,
+        wait_seconds=5,
     )
     return claim.head.attempt
 
@@ -786,8 +791,15 @@ async def test_sleep_waits_once(url: str, monkeypatch: pytest.MonkeyPatch) -> No
 # Versions
 
 
+@pytest.fixture
+def quick_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that died is missed soon."""
+    monkeypatch.setattr(fleet, "SAY_SECONDS", 0.05)
+    monkeypatch.setattr(fleet, "SILENT_SECONDS", 0.5)
+
+
 def versioned(version: str, names: list[str], ledger: Ledger, on_change: str = "fail") -> Definition:
-    @workflow(id="changes", version=version, on_version_change=on_change)
+    @workflow(id="changes", version=version, on_version_change=on_change, orphan_after=0.2)
     async def changes(ctx: RunContext, input: Any) -> str:
         async def say(name: str) -> str:
             await ctx.emit_text(f"{version}:{name} ")
@@ -802,6 +814,7 @@ def versioned(version: str, names: list[str], ledger: Ledger, on_change: str = "
     return changes
 
 
+@pytest.mark.usefixtures("quick_words")
 async def test_code_that_changed_fails_the_run(url: str) -> None:
     """A run begun with another version of its agent ends FAILED and says so; no result is bound to a wrong step."""
     ledger = Ledger()
@@ -821,6 +834,7 @@ async def test_code_that_changed_fails_the_run(url: str) -> None:
 
 
 @pytest.mark.parametrize("on_change", ["fail", "restart"])
+@pytest.mark.usefixtures("quick_words")
 async def test_a_cancelled_run_whose_code_changed(sqlite_url: str, on_change: str) -> None:
     """A run that is not executed any more needs no code: it ends as it was asked to, and what it said is kept."""
     ledger = Ledger()
@@ -837,6 +851,7 @@ async def test_a_cancelled_run_whose_code_changed(sqlite_url: str, on_change: st
     assert fold(log).text == "1:a "
 
 
+@pytest.mark.usefixtures("quick_words")
 async def test_code_that_changed_restarts_the_run_if_it_says_so(url: str) -> None:
     """With on_version_change="restart" the run starts over: nothing that the old version did or said counts."""
     ledger = Ledger()
@@ -857,6 +872,7 @@ async def test_code_that_changed_restarts_the_run_if_it_says_so(url: str) -> Non
     assert [step.name for step in view.steps.values()] == ["b", "c"]
 
 
+@pytest.mark.usefixtures("quick_words")
 async def test_a_run_that_was_not_begun_takes_the_version_there_is(url: str) -> None:
     """A queued run has done nothing: it is executed by a newer version, whatever the policy."""
     ledger = Ledger()

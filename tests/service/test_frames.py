@@ -264,7 +264,7 @@ async def test_an_unknown_payload_is_passed_on(url: str) -> None:
 
     async with replica(url, speak, role="serve") as it:
         run = await it.start("speak", ["a"])
-        [claim] = await it.store.claim(["agent/speak"], holder="somebody", limit=1, lease_seconds=30)
+        [claim] = await it.store.claim(["agent/speak@"], holder="somebody", limit=1, lease_seconds=30)
         body = framing.frame(unknown)
         commit = Commit(claim.topic, attempt=1, first=1, last=1, events=body, check=framing.event_check(unknown))
         await it.store.commit(commit)

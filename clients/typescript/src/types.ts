@@ -44,7 +44,10 @@ export interface ListAgentsResponse {
 
 export interface StartRunRequest {
   agentId?: string;
-  /** Must fit Agent.input_schema. At most 1 MiB. */
+  /**
+   * Must fit Agent.input_schema. At most 1 MiB. For an agent: a text, or a list of texts and parts, each an object with
+   * `type` (`text`, `image`, `audio`, `video`, `document`), and `text`, or `url`, or `data` (base64) and `media_type`.
+   */
   input?: Json;
   /**
    * Makes the call safe to repeat: the same id with the same request returns the same run. At most 128
@@ -74,6 +77,21 @@ export interface StartRunRequest {
    * by SendMessage until EndConversation, CancelRun or its idle time-out.
    */
   conversation?: Conversation;
+  /**
+   * What the agent's code is to know beside its input, and the model is not told: who asks, which account, which
+   * settings. Kept with the run and shown by GetRun; no list shows it or finds a run by it. At most 64 KiB.
+   */
+  context?: { [key: string]: Json };
+  /**
+   * The model that this run is to use, and its settings, where the agent lets its callers choose: one of Agent.models,
+   * with those of Agent.model_settings. Unset: as the agent has it.
+   */
+  model?: ModelChoice;
+  /**
+   * The input of an agent as messages, in the place of `input`: kept, and shown everywhere, as the list of objects that
+   * is described there. At most 1 MiB in that form, in which bytes are a third longer: what is larger goes by URL.
+   */
+  parts?: InputPart[];
 }
 
 export interface StartRunResponse {
@@ -361,6 +379,27 @@ export interface RunQueue {
   room?: number;
   /** The versions that those workers have, in order. */
   versions?: string[];
+  /**
+   * What is bound to a version of the agent, because it was accepted or begun by it, in order of the versions: those that
+   * have work, and those that a worker has. The numbers above count it too, and what any version may go on with besides.
+   */
+  byVersion?: RunQueueVersion[];
+}
+
+/** The runs of one version of an agent that are to be done. */
+export interface RunQueueVersion {
+  version?: string;
+  /** As in RunQueue. */
+  due?: string;
+  ahead?: string;
+  /** Runs that workers with this version execute. */
+  running?: string;
+  oldestDueAge?: string;
+  /**
+   * Workers that have this version and are not draining. 0 while something is due: it waits for them, and after a while
+   * the agent's on_version_change says what becomes of it.
+   */
+  workers?: number;
 }
 
 export interface ForkRunRequest {
@@ -368,6 +407,23 @@ export interface ForkRunRequest {
   runId?: string;
   /** Makes the call safe to repeat, as StartRunRequest.request_id does; the two share their ids. */
   requestId?: string;
+  /** Only of a conversation: this turn and those after it are not taken over. At most one more than there are. */
+  turn?: number;
+  /** Only of a run that is none: this step and those with higher numbers are done anew. 1: everything is. */
+  step?: number;
+  /** The same by the name that a workflow gave to the step. At most 256 characters. */
+  stepName?: string;
+  /**
+   * In place of the run's input, or of the message of the turn. Unset: as it was; a conversation that is forked after its
+   * last turn waits for a message. At most 1 MiB.
+   */
+  message?: Json;
+  /** Another agent of the same kind that continues, such as the same one with another model. Empty: the run's. */
+  agentId?: string;
+  /** The new conversation waits for a message, also where there is one to be answered again. Not with `message`. */
+  wait?: boolean;
+  /** The model that the new run is to use, as StartRunRequest.model. Unset: as the other run, where the agent is the same. */
+  model?: ModelChoice;
 }
 
 export interface ForkRunResponse {
@@ -441,6 +497,39 @@ export interface Agent {
   outputSchema?: { [key: string]: Json };
   /** Scorers that every run of this agent asks for. */
   scorers?: ScorerRef[];
+  /** Models that a run may ask for, in order of name. Empty: none but the agent's own. */
+  models?: string[];
+  /** Names of the settings of the model that a run may ask for, such as `temperature`, in order. */
+  modelSettings?: string[];
+}
+
+/** Which model a run uses. */
+export interface ModelChoice {
+  /** One of Agent.models. Empty: the agent's own. */
+  model?: string;
+  /** By name, each one of Agent.model_settings. At most 4 KiB. */
+  settings?: { [key: string]: Json };
+}
+
+/** A part of an agent's input. */
+export interface InputPart {
+  text?: string;
+  image?: Media;
+  audio?: Media;
+  video?: Media;
+  document?: Media;
+}
+
+/** What is no text. */
+export interface Media {
+  /**
+   * http:// or https://, at most 8,192 characters. Read by the model's provider, or by the agent's worker where the
+   * provider reads none.
+   */
+  url?: string;
+  data?: string;
+  /** Such as `image/png`. Must be set with `data`. */
+  mediaType?: string;
 }
 
 /** Asks that a scorer scores a run. */
@@ -532,6 +621,20 @@ export interface Run {
   cancelledBy?: string;
   /** The run that this one continues from; see ForkRun. */
   forkedFrom?: string;
+  /** As in its StartRunRequest. Only in answers about one run: no list has it. */
+  context?: { [key: string]: Json };
+  /** The model that it asked for. Unset: the agent's own. */
+  model?: ModelChoice;
+  /**
+   * Trace that the run's spans are in, 32 hex digits: that of StartRun's caller, or a new one where this service traces.
+   * Empty without either.
+   */
+  traceId?: string;
+  /** The newest event of that run that is part of what was taken over; 0: none is. */
+  forkedFromSequence?: string;
+  /** The turn, or the step, of that run which is the first to be done anew. 0: it was forked where it ended. */
+  forkedFromTurn?: number;
+  forkedFromStep?: number;
 }
 
 /** How a conversation is kept. */
@@ -574,7 +677,7 @@ export interface RunError {
    * Machine-readable, lower snake case: `agent_error`, `worker_lost`, `budget_exceeded`, `deadline_exceeded`,
    * `output_invalid` (it is not of the type that the agent declares), `agent_changed`, `model_error`,
    * `events_lost`, `run_unreadable` (what is stored of it is damaged, or no run of an agent that is there),
-   * `internal_error` (it was executed, and its end could not be written as it was).
+   * `internal_error` (it was executed, and its end could not be written as it was). Of a tool call: `tool_error`.
    */
   reason?: string;
   /** For a person. Never carries secrets or a traceback. */
@@ -673,6 +776,10 @@ export interface RunEvent {
   turnStarted?: TurnStarted;
   turnFinished?: TurnFinished;
   messageReceived?: MessageReceived;
+  toolCallDelta?: ToolCallDelta;
+  outputDelta?: OutputDelta;
+  citationAdded?: CitationAdded;
+  toolCallRetried?: ToolCallRetried;
 }
 
 /** First event of every run; once more when the run is restarted. */
@@ -698,12 +805,59 @@ export interface ReasoningDelta {
   text?: string;
 }
 
+/** A piece of the arguments of a tool call, while the model writes it. ToolCallStarted has them whole. */
+export interface ToolCallDelta {
+  /** As in the ToolCallStarted to come, which comes only if the call is made. */
+  toolCallId?: string;
+  toolName?: string;
+  /** Of the text of a JSON object; the pieces of a call join to it. */
+  arguments?: string;
+}
+
+/** A piece of the structured output, while the model writes it. RunFinished has it whole and checked. */
+export interface OutputDelta {
+  /**
+   * Of the text of a JSON object; the pieces with one id join to it. A model that is asked again for an output that did
+   * not fit writes it anew, in another step.
+   */
+  text?: string;
+  outputId?: string;
+}
+
+/** The model names a source of what it said in this step. */
+export interface CitationAdded {
+  /** Of a page. */
+  url?: string;
+  title?: string;
+  /** Of anything else: its name or id, as the provider has it. */
+  source?: string;
+  /** The passage of the source, where the provider gives it. At most 2,000 characters. */
+  quote?: string;
+  /** Which characters of the step's text it is about: from the first to before the last. Both 0: not said. */
+  start?: number;
+  end?: number;
+}
+
 /** A tool is about to be executed. */
 export interface ToolCallStarted {
   /** Identifies the call within its step. */
   toolCallId?: string;
   toolName?: string;
   arguments?: Json;
+  /** Executed by the model's provider, such as a search of the web. */
+  native?: boolean;
+}
+
+/** A tool raised, and is called again after a pause, with the same idempotency key. */
+export interface ToolCallRetried {
+  toolCallId?: string;
+  toolName?: string;
+  /** What it raised: reason `tool_error`, its words and class. */
+  error?: RunError;
+  /** How often it has raised so far, each counted once whatever process died meanwhile. */
+  tries?: number;
+  /** The pause. */
+  delay?: string;
 }
 
 /** A tool ended. */
@@ -713,6 +867,8 @@ export interface ToolCallFinished {
   /** What the tool returned, as the model sees it. */
   result?: Json;
   outcome?: ToolCallOutcome;
+  /** What the tool raised that was not tried again: reason `tool_error`. Without a result it ends the run. */
+  error?: RunError;
 }
 
 /** A step is done and will not be executed again. */
@@ -1021,6 +1177,8 @@ export interface Scorer {
   external?: boolean;
   /** External ones: JSON schema of the options. */
   optionsSchema?: { [key: string]: Json };
+  /** Who paused it, where that was somebody of the caller's tenant. */
+  pausedBy?: string;
 }
 
 /** A process that has a version of a scorer. */
@@ -1075,6 +1233,32 @@ export interface ScorerRun {
   attemptsOmitted?: number;
   /** Names of fields that are left out, because what is stored of them is damaged and cannot be read. */
   omitted?: string[];
+  /**
+   * Who asked for it by RequestScorerRun, or for this version by RetryScorerRuns: a subject. Empty: its run did. It is
+   * empty too where there is no authentication, as are the two below.
+   */
+  requestedBy?: string;
+  /** Who redrove it last. */
+  redrivenBy?: string;
+  /** Who cancelled it; empty again once it is redriven. */
+  cancelledBy?: string;
+  /** Of what a person said: whose opinion it is. See SubmitScore. */
+  author?: string;
+  /** What they said, oldest first, the newest 100: the last one is the score. Only from GetScorerRun. */
+  opinions?: Opinion[];
+}
+
+/** What a person said of a run, once. */
+export interface Opinion {
+  /** From 1. */
+  number?: number;
+  value?: number;
+  label?: string;
+  comment?: string;
+  author?: string;
+  /** Who called; empty where nobody has to say who they are. */
+  submittedBy?: string;
+  submitTime?: string;
 }
 
 /** What a scorer found. */
@@ -1198,6 +1382,15 @@ export interface ScorerStats {
   oldestDueAge?: string;
   /** Which use of the scorer is counted: ScorerRef.name. oldest_due_age and paused are those of the scorer as a whole. */
   scorerName?: string;
+  /**
+   * How a judge agrees with people: of the newest 10000 opinions of the window about this scorer_id, those on runs that
+   * the judge scored too. How many they are,
+   */
+  comparedWithPeople?: string;
+  /** the share in which both are at least 0.5, or both are below, */
+  agreement?: number;
+  /** and the mean distance between the two values. Set where there are some. */
+  meanDistance?: number;
 }
 
 /** How many scorer runs are in a state. */
@@ -1314,6 +1507,12 @@ export interface SampleUsage {
   outputTokens?: string;
   toolCalls?: string;
 }
+
+/** A thumb. */
+export type Thumb =
+  | "THUMB_UNSPECIFIED"
+  | "THUMB_UP"
+  | "THUMB_DOWN";
 
 /** Selects scorer runs. All conditions that are set must hold. */
 export interface ScorerRunFilter {
@@ -1557,4 +1756,26 @@ export interface ScorerQueue {
   workers?: number;
   /** The scorer is held by PauseScorer. */
   paused?: boolean;
+}
+
+export interface SubmitScoreRequest {
+  runId?: string;
+  /**
+   * What is scored: any name, up to 128 characters. That of a judge, to compare it with people: see
+   * ScorerStats.agreement.
+   */
+  scorerId?: string;
+  value?: number;
+  thumb?: Thumb;
+  label?: string;
+  /** Why; kept up to 16384 characters. */
+  comment?: string;
+  /** Whose opinion it is, such as a user of the caller's own. Empty: the caller's. */
+  author?: string;
+  /** Makes the call safe to repeat. Empty: every call submits anew. */
+  requestId?: string;
+}
+
+export interface SubmitScoreResponse {
+  scorerRun?: ScorerRun;
 }
