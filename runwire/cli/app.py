@@ -10,7 +10,20 @@ from typing import Final
 import click
 
 from runwire import errors
-from runwire.cli import agents, certificates, chat, completion, conformance, dev, doctor, fleet, runs, scores, tokens
+from runwire.cli import (
+    agents,
+    certificates,
+    chat,
+    completion,
+    conformance,
+    dev,
+    doctor,
+    fleet,
+    runs,
+    scores,
+    tokens,
+    top,
+)
 from runwire.cli.session import Interrupted, service_options, settle
 
 OK: Final = 0
@@ -29,11 +42,12 @@ def runwire() -> None:
 
     \b
     Exit codes: 0 succeeded, 1 the run (or the service) failed, 2 usage or bad input,
-    3 a service cannot be reached, 4 events are gone, 130 interrupted.
+    3 a service cannot be reached, 4 events are gone, 5 the run waits for an answer,
+    130 interrupted.
     """
 
 
-for noun in (runs, chat, agents, scores, fleet, dev, doctor, conformance, tokens, certificates, completion):
+for noun in (runs, chat, agents, scores, fleet, dev, doctor, conformance, tokens, certificates, top, completion):
     for command in noun.COMMANDS:
         runwire.add_command(command)
 

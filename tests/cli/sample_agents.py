@@ -55,3 +55,9 @@ async def collector(ctx: RunContext, input: str) -> list[str]:
         heard.append(word)
         await ctx.emit_text(f"heard {word}\n")
     return heard
+
+
+@workflow(id="sleeper")
+async def sleeper(ctx: RunContext, input: str) -> str:
+    """Waits for an answer that nobody gives in time."""
+    return str(await ctx.suspend("go on", {}, answer_type=str))
