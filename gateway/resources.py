@@ -97,6 +97,8 @@ RESOURCES: Final = (
     Resource(_SCORER, "RequestScorerRun", "POST", "/v1/scorers/{scorerId}/scorer-runs", "Score a sample",
              status=201, show="scorer_run"),
     Resource(_SCORER, "RetryScorerRuns", "POST", "/v1/scorer-runs/retry", "Redrive scorer runs, or score them again"),
+    Resource(_SCORER, "SubmitScore", "POST", "/v1/runs/{runId}/scores", "Say what a person thinks of a run", status=201,
+             show="scorer_run"),
     Resource(_SCORER, "RegisterScorer", "POST", "/v1/scorers", "Say what a scorer is that is carried out elsewhere",
              show="scorer"),
     Resource(_SCORER, "ClaimScorerRuns", "POST", "/v1/scorer-runs/claim", "Take scorer runs of such scorers"),

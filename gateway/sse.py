@@ -31,8 +31,14 @@ GREETING: Final = b"retry: 500\n\n"
 """Tells a browser how many milliseconds to wait before it opens the stream again."""
 
 
+_LINE_ENDS: Final = {ord(each): f"\\u{ord(each):04x}" for each in "\u0085\u2028\u2029"}
+"""No line ends of this protocol, but of Unicode: some readers divide lines by these too."""
+
+
 def message(data: str, *, id: str = "", event: str = "") -> bytes:
-    """One message. `data` and `id` are one line each, as JSON is."""
+    """One message. `data` is JSON in one line, and `id` has no line ends either."""
+    if not data.isascii():
+        data = data.translate(_LINE_ENDS)
     head = f"event: {event}\n" if event else ""
     return f"{head}id: {id}\ndata: {data}\n\n".encode() if id else f"{head}data: {data}\n\n".encode()
 

@@ -134,6 +134,7 @@ _SCORER_NAME: Final = Text(128, 0, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds
 _VERSION: Final = Text(256)
 _OWN_ID: Final = Text(128, 1, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds a control character")
 """Of a scorer that somebody registers."""
+_AUTHOR: Final = Text(256, 0, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds a control character")
 _WORKER: Final = Text(128, 1, re.compile(r"[A-Za-z0-9._:@-]+"), "must be letters, digits, '.', '_', ':', '@' or '-'")
 _LEASE: Final = Span(1, 86400)
 _REQUEST_ID: Final = Text(128)
@@ -221,6 +222,9 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "EndConversationRequest.run_id": _RUN_ID,
     _AGENT + "ForkRunRequest.run_id": _RUN_ID,
     _AGENT + "ForkRunRequest.request_id": Text(128, nul=True),
+    _AGENT + "ForkRunRequest.step_name": Text(256, nul=True),
+    _AGENT + "ForkRunRequest.message": Size(MAX_INPUT_BYTES),
+    _AGENT + "ForkRunRequest.agent_id": Text(128),
     _AGENT + "ListTurnsRequest.run_id": _RUN_ID,
     _AGENT + "ListTurnsRequest.page_size": _PAGE,
     _AGENT + "ListTurnsRequest.page_token": _TOKEN,
@@ -276,6 +280,12 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _SCORER + "PauseScorerRequest.scorer_id": _SCORER_ID,
     _SCORER + "ResumeScorerRequest.scorer_id": _SCORER_ID,
     _SCORER + "GetScorerStatsRequest.scorer_id": _ID,
+    _SCORER + "SubmitScoreRequest.run_id": Text(256, 1),
+    _SCORER + "SubmitScoreRequest.scorer_id": _OWN_ID,
+    _SCORER + "SubmitScoreRequest.label": Text(255),
+    _SCORER + "SubmitScoreRequest.comment": Text(16_384),
+    _SCORER + "SubmitScoreRequest.author": _AUTHOR,
+    _SCORER + "SubmitScoreRequest.request_id": _REQUEST_ID,
     _SCORER + "ExternalScorer.scorer_id": _OWN_ID,
     _SCORER + "ExternalScorer.version": _OWN_ID,
     _SCORER + "ExternalScorer.description": Text(4096),

@@ -32,6 +32,7 @@ from scorer_service.config import Settings
 from scorer_service.execution.executor import Executor, Limits, start_executor
 from scorer_service.execution.processes import JudgeSettings, Processes
 from scorer_service.execution.worker import Worker
+from scorer_service.people.opinions import Opinions
 from scorer_service.port.port import Port, Rules
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
@@ -142,7 +143,9 @@ async def _put_together(
         scorers,
         holders,
         port,
+        Opinions(database, jobs),
         owns=runs.is_owned,
+        brief=runs.brief,
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )

@@ -7,12 +7,13 @@ import json
 import math
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 import grpc
 
+from runwire.agent.v1 import run_pb2
 from runwire.errors import (
     InvalidRequest,
     RunNotFound,
@@ -24,14 +25,16 @@ from runwire.identity.principal import Principal, caller
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.scorer.v1 import scorer_port_pb2, scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from runwire.scorer_requests import scorer_run_id
+from runwire.scorer_requests import PEOPLE, scorer_run_id
 from runwire.times import microseconds_of, seconds_of, timestamp
 from runwire.values import from_struct
 from scorer_service.answers import messages
 from scorer_service.answers.controls import Controls, Place, Selection, Walk
-from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Queries
+from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Found, Queries
 from scorer_service.answers.statistics import Statistics, Window
 from scorer_service.answers.watch import Frame, Watch
+from scorer_service.people import messages as people_messages
+from scorer_service.people.opinions import Opinions
 from scorer_service.port import messages as port_messages
 from scorer_service.port.external import External
 from scorer_service.port.port import Port
@@ -47,6 +50,8 @@ _DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
 Context = Any
 Owns: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
 """Whether a run (tenant, run_id) was started by a subject."""
+Brief: TypeAlias = Callable[[str, str], Awaitable[run_pb2.Run | None]]
+"""A run (tenant, run_id) of the store, or None."""
 _Walked: TypeAlias = pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest
 
 
@@ -62,13 +67,17 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         registry: Registry,
         holders: Holders,
         port: Port,
+        opinions: Opinions,
         *,
         owns: Owns,
+        brief: Brief,
         judge_model: str,
         max_sample_bytes: int,
     ) -> None:
         self._holders = holders
         self._port = port
+        self._opinions = opinions
+        self._brief = brief
         self._queries = queries
         self._statistics = statistics
         self._controls = controls
@@ -84,8 +93,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         external = await self._external()
         known = sorted({*self._registry.ids, *found, *external})
         names = [name for name in known if place is None or name > place[0]]
-        paused = await self._queries.paused()
-        scorers = [self._listed(name, name in paused, found.get(name, ()), external.get(name)) for name in names[:size]]
+        paused = await self._queries.paused(caller().tenant)
+        scorers = [self._listed(name, paused, found.get(name, ()), external.get(name)) for name in names[:size]]
         token = encode_token(request, names[size - 1]) if len(names) > size else ""
         return pb.ListScorersResponse(scorers=scorers, next_page_token=token)
 
@@ -96,7 +105,14 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         )
         if found is None or not await self._sees(who, found.run.run_id):
             raise ScorerRunNotFound(f"there is no scorer run {request.scorer_run_id!r}")
-        return pb.GetScorerRunResponse(scorer_run=messages.scorer_run(found, partial_results=True))
+        return pb.GetScorerRunResponse(scorer_run=await self._whole(found))
+
+    async def _whole(self, found: Found) -> scorer_run_pb2.ScorerRun:
+        """A scorer run with all that is known of it."""
+        message = messages.scorer_run(found, partial_results=True)
+        if message.scorer_name == PEOPLE and message.author:
+            message.opinions.extend(map(people_messages.opinion, await self._opinions.of(message.scorer_run_id)))
+        return message
 
     async def ListScorerRuns(self, request: pb.ListScorerRunsRequest, context: Context) -> pb.ListScorerRunsResponse:
         size, wanted = page_size(request), _filter(caller(), request.filter)
@@ -169,6 +185,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             labels=json.dumps(dict(sample.labels)),
             sample=sample.SerializeToString(deterministic=True),
             fingerprint=sha256(request.SerializeToString(deterministic=True)).hexdigest(),
+            requested_by=who.name,
         )
 
     async def RetryScorerRuns(self, request: pb.RetryScorerRunsRequest, context: Context) -> pb.RetryScorerRunsResponse:
@@ -180,11 +197,11 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if _only_begins(request, selection):
             place = await self._controls.begin()
             return pb.RetryScorerRunsResponse(next_page_token=_walk_token(request, place))
-        walk = _walk(request, context)
+        how: dict[str, Any] = {"by": who.name, "dry_run": request.dry_run, "walk": _walk(request, context)}
         if version:
-            touched = await self._controls.rescore(who.tenant, selection, version, dry_run=request.dry_run, walk=walk)
+            touched = await self._controls.rescore(who.tenant, selection, version, **how)
         else:
-            touched = await self._controls.redrive(who.tenant, selection, dry_run=request.dry_run, walk=walk)
+            touched = await self._controls.redrive(who.tenant, selection, **how)
         token = _walk_token(request, touched.rest)
         return pb.RetryScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
@@ -197,8 +214,8 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if _only_begins(request, selection):
             place = await self._controls.begin()
             return pb.CancelScorerRunsResponse(next_page_token=_walk_token(request, place))
-        walk = _walk(request, context)
-        touched = await self._controls.cancel(who.tenant, selection, dry_run=request.dry_run, walk=walk)
+        how: dict[str, Any] = {"by": who.name, "dry_run": request.dry_run, "walk": _walk(request, context)}
+        touched = await self._controls.cancel(who.tenant, selection, **how)
         token = _walk_token(request, touched.rest)
         return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
@@ -212,13 +229,13 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
 
     async def PauseScorer(self, request: pb.PauseScorerRequest, context: Context) -> pb.PauseScorerResponse:
         await self._check_scorer(request.scorer_id)
-        await self._controls.pause(request.scorer_id, True)
-        return pb.PauseScorerResponse(scorer=await self._now(request.scorer_id, True))
+        await self._controls.pause(request.scorer_id, True, (caller().tenant, caller().name))
+        return pb.PauseScorerResponse(scorer=await self._now(request.scorer_id))
 
     async def ResumeScorer(self, request: pb.ResumeScorerRequest, context: Context) -> pb.ResumeScorerResponse:
         await self._check_scorer(request.scorer_id)
         await self._controls.pause(request.scorer_id, False)
-        return pb.ResumeScorerResponse(scorer=await self._now(request.scorer_id, False))
+        return pb.ResumeScorerResponse(scorer=await self._now(request.scorer_id))
 
     async def GetScorerStats(self, request: pb.GetScorerStatsRequest, context: Context) -> pb.GetScorerStatsResponse:
         who = caller()
@@ -230,7 +247,13 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             _seconds(request, "created_before"),
         )
         found = await self._statistics.ask(window)
-        return pb.GetScorerStatsResponse(stats=[messages.stats(one) for one in found])
+        agreements = await self._opinions.agreement(who.tenant, window.scorer_id, window.after, window.before)
+        stats = [messages.stats(one) for one in found]
+        for one in stats:
+            if agreed := agreements.get((one.scorer_id, one.scorer_name)):
+                one.compared_with_people = agreed.pairs
+                one.agreement, one.mean_distance = agreed.agreement, agreed.mean_distance
+        return pb.GetScorerStatsResponse(stats=stats)
 
     async def ListScorerWorkers(
         self, request: pb.ListScorerWorkersRequest, context: Context
@@ -251,6 +274,27 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         return pb.ListScorerQueuesResponse(
             queues=[messages.queue(one, now) for one in found[:size]], next_page_token=token
         )
+
+    async def SubmitScore(self, request: pb.SubmitScoreRequest, context: Context) -> pb.SubmitScoreResponse:
+        who = caller()
+        people_messages.checked(request)
+        agent_id, labels = await self._scored_run(who, request.run_id)
+        key = await self._opinions.submit(people_messages.said_of(who, request, agent_id, labels))
+        found = await self._queries.get(who.tenant, key)
+        if found is None:
+            raise ScorerRunNotFound(f"scorer run {key!r} was purged meanwhile")
+        return pb.SubmitScoreResponse(scorer_run=await self._whole(found))
+
+    async def _scored_run(self, who: Principal, run_id: str) -> tuple[str, Mapping[str, str]]:
+        """Agent and labels of a run that the caller sees. Raises RunNotFound."""
+        if await self._sees(who, run_id):
+            run = await self._brief(who.tenant, run_id)
+            if run is not None:
+                return run.agent_id, run.labels
+            agent_id = await self._opinions.agent_of(who.tenant, run_id)
+            if agent_id is not None:
+                return agent_id, {}
+        raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
 
     async def RegisterScorer(
         self, request: scorer_port_pb2.RegisterScorerRequest, context: Context
@@ -319,15 +363,17 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     def _scorer(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
         return messages.scorer(self._registry.newest(scorer_id), paused=paused, judge_model=self._judge_model)
 
-    async def _now(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
+    async def _now(self, scorer_id: str) -> scorer_run_pb2.Scorer:
         having = by_scorer(await self._holders.all(caller().tenant)).get(scorer_id, ())
+        paused = await self._queries.paused(caller().tenant)
         return self._listed(scorer_id, paused, having, (await self._external()).get(scorer_id))
 
     def _listed(
-        self, scorer_id: str, paused: bool, having: Sequence[Holder], external: External | None
+        self, scorer_id: str, paused_by: Mapping[str, str], having: Sequence[Holder], external: External | None
     ) -> scorer_run_pb2.Scorer:
         """A scorer of this process, an external one, or one of another process: then only its name and its versions
         are known here."""
+        paused = scorer_id in paused_by
         if scorer_id in self._registry:
             listed = self._scorer(scorer_id, paused)
         elif external is not None:
@@ -335,6 +381,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         else:
             version = newest_of([one.version for one in having])
             listed = scorer_run_pb2.Scorer(scorer_id=scorer_id, version=version, paused=paused)
+        listed.paused_by = paused_by.get(scorer_id, "")
         listed.holders.extend(messages.holder(one) for one in having)
         return listed
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError, Message
 
-from runwire import frames, tracing, values
+from runwire import frames, scorer_requests, tracing, values
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
 from runwire.pubsub import ASIDE, Head, Stored
@@ -38,7 +38,7 @@ SUMMARY: Final = (RUN, CANCEL, CANCELLER)
 """What `to_run` needs."""
 WHOLE: Final = (*SUMMARY, CONTEXT)
 """What it needs for an answer about one run."""
-BRIEF: Final = "brief"
+BRIEF: Final = scorer_requests.BRIEF
 """The Run as lists show it: at most about MAX_BRIEF_BYTES and its labels. Written with every RUN."""
 LISTED: Final = (BRIEF, CANCEL, CANCELLER)
 """What `to_listed` needs."""
@@ -54,7 +54,7 @@ FORMAT_VERSION: Final = 1
 """What this release writes. It reads all before. One is added where a release before would misread what is written."""
 
 FORK: Final = "fork"
-"""Id of the run whose steps are still to be told at the beginning of the log."""
+"""Where the run came from (see Origin), while what it took over is still to be told at the beginning of the log."""
 TURN: Final = f"{ASIDE}turn/"
 """+ number: a turn of a conversation that is done."""
 MAX_TURNS: Final = 1000

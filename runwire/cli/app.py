@@ -19,11 +19,14 @@ from runwire.cli import (
     dev,
     doctor,
     fleet,
+    forks,
+    people,
     runs,
     scores,
     tokens,
     top,
 )
+from runwire.cli.evaluation import command as evaluation
 from runwire.cli.session import Interrupted, service_options, settle
 
 OK: Final = 0
@@ -47,7 +50,10 @@ def runwire() -> None:
     """
 
 
-for noun in (runs, chat, agents, scores, fleet, dev, doctor, conformance, tokens, certificates, top, completion):
+for noun in (
+    *(runs, forks, chat, agents, scores, people, evaluation, fleet),
+    *(dev, doctor, conformance, tokens, certificates, top, completion),
+):
     for command in noun.COMMANDS:
         runwire.add_command(command)
 

@@ -24,7 +24,7 @@ from runwire.cli.inputs import (
     read_input,
     read_parts,
 )
-from runwire.cli.many import Selection, cancel_many, chosen, delete_many, retry_many, selecting
+from runwire.cli.many import Selection, cancel_many, chosen, delete_many, selecting
 from runwire.cli.output import age, compact, note, print_json, print_table, span, state_name, when
 from runwire.cli.session import Session, on_terminal, pass_session, service_options
 from runwire.client import Fold, RunView, approve, deny, from_value, supply
@@ -264,49 +264,6 @@ def resume(
 
 
 @click.command()
-@click.argument("run_id", metavar="[RUN]", required=False)
-@click.option("--watch", "-w", is_flag=True, help="Follow the new run to its end.")
-@click.option("--request-id", help="Makes a repeated command return the same run.")
-@selecting
-@click.option("--all", "every", is_flag=True, help="Every run that failed or was cancelled.")
-@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
-@service_options()
-@pass_session
-def retry(
-    session: Session,
-    run_id: str | None,
-    watch: bool,
-    request_id: str | None,
-    selection: Selection,
-    every: bool,
-    dry_run: bool,
-) -> int:
-    """Continue with a run that failed or was cancelled, in a new run, whose id is printed; or with all that fit.
-
-    What its finished steps and tool calls left is taken over and not done again; the rest is done by the agent as it
-    is now. Of many, none is retried twice by the same options.
-    """
-    if (several := chosen([run_id] if run_id else [], selection, every=every)) is not None:
-        if watch or request_id:
-            raise click.UsageError("--watch and --request-id are for one RUN")
-        retry_many(session, several, dry_run=dry_run)
-        return 0
-    assert run_id is not None
-    with session.asking_agents() as client:
-        run = client.get_run(run_id) if dry_run else client.fork_run(run_id, request_id=request_id)
-    if dry_run:
-        print(f"{run.run_id} is {_state(run.state)}")
-        return 0
-    if session.json:
-        print_json(pb.ForkRunResponse(run=run))
-    elif watch:
-        note(f"run {run.run_id}")
-    else:
-        print(run.run_id, flush=True)
-    return follow(session, run.run_id) if watch else 0
-
-
-@click.command()
 @click.argument("run_ids", metavar="[RUN]...", nargs=-1)
 @selecting
 @click.option("--all", "every", is_flag=True, help="Every run of the tenant.")
@@ -332,7 +289,7 @@ def delete(
     delete_many(session, run_ids, several, scores=not keep_scores, cancel=cancel, dry_run=dry_run)
 
 
-COMMANDS = (start, watch, list_runs, show, events, cancel, resume, retry, delete)
+COMMANDS = (start, watch, list_runs, show, events, cancel, resume, delete)
 
 
 def _print_pending(run: run_pb2.Run) -> None:
@@ -353,11 +310,21 @@ def _object(text: str, request_id: str) -> dict[str, Any]:
     return value
 
 
+def _lineage(run: run_pb2.Run) -> str:
+    """Which run it continues from, and where."""
+    if not run.forked_from:
+        return ""
+    kind = f"turn {run.forked_from_turn}" if run.forked_from_turn else f"step {run.forked_from_step}"
+    place = kind if run.forked_from_turn or run.forked_from_step else "its end"
+    return f"{run.forked_from} at {place}, after event {run.forked_from_sequence}"
+
+
 def _details(run: run_pb2.Run) -> list[tuple[str, str]]:
     usage = run.usage
     return [
         ("run", run.run_id),
         ("agent", " ".join(filter(None, [run.agent_id, run.agent_version]))),
+        ("fork of", _lineage(run)),
         ("state", _state(run.state) + (", asked to stop" if run.cancel_requested and not run.end_time.seconds else "")),
         ("input", _json(run.input)),
         ("output", _json(run.output) if run.HasField("output") else ""),

@@ -180,6 +180,34 @@ class ScorerClient(Client):
         response: pb.GetScorerStatsResponse = await self._call("GetScorerStats", request)
         return list(response.stats)
 
+    async def submit_score(
+        self,
+        run_id: str,
+        scorer_id: str,
+        value: float | None = None,
+        *,
+        thumb: str | None = None,
+        label: str = "",
+        comment: str = "",
+        author: str = "",
+        request_id: str | None = None,
+    ) -> scorer_run_pb2.ScorerRun:
+        """Records what a person, or an outcome that came later, says of a run: a value, or a thumb `up` or `down`. The
+        same author corrects by submitting again. `request_id` as in AgentClient.start_run. Raises RunNotFound,
+        AlreadyExists."""
+        request = requests.submit_score(
+            run_id,
+            scorer_id,
+            value,
+            thumb=thumb,
+            label=label,
+            comment=comment,
+            author=author,
+            request_id=request_id,
+        )
+        response: pb.SubmitScoreResponse = await self._call("SubmitScore", request)
+        return response.scorer_run
+
     # For workers of scorers that are carried out elsewhere; `runwire.client.worker` has a whole one.
 
     async def register_scorer(self, scorer: scorer_port_pb2.ExternalScorer) -> scorer_port_pb2.ExternalScorer:

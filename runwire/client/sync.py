@@ -231,15 +231,37 @@ class AgentClient(Client):
             raise InvalidRequest({"agent_id": "must be set"})
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
-    def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
-        request = requests.fork_run(run_id, request_id)
+    def fork_run(
+        self,
+        run_id: str,
+        *,
+        turn: int | None = None,
+        step: int | str | None = None,
+        message: object = None,
+        agent_id: str = "",
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
+        wait: bool = False,
+        request_id: str | None = None,
+    ) -> run_pb2.Run:
+        request = requests.fork_run(
+            run_id,
+            turn=turn,
+            step=step,
+            message=message,
+            agent_id=agent_id,
+            model=model,
+            model_settings=model_settings,
+            wait=wait,
+            request_id=request_id,
+        )
         response: agent_pb.ForkRunResponse = self._call("ForkRun", request)
         return response.run
 
     def send_message(
         self,
         run_id: str,
-        message: Json | struct_pb2.Value,
+        message: object,
         *,
         mode: run_pb2.MessageMode | str = "queue",
         request_id: str | None = None,
@@ -397,6 +419,31 @@ class ScorerClient(Client):
         request = requests.scorer_stats(scorer_id, created_after, created_before)
         response: scorer_pb.GetScorerStatsResponse = self._call("GetScorerStats", request)
         return list(response.stats)
+
+    def submit_score(
+        self,
+        run_id: str,
+        scorer_id: str,
+        value: float | None = None,
+        *,
+        thumb: str | None = None,
+        label: str = "",
+        comment: str = "",
+        author: str = "",
+        request_id: str | None = None,
+    ) -> scorer_run_pb2.ScorerRun:
+        request = requests.submit_score(
+            run_id,
+            scorer_id,
+            value,
+            thumb=thumb,
+            label=label,
+            comment=comment,
+            author=author,
+            request_id=request_id,
+        )
+        response: scorer_pb.SubmitScoreResponse = self._call("SubmitScore", request)
+        return response.scorer_run
 
     def register_scorer(self, scorer: scorer_port_pb2.ExternalScorer) -> scorer_port_pb2.ExternalScorer:
         request = scorer_port_pb2.RegisterScorerRequest(scorer=scorer)

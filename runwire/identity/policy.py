@@ -59,6 +59,7 @@ RULES: Final = {
     _SCORER + "PauseScorer": ADMIN,
     _SCORER + "ResumeScorer": ADMIN,
     _SCORER + "GetScorerStats": SCORES_READ,
+    _SCORER + "SubmitScore": SCORES_WRITE,
     _SCORER + "RegisterScorer": SCORES_WORK,
     _SCORER + "ClaimScorerRuns": SCORES_WORK,
     _SCORER + "ReportScorerRun": SCORES_WORK,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, case, exists, or_, select, update
@@ -118,23 +119,27 @@ class Controls:
         """The beginning of a walk: it fixes what is selected."""
         return Place(await self._database.read(newest_revision))
 
-    async def redrive(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
-        """Makes scorer runs that ended without a score due again, to start over. Those whose scorer no process has, or
-        whose sample is not kept any more, are left alone. Raises TooManyRequests."""
+    async def redrive(
+        self, tenant: str, selection: Selection, *, by: str = "", dry_run: bool = False, walk: Walk = _ALL
+    ) -> Touched:
+        """Makes scorer runs that ended without a score due again, to start over, and notes `by` whom. Those whose
+        scorer no process has, or whose sample is not kept any more, are left alone. Raises TooManyRequests."""
         known = or_(c.scorer_id.in_(self._registry.ids), is_held(c.scorer_id, self._orphan_seconds))
         kept = exists(select(1).where(samples.c.sample_id == c.sample_id))
         what = _Wanted(tenant, selection, REDRIVABLE, [known, kept])
-        touched = await self._walk(what, walk, _nothing if dry_run else _redrive)
+        touched = await self._walk(what, walk, _nothing if dry_run else partial(_redrive, by))
         self._wake()
         return touched
 
-    async def cancel(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
-        """Ends scorer runs that are not terminal. A worker that holds one is refused when it finishes. Raises
-        TooManyRequests."""
+    async def cancel(
+        self, tenant: str, selection: Selection, *, by: str = "", dry_run: bool = False, walk: Walk = _ALL
+    ) -> Touched:
+        """Ends scorer runs that are not terminal, and notes `by` whom. A worker that holds one is refused when it
+        finishes. Raises TooManyRequests."""
         what = _Wanted(tenant, selection, OPEN, [], moving=True)
-        return await self._walk(what, walk, _nothing if dry_run else self._cancel)
+        return await self._walk(what, walk, _nothing if dry_run else partial(self._cancel, by))
 
-    def _cancel(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+    def _cancel(self, by: str, connection: Connection, ids: Sequence[str]) -> list[str]:
         revision, now = next_revision(connection)
         held = _record_attempts(connection, ids, now)
         self._jobs.backlog.add(connection, [(row.scorer_run_id, row.claims) for row in held])
@@ -149,6 +154,7 @@ class Controls:
                 error_reason="cancelled",
                 error_class="",
                 error_message="cancelled on request",
+                cancelled_by=by,
                 revision=revision,
             )
         )
@@ -160,7 +166,7 @@ class Controls:
         return await purge(self._database, tenant, run_ids, dry_run=dry_run)
 
     async def rescore(
-        self, tenant: str, selection: Selection, version: str, *, dry_run: bool = False, walk: Walk = _ALL
+        self, tenant: str, selection: Selection, version: str, *, by: str = "", dry_run: bool = False, walk: Walk = _ALL
     ) -> Touched:
         """Scores terminal scorer runs again with another version, as new scorer runs; those that were scored with it,
         or asked for it, before are left alone, and so are those whose sample is not kept any more. All scores of a
@@ -172,7 +178,7 @@ class Controls:
         counted: set[str] = set()
 
         def again(connection: Connection, ids: Sequence[str]) -> list[str]:
-            new = self._rescore(connection, ids, version, write=not dry_run)
+            new = self._rescore(connection, ids, version, by, write=not dry_run)
             if dry_run:  # two versions of a score become one of the newer version, which only a write would show
                 new = [key for key in new if key not in counted]
                 counted.update(new)
@@ -182,12 +188,12 @@ class Controls:
         self._wake()
         return touched
 
-    def _rescore(self, connection: Connection, ids: Sequence[str], version: str, *, write: bool) -> list[str]:
+    def _rescore(self, connection: Connection, ids: Sequence[str], version: str, by: str, *, write: bool) -> list[str]:
         joined = scorer_runs.join(samples, samples.c.sample_id == c.sample_id)
         query = select(scorer_runs, samples.c.body).select_from(joined).where(c.scorer_run_id.in_(ids))
         new = {}
         for row in connection.execute(query.order_by(c.scorer_run_id)):
-            again = _again(row, version)
+            again = _again(row, version, by)
             new[again.scorer_run_id] = again
         there = select(c.scorer_run_id).where(c.scorer_run_id.in_(list(new)))
         for key in connection.execute(there).scalars().all():
@@ -255,10 +261,16 @@ class Controls:
 
         return await self._database.write(work)
 
-    async def pause(self, scorer_id: str, paused: bool) -> None:
-        """Holds a scorer's work, or lets it continue. What runs already is finished."""
+    async def pause(self, scorer_id: str, paused: bool, who: tuple[str, str] = ("", "")) -> None:
+        """Holds a scorer's work, or lets it continue, and notes who does: tenant and name. What runs already is
+        finished."""
+        tenant, name = who if paused else ("", "")
         await self._jobs.register([scorer_id])
-        query = update(scorers).where(scorers.c.scorer_id == scorer_id).values(paused=paused)
+        query = (
+            update(scorers)
+            .where(scorers.c.scorer_id == scorer_id)
+            .values(paused=paused, paused_by=name, paused_by_tenant=tenant)
+        )
         await self._database.write(lambda connection: connection.execute(query))
         self._jobs.look_again()
         self._wake()
@@ -304,7 +316,7 @@ def _nothing(connection: Connection, ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
-def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
+def _redrive(by: str, connection: Connection, ids: Sequence[str]) -> list[str]:
     revision, now = next_revision(connection)
     query = (
         update(scorer_runs)
@@ -321,6 +333,8 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
             waiting_since=None,
             deadline=None,
             redrives=c.redrives + 1,
+            redriven_by=by,
+            cancelled_by="",
             scorer_version=c.wanted_version,
             steps="{}",
             error_reason=None,
@@ -342,7 +356,7 @@ def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> 
     return rows
 
 
-def _again(row: Any, version: str) -> NewRun:
+def _again(row: Any, version: str, by: str) -> NewRun:
     """The scorer run that scores the same sample with another version."""
     # A run asks a scorer once under a name; people ask as often as they like. Either way the id comes from what asked
     # first and not from the scorer run in hand, or each version would make a score of every earlier one.
@@ -362,5 +376,6 @@ def _again(row: Any, version: str) -> NewRun:
         tracestate=row.tracestate,
         sample=row.body,
         fingerprint=row.fingerprint,
+        requested_by=by,
     )
     return replace(new, priority=Priority(row.priority))

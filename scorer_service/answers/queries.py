@@ -300,10 +300,11 @@ class Queries:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return {row[0]: Progress(row[3] > 0, row[1] >= row[2], row[4]) for row in rows}
 
-    async def paused(self) -> set[str]:
-        """Ids of the scorers that are paused."""
-        query = select(scorers.c.scorer_id).where(scorers.c.paused.is_(True))
-        return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+    async def paused(self, tenant: str) -> dict[str, str]:
+        """The scorers that are paused, and by whom, as far as it was somebody of this tenant."""
+        who = case((scorers.c.paused_by_tenant == tenant, scorers.c.paused_by), else_="")
+        query = select(scorers.c.scorer_id, who).where(scorers.c.paused.is_(True))
+        return {row[0]: row[1] for row in await self._database.read(lambda connection: connection.execute(query).all())}
 
 
 def scan(wanted: Filter, after: tuple[float, str] | None, count: int) -> Select[Any]:

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0009"
+HEAD: Final = "0010"
 """The newest migration; a test holds it to migrations/."""
 
 VERSION_TABLE: Final = "runwire_scorer_version"
@@ -102,6 +102,9 @@ scorer_runs = Table(
     Column("error_class", String),
     Column("error_message", Text),
     Column("revision", BigInteger, nullable=False),
+    Column("requested_by", String, nullable=False, server_default=""),
+    Column("redriven_by", String, nullable=False, server_default=""),
+    Column("cancelled_by", String, nullable=False, server_default=""),
 )
 """`wanted_version`: as asked for, empty for the newest. `siblings`: how many scorer runs the evaluated run asked for in
 all, 0 where that is not known. `fingerprint`: hash of an ad hoc request with its id, to tell a repeat from another
@@ -201,6 +204,8 @@ scorers = Table(
     Column("scorer_id", String, primary_key=True),
     Column("paused", Boolean, nullable=False),
     Column("seen_time", Double, nullable=False),
+    Column("paused_by", String, nullable=False, server_default=""),
+    Column("paused_by_tenant", String, nullable=False, server_default=""),
 )
 """Scorers that some process of this service has, or had: `seen_time` is when one last said so."""
 
@@ -234,6 +239,30 @@ external_scorers = Table(
 )
 """Scorers that are carried out elsewhere: see `scorer_service.port`."""
 
+opinions = Table(
+    "opinions",
+    metadata,
+    Column("scorer_run_id", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("run_id", String, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("author", String, nullable=False),
+    Column("submitted_by", String, nullable=False),
+    Column("submit_time", Double, nullable=False),
+    Column("request_key", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("newest", Boolean, nullable=False),
+    PrimaryKeyConstraint("scorer_run_id", "number"),
+)
+"""What people said, and what they said before: the newest is the score of its scorer run. `request_key` names a request
+within its tenant and caller, `fingerprint` tells a repeat of it from another one under the same id."""
+
+Index("ix_opinions_request", opinions.c.request_key, unique=True)
+Index("ix_opinions_newest", opinions.c.tenant, opinions.c.newest, opinions.c.submit_time)
 Index("ix_holders_tenant", holders.c.tenant)
 Index("ix_holders_scorer", holders.c.scorer_id, holders.c.version, holders.c.seen_time)
 

@@ -166,6 +166,7 @@ def requests(things: Things) -> dict[str, Message]:
         "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
         "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
         "GetScorerStats": scorer_pb.GetScorerStatsRequest(),
+        "SubmitScore": scorer_pb.SubmitScoreRequest(run_id=things.run_id, scorer_id="helpful", value=1),
         "RegisterScorer": port_pb.RegisterScorerRequest(scorer=port_pb.ExternalScorer(scorer_id="mine", version="1")),
         "ClaimScorerRuns": port_pb.ClaimScorerRunsRequest(
             worker="w", scorers=[port_pb.ScorerVersion(scorer_id="brevity", version="1")]
@@ -188,6 +189,7 @@ NAMES_A_THING = (
     "ForkRun",
     "CreateRunToken",
     "GetScorerRun",
+    "SubmitScore",
 )
 """RPCs about one thing: another's is NOT_FOUND, in the words of one that there is not."""
 
@@ -451,6 +453,40 @@ async def test_who_did_it_is_kept(url: str, tmp_path: Path, caplog: pytest.LogCa
     ]
     assert all(line["tenant"] == "acme" and "run_id" in line for line in lines if line["action"] != "RequestScorerRun")
     assert SECRET not in str(lines)
+
+
+async def test_who_did_it_is_shown_of_scores(url: str, tmp_path: Path) -> None:
+    """A scorer run says who asked for it, cancelled and redrove it, in answers and lists; a scorer who paused it, to
+    the tenant of that principal alone."""
+    async with deployment(url, tmp_path) as it:
+        tokens = {name: it.proofs.token(name, "acme") for name in ("anna", "cleo")}
+        tokens["ben"] = it.proofs.token("ben", "acme", ADMIN)
+        stranger = it.proofs.token("stranger", "globex")
+        paused = (await it.do("PauseScorer", tokens["ben"], scorer_id="brevity")).scorer
+        assert (paused.paused, paused.paused_by) == (True, "ben")
+        for token, by in ((tokens["cleo"], "ben"), (stranger, "")):
+            listed = (await it.do("ListScorers", token)).scorers
+            assert [(each.paused, each.paused_by) for each in listed if each.scorer_id == "brevity"] == [(True, by)]
+        sample = scorer_run_requested_pb2.Sample(output=to_value("x"))
+        asked = (await it.do("RequestScorerRun", tokens["anna"], scorer_id="brevity", sample=sample)).scorer_run
+        ids = [asked.scorer_run_id]
+        assert (await it.do("CancelScorerRuns", stranger, scorer_run_ids=ids)).count == 0
+
+        async def who() -> tuple[str, str, str]:
+            found = (await it.do("GetScorerRun", tokens["anna"], scorer_run_id=ids[0])).scorer_run
+            [listed] = (await it.do("ListScorerRuns", tokens["anna"], filter=scorer_pb.ScorerRunFilter())).scorer_runs
+            assert found.cancelled_by == listed.cancelled_by
+            return found.requested_by, found.redriven_by, found.cancelled_by
+
+        assert await who() == ("anna", "", "")
+        assert (await it.do("CancelScorerRuns", tokens["ben"], scorer_run_ids=ids, dry_run=True)).count == 1
+        assert await who() == ("anna", "", "")
+        assert (await it.do("CancelScorerRuns", tokens["ben"], scorer_run_ids=ids)).count == 1
+        assert await who() == ("anna", "", "ben")
+        assert (await it.do("RetryScorerRuns", tokens["cleo"], scorer_run_ids=ids)).count == 1
+        assert await who() == ("anna", "cleo", "")
+        resumed = (await it.do("ResumeScorer", tokens["ben"], scorer_id="brevity")).scorer
+        assert (resumed.paused, resumed.paused_by) == (False, "")
 
 
 async def test_a_stream_ends_with_its_proof(url: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,7 @@ from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Filter, Place, Queries
 from scorer_service.answers.statistics import Statistics, Window
 from scorer_service.export import Exporter, Verdict
+from scorer_service.people.opinions import Opinions, Said
 from scorer_service.port.external import External
 from scorer_service.port.port import Port, Rules, Wanted
 from scorer_service.queue.backlog import Backlog
@@ -49,9 +51,10 @@ MODULES = (
     *(f"answers/{name}" for name in ("controls", "queries", "statistics")),
     *(f"queue/{name}" for name in ("backlog", "holders", "jobs", "parking", "rates", "retention", "rows")),
     *(f"port/{name}" for name in ("claims", "external", "port", "reports", "waiters")),
+    "people/opinions",
     "export",
 )
-GROW = ("scorer_runs", "attempts", "samples", "exports", "parked_requests")
+GROW = ("opinions", "scorer_runs", "attempts", "samples", "exports", "parked_requests")
 WHOLE = {
     "count(*) AS count_1 \nFROM (SELECT exports.attempt": "what waits to be exported, once a second",
     "count(*) AS count_1 \nFROM parked_requests": "what waits to be taken in, in tests",
@@ -209,6 +212,18 @@ async def elsewhere(database: Database, jobs: Jobs) -> None:
         await port.look_once()
 
 
+async def opinions(database: Database, jobs: Jobs) -> None:
+    """What people say."""
+    given = Said("default", "run-1", "a", {}, "brevity", 1.0, "", "", "anna", "", "one")
+    kept = Opinions(database, jobs)
+    for said in (given, given, replace(given, value=0.0, request_id="two")):
+        await kept.submit(said)
+    await kept.of(given.scorer_run_id)
+    await kept.agent_of("default", "run-1")
+    for window in (("", None, None), ("brevity", 1.0, 1e11)):
+        await kept.agreement("default", *window)
+
+
 async def people(database: Database, jobs: Jobs) -> None:
     """What is asked from outside."""
     queries = Queries(database)
@@ -235,7 +250,7 @@ async def people(database: Database, jobs: Jobs) -> None:
         await queries.changes(Place(1, "a"), upto, tenant="default", run_id=run_id)
         await queries.changes(Place(1), upto, run_id=run_id)
     await queries.progress("default", ["run-1"])
-    await queries.paused()
+    await queries.paused("default")
     await queries.holdup()
     await controls.rescore("default", Filter("default", states=[5], created_before=1010.0), "2")
     assert (await controls.redrive("default", ["00000000000000000000000000000004"])).count
@@ -275,6 +290,7 @@ async def everything(database: Database) -> None:
     await work(database, jobs)
     await people(database, jobs)
     await elsewhere(database, jobs)
+    await opinions(database, jobs)
     await others(database, jobs)
 
 

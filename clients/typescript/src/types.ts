@@ -407,6 +407,23 @@ export interface ForkRunRequest {
   runId?: string;
   /** Makes the call safe to repeat, as StartRunRequest.request_id does; the two share their ids. */
   requestId?: string;
+  /** Only of a conversation: this turn and those after it are not taken over. At most one more than there are. */
+  turn?: number;
+  /** Only of a run that is none: this step and those with higher numbers are done anew. 1: everything is. */
+  step?: number;
+  /** The same by the name that a workflow gave to the step. At most 256 characters. */
+  stepName?: string;
+  /**
+   * In place of the run's input, or of the message of the turn. Unset: as it was; a conversation that is forked after its
+   * last turn waits for a message. At most 1 MiB.
+   */
+  message?: Json;
+  /** Another agent of the same kind that continues, such as the same one with another model. Empty: the run's. */
+  agentId?: string;
+  /** The new conversation waits for a message, also where there is one to be answered again. Not with `message`. */
+  wait?: boolean;
+  /** The model that the new run is to use, as StartRunRequest.model. Unset: as the other run, where the agent is the same. */
+  model?: ModelChoice;
 }
 
 export interface ForkRunResponse {
@@ -650,6 +667,11 @@ export interface Run {
    * Empty without either.
    */
   traceId?: string;
+  /** The newest event of that run that is part of what was taken over; 0: none is. */
+  forkedFromSequence?: string;
+  /** The turn, or the step, of that run which is the first to be done anew. 0: it was forked where it ended. */
+  forkedFromTurn?: number;
+  forkedFromStep?: number;
 }
 
 /** How a conversation is kept. */
@@ -692,7 +714,7 @@ export interface RunError {
    * Machine-readable, lower snake case: `agent_error`, `worker_lost`, `budget_exceeded`, `deadline_exceeded`,
    * `output_invalid` (it is not of the type that the agent declares), `agent_changed`, `model_error`,
    * `events_lost`, `run_unreadable` (what is stored of it is damaged, or no run of an agent that is there),
-   * `internal_error` (it was executed, and its end could not be written as it was).
+   * `internal_error` (it was executed, and its end could not be written as it was). Of a tool call: `tool_error`.
    */
   reason?: string;
   /** For a person. Never carries secrets or a traceback. */
@@ -791,6 +813,10 @@ export interface RunEvent {
   turnStarted?: TurnStarted;
   turnFinished?: TurnFinished;
   messageReceived?: MessageReceived;
+  toolCallDelta?: ToolCallDelta;
+  outputDelta?: OutputDelta;
+  citationAdded?: CitationAdded;
+  toolCallRetried?: ToolCallRetried;
 }
 
 /** First event of every run; once more when the run is restarted. */
@@ -816,12 +842,59 @@ export interface ReasoningDelta {
   text?: string;
 }
 
+/** A piece of the arguments of a tool call, while the model writes it. ToolCallStarted has them whole. */
+export interface ToolCallDelta {
+  /** As in the ToolCallStarted to come, which comes only if the call is made. */
+  toolCallId?: string;
+  toolName?: string;
+  /** Of the text of a JSON object; the pieces of a call join to it. */
+  arguments?: string;
+}
+
+/** A piece of the structured output, while the model writes it. RunFinished has it whole and checked. */
+export interface OutputDelta {
+  /**
+   * Of the text of a JSON object; the pieces with one id join to it. A model that is asked again for an output that did
+   * not fit writes it anew, in another step.
+   */
+  text?: string;
+  outputId?: string;
+}
+
+/** The model names a source of what it said in this step. */
+export interface CitationAdded {
+  /** Of a page. */
+  url?: string;
+  title?: string;
+  /** Of anything else: its name or id, as the provider has it. */
+  source?: string;
+  /** The passage of the source, where the provider gives it. At most 2,000 characters. */
+  quote?: string;
+  /** Which characters of the step's text it is about: from the first to before the last. Both 0: not said. */
+  start?: number;
+  end?: number;
+}
+
 /** A tool is about to be executed. */
 export interface ToolCallStarted {
   /** Identifies the call within its step. */
   toolCallId?: string;
   toolName?: string;
   arguments?: Json;
+  /** Executed by the model's provider, such as a search of the web. */
+  native?: boolean;
+}
+
+/** A tool raised, and is called again after a pause, with the same idempotency key. */
+export interface ToolCallRetried {
+  toolCallId?: string;
+  toolName?: string;
+  /** What it raised: reason `tool_error`, its words and class. */
+  error?: RunError;
+  /** How often it has raised so far, each counted once whatever process died meanwhile. */
+  tries?: number;
+  /** The pause. */
+  delay?: string;
 }
 
 /** A tool ended. */
@@ -831,6 +904,8 @@ export interface ToolCallFinished {
   /** What the tool returned, as the model sees it. */
   result?: Json;
   outcome?: ToolCallOutcome;
+  /** What the tool raised that was not tried again: reason `tool_error`. Without a result it ends the run. */
+  error?: RunError;
 }
 
 /** A step is done and will not be executed again. */
@@ -1139,6 +1214,8 @@ export interface Scorer {
   external?: boolean;
   /** External ones: JSON schema of the options. */
   optionsSchema?: { [key: string]: Json };
+  /** Who paused it, where that was somebody of the caller's tenant. */
+  pausedBy?: string;
 }
 
 /** A process that has a version of a scorer. */
@@ -1193,6 +1270,32 @@ export interface ScorerRun {
   attemptsOmitted?: number;
   /** Names of fields that are left out, because what is stored of them is damaged and cannot be read. */
   omitted?: string[];
+  /**
+   * Who asked for it by RequestScorerRun, or for this version by RetryScorerRuns: a subject. Empty: its run did. It is
+   * empty too where there is no authentication, as are the two below.
+   */
+  requestedBy?: string;
+  /** Who redrove it last. */
+  redrivenBy?: string;
+  /** Who cancelled it; empty again once it is redriven. */
+  cancelledBy?: string;
+  /** Of what a person said: whose opinion it is. See SubmitScore. */
+  author?: string;
+  /** What they said, oldest first, the newest 100: the last one is the score. Only from GetScorerRun. */
+  opinions?: Opinion[];
+}
+
+/** What a person said of a run, once. */
+export interface Opinion {
+  /** From 1. */
+  number?: number;
+  value?: number;
+  label?: string;
+  comment?: string;
+  author?: string;
+  /** Who called; empty where nobody has to say who they are. */
+  submittedBy?: string;
+  submitTime?: string;
 }
 
 /** What a scorer found. */
@@ -1316,6 +1419,15 @@ export interface ScorerStats {
   oldestDueAge?: string;
   /** Which use of the scorer is counted: ScorerRef.name. oldest_due_age and paused are those of the scorer as a whole. */
   scorerName?: string;
+  /**
+   * How a judge agrees with people: of the newest 10000 opinions of the window about this scorer_id, those on runs that
+   * the judge scored too. How many they are,
+   */
+  comparedWithPeople?: string;
+  /** the share in which both are at least 0.5, or both are below, */
+  agreement?: number;
+  /** and the mean distance between the two values. Set where there are some. */
+  meanDistance?: number;
 }
 
 /** How many scorer runs are in a state. */
@@ -1432,6 +1544,12 @@ export interface SampleUsage {
   outputTokens?: string;
   toolCalls?: string;
 }
+
+/** A thumb. */
+export type Thumb =
+  | "THUMB_UNSPECIFIED"
+  | "THUMB_UP"
+  | "THUMB_DOWN";
 
 /** Selects scorer runs. All conditions that are set must hold. */
 export interface ScorerRunFilter {
@@ -1688,4 +1806,26 @@ export interface DeleteScorerRunsResponse {
   count?: string;
   /** There may be more: call again with the same request. */
   more?: boolean;
+}
+
+export interface SubmitScoreRequest {
+  runId?: string;
+  /**
+   * What is scored: any name, up to 128 characters. That of a judge, to compare it with people: see
+   * ScorerStats.agreement.
+   */
+  scorerId?: string;
+  value?: number;
+  thumb?: Thumb;
+  label?: string;
+  /** Why; kept up to 16384 characters. */
+  comment?: string;
+  /** Whose opinion it is, such as a user of the caller's own. Empty: the caller's. */
+  author?: string;
+  /** Makes the call safe to repeat. Empty: every call submits anew. */
+  requestId?: string;
+}
+
+export interface SubmitScoreResponse {
+  scorerRun?: ScorerRun;
 }

@@ -121,6 +121,11 @@ class ScorerServiceStub(object):
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.SerializeToString,
                 response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.FromString,
                 _registered_method=True)
+        self.SubmitScore = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/SubmitScore',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreResponse.FromString,
+                _registered_method=True)
 
 
 class ScorerServiceServicer(object):
@@ -264,6 +269,16 @@ class ScorerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitScore(self, request, context):
+        """Records what a person, or an outcome that came later, says of a run. It is a scorer run of its own beside those of
+        judges, SUCCEEDED, with scorer_name `people`. An author has one for each run and scorer_id: who submits again corrects
+        it, and GetScorerRun returns what was said before. Idempotent by request_id. NOT_FOUND / RUN_NOT_FOUND;
+        ALREADY_EXISTS / REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScorerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -346,6 +361,11 @@ def add_ScorerServiceServicer_to_server(servicer, server):
                     servicer.ReportScorerRun,
                     request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.FromString,
                     response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.SerializeToString,
+            ),
+            'SubmitScore': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitScore,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -786,6 +806,33 @@ class ScorerService(object):
             '/runwire.scorer.v1.ScorerService/ReportScorerRun',
             runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.SerializeToString,
             runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitScore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/SubmitScore',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,
