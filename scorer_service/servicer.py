@@ -219,6 +219,14 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         token = _walk_token(request, touched.rest)
         return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
+    async def DeleteScorerRuns(
+        self, request: pb.DeleteScorerRunsRequest, context: Context
+    ) -> pb.DeleteScorerRunsResponse:
+        if not request.run_ids:
+            raise InvalidRequest({"run_ids": "must be set"})
+        count, more = await self._controls.delete(caller().tenant, request.run_ids, dry_run=request.dry_run)
+        return pb.DeleteScorerRunsResponse(count=count, more=more)
+
     async def PauseScorer(self, request: pb.PauseScorerRequest, context: Context) -> pb.PauseScorerResponse:
         await self._check_scorer(request.scorer_id)
         await self._controls.pause(request.scorer_id, True, (caller().tenant, caller().name))

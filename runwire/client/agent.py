@@ -221,6 +221,24 @@ class AgentClient(Client):
         """What waits, by agent, and how many workers could do it."""
         return [queue async for queue in self._pages("ListQueues", pb.ListQueuesRequest(), "queues")]
 
+    async def delete_runs(
+        self,
+        run_ids: Sequence[str] = (),
+        *,
+        filter: pb.RunFilter | None = None,
+        dry_run: bool = False,
+        cancel: bool = False,
+    ) -> AsyncIterator[pb.DeleteRunsResponse]:
+        """Deletes ended runs for good, by ids or by filter, and gives what each page of them came to. With `cancel`
+        those that have not ended are cancelled: ask again until none is left. Needs the scope admin."""
+        request = pb.DeleteRunsRequest(run_ids=run_ids, filter=filter, dry_run=dry_run, cancel=cancel)
+        while True:
+            response: pb.DeleteRunsResponse = await self._call("DeleteRuns", request)
+            yield response
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
     async def cancel_run(self, run_id: str, *, reason: str = "") -> run_pb2.Run:
         """Asks the run to stop, and returns at once; `watch` shows it end. Of no effect on a run that has ended."""
         request = pb.CancelRunRequest(run_id=run_id, reason=reason)

@@ -15,6 +15,7 @@ from scorer_service.answers.statistics import Statistics
 from scorer_service.answers.watch import Watch
 from scorer_service.execution.worker import Worker
 from scorer_service.export import Exporter
+from scorer_service.port.port import Port
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.retention import Retention
@@ -29,6 +30,7 @@ LOOPS: dict[str, tuple[Any, str]] = {
     "statistics": (Statistics, "run_once"),
     "retention": (Retention, "run_once"),
     "deadlines": (Retention, "end_late_once"),
+    "claims from outside": (Port, "look_once"),
     "health": (app._Service, "_check_health"),
     "registration": (Holders, "run_once"),
     "export": (Exporter, "run_once"),

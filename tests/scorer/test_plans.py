@@ -36,7 +36,7 @@ from scorer_service.queue.holders import Holders
 from scorer_service.queue.jobs import Held, Jobs, Offer
 from scorer_service.queue.parking import Parking
 from scorer_service.queue.rates import Rate
-from scorer_service.queue.retention import Ages, Retention
+from scorer_service.queue.retention import Ages, Retention, purge
 from scorer_service.registry import Registry
 from scorer_service.results.database import Database, open_database
 from scorer_service.results.records import Asked, Error, Finished, NewRun, ScoreRecord, State
@@ -181,6 +181,9 @@ async def others(database: Database, jobs: Jobs) -> None:
         await Statistics(database).ask(window)
     assert await retention.sweep_runs()
     assert await retention.sweep_samples()
+    await jobs.add([NewRun("purged", "default", "a", run_id="purged", sample=b"purged")])
+    assert await purge(database, "default", ["purged"], dry_run=True) == (1, False)
+    assert await purge(database, "default", ["purged"]) == (1, False)
 
 
 async def elsewhere(database: Database, jobs: Jobs) -> None:
