@@ -12,6 +12,7 @@ import click
 from runwire import errors
 from runwire.cli import (
     agents,
+    budgets,
     certificates,
     chat,
     completion,
@@ -48,7 +49,7 @@ def runwire() -> None:
 
 
 for noun in (
-    *(runs, chat, agents, scores, people, evaluation, fleet),
+    *(runs, chat, agents, scores, people, evaluation, budgets, fleet),
     *(dev, doctor, conformance, tokens, certificates, completion),
 ):
     for command in noun.COMMANDS:

@@ -58,6 +58,8 @@ RULES: Final = {
     _SCORER + "ResumeScorer": ADMIN,
     _SCORER + "GetScorerStats": SCORES_READ,
     _SCORER + "SubmitScore": SCORES_WRITE,
+    _SCORER + "SetScorerBudget": ADMIN,
+    _SCORER + "ListScorerBudgets": SCORES_READ,
     _SCORER + "RegisterScorer": SCORES_WORK,
     _SCORER + "ClaimScorerRuns": SCORES_WORK,
     _SCORER + "ReportScorerRun": SCORES_WORK,
@@ -74,7 +76,7 @@ OF_ONE_RUN: Final = frozenset(_AGENT + name for name in ("GetRun", "WatchRun", "
 
 CHANGES: Final = frozenset(
     method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE, SCORES_WORK)
-) | {_SCORER + "PauseScorer", _SCORER + "ResumeScorer", _AGENT + "CreateRunToken"}
+) | {_SCORER + "SetScorerBudget", _SCORER + "PauseScorer", _SCORER + "ResumeScorer", _AGENT + "CreateRunToken"}
 """What is written into the audit log."""
 
 
