@@ -38,6 +38,7 @@ _MORE_THREADS: Final = 32
 @click.option("--concurrency", type=int, help="Most runs at once in this process. [100]")
 @click.option("--metrics", metavar="HOST:PORT", help="Where to show metrics in Prometheus' text. [nowhere]")
 @click.option("--metrics-export", metavar="otlp", help="Send metrics by OTLP. [off]")
+@click.option("--trace-export", metavar="otlp", help="Send spans by OTLP. [off]")
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )

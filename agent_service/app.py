@@ -58,6 +58,9 @@ async def run(settings: Settings, announce: Callable[[str, str], None], *, share
         page = await stack.enter_async_context(
             telemetry.measured("agent", engine, settings.metrics, settings.metrics_export)
         )
+        await stack.enter_async_context(
+            telemetry.traced("agent", settings.trace_export, content=settings.trace_content)
+        )
         end = BoundedEnd(settings.shutdown_grace_seconds + LAST_SECONDS)
         service = await stack.enter_async_context(listen(agents, settings, shared_port))
         try:

@@ -95,6 +95,10 @@ class Settings(AccessSettings):
     """HOST:PORT at which metrics are shown in Prometheus' text; empty: nowhere."""
     metrics_export: Literal["", "otlp"] = ""
     """`otlp`: send metrics by OTLP; the usual OTEL_EXPORTER_OTLP_* variables say where to and by which protocol."""
+    trace_export: Literal["", "otlp"] = ""
+    """`otlp`: send spans of runs by OTLP, to where OTEL_EXPORTER_OTLP_* say."""
+    trace_content: bool = False
+    """Whether spans hold what was said: inputs, outputs, arguments and results of tools."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""
 

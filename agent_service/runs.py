@@ -11,8 +11,7 @@ from typing import Final
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
 from agent_service.log import record, telling, turns
-from agent_service.log.journal import PREFIX as JOURNAL
-from runwire import parts
+from runwire import parts, tracing
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.bounds import FILES_BY_URL, MAX_INPUT_BYTES, too_large
 from runwire.caching_pubsub import CachingPubSub
@@ -23,7 +22,6 @@ from runwire.errors import (
     FieldExists,
     InvalidRequest,
     LogClosed,
-    NotForkable,
     NotSuspended,
     RunExpired,
     RunNotFound,
@@ -69,6 +67,17 @@ class Runs:
 
         Raises InvalidRequest, AgentNotFound, AlreadyExists.
         """
+        given = tracing.carrier_of(request.traceparent, request.tracestate)
+        with tracing.span(
+            "StartRun", kind="server", parent=given, rpc__system="grpc", gen_ai__agent__id=request.agent_id
+        ) as span:
+            run = await self._start(who, request, span.carrier or given)
+            span.set(runwire__run__id=run.run_id)
+            return run
+
+    async def _start(
+        self, who: Principal, request: agent_service_pb2.StartRunRequest, trace: Mapping[str, str]
+    ) -> run_pb2.Run:
         if not request.agent_id:
             raise InvalidRequest({"agent_id": "must be set"})
         _check_scorers(request)
@@ -79,11 +88,12 @@ class Runs:
         await off_loop(size, definition.parse_input, request.input)
         definition.check_model(request.model)
         run = run_pb2.Run(
-            run_id=_run_id(who, request.request_id),
+            run_id=run_id_of(who, request.request_id),
             owner=who.name,
             agent_id=request.agent_id,
             agent_version=definition.version,
             state=run_pb2.RUN_STATE_QUEUED,
+            trace_id=tracing.trace_id(trace.get("traceparent", "")),
             input=request.input if request.HasField("input") else None,
             labels=request.labels,
             scorers=_merge(definition.scorer_protos, request.scorers),
@@ -100,7 +110,7 @@ class Runs:
             puts={
                 **record.puts(run),
                 record.REQUEST: digest,
-                record.TRACE: _trace(request),
+                record.TRACE: record.pack_trace(trace),
                 **({record.CONTEXT: request.context.SerializeToString()} if request.HasField("context") else {}),
                 record.FORMAT: b"%d" % record.FORMAT_VERSION,
                 **_owner(who),
@@ -111,61 +121,11 @@ class Runs:
         try:
             committed = await self.log.publish(commit)
         except TopicExists:
-            return await self._repeated(topic, run.run_id, digest)
+            return await self.repeated(topic, run.run_id, digest)
         telling.accepted(who.tenant, run)
         if request.HasField("context"):
             run.context.CopyFrom(request.context)
         return record.with_head(run, topic, committed.head, False)
-
-    async def fork(self, who: Principal, request: agent_service_pb2.ForkRunRequest) -> run_pb2.Run:
-        """Accepts a run that continues where another has ended; a repeat by request id returns the run that is there.
-
-        Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, AlreadyExists.
-        """
-        source = await self.stored(who, request.run_id, record.SUMMARY)
-        before = record.to_run(source)
-        if source.head.final not in (run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED):
-            raise NotForkable(f"run {request.run_id} has neither failed nor been cancelled")
-        if before.HasField("conversation"):
-            raise NotForkable(f"run {request.run_id} is a conversation: a failed turn did not end it")
-        run = run_pb2.Run(
-            run_id=_run_id(who, request.request_id),
-            owner=who.name,
-            agent_id=before.agent_id,
-            agent_version=self._agents.get(before.agent_id).version,
-            state=run_pb2.RUN_STATE_QUEUED,
-            input=before.input if before.HasField("input") else None,
-            labels=before.labels,
-            scorers=before.scorers,
-            timeout=before.timeout if before.HasField("timeout") else None,
-            forked_from=before.run_id,
-            model=before.model if before.HasField("model") else None,
-        )
-        whole = await self.store.get(source.topic)
-        fields = whole.fields if whole is not None else {}
-        commit = Commit(
-            topic_of(who.tenant, run.run_id),
-            create=True,
-            queue=record.queue_of(run.agent_id, run.agent_version),
-            indexes=record.lists_of(who.tenant, run),
-            puts={
-                **{name: data for name, data in fields.items() if name.startswith((JOURNAL, record.ANSWER))},
-                **record.puts(run),
-                record.REQUEST: _digest_of_fork(request),
-                record.TRACE: fields.get(record.TRACE, b""),
-                record.FORK: before.run_id.encode(),
-                **({record.CONTEXT: fields[record.CONTEXT]} if record.CONTEXT in fields else {}),
-                record.FORMAT: fields.get(record.FORMAT, b"1"),
-                **_owner(who),
-            },
-            schedule=Schedule.DUE,
-        )
-        try:
-            committed = await self.log.publish(commit)
-        except TopicExists:
-            return await self._repeated(commit.topic, run.run_id, _digest_of_fork(request))
-        telling.accepted(who.tenant, run)
-        return record.with_head(run, commit.topic, committed.head, False)
 
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:
         """Raises RunNotFound, RunExpired."""
@@ -280,7 +240,8 @@ class Runs:
             return await self.get(who, run_id)
         raise StoreUnavailable(f"run {run_id} changed hands {_RESUME_TRIES} times meanwhile")
 
-    async def _repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
+    async def repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
+        """The run that a request with this digest, under the same id, has become. Raises AlreadyExists."""
         stored = await self.store.get(topic, (*record.WHOLE, record.REQUEST))
         if stored is None or stored.head.expired:
             raise AlreadyExists(f"the request id was used before, for run {run_id}, which is purged", run_id=run_id)
@@ -333,7 +294,8 @@ def _owner(who: Principal) -> dict[str, bytes]:
     return {OWNER: who.name.encode()} if who.name else {}
 
 
-def _run_id(who: Principal, request_id: str) -> str:
+def run_id_of(who: Principal, request_id: str) -> str:
+    """Of the run that a request becomes; at random without a request id."""
     if not request_id:
         return secrets.token_hex(16)
     names = f"{who.tenant}\0{request_id}"
@@ -351,14 +313,6 @@ def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:
     for name in ("request_id", "traceparent", "tracestate"):
         bound.ClearField(name)
     return hashlib.sha256(bound.SerializeToString(deterministic=True)).digest()
-
-
-def _digest_of_fork(request: agent_service_pb2.ForkRunRequest) -> bytes:
-    return hashlib.sha256(f"fork\0{request.run_id}".encode()).digest()
-
-
-def _trace(request: agent_service_pb2.StartRunRequest) -> bytes:
-    return f"{request.traceparent}\n{request.tracestate}".encode()
 
 
 def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:

@@ -13,6 +13,7 @@ from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.conversations import Conversations
 from agent_service.fleet import Fleet
+from agent_service.forks import Forks
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
 from agent_service.stream_frames import Frames, closing
 from runwire import metrics
@@ -66,6 +67,10 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     @property
     def _conversations(self) -> Conversations:
         return Conversations(self._runs.store, self._runs, self._agents)
+
+    @property
+    def _forks(self) -> Forks:
+        return Forks(self._runs.store, self._runs, self._agents, self._settings.fork_retention_seconds)
 
     @property
     def _on_store(self) -> tuple[Runs, Fleet]:
@@ -127,7 +132,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     async def ForkRun(
         self, request: agent_service_pb2.ForkRunRequest, context: Context
     ) -> agent_service_pb2.ForkRunResponse:
-        return agent_service_pb2.ForkRunResponse(run=await self._runs.fork(caller(), request))
+        return agent_service_pb2.ForkRunResponse(run=await self._forks.fork(caller(), request))
 
     async def CreateRunToken(
         self, request: agent_service_pb2.CreateRunTokenRequest, context: Context

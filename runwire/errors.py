@@ -34,6 +34,7 @@
     |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
     |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
     |   +-- NotForkable             NOT_FORKABLE: there is nothing to continue from
+    |   +-- JournalGone             JOURNAL_GONE: what it would continue from is not kept any more
     |   +-- ClaimLost               CLAIM_LOST: the scorer run is in the hands of somebody else, or of nobody
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
@@ -288,6 +289,13 @@ class NotForkable(PreconditionFailed):
     """There is nothing to continue from."""
 
     reason = "NOT_FORKABLE"
+
+
+class JournalGone(PreconditionFailed):
+    """What the steps of a run left, or what a conversation remembered, is not kept any more: nothing can continue from
+    there."""
+
+    reason = "JOURNAL_GONE"
 
 
 class ClaimLost(PreconditionFailed):

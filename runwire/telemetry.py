@@ -1,17 +1,18 @@
-"""Where the numbers of `runwire.metrics` go: a page in Prometheus' text, and OTLP. Both are off by default, and what
-they need is loaded only when one of them is on."""
+"""Where the numbers of `runwire.metrics` and the spans of `runwire.tracing` go: a page in Prometheus' text, and OTLP.
+All are off by default, and what they need is loaded only when one of them is on."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from runwire import metrics
+from runwire import metrics, tracing
 from runwire.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ Export = Literal["", "otlp"]
 
 _LAG_SECONDS: Final = 0.5
 _CLOSE_MILLISECONDS: Final = 2_000
-_PROTOCOL_NAMES: Final = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _NEEDED: Final = ("opentelemetry.sdk.metrics", "opentelemetry.exporter.prometheus", "opentelemetry.exporter.otlp.proto")
 
 logger = logging.getLogger("runwire.telemetry")
@@ -60,6 +60,47 @@ async def measured(service: str, engine: str, listen: str = "", export: Export =
             page.close()
         # A collector that does not answer must not keep the process.
         await asyncio.to_thread(provider.shutdown, _CLOSE_MILLISECONDS)
+
+
+@asynccontextmanager
+async def traced(service: str, export: Export = "", *, content: bool = False) -> AsyncIterator[None]:
+    """Inside, spans are made and sent by OTLP where `export` says so, with what was said if `content`. Otherwise it
+    does nothing. Raises ConfigurationError."""
+    if not export:
+        yield
+        return
+    check_installed()
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=_resource(f"runwire-{service}"), shutdown_on_exit=False)
+    exporter: Any
+    if _protocol("TRACES") == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as ByGrpc
+
+        exporter = ByGrpc()
+    else:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as ByHttp
+
+        exporter = ByHttp()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    tracing.switch_on(provider.get_tracer("runwire"), content=content)
+    try:
+        yield
+    finally:
+        tracing.switch_off()
+        # A collector that does not answer must not keep the process.
+        await asyncio.to_thread(provider.force_flush, _CLOSE_MILLISECONDS)
+        threading.Thread(target=provider.shutdown, name="end of tracing", daemon=True).start()
+
+
+def _protocol(signal: str) -> str:
+    """Of OTLP, as the usual variables say. Raises ConfigurationError."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    name, protocol = next(((name, text) for name in names if (text := os.environ.get(name))), ("", "grpc"))
+    if protocol not in ("grpc", "http/protobuf"):
+        raise ConfigurationError(f"{name} is {protocol!r}; {signal.lower()} are exported by grpc or http/protobuf")
+    return protocol
 
 
 async def watch_lag() -> None:
@@ -111,25 +152,22 @@ def check_installed() -> None:
         except ModuleNotFoundError:
             found = False
         if not found:
-            raise ConfigurationError("metrics need OpenTelemetry: pip install 'runwire[otel]'")
+            raise ConfigurationError("metrics and traces need OpenTelemetry: pip install 'runwire[otel]'")
 
 
 def _otlp_reader() -> MetricReader:
     """The usual OTEL_EXPORTER_OTLP_* variables say where to, and how often."""
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-    name, protocol = next(((name, text) for name in _PROTOCOL_NAMES if (text := os.environ.get(name))), ("", "grpc"))
     exporter: Any
-    if protocol == "grpc":
+    if _protocol("METRICS") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as ByGrpc
 
         exporter = ByGrpc()
-    elif protocol == "http/protobuf":
+    else:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as ByHttp
 
         exporter = ByHttp()
-    else:
-        raise ConfigurationError(f"{name} is {protocol!r}; metrics are exported by grpc or http/protobuf")
     return PeriodicExportingMetricReader(exporter)
 
 

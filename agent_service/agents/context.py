@@ -22,6 +22,7 @@ from agent_service.log.history import Past
 from agent_service.log.journal import Journal
 from agent_service.log.turns import TurnEnded, Turns
 from agent_service.log.writer import LogWriter
+from runwire import tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.backoff import Backoff
 from runwire.bounds import MAX_TIMEOUT_SECONDS
@@ -95,11 +96,16 @@ class Retry:
     delay_seconds: float = 1.0
     max_delay_seconds: float = 60.0
     factor: float = 2.0
+    on: type[Exception] | tuple[type[Exception], ...] = Exception
+    """After what it is tried again; anything else is raised at once."""
 
     def __post_init__(self) -> None:
         for name, least in (("attempts", 1), ("delay_seconds", 0), ("max_delay_seconds", 0), ("factor", 1)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least {least}")
+        for each in self.on if isinstance(self.on, tuple) else (self.on,):
+            if not (isinstance(each, type) and issubclass(each, Exception)):
+                raise ValueError(f"on is {self.on!r}; it must be a class of exceptions, or a tuple of them")
 
     def delay(self, tries: int) -> float:
         """Seconds to wait after `tries` failures; see `runwire.backoff`."""
@@ -368,7 +374,7 @@ class RunContext:
                 raise TypeError(f"step {name!r}: {_name(function)} is not async: it returned {type(made).__name__}")
             return await made
 
-        with within_step(number):
+        with within_step(number), tracing.span(f"step {name}", runwire__step__name=name, runwire__step=number):
             result = await _try(once, retry, timeout_seconds)
         try:
             data = _dump(adapter, result)
@@ -488,9 +494,9 @@ async def _try(function: Callable[[], Awaitable[Any]], retry: Retry, timeout_sec
                 return await function()
         except NonRetriable:
             raise
-        except Exception:
+        except Exception as error:
             tries += 1
-            if tries >= retry.attempts:
+            if tries >= retry.attempts or not isinstance(error, retry.on):
                 raise
         await asyncio.sleep(retry.delay(tries))
 
@@ -615,6 +621,10 @@ _PAYLOADS: Final[Mapping[type, str]] = {
     run_event_pb2.StepStarted: "step_started",
     run_event_pb2.TextDelta: "text_delta",
     run_event_pb2.ReasoningDelta: "reasoning_delta",
+    run_event_pb2.ToolCallDelta: "tool_call_delta",
+    run_event_pb2.OutputDelta: "output_delta",
+    run_event_pb2.CitationAdded: "citation_added",
+    run_event_pb2.ToolCallRetried: "tool_call_retried",
     run_event_pb2.ToolCallStarted: "tool_call_started",
     run_event_pb2.ToolCallFinished: "tool_call_finished",
     run_event_pb2.StepFinished: "step_finished",

@@ -10,7 +10,7 @@ from typing import Any, Final
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError, Message
 
-from runwire import frames, scorer_requests, values
+from runwire import frames, scorer_requests, tracing, values
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
 from runwire.pubsub import ASIDE, Head, Stored
@@ -27,7 +27,9 @@ ANSWER: Final = "answer/"
 DEATH: Final = "death"
 """How the process that executed the run alone ended, the last time."""
 TRACE: Final = "trace"
-"""W3C trace context: traceparent, newline, tracestate."""
+"""W3C trace context: traceparent, newline, tracestate. What the run's spans are within."""
+TRACED: Final = "traced"
+"""The same, of the latest attempt, which the next one is linked to."""
 CONTEXT: Final = "context"
 """StartRunRequest.context. Beside the Run, which is written with many commits."""
 CANCELLER: Final = "cancelled-by"
@@ -52,7 +54,7 @@ FORMAT_VERSION: Final = 1
 """What this release writes. It reads all before. One is added where a release before would misread what is written."""
 
 FORK: Final = "fork"
-"""Id of the run whose steps are still to be told at the beginning of the log."""
+"""Where the run came from (see Origin), while what it took over is still to be told at the beginning of the log."""
 TURN: Final = f"{ASIDE}turn/"
 """+ number: a turn of a conversation that is done."""
 MAX_TURNS: Final = 1000
@@ -125,6 +127,17 @@ def is_of_later_release(fields: Mapping[str, bytes]) -> bool:
     """Whether the journal and the other fields may mean what this release does not know."""
     version = fields.get(FORMAT, b"1")
     return not version.isdigit() or int(version) > FORMAT_VERSION
+
+
+def pack_trace(carrier: Mapping[str, str]) -> bytes:
+    """W3C trace context as TRACE and TRACED hold it."""
+    return f"{carrier.get('traceparent', '')}\n{carrier.get('tracestate', '')}".encode()
+
+
+def trace_of(data: bytes) -> dict[str, str]:
+    """Of `pack_trace`; empty where it is none."""
+    traceparent, _, tracestate = data.decode(errors="replace").partition("\n")
+    return tracing.carrier_of(traceparent, tracestate)
 
 
 def puts(run: run_pb2.Run) -> dict[str, bytes]:

@@ -59,6 +59,11 @@ class Remembered:
     def unpack(cls, data: bytes) -> Self:
         return cls(*_STATE.unpack_from(data))
 
+    @staticmethod
+    def size_of(data: bytes) -> int:
+        """Of the agent's own form in the field of a part."""
+        return len(data) - _STATE.size
+
     def pack(self) -> bytes:
         return _STATE.pack(
             self.first,

@@ -49,6 +49,7 @@ class Turns:
         self._run = run
         self._store = store
         self._topic = claim.topic
+        self._create_time = claim.head.create_time
         self._writer = writer
         self.inbox = Inbox(claim.fields)
         self.recollection = Recollection(claim.topic, claim.fields, store, known)
@@ -103,7 +104,9 @@ class Turns:
         """Seconds until the conversation ends because nobody says anything; None: it does not."""
         if not self._run.conversation.HasField("idle_timeout"):
             return None
-        return seconds_of(self._run.turn.end_time) + seconds_of(self._run.conversation.idle_timeout) - now
+        # The last turn of a fork may have ended long before it began.
+        since = max(seconds_of(self._run.turn.end_time), self._create_time)
+        return since + seconds_of(self._run.conversation.idle_timeout) - now
 
     # What is remembered
 
@@ -221,6 +224,12 @@ class Turns:
         """What a turn that was cut short has said."""
         said = self.said()
         return struct_pb2.Value(string_value=said) if said else None
+
+
+def add_usage(total: run_pb2.Usage, more: run_pb2.Usage) -> None:
+    """Adds to `total`."""
+    for each in run_pb2.Usage.DESCRIPTOR.fields:
+        setattr(total, each.name, getattr(total, each.name) + getattr(more, each.name))
 
 
 def _difference(whole: run_pb2.Usage, part: run_pb2.Usage) -> run_pb2.Usage:

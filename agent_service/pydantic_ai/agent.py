@@ -27,6 +27,7 @@ from agent_service.pydantic_ai.durability import Durability
 from agent_service.pydantic_ai.memory import HISTORY_BYTES, Compact, Memory
 from agent_service.pydantic_ai.prompt import Prompt, to_user_prompt
 from agent_service.pydantic_ai.steps import AfterCrash, Steps
+from agent_service.pydantic_ai.tries import AtTheEnd, Retries, policy
 from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError
 
@@ -45,7 +46,8 @@ def durable_agent(
     description: str = "",
     concurrency: int | None = None,
     deps: Callable[[RunContext], Any] | None = None,
-    tool_retry: Retry = TOOL_RETRY,
+    tool_retry: Retries | Mapping[str, Retries] = TOOL_RETRY,
+    on_tool_error: AtTheEnd | Mapping[str, AtTheEnd] = "fail_run",
     not_repeatable: Mapping[str, AfterCrash] | None = None,
     retry: Retry = MODEL_RETRY,
     stall_seconds: float = 120.0,
@@ -68,16 +70,12 @@ def durable_agent(
     other agents use that its tools run with `usage=ctx.usage`. `deps` makes the agent's dependencies in each attempt,
     async or not.
 
-    A tool that raises is called again by `tool_retry` (3 tries, by default), with the same idempotency key, unless it
-    must not be repeated; what its last try raised ends the run. What pydantic-ai takes for an answer (ModelRetry,
-    ApprovalRequired and the like) is none of that. `retry` and `stall_seconds` (the longest time without a word from
-    the provider) guard each request to the model.
-
-    `lifespan`, a function with @asynccontextmanager, opens what all runs of a process share, on the service's loop,
-    before the first run is claimed: `deps=lambda run: Deps(run.resources)`. Several agents may name the same.
-
-    Whoever starts a run may choose among `models` (names that pydantic-ai knows, or a model by a name of yours), and
-    set those `model_settings` that are named here, such as `temperature`. For the rest the agent's own hold.
+    A tool that raises is called again by `tool_retry` (3 tries, by default, a second apart and doubling, with jitter),
+    with the same idempotency key, unless it must not be repeated: a Retry, several for different classes of exceptions,
+    or those by the tool's name. Each try is counted once, whatever process dies. What its last try raised ends the run,
+    or is told to the model (`on_tool_error`, for all tools or by name). What pydantic-ai takes for an answer
+    (ModelRetry, ToolFailed, ApprovalRequired and the like) is none of that. `retry` and `stall_seconds` (the longest
+    time without a word from the provider) guard each request to the model.
 
     In a conversation the agent is given the messages of earlier turns. Once they have more than `history_bytes` (in
     pydantic-ai's JSON, 1 KiB to 1 MiB) the oldest turns are forgotten, until half of it is left. With `compact`,
@@ -87,19 +85,20 @@ def durable_agent(
     Raises ConfigurationError for an agent without a name or a model, for toolsets without an id, for kinds of toolsets
     that cannot be made durable, and for arguments of another type.
     """
-    _check_arguments(agent, deps=deps, limits=limits, retry=retry, tool_retry=tool_retry)
+    _check_arguments(agent, deps=deps, limits=limits, retry=retry)
+    tool_policy = policy(str(agent.name), tool_retry, on_tool_error, TOOL_RETRY)
     _check(agent)
     offered = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
     if not 1024 <= history_bytes <= MAX_PART_BYTES:
         raise ConfigurationError(f"durable_agent: history_bytes is {history_bytes!r}; it is 1024 to {MAX_PART_BYTES}")
     policies = dict(not_repeatable or {})
-    for tool, policy in policies.items():
-        if policy not in ("tell_model", "suspend"):
+    for tool, after_crash in policies.items():
+        if after_crash not in ("tell_model", "suspend"):
             raise ConfigurationError(f"durable_agent: not_repeatable[{tool!r}] is 'tell_model' or 'suspend'")
 
     async def body(run: RunContext, input: Any) -> Any:
         prompt = to_user_prompt(input)
-        steps = Steps(run, retry, tool_retry, stall_seconds)
+        steps = Steps(run, retry, tool_policy, stall_seconds)
         # pydantic-ai knows turns by run ids of their own.
         run_id = run.run_id if run.turns is None else f"{run.run_id}#{run.turns.number}"
         capability = Durability(steps, run_id, policies, "" if run.turns is None else run.run_id, offered)
@@ -142,7 +141,7 @@ def durable_agent(
     )
 
 
-def _check_arguments(agent: Any, *, deps: Any, limits: Any, retry: Any, tool_retry: Any) -> None:
+def _check_arguments(agent: Any, *, deps: Any, limits: Any, retry: Any) -> None:
     """Raises ConfigurationError, with what to write, for what would fail in every run only."""
     if not isinstance(agent, Agent):
         raise ConfigurationError(f"durable_agent: expected a pydantic_ai.Agent, got {type(agent).__name__}")
@@ -153,9 +152,8 @@ def _check_arguments(agent: Any, *, deps: Any, limits: Any, retry: Any, tool_ret
         raise ConfigurationError(
             f"{where}: deps is {type(deps).__name__!r}; it must be a function of the run: deps=lambda run: ..."
         )
-    for name, value in (("retry", retry), ("tool_retry", tool_retry)):
-        if not isinstance(value, Retry):
-            raise ConfigurationError(f"{where}: {name} is {value!r}; it must be a Retry: Retry(attempts=3)")
+    if not isinstance(retry, Retry):
+        raise ConfigurationError(f"{where}: retry is {retry!r}; it must be a Retry: Retry(attempts=3)")
     if limits is not None and not isinstance(limits, UsageLimits):
         raise ConfigurationError(
             f"{where}: limits is {limits!r}; it must be pydantic_ai.usage.UsageLimits: UsageLimits(request_limit=20)"

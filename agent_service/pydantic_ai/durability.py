@@ -46,6 +46,7 @@ from pydantic_ai.tools import (
 
 from agent_service.agents.context import MAX_PENDING_VALUE_BYTES, Suspended
 from agent_service.pydantic_ai.events import arguments
+from agent_service.pydantic_ai.growth import Growth
 from agent_service.pydantic_ai.steps import AfterCrash, Body, Steps
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.values import carry_struct, carry_text, carry_value, from_struct, from_value
@@ -53,6 +54,10 @@ from runwire.values import carry_struct, carry_text, carry_value, from_struct, f
 
 class _Streaming(WrapperModel):
     """A model that is asked to stream also where it cannot: its whole answer is then one piece."""
+
+    def __init__(self, wrapped: Model, growth: Growth) -> None:
+        super().__init__(wrapped)
+        self._growth = growth
 
     @asynccontextmanager
     async def request_stream(
@@ -62,6 +67,7 @@ class _Streaming(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncIterator[StreamedResponse]:
+        self._growth.output_tools = frozenset(tool.name for tool in model_request_parameters.output_tools)
         async with AsyncExitStack() as stack:
             arguments = (messages, model_settings, model_request_parameters)
             try:
@@ -185,7 +191,7 @@ class Durability(BaseDurabilityCapability[Any]):
         return result
 
     def get_wrapper_model(self, model: Model) -> Model:
-        return _Streaming(model)
+        return model if self._steps is None else _Streaming(model, self._steps.growth)
 
     async def handle_deferred_tool_calls(
         self, ctx: RunContext[Any], *, requests: DeferredToolRequests

@@ -20,6 +20,7 @@ from runwire.cli import (
     dev,
     doctor,
     fleet,
+    forks,
     people,
     runs,
     scores,
@@ -49,7 +50,7 @@ def runwire() -> None:
 
 
 for noun in (
-    *(runs, chat, agents, scores, people, evaluation, budgets, fleet),
+    *(runs, forks, chat, agents, scores, people, evaluation, budgets, fleet),
     *(dev, doctor, conformance, tokens, certificates, completion),
 ):
     for command in noun.COMMANDS:

@@ -248,6 +248,17 @@ def _tool_finished(event: run_event_pb2.RunEvent, before: RunView) -> Text:
     return Text.assemble((f"{mark} ", style), (done.tool_name, "bold"), " ", (compact(from_value(done.result)), "dim"))
 
 
+def _tool_retried(event: run_event_pb2.RunEvent, before: RunView) -> Text:
+    retried = event.tool_call_retried
+    words = compact(f"{retried.error.error_class}: {retried.error.message}")
+    return Text.assemble(("↻ ", "yellow"), (retried.tool_name, "bold"), " ", (f"is called again after {words}", "dim"))
+
+
+def _citation(event: run_event_pb2.RunEvent, before: RunView) -> Text:
+    added = event.citation_added
+    return Text.assemble(("❝ ", "cyan"), compact(added.title or added.source), " ", (added.url, "dim"))
+
+
 def _custom(event: run_event_pb2.RunEvent, before: RunView) -> Text:
     data = {key: from_value(value) for key, value in event.custom.data.fields.items()}
     return Text.assemble(("· ", "cyan"), event.custom.type, " ", (compact(data), "dim"))
@@ -282,6 +293,8 @@ _LINES: dict[str | None, Any] = {
     "step_started": _step_started,
     "tool_call_started": _tool_started,
     "tool_call_finished": _tool_finished,
+    "tool_call_retried": _tool_retried,
+    "citation_added": _citation,
     "custom": _custom,
     "run_suspended": _suspended,
     "run_resumed": _resumed,

@@ -230,30 +230,7 @@ def resume(
         _print_pending(run)
 
 
-@click.command()
-@click.argument("run_id", metavar="RUN")
-@click.option("--watch", "-w", is_flag=True, help="Follow the new run to its end.")
-@click.option("--request-id", help="Makes a repeated command return the same run.")
-@service_options()
-@pass_session
-def retry(session: Session, run_id: str, watch: bool, request_id: str | None) -> int:
-    """Continue with a run that failed or was cancelled, in a new run, whose id is printed.
-
-    What its finished steps and tool calls left is taken over and not done again; the rest is done by the agent as it
-    is now.
-    """
-    with session.asking_agents() as client:
-        run = client.fork_run(run_id, request_id=request_id)
-    if session.json:
-        print_json(pb.ForkRunResponse(run=run))
-    elif watch:
-        note(f"run {run.run_id}")
-    else:
-        print(run.run_id, flush=True)
-    return follow(session, run.run_id) if watch else 0
-
-
-COMMANDS = (start, watch, list_runs, show, events, cancel, resume, retry)
+COMMANDS = (start, watch, list_runs, show, events, cancel, resume)
 
 
 def _print_pending(run: run_pb2.Run) -> None:
@@ -274,11 +251,21 @@ def _object(text: str, request_id: str) -> dict[str, Any]:
     return value
 
 
+def _lineage(run: run_pb2.Run) -> str:
+    """Which run it continues from, and where."""
+    if not run.forked_from:
+        return ""
+    kind = f"turn {run.forked_from_turn}" if run.forked_from_turn else f"step {run.forked_from_step}"
+    place = kind if run.forked_from_turn or run.forked_from_step else "its end"
+    return f"{run.forked_from} at {place}, after event {run.forked_from_sequence}"
+
+
 def _details(run: run_pb2.Run) -> list[tuple[str, str]]:
     usage = run.usage
     return [
         ("run", run.run_id),
         ("agent", " ".join(filter(None, [run.agent_id, run.agent_version]))),
+        ("fork of", _lineage(run)),
         ("state", _state(run.state) + (", asked to stop" if run.cancel_requested and not run.end_time.seconds else "")),
         ("input", _json(run.input)),
         ("output", _json(run.output) if run.HasField("output") else ""),

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
-from google.protobuf import struct_pb2
 
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
@@ -252,17 +251,47 @@ class AgentClient(Client):
             raise InvalidRequest({"agent_id": "must be set"})
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
-    async def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
-        """Starts a run that continues where one that FAILED or was CANCELLED has ended: what is finished is not done
-        again. `request_id` as in `start_run`. Raises NotForkable, RunNotFound, RunExpired."""
-        request = requests.fork_run(run_id, request_id)
+    async def fork_run(
+        self,
+        run_id: str,
+        *,
+        turn: int | None = None,
+        step: int | str | None = None,
+        message: object = None,
+        agent_id: str = "",
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
+        wait: bool = False,
+        request_id: str | None = None,
+    ) -> run_pb2.Run:
+        """Starts a run that continues from another; what it takes over is not done again.
+
+        A run that has ended is forked at a `step` (its number, or the name that a workflow gave it), which is done anew
+        with all that came after it; one that FAILED or was CANCELLED also where it ended. A conversation is forked at a
+        `turn`: its message is answered again, or `message` in its place; with `wait` the fork waits for one. Without
+        `turn` it is forked after its last turn that is done. `message` of another run is its input. `agent_id` is
+        another agent of the same kind; `model`, `model_settings` and `request_id` are as in `start_run`.
+
+        Raises NotForkable, JournalGone, InvalidRequest, RunNotFound, RunExpired, AgentNotFound.
+        """
+        request = requests.fork_run(
+            run_id,
+            turn=turn,
+            step=step,
+            message=message,
+            agent_id=agent_id,
+            model=model,
+            model_settings=model_settings,
+            wait=wait,
+            request_id=request_id,
+        )
         response: pb.ForkRunResponse = await self._call("ForkRun", request)
         return response.run
 
     async def send_message(
         self,
         run_id: str,
-        message: Json | struct_pb2.Value,
+        message: object,
         *,
         mode: run_pb2.MessageMode | str = "queue",
         request_id: str | None = None,

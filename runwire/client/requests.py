@@ -90,11 +90,35 @@ def send_message(
     )
 
 
-def fork_run(run_id: str, request_id: str | None) -> agent_service_pb2.ForkRunRequest:
-    return agent_service_pb2.ForkRunRequest(
+def fork_run(
+    run_id: str,
+    *,
+    turn: int | None,
+    step: int | str | None,
+    message: object,
+    agent_id: str,
+    model: str,
+    model_settings: Mapping[str, Json] | None,
+    wait: bool,
+    request_id: str | None,
+) -> agent_service_pb2.ForkRunRequest:
+    if turn is not None and step is not None:
+        raise InvalidRequest({"step": "not together with turn"})
+    request = agent_service_pb2.ForkRunRequest(
         run_id=given(run_id, "run_id"),
         request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
+        agent_id=agent_id,
+        wait=wait,
+        model=model_choice(model, model_settings),
+        message=None if message is None else _within(as_value(message, "message"), "message"),
     )
+    if turn is not None:
+        request.turn = turn
+    elif isinstance(step, str):
+        request.step_name = step
+    elif step is not None:
+        request.step = step
+    return request
 
 
 _MODES: Final[Mapping[str, run_pb2.MessageMode]] = {

@@ -215,15 +215,37 @@ class AgentClient(Client):
             raise InvalidRequest({"agent_id": "must be set"})
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
-    def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
-        request = requests.fork_run(run_id, request_id)
+    def fork_run(
+        self,
+        run_id: str,
+        *,
+        turn: int | None = None,
+        step: int | str | None = None,
+        message: object = None,
+        agent_id: str = "",
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
+        wait: bool = False,
+        request_id: str | None = None,
+    ) -> run_pb2.Run:
+        request = requests.fork_run(
+            run_id,
+            turn=turn,
+            step=step,
+            message=message,
+            agent_id=agent_id,
+            model=model,
+            model_settings=model_settings,
+            wait=wait,
+            request_id=request_id,
+        )
         response: agent_pb.ForkRunResponse = self._call("ForkRun", request)
         return response.run
 
     def send_message(
         self,
         run_id: str,
-        message: Json | struct_pb2.Value,
+        message: object,
         *,
         mode: run_pb2.MessageMode | str = "queue",
         request_id: str | None = None,

@@ -13,6 +13,7 @@ from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from agent_service.conversations import Conversations
 from agent_service.execution.attempt import Execution
+from agent_service.forks import Forks
 from agent_service.log import record
 from agent_service.log.remembered import Recollections
 from agent_service.runs import Runs
@@ -73,14 +74,21 @@ class Stage:
     def __post_init__(self) -> None:
         self.store = MortalStore(self.clock)
         self.log = CachingPubSub(self.store.pubsub, self.store)
-        registry = Registry([self.definition])
-        self.runs = Runs(self.store, self.log, registry)
-        self.conversations = Conversations(self.store, self.runs, registry)
+        self.registry = Registry([self.definition])
+        self.runs = Runs(self.store, self.log, self.registry)
+        self.conversations = Conversations(self.store, self.runs, self.registry)
         self.settings = config.load(max_losses=1000)
         self.execution: Execution | None = None
         """The latest attempt."""
         self.known: Recollections | None = None
         """What its worker keeps from attempt to attempt. None: each attempt is by another process."""
+
+    def beside(self) -> Stage:
+        """A stage for another run in the same store."""
+        other = Stage(self.definition, clock=self.clock)
+        other.store, other.log, other.registry, other.settings = self.store, self.log, self.registry, self.settings
+        other.runs, other.conversations = self.runs, self.conversations
+        return other
 
     @property
     def topic(self) -> str:
@@ -119,14 +127,25 @@ class Stage:
         self.store.commits_left, self.store.died = None, asyncio.Event()
         return died
 
+    async def fork(self, request_id: str = "", *, message: Any = None, **at: Any) -> Stage:
+        """A stage for the run that continues, in the same store."""
+        request = agent_service_pb2.ForkRunRequest(run_id=self.run_id, request_id=request_id, **at)
+        if message is not None:
+            request.message.CopyFrom(to_value(message))
+        forks = Forks(self.store, self.runs, self.registry, self.settings.fork_retention_seconds)
+        other = self.beside()
+        other.run_id = (await forks.fork(ANONYMOUS, request)).run_id
+        return other
+
     async def _claim(self) -> Sequence[Claim]:
         """By a process of its own, after the lease of the one before and its grace."""
-        queue, holder = record.queue_of(self.definition.agent_id, self.definition.version), secrets.token_hex(4)
+        agent_id, holder = self.definition.agent_id, secrets.token_hex(4)
+        queues = [record.queue_of(agent_id, self.definition.version), record.any_queue_of(agent_id)]
         for seconds in (self.settings.lease_seconds + 1, MAX_GRACE_SECONDS + 1):
             self.clock.seconds += seconds
             for alone in (False, True):
                 claims = await self.store.claim(
-                    [queue], holder=holder, limit=1, lease_seconds=self.settings.lease_seconds, alone=alone
+                    queues, holder=holder, limit=1, lease_seconds=self.settings.lease_seconds, alone=alone
                 )
                 if claims:
                     return claims
@@ -164,6 +183,11 @@ class Stage:
         """Executes until the run waits for something, or has ended."""
         while await self.is_due():
             await self.attempt()
+
+    async def settle_after_death(self) -> None:
+        """As `settle`, of a run whose worker may have died."""
+        self.clock.seconds += 1000
+        await self.settle()
 
     async def is_due(self) -> bool:
         due = self.store._topics[self.topic].topic.due

@@ -13,10 +13,9 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from agent_service import Retry, RunContext, ScorerRef, durable_agent, workflow
 from agent_service.agents.definition import Definition
 from agent_service.log.history import OF_STEP
-from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import AlreadyExists, NotForkable
 from runwire.fold import fold
-from runwire.identity.principal import ANONYMOUS
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer_requests import QUEUE
 from tests.agents.stage import Stage
@@ -51,15 +50,6 @@ def fragile(is_broken: Callable[[], bool]) -> Definition:
     return durable_agent(agent, tool_retry=Retry(), scorers=[ScorerRef("brevity")])
 
 
-async def forked(stage: Stage, request_id: str = "") -> Stage:
-    """A stage for the run that continues, in the same store."""
-    request = agent_service_pb2.ForkRunRequest(run_id=stage.run_id, request_id=request_id)
-    other = Stage(stage.definition, clock=stage.clock)
-    other.store, other.log, other.runs = stage.store, stage.log, stage.runs
-    other.run_id = (await stage.runs.fork(ANONYMOUS, request)).run_id
-    return other
-
-
 def told(events: list[run_event_pb2.RunEvent], last_step: int) -> list[tuple[int, bytes]]:
     """What a log tells of its first steps, whoever wrote it and where."""
     found = []
@@ -80,7 +70,7 @@ async def test_a_failed_run_goes_on_in_another() -> None:
     assert (await stage.run()).state == run_pb2.RUN_STATE_FAILED
     await stage.store.receive(QUEUE, consumer="t", limit=10, lease_seconds=1000)
     broken = False
-    other = await forked(stage)
+    other = await stage.fork()
     await other.attempt()
     run, view = await other.run(), await other.view()
     assert (run.state, run.forked_from, view.output) == (run_pb2.RUN_STATE_SUCCEEDED, stage.run_id, "step 3. ")
@@ -102,7 +92,7 @@ async def test_killed_at_every_commit_of_a_fork() -> None:
         await stage.start("x")
         await stage.attempt()
         broken = False
-        other = await forked(stage)
+        other = await stage.fork()
         died = await other.attempt(die_after=number or None)
         if died and not (await other.run()).HasField("end_time"):
             await other.attempt()
@@ -139,29 +129,24 @@ async def test_a_workflow_goes_on() -> None:
     stage = Stage(stumbles)
     await stage.start("x")
     await stage.attempt()
-    other = await forked(stage)
+    other = await stage.fork()
     await other.attempt()
     view = fold(await other.events())
     assert (view.output, view.text) == ("1 1", "at it: ")
 
 
 async def test_what_cannot_be_gone_on_from() -> None:
-    """A run that has not ended, has succeeded, or is a conversation; a request id makes one run, and belongs to it."""
+    """A run that has not ended, or has succeeded and no step is named. A request id makes one run, and is its own."""
     DONE.clear()
     stage = Stage(stumbles)
     await stage.start("x")
-    with pytest.raises(NotForkable, match="neither"):
-        await forked(stage)
+    with pytest.raises(NotForkable, match="has not ended"):
+        await stage.fork()
     await stage.attempt()
-    first, same = await forked(stage, "once"), await forked(stage, "once")
+    first, same = await stage.fork("once"), await stage.fork("once")
     assert first.run_id == same.run_id
     await first.attempt()
     with pytest.raises(NotForkable, match="neither"):
-        await forked(first)
+        await first.fork()
     with pytest.raises(AlreadyExists):
         await stage.start("x", request_id="once")
-    await stage.converse("x")
-    DONE.clear()
-    await stage.attempt()
-    with pytest.raises(NotForkable, match="conversation"):
-        await forked(stage)

@@ -23,6 +23,7 @@ def test_the_examples_of_the_guide_work(monkeypatch: pytest.MonkeyPatch) -> None
         "assistant": "assistant",
         "careful": "assistant",
         "pooled": "assistant",
+        "persistent": "assistant",
         "choosing": "assistant",
         "thrifty": "assistant",
         "guessing_game": "guessing-game",

@@ -212,7 +212,7 @@ async def elsewhere(database: Database, jobs: Jobs) -> None:
         await asyncio.sleep(0.1)
         await port.look_once()
     target = Target(scorer_id="outside", version="1", executor="webhook", url="http://x/")
-    assert not await PushClaims(database, target, worker="push:w", backlog=jobs.backlog).held()
+    assert await PushClaims(database, target, worker="push:w", backlog=jobs.backlog).held() == 1
 
 
 async def opinions(database: Database, jobs: Jobs) -> None:

@@ -407,6 +407,23 @@ export interface ForkRunRequest {
   runId?: string;
   /** Makes the call safe to repeat, as StartRunRequest.request_id does; the two share their ids. */
   requestId?: string;
+  /** Only of a conversation: this turn and those after it are not taken over. At most one more than there are. */
+  turn?: number;
+  /** Only of a run that is none: this step and those with higher numbers are done anew. 1: everything is. */
+  step?: number;
+  /** The same by the name that a workflow gave to the step. At most 256 characters. */
+  stepName?: string;
+  /**
+   * In place of the run's input, or of the message of the turn. Unset: as it was; a conversation that is forked after its
+   * last turn waits for a message. At most 1 MiB.
+   */
+  message?: Json;
+  /** Another agent of the same kind that continues, such as the same one with another model. Empty: the run's. */
+  agentId?: string;
+  /** The new conversation waits for a message, also where there is one to be answered again. Not with `message`. */
+  wait?: boolean;
+  /** The model that the new run is to use, as StartRunRequest.model. Unset: as the other run, where the agent is the same. */
+  model?: ModelChoice;
 }
 
 export interface ForkRunResponse {
@@ -608,6 +625,16 @@ export interface Run {
   context?: { [key: string]: Json };
   /** The model that it asked for. Unset: the agent's own. */
   model?: ModelChoice;
+  /**
+   * Trace that the run's spans are in, 32 hex digits: that of StartRun's caller, or a new one where this service traces.
+   * Empty without either.
+   */
+  traceId?: string;
+  /** The newest event of that run that is part of what was taken over; 0: none is. */
+  forkedFromSequence?: string;
+  /** The turn, or the step, of that run which is the first to be done anew. 0: it was forked where it ended. */
+  forkedFromTurn?: number;
+  forkedFromStep?: number;
 }
 
 /** How a conversation is kept. */
@@ -650,7 +677,7 @@ export interface RunError {
    * Machine-readable, lower snake case: `agent_error`, `worker_lost`, `budget_exceeded`, `deadline_exceeded`,
    * `output_invalid` (it is not of the type that the agent declares), `agent_changed`, `model_error`,
    * `events_lost`, `run_unreadable` (what is stored of it is damaged, or no run of an agent that is there),
-   * `internal_error` (it was executed, and its end could not be written as it was).
+   * `internal_error` (it was executed, and its end could not be written as it was). Of a tool call: `tool_error`.
    */
   reason?: string;
   /** For a person. Never carries secrets or a traceback. */
@@ -749,6 +776,10 @@ export interface RunEvent {
   turnStarted?: TurnStarted;
   turnFinished?: TurnFinished;
   messageReceived?: MessageReceived;
+  toolCallDelta?: ToolCallDelta;
+  outputDelta?: OutputDelta;
+  citationAdded?: CitationAdded;
+  toolCallRetried?: ToolCallRetried;
 }
 
 /** First event of every run; once more when the run is restarted. */
@@ -774,12 +805,59 @@ export interface ReasoningDelta {
   text?: string;
 }
 
+/** A piece of the arguments of a tool call, while the model writes it. ToolCallStarted has them whole. */
+export interface ToolCallDelta {
+  /** As in the ToolCallStarted to come, which comes only if the call is made. */
+  toolCallId?: string;
+  toolName?: string;
+  /** Of the text of a JSON object; the pieces of a call join to it. */
+  arguments?: string;
+}
+
+/** A piece of the structured output, while the model writes it. RunFinished has it whole and checked. */
+export interface OutputDelta {
+  /**
+   * Of the text of a JSON object; the pieces with one id join to it. A model that is asked again for an output that did
+   * not fit writes it anew, in another step.
+   */
+  text?: string;
+  outputId?: string;
+}
+
+/** The model names a source of what it said in this step. */
+export interface CitationAdded {
+  /** Of a page. */
+  url?: string;
+  title?: string;
+  /** Of anything else: its name or id, as the provider has it. */
+  source?: string;
+  /** The passage of the source, where the provider gives it. At most 2,000 characters. */
+  quote?: string;
+  /** Which characters of the step's text it is about: from the first to before the last. Both 0: not said. */
+  start?: number;
+  end?: number;
+}
+
 /** A tool is about to be executed. */
 export interface ToolCallStarted {
   /** Identifies the call within its step. */
   toolCallId?: string;
   toolName?: string;
   arguments?: Json;
+  /** Executed by the model's provider, such as a search of the web. */
+  native?: boolean;
+}
+
+/** A tool raised, and is called again after a pause, with the same idempotency key. */
+export interface ToolCallRetried {
+  toolCallId?: string;
+  toolName?: string;
+  /** What it raised: reason `tool_error`, its words and class. */
+  error?: RunError;
+  /** How often it has raised so far, each counted once whatever process died meanwhile. */
+  tries?: number;
+  /** The pause. */
+  delay?: string;
 }
 
 /** A tool ended. */
@@ -789,6 +867,8 @@ export interface ToolCallFinished {
   /** What the tool returned, as the model sees it. */
   result?: Json;
   outcome?: ToolCallOutcome;
+  /** What the tool raised that was not tried again: reason `tool_error`. Without a result it ends the run. */
+  error?: RunError;
 }
 
 /** A step is done and will not be executed again. */

@@ -450,12 +450,26 @@ class RunQueueVersion(_message.Message):
     def __init__(self, version: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., running: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class ForkRunRequest(_message.Message):
-    __slots__ = ("run_id", "request_id")
+    __slots__ = ("run_id", "request_id", "turn", "step", "step_name", "message", "agent_id", "wait", "model")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEP_NAME_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     request_id: str
-    def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    turn: int
+    step: int
+    step_name: str
+    message: _struct_pb2.Value
+    agent_id: str
+    wait: bool
+    model: _run_pb2.ModelChoice
+    def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ..., turn: _Optional[int] = ..., step: _Optional[int] = ..., step_name: _Optional[str] = ..., message: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., agent_id: _Optional[str] = ..., wait: bool = ..., model: _Optional[_Union[_run_pb2.ModelChoice, _Mapping]] = ...) -> None: ...
 
 class ForkRunResponse(_message.Message):
     __slots__ = ("run",)
