@@ -38,6 +38,7 @@ from scorer_service.queue.jobs import Jobs
 from scorer_service.queue.metrics import QueueMetrics
 from scorer_service.queue.rates import Rate
 from scorer_service.queue.retention import Ages, Retention
+from scorer_service.queue.tallies import Tallies
 from scorer_service.registry import Registry
 from scorer_service.results import migrate, revisions
 from scorer_service.results.database import WORK_SECONDS, Database, open_database
@@ -180,6 +181,7 @@ async def _put_together(
         intake=Intake(store, jobs, database, max_sample_bytes=settings.scorer_max_fetched_bytes, on_new=claiming.wake),
         watch=watch,
         statistics=statistics,
+        tallies=Tallies(database),
         retention=Retention(database, _ages(settings), backlog=jobs.backlog),
         exporter=exporter,
         queue_metrics=queue_metrics,
@@ -253,6 +255,7 @@ class _Service:
     intake: Intake
     watch: Watch
     statistics: Statistics
+    tallies: Tallies
     retention: Retention
     exporter: Exporter | None
     queue_metrics: QueueMetrics | None
@@ -268,6 +271,7 @@ class _Service:
                 ("parked requests", self.intake.retry_once, Wakeup()),
                 ("watch", self.watch.poll_once, Wakeup()),
                 ("statistics", self.statistics.run_once, Wakeup()),
+                ("tallies", self.tallies.run_once, Wakeup()),
                 ("retention", self.retention.run_once, Wakeup()),
                 ("deadlines", self.retention.end_late_once, Wakeup()),
                 ("health", self._check_health, Wakeup()),

@@ -30,7 +30,8 @@ from runwire.values import from_struct
 from scorer_service.answers import messages
 from scorer_service.answers.controls import Controls, Place, Selection, Walk
 from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Queries
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.answers.watch import Frame, Watch
 from scorer_service.queue.holders import Holder, Holders, by_scorer
 from scorer_service.registry import Registry, newest_of

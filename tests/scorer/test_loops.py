@@ -18,6 +18,7 @@ from scorer_service.export import Exporter
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.retention import Retention
+from scorer_service.queue.tallies import Tallies
 from tests.scorer.stage import request, service
 from tests.servers import free_port
 from tests.service.test_loops import Failing
@@ -27,6 +28,7 @@ LOOPS: dict[str, tuple[Any, str]] = {
     "parked requests": (Intake, "retry_once"),
     "watch": (Watch, "poll_once"),
     "statistics": (Statistics, "run_once"),
+    "tallies": (Tallies, "run_once"),
     "retention": (Retention, "run_once"),
     "deadlines": (Retention, "end_late_once"),
     "health": (app._Service, "_check_health"),

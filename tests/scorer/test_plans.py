@@ -20,7 +20,8 @@ import scorer_service
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Filter, Place, Queries
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.export import Exporter, Verdict
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.holders import Holders
