@@ -37,7 +37,7 @@ help: ## show this list
 .PHONY: install
 install: $(STAMP) ## create .venv with everything for development (once; again when the lock changes)
 
-# An environment that is there is brought up to date, not rebuilt under the feet of whoever is using it;
+# An environment that is there is brought up to date, not rebuilt under the feet of its users;
 # `make clean install` starts afresh, as it must with another PYTHON.
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(CHECK_PYTHON)
@@ -47,7 +47,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 # A newcomer has no .venv and needs none: the demonstration gets an environment of its own, with the two services and
-# nothing else. Whoever develops has all that already.
+# nothing else. Developers have all that already.
 DEMO_FROM := $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
 
 $(DEMO_STAMP): requirements/demo.txt pyproject.toml
@@ -95,8 +95,9 @@ $(PROTO_STAMP): requirements/proto.txt
 PROTOC = $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto
 
 .PHONY: proto
-proto: $(PROTO_STAMP) ## generate the stubs from proto/
+proto: $(PROTO_STAMP) $(STAMP) ## generate the stubs, and the types of the TypeScript client, from proto/
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	$(BIN)/python clients/typescript/generate.py
 
 .PHONY: verify
 verify: $(PROTO_STAMP) ## the committed stubs are what proto/ generates
@@ -111,7 +112,7 @@ verify: $(PROTO_STAMP) ## the committed stubs are what proto/ generates
 	echo "stubs agree with proto/: $$(wc -l < "$$new/generated") files"
 
 .PHONY: lock
-lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew, into requirements/
+lock: $(STAMP) ## resolve the dependencies of pyproject.toml afresh, into requirements/
 	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(LOCK) --upgrade --group proto -o requirements/proto.txt
 	$(LOCK) --upgrade --resolution lowest-direct pyproject.toml --all-extras --group test -o requirements/lowest.txt
@@ -144,19 +145,27 @@ fuzz: $(STAMP) ## a hundred thousand requests of every kind to both services (mi
 test-polyglot: $(STAMP) ## clients in other languages against a real server
 	$(BIN)/python -m pytest -m polyglot $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity
+.PHONY: test-browser
+test-browser: $(STAMP) ## the pages in a real Chromium, which must be on PATH
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+.PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity bench-gateway
 bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-identity ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 bench-store: $(STAMP) ## append and replay rates of the log
 	$(BIN)/python -m benchmarks.store $(ARGS)
 
+bench-conversation: $(STAMP) ## what a turn costs late in a conversation, beside early (minutes)
+	$(BIN)/python -m benchmarks.conversation $(ARGS)
 bench-sqlite: $(STAMP) ## the embedded engine: append, read, latency between processes
 	$(BIN)/python -m benchmarks.sqlite $(ARGS)
 bench-growth: $(STAMP) ## what calls cost beside 1,000 to 100,000 runs that have ended, and late in a long run (minutes)
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 bench-identity: $(STAMP) ## what TLS and tokens cost, as ratios to neither
 	$(BIN)/python -m benchmarks.identity $(ARGS)
+bench-gateway: $(STAMP) ## 2,000 readers by Server-Sent Events, beside the same by gRPC
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
 bench-memory: $(STAMP) ## what a service process needs where clients do their worst (minutes)
 	$(BIN)/python -m benchmarks.memory $(ARGS)
 bench-scorer: $(STAMP) ## scorer runs a second, against job libraries
@@ -169,9 +178,13 @@ bench-quick: $(STAMP) ## what a live event costs beside plain commands, before a
 	$(BIN)/python -m benchmarks.quick $(ARGS)
 
 .PHONY: deploy-check
-deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the wheel installed anew; without an engine
+deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the wheel freshly installed; without an engine
 	$(BIN)/python -m deploy.check
 	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" $(ARGS)
+
+.PHONY: audit
+audit: $(STAMP) ## licences of what we depend on, and what is known against it (by pip-audit, where its data can be reached)
+	$(BIN)/python -m deploy.audit
 
 .PHONY: clean
 clean: ## remove what can be made again, the environments too

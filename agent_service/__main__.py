@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from functools import partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -18,6 +20,7 @@ from runwire import logs
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.identity.settings import shown
 from runwire.redaction import masked, one_line
+from runwire.supervisor import Member, Plan, supervise
 
 _COLLECT_AFTER: Final = (10_000, 20, 100)
 
@@ -31,20 +34,24 @@ _MORE_THREADS: Final = 32
 @click.option("--agents", metavar="MODULES", help="Modules whose agents are served, comma-separated.")
 @click.option("--role", help="all, serve (answers calls only) or work (executes runs only). [all]")
 @click.option("--model", help="Model of the demonstration agent, such as openai:gpt-5.2; without: a local one.")
+@click.option("--processes", type=int, help="Processes that serve and execute, on one port. [1]")
 @click.option("--concurrency", type=int, help="Most runs at once in this process. [100]")
 @click.option("--metrics", metavar="HOST:PORT", help="Where to show metrics in Prometheus' text. [nowhere]")
 @click.option("--metrics-export", metavar="otlp", help="Send metrics by OTLP. [off]")
+@click.option("--trace-export", metavar="otlp", help="Send spans by OTLP. [off]")
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS or authentication."
 )
 @click.option("--print-config", is_flag=True, help="Print all settings, without secrets, and end.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR. [INFO]")
 @click.option("--log-format", help="text, json, or auto: JSON where it is no terminal. [auto]")
-def main(print_config: bool, **given: Any) -> None:
+@click.option("--member", type=int, hidden=True)
+def main(print_config: bool, member: int | None, **given: Any) -> None:
     """Executes agents and streams their events. Every setting is also an environment variable: RUNWIRE_STORE,
     RUNWIRE_AGENTS, RUNWIRE_AGENT_LISTEN, RUNWIRE_LEASE_SECONDS ... (see agent_service/config.py)."""
     try:
-        settings = config.load(**given)
+        place = Member(member) if member is not None else None
+        settings = config.load(**(place.given if place else given))
         if print_config:
             print(shown(settings))
             return
@@ -54,7 +61,12 @@ def main(print_config: bool, **given: Any) -> None:
             config.DEFAULT_FOLDER.mkdir(exist_ok=True)
         if settings.model:
             os.environ["RUNWIRE_MODEL"] = settings.model
-        event_loop.run(app.run(settings, _announce), threads=settings.concurrency + _MORE_THREADS)
+        if settings.processes > 1:
+            sys.exit(supervise(_plan(settings, given), _say))
+        event_loop.run(
+            app.run(settings, partial(_announce, place), shared_port=place is not None),
+            threads=settings.concurrency + _MORE_THREADS,
+        )
         end.leave(0)
     except ConfigurationError as error:
         _fail(str(error), 2)
@@ -62,8 +74,29 @@ def main(print_config: bool, **given: Any) -> None:
         _fail(f"the store cannot be reached: {error}", 3)
 
 
-def _announce(address: str) -> None:
+def _plan(settings: config.Settings, given: dict[str, Any]) -> Plan:
+    """Raises ConfigurationError where several processes make no sense."""
+    if urlsplit(settings.store).scheme == "memory":
+        raise ConfigurationError(f"processes: {settings.processes} processes cannot share the store memory://")
+    return Plan(
+        "agent_service",
+        settings.processes,
+        settings.listen,
+        settings.metrics,
+        given,
+        settings.shutdown_grace_seconds + end.LAST_SECONDS,
+    )
+
+
+def _announce(place: Member | None, address: str, page: str) -> None:
     _calm_collector()
+    if place is None:
+        _say(address)
+    else:
+        place.started(page)
+
+
+def _say(address: str) -> None:
     print(f"agent service listening on {address}", flush=True)
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from agent_service.agents import registry
+from agent_service.agents.lifespans import StoppedEarly
 from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.execution.worker import Worker
@@ -42,20 +43,26 @@ _COMING_IN_SECONDS: Final = 0.3
 logger = logging.getLogger("agent_service")
 
 
-async def run(settings: Settings, announce: Callable[[str], None]) -> None:
+async def run(settings: Settings, announce: Callable[[str, str], None], *, shared_port: bool = False) -> None:
     """Serves until SIGTERM or SIGINT, then drains: health first, streams told, runs finished or handed back.
 
     It listens at once, with health NOT_SERVING until the store is there, which is waited for as long as its URL says.
-    `announce` is told the address once the service answers. Raises ConfigurationError, StoreUnavailable.
+    `announce` is told the address once the service answers, and that of its metrics (empty: none). `shared_port`: see
+    `runwire.rpc.serve`. Raises ConfigurationError, StoreUnavailable.
     """
     agents = registry.load(settings.agents)
     opening = open_store(settings.store)
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
         engine = urlsplit(settings.store).scheme
-        await stack.enter_async_context(telemetry.measured("agent", engine, settings.metrics, settings.metrics_export))
+        page = await stack.enter_async_context(
+            telemetry.measured("agent", engine, settings.metrics, settings.metrics_export)
+        )
+        await stack.enter_async_context(
+            telemetry.traced("agent", settings.trace_export, content=settings.trace_content)
+        )
         end = BoundedEnd(settings.shutdown_grace_seconds + LAST_SECONDS)
-        service = await stack.enter_async_context(listen(agents, settings))
+        service = await stack.enter_async_context(listen(agents, settings, shared_port))
         try:
             async with asyncio.timeout(None) as patience:
 
@@ -70,7 +77,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
             if not stopping.is_set():
                 raise
         else:
-            await service.run_on(store, stopping, announce)
+            await service.run_on(store, stopping, lambda address: announce(address, page))
 
 
 def _on_signals(end: BoundedEnd, stop: Callable[[], None]) -> None:
@@ -82,7 +89,7 @@ def _on_signals(end: BoundedEnd, stop: Callable[[], None]) -> None:
 
 
 @asynccontextmanager
-async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]:
+async def listen(agents: Registry, settings: Settings, shared_port: bool = False) -> AsyncIterator[Service]:
     """A service that listens, until the block is left. Raises ConfigurationError for a wrong address."""
     outflow = Outflow(settings.stream_buffer_bytes // 2, settings.max_streams, settings.write_timeout_seconds)
     calls = Calls(settings.max_calls, settings.call_buffer_bytes)
@@ -96,8 +103,10 @@ async def listen(agents: Registry, settings: Settings) -> AsyncIterator[Service]
             scaler.register(keda, server)
 
     services = [] if settings.role == "work" else [SERVICE, scaler.SERVICE]
-    async with serve(settings.listen, register, services, calls=calls, outflow=outflow, access=access) as server:
-        # Asked by whoever collects, from another thread.
+    async with serve(
+        settings.listen, register, services, calls=calls, outflow=outflow, access=access, shared_port=shared_port
+    ) as server:
+        # Asked by the collector, in another thread.
         with metrics.STREAMS_OPEN.of(lambda: outflow.streams), metrics.CALLS_WAITING.of(lambda: calls.waiting):
             yield Service(agents, settings, servicer, server)
 
@@ -112,15 +121,20 @@ class Service:
         self._server = server
 
     async def run_on(self, store: Store, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
-        """Serves and executes the runs of this store until `stopping` is set, then drains."""
+        """Serves and executes the runs of this store until `stopping` is set, then drains. Raises ConfigurationError
+        for a lifespan that cannot be opened."""
         settings = self._settings
         buffer_bytes = settings.stream_buffer_bytes // 2
         logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
         fleet = Fleet(store, self._agents)
         self._servicer.open(Runs(store, logs, self._agents), fleet)
         worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store))
-        with fleet.shown():
-            await self._run(store, logs, fleet, worker, stopping, announce)
+        with fleet.shown(), suppress(StoppedEarly):
+            if settings.role == "serve":
+                await self._run(store, logs, fleet, worker, stopping, announce)
+            else:
+                async with self._agents.opened(stopping):
+                    await self._run(store, logs, fleet, worker, stopping, announce)
 
     async def _run(
         self,

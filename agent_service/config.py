@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AfterValidator, AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
 from runwire import settings
 from runwire.identity.settings import AccessSettings
 from runwire.settings import Names
+from runwire.turns import weights_of
 
 DEFAULT_FOLDER: Final = Path(".runwire")
 DEFAULT_STORE: Final = f"sqlite:///{DEFAULT_FOLDER}/runs.db"
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86400)]
+
+
+def _are_weights(pairs: Names) -> Names:
+    weights_of(pairs)
+    return pairs
 
 
 class Settings(AccessSettings):
@@ -33,10 +39,16 @@ class Settings(AccessSettings):
     model: str = ""
     """Model of the demonstration agent, as pydantic-ai names it; empty: a local one without a network."""
 
+    processes: int = Field(1, ge=1, le=64)
+    """Processes that serve and execute, all on the one port; what is said here of a process holds for each of them.
+    Not for a store that only one process can open (memory://)."""
     concurrency: int = Field(100, ge=1, le=10_000)
     """Most runs at once in this process."""
+    tenant_weights: Annotated[Names, AfterValidator(_are_weights)] = ()
+    """Tenants whose queued runs are to have more than one turn at a time, such as `shop=3,lab=2`: workers take runs of
+    all tenants in turn."""
     lease_seconds: Seconds = 15.0
-    """After so long without a sign of life a worker's runs are given to others."""
+    """After this long without a sign of life a worker's runs are given to others."""
     max_losses: int = Field(5, ge=1, le=1000)
     """A run fails with `worker_lost` once so many workers in a row died of it while it was executed alone."""
     suspect_processes: int = Field(2, ge=0, le=16)
@@ -48,6 +60,9 @@ class Settings(AccessSettings):
     """Time that runs have to finish after SIGTERM, before they are handed back."""
     retention_seconds: Seconds = 86_400.0
     """How long the log of a finished run is kept."""
+    fork_retention_seconds: float = Field(86_400.0, ge=0, le=10 * 365 * 86400)
+    """How long after its end a run can be forked, at most as long as its log is kept: so long its journal is kept too.
+    0: the journal goes with the end, and the turns of a conversation once its agent does not remember them."""
     tombstone_seconds: Seconds = 30 * 86_400.0
     """How long after that it is still known that there was such a run."""
     max_sample_bytes: int = Field(512 * 1024, ge=1024, le=16 * 1024 * 1024)
@@ -61,10 +76,12 @@ class Settings(AccessSettings):
     claimed_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
     """Once the runs that this process executes had so many bytes when they were claimed (input, journal), it claims no
     more until one of them ends or is suspended."""
+    recollection_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    """Most bytes of conversations that this process keeps in memory from turn to turn. What is not there is read."""
     stream_max_age_seconds: Seconds = 3_600.0
     """A stream is ended with STREAM_MAX_AGE after that; clients resume."""
     write_timeout_seconds: Seconds = 60.0
-    """A client that does not read for so long is cut off with SLOW_CONSUMER."""
+    """A client that does not read for this long is cut off with SLOW_CONSUMER."""
     check_seconds: Seconds = 3.0
     """How often live streams are compared with the log."""
     max_calls: int = Field(16, ge=1, le=10_000)
@@ -78,6 +95,10 @@ class Settings(AccessSettings):
     """HOST:PORT at which metrics are shown in Prometheus' text; empty: nowhere."""
     metrics_export: Literal["", "otlp"] = ""
     """`otlp`: send metrics by OTLP; the usual OTEL_EXPORTER_OTLP_* variables say where to and by which protocol."""
+    trace_export: Literal["", "otlp"] = ""
+    """`otlp`: send spans of runs by OTLP, to where OTEL_EXPORTER_OTLP_* say."""
+    trace_content: bool = False
+    """Whether spans hold what was said: inputs, outputs, arguments and results of tools."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""
 

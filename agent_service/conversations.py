@@ -61,8 +61,8 @@ class Conversations:
             mode = request.mode or run_pb2.MESSAGE_MODE_QUEUE
             message = Message(accepted.count + 1, mode, request.message)
             _check_room(accepted, Consumed.of(stored.fields), message)
-            once = {sent: inbox.pack_sent(message.number, request)} if sent else {}
-            if await self._accept(stored, accepted, message, once):
+            remembered = {sent: inbox.pack_sent(message.number, request)} if sent else {}
+            if await self._accept(stored, accepted, message, remembered):
                 return message.number
         raise StoreUnavailable(f"run {request.run_id} changed {_SEND_TRIES} times meanwhile")
 
@@ -128,15 +128,28 @@ class Conversations:
             raise InvalidRequest({"mode": "a workflow takes its messages one by one: MESSAGE_MODE_QUEUE"})
 
     async def _accept(
-        self, stored: Stored, accepted: Accepted, message: Message, once: dict[str, bytes] | None = None
+        self, stored: Stored, accepted: Accepted, message: Message, sent: dict[str, bytes] | None = None
     ) -> bool:
+        spent = await self._spent(stored.topic, message.number - inbox.MAX_SENT)
         try:
-            await self._runs.log.publish(acceptance(stored.topic, stored.head.attempt, accepted, message, once))
+            await self._runs.log.publish(
+                acceptance(stored.topic, stored.head.attempt, accepted, message, sent, deletes=spent)
+            )
         except (Fenced, FieldExists):
             return False
         except LogClosed:
             raise ConversationEnded("the conversation has ended") from None
         return True
+
+    async def _spent(self, topic: str, number: int) -> list[str]:
+        """The fields that remember the request id of a message so long ago."""
+        if number < 1:
+            return []
+        sender = inbox.sender_field(number)
+        stored = await self._store.get(topic, [sender])
+        if stored is None or sender not in stored.fields:
+            return []
+        return [sender, stored.fields[sender].decode()]
 
     async def _complete(self, topic: str, turn: run_pb2.Turn) -> None:
         """Adds what the log has of it: the message, and the output."""

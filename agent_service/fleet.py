@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from agent_service.agents.registry import Registry
 from agent_service.log.record import agent_of
-from runwire import metrics
+from runwire import metrics, runbook
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat
@@ -22,11 +22,13 @@ from runwire.times import duration, seconds_of, timestamp
 BOARD: Final = "workers"
 SAY_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 15.0
-"""After so long without a word a worker is listed no more."""
+"""After this long without a word a worker is listed no more."""
 _LEAVE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 10.0
 _PATIENCE_SECONDS: Final = 10.0
 """What is due for less is not complained of: a worker may just be starting."""
+
+_STRANDED: Final = runbook.Entry.NOBODY_CAN_DO_RUNS.said()
 
 logger = logging.getLogger("agent_service")
 
@@ -71,7 +73,7 @@ class Fleet:
     def __init__(self, store: Store, agents: Registry) -> None:
         self._store = store
         self._agents = agents
-        self._complained: set[str] = set()
+        self._complained: set[tuple[str, str]] = set()
         self._seen: Sequence[pb.RunQueue] = ()
         """As it was the last time; nothing where that is not known."""
 
@@ -82,6 +84,7 @@ class Fleet:
             metrics.RUNS_DUE.of(lambda: {queue.agent_id: queue.due for queue in self._seen}),
             metrics.RUNS_OLDEST_DUE_SECONDS.of(lambda: {queue.agent_id: _age(queue) for queue in self._seen}),
             metrics.RUNS_WORKERS.of(lambda: {queue.agent_id: queue.workers for queue in self._seen}),
+            metrics.RUNS_STRANDED.of(lambda: {queue.agent_id: _stranded_count(queue) for queue in self._seen}),
         ):
             yield
 
@@ -91,31 +94,35 @@ class Fleet:
 
     async def queues(self) -> list[pb.RunQueue]:
         """In order of agent_id: what waits, and also the agents of this process and of workers where nothing does."""
-        depths = {agent_of(depth.queue): depth for depth in await self._store.depths()}
+        depths: dict[str, list[tuple[str | None, Depth]]] = {}
+        for depth in await self._store.depths():
+            agent_id, version = agent_of(depth.queue)
+            depths.setdefault(agent_id, []).append((version, depth))
         workers = await self.workers()
         now = await self._store.now()
         names = {definition.agent_id for definition in self._agents}
         names.update(depths, (agent.agent_id for worker in workers for agent in worker.agents))
-        return [_queue(name, depths.get(name), workers, now) for name in sorted(names)]
+        return [_queue(name, depths.get(name, []), workers, now) for name in sorted(names)]
 
-    async def work(self, agent_ids: frozenset[str]) -> int:
-        """How many runs are due or being executed, of these agents or of all: what there must be processes for."""
-        found = (queue for queue in await self.queues() if not agent_ids or queue.agent_id in agent_ids)
-        return sum(queue.due + queue.running for queue in found)
+    async def work(self, names: frozenset[str]) -> int:
+        """How many runs are due or being executed, of these agents or of all: what there must be processes for. A name
+        may say the version too: `agent@version`."""
+        return sum(_work(queue, names) for queue in await self.queues())
 
     async def watch_once(self) -> float:
         """Says once of each agent that its runs wait and nobody can do them, and when that is over."""
         self._seen = await self._look()
-        stranded = {queue.agent_id: queue for queue in self._seen if is_stranded(queue)}
-        for agent_id in sorted(stranded.keys() - self._complained):
-            queue = stranded[agent_id]
-            if queue.oldest_due_age.seconds < _PATIENCE_SECONDS:
-                del stranded[agent_id]
+        stranded = dict(pair for queue in self._seen for pair in _stranded(queue))
+        for (agent_id, version), (due, age) in sorted(stranded.items()):
+            if age < _PATIENCE_SECONDS or (agent_id, version) in self._complained:
                 continue
-            logger.warning("%d runs of agent %r are due, and no worker has that agent: start one", queue.due, agent_id)
-        for agent_id in sorted(self._complained - stranded.keys()):
-            logger.info("runs of agent %r do not wait for a worker any more", agent_id)
-        self._complained = set(stranded)
+            self._complained.add((agent_id, version))
+            what = f"version {version!r} of agent {agent_id!r}" if version else f"agent {agent_id!r}"
+            logger.warning("%d runs of %s are due, and no worker has that agent: start one", due, what, extra=_STRANDED)
+        for agent_id, version in sorted(self._complained - stranded.keys()):
+            what = f"version {version!r} of agent {agent_id!r}" if version else f"agent {agent_id!r}"
+            logger.info("runs of %s do not wait for a worker any more", what)
+        self._complained &= stranded.keys()
         return _LOOK_SECONDS
 
     async def _look(self) -> Sequence[pb.RunQueue]:
@@ -130,9 +137,27 @@ def _age(queue: pb.RunQueue) -> float:
     return seconds_of(queue.oldest_due_age)
 
 
-def is_stranded(queue: pb.RunQueue) -> bool:
-    """Whether something is due that nobody can do."""
-    return queue.due > 0 and queue.workers == 0
+def _stranded_count(queue: pb.RunQueue) -> int:
+    return sum(due for _, (due, _) in _stranded(queue))
+
+
+def _work(queue: pb.RunQueue, names: frozenset[str]) -> int:
+    if not names or queue.agent_id in names:
+        return queue.due + queue.running
+    asked = [each for each in queue.by_version if f"{queue.agent_id}@{each.version}" in names]
+    # What any version may go on with is work of each.
+    free = queue.due - sum(each.due for each in queue.by_version) if asked else 0
+    return free + sum(each.due + each.running for each in asked)
+
+
+def _stranded(queue: pb.RunQueue) -> Iterator[tuple[tuple[str, str], tuple[int, float]]]:
+    """What is due that nobody can do, by agent and version (empty where any would do): how much, and for how long."""
+    for each in queue.by_version:
+        if each.due and not each.workers:
+            yield (queue.agent_id, each.version), (each.due, seconds_of(each.oldest_due_age))
+    free = queue.due - sum(each.due for each in queue.by_version)
+    if free > 0 and not queue.workers:
+        yield (queue.agent_id, ""), (free, seconds_of(queue.oldest_due_age))
 
 
 def _worker(notice: Notice) -> pb.Worker | None:
@@ -144,22 +169,34 @@ def _worker(notice: Notice) -> pb.Worker | None:
     return worker
 
 
-def _queue(agent_id: str, depth: Depth | None, workers: Sequence[pb.Worker], now: float) -> pb.RunQueue:
+def _queue(
+    agent_id: str, depths: Sequence[tuple[str | None, Depth]], workers: Sequence[pb.Worker], now: float
+) -> pb.RunQueue:
     having = [(worker, agent) for worker in workers for agent in worker.agents if agent.agent_id == agent_id]
     able = [(worker, agent) for worker, agent in having if not worker.draining]
     queue = pb.RunQueue(
         agent_id=agent_id,
+        due=sum(depth.due for _, depth in depths),
+        ahead=sum(depth.ahead for _, depth in depths),
         running=sum(agent.running for _, agent in having),
         workers=len(able),
         room=sum(worker.room for worker, _ in able),
-        versions=_versions(agent for _, agent in able),
+        versions=sorted({agent.version for _, agent in able}),
     )
-    if depth is not None:
-        queue.due, queue.ahead = depth.due, depth.ahead
-        if depth.due:
-            queue.oldest_due_age.CopyFrom(duration(max(0.0, now - depth.oldest_due)))
+    _set_age(queue, [depth for _, depth in depths], now)
+    bound = {version: depth for version, depth in depths if version is not None}
+    for version in sorted({*bound, *(agent.version for _, agent in having)}):
+        one = queue.by_version.add(
+            version=version,
+            running=sum(agent.running for _, agent in having if agent.version == version),
+            workers=sum(agent.version == version for _, agent in able),
+        )
+        if (depth := bound.get(version)) is not None:
+            one.due, one.ahead = depth.due, depth.ahead
+            _set_age(one, [depth], now)
     return queue
 
 
-def _versions(agents: Iterable[pb.WorkerAgent]) -> list[str]:
-    return sorted({agent.version for agent in agents})
+def _set_age(queue: pb.RunQueue | pb.RunQueueVersion, depths: Sequence[Depth], now: float) -> None:
+    if due := [depth.oldest_due for depth in depths if depth.due]:
+        queue.oldest_due_age.CopyFrom(duration(max(0.0, now - min(due))))

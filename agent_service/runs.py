@@ -11,8 +11,9 @@ from typing import Final
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
 from agent_service.log import record, telling, turns
-from agent_service.log.journal import PREFIX as JOURNAL
+from runwire import parts, tracing
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.bounds import FILES_BY_URL, MAX_INPUT_BYTES, too_large
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import (
     AlreadyAnswered,
@@ -21,7 +22,6 @@ from runwire.errors import (
     FieldExists,
     InvalidRequest,
     LogClosed,
-    NotForkable,
     NotSuspended,
     RunExpired,
     RunNotFound,
@@ -35,6 +35,7 @@ from runwire.scan import merged, place_of
 from runwire.scorer_requests import OWNER, is_owned, topic_of
 from runwire.threads import off_loop
 from runwire.times import seconds_of, timestamp
+from runwire.values import to_value
 
 MAX_PAGE_BYTES: Final = 1024 * 1024
 """Of the runs of one page, after the first: a run is at most about 2.5 MiB, and a client takes 4 MiB by default."""
@@ -66,34 +67,52 @@ class Runs:
 
         Raises InvalidRequest, AgentNotFound, AlreadyExists.
         """
+        given = tracing.carrier_of(request.traceparent, request.tracestate)
+        with tracing.span(
+            "StartRun", kind="server", parent=given, rpc__system="grpc", gen_ai__agent__id=request.agent_id
+        ) as span:
+            run = await self._start(who, request, span.carrier or given)
+            span.set(runwire__run__id=run.run_id)
+            return run
+
+    async def _start(
+        self, who: Principal, request: agent_service_pb2.StartRunRequest, trace: Mapping[str, str]
+    ) -> run_pb2.Run:
         if not request.agent_id:
             raise InvalidRequest({"agent_id": "must be set"})
         _check_scorers(request)
         definition = self._agents.get(request.agent_id)
         size = request.ByteSize()
+        if request.parts:
+            request = await off_loop(size, _with_parts, request)
         await off_loop(size, definition.parse_input, request.input)
+        definition.check_model(request.model)
         run = run_pb2.Run(
-            run_id=_run_id(who, request.request_id),
+            run_id=run_id_of(who, request.request_id),
             owner=who.name,
             agent_id=request.agent_id,
             agent_version=definition.version,
             state=run_pb2.RUN_STATE_QUEUED,
+            trace_id=tracing.trace_id(trace.get("traceparent", "")),
             input=request.input if request.HasField("input") else None,
             labels=request.labels,
             scorers=_merge(definition.scorer_protos, request.scorers),
             timeout=request.timeout if request.HasField("timeout") else None,
             conversation=request.conversation if request.HasField("conversation") else None,
+            model=request.model if request.HasField("model") else None,
         )
         topic, digest = topic_of(who.tenant, run.run_id), await off_loop(size, _digest, request)
         commit = Commit(
             topic,
             create=True,
-            queue=record.queue_of(run.agent_id),
+            queue=record.queue_of(run.agent_id, run.agent_version),
             indexes=record.lists_of(who.tenant, run),
             puts={
                 **record.puts(run),
                 record.REQUEST: digest,
-                record.TRACE: _trace(request),
+                record.TRACE: record.pack_trace(trace),
+                **({record.CONTEXT: request.context.SerializeToString()} if request.HasField("context") else {}),
+                record.FORMAT: b"%d" % record.FORMAT_VERSION,
                 **_owner(who),
                 **turns.first_fields(run),
             },
@@ -102,60 +121,15 @@ class Runs:
         try:
             committed = await self.log.publish(commit)
         except TopicExists:
-            return await self._repeated(topic, run.run_id, digest)
+            return await self.repeated(topic, run.run_id, digest)
         telling.accepted(who.tenant, run)
+        if request.HasField("context"):
+            run.context.CopyFrom(request.context)
         return record.with_head(run, topic, committed.head, False)
-
-    async def fork(self, who: Principal, request: agent_service_pb2.ForkRunRequest) -> run_pb2.Run:
-        """Accepts a run that goes on where another has ended; a repeat by request id returns the run that is there.
-
-        Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, AlreadyExists.
-        """
-        source = await self.stored(who, request.run_id, record.SUMMARY)
-        before = record.to_run(source)
-        if source.head.final not in (run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED):
-            raise NotForkable(f"run {request.run_id} has neither failed nor been cancelled")
-        if before.HasField("conversation"):
-            raise NotForkable(f"run {request.run_id} is a conversation: a failed turn did not end it")
-        run = run_pb2.Run(
-            run_id=_run_id(who, request.request_id),
-            owner=who.name,
-            agent_id=before.agent_id,
-            agent_version=self._agents.get(before.agent_id).version,
-            state=run_pb2.RUN_STATE_QUEUED,
-            input=before.input if before.HasField("input") else None,
-            labels=before.labels,
-            scorers=before.scorers,
-            timeout=before.timeout if before.HasField("timeout") else None,
-            forked_from=before.run_id,
-        )
-        whole = await self.store.get(source.topic)
-        fields = whole.fields if whole is not None else {}
-        commit = Commit(
-            topic_of(who.tenant, run.run_id),
-            create=True,
-            queue=record.queue_of(run.agent_id),
-            indexes=record.lists_of(who.tenant, run),
-            puts={
-                **{name: data for name, data in fields.items() if name.startswith((JOURNAL, record.ANSWER))},
-                **record.puts(run),
-                record.REQUEST: _digest_of_fork(request),
-                record.TRACE: fields.get(record.TRACE, b""),
-                record.FORK: before.run_id.encode(),
-                **_owner(who),
-            },
-            schedule=Schedule.DUE,
-        )
-        try:
-            committed = await self.log.publish(commit)
-        except TopicExists:
-            return await self._repeated(commit.topic, run.run_id, _digest_of_fork(request))
-        telling.accepted(who.tenant, run)
-        return record.with_head(run, commit.topic, committed.head, False)
 
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:
         """Raises RunNotFound, RunExpired."""
-        return record.to_run(await self.stored(who, run_id, record.SUMMARY))
+        return record.to_run(await self.stored(who, run_id, record.WHOLE))
 
     async def check_visible(self, who: Principal, run_id: str) -> None:
         """Raises RunNotFound for a run that is not the principal's to see. Only where it sees its own alone the store
@@ -225,7 +199,10 @@ class Runs:
         stored = await self.stored(who, run_id, record.SUMMARY)
         if not stored.head.final and record.CANCEL not in stored.fields:
             puts = {record.CANCEL: reason.encode(), **({record.CANCELLER: who.name.encode()} if who.name else {})}
-            commit = Commit(stored.topic, puts=puts, schedule=Schedule.WAKE)
+            # To end it, any version of its agent will do.
+            run = record.to_run(stored)
+            queue = record.any_queue_of(run.agent_id) if run.agent_id else ""
+            commit = Commit(stored.topic, queue=queue, puts=puts, schedule=Schedule.WAKE)
             try:
                 await self.log.publish(commit)
             except LogClosed:
@@ -263,8 +240,9 @@ class Runs:
             return await self.get(who, run_id)
         raise StoreUnavailable(f"run {run_id} changed hands {_RESUME_TRIES} times meanwhile")
 
-    async def _repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
-        stored = await self.store.get(topic, (*record.SUMMARY, record.REQUEST))
+    async def repeated(self, topic: str, run_id: str, digest: bytes) -> run_pb2.Run:
+        """The run that a request with this digest, under the same id, has become. Raises AlreadyExists."""
+        stored = await self.store.get(topic, (*record.WHOLE, record.REQUEST))
         if stored is None or stored.head.expired:
             raise AlreadyExists(f"the request id was used before, for run {run_id}, which is purged", run_id=run_id)
         if stored.fields[record.REQUEST] != digest:
@@ -299,17 +277,31 @@ def _check_scorers(request: agent_service_pb2.StartRunRequest) -> None:
         raise InvalidRequest({f"scorers[{place}].name": problem})
 
 
+def _with_parts(request: agent_service_pb2.StartRunRequest) -> agent_service_pb2.StartRunRequest:
+    """The request with its parts as its input, in the form in which everybody reads it. Raises InvalidRequest."""
+    if request.HasField("input"):
+        raise InvalidRequest({"parts": "must not be set beside input"})
+    plain = agent_service_pb2.StartRunRequest()
+    plain.CopyFrom(request)
+    plain.ClearField("parts")
+    plain.input.CopyFrom(to_value([parts.of_proto(part, f"parts[{i}]") for i, part in enumerate(request.parts)]))
+    if (size := plain.input.ByteSize()) > MAX_INPUT_BYTES:
+        raise InvalidRequest({"parts": too_large(size, MAX_INPUT_BYTES, FILES_BY_URL)})
+    return plain
+
+
 def _owner(who: Principal) -> dict[str, bytes]:
     return {OWNER: who.name.encode()} if who.name else {}
 
 
-def _run_id(who: Principal, request_id: str) -> str:
+def run_id_of(who: Principal, request_id: str) -> str:
+    """Of the run that a request becomes; at random without a request id."""
     if not request_id:
         return secrets.token_hex(16)
     names = f"{who.tenant}\0{request_id}"
     if who.owner is not None:
-        # Whoever sees only its own has request ids of its own too: those of others would show in conflicts. No tenant
-        # begins like this.
+        # A principal that sees only its own has request ids of its own too: those of others would show in conflicts.
+        # No tenant begins like this.
         names = f"\0{who.tenant}\0{who.owner}\0{request_id}"
     return hashlib.sha256(names.encode()).hexdigest()[:32]
 
@@ -321,14 +313,6 @@ def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:
     for name in ("request_id", "traceparent", "tracestate"):
         bound.ClearField(name)
     return hashlib.sha256(bound.SerializeToString(deterministic=True)).digest()
-
-
-def _digest_of_fork(request: agent_service_pb2.ForkRunRequest) -> bytes:
-    return hashlib.sha256(f"fork\0{request.run_id}".encode()).digest()
-
-
-def _trace(request: agent_service_pb2.StartRunRequest) -> bytes:
-    return f"{request.traceparent}\n{request.tracestate}".encode()
 
 
 def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:

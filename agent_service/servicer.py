@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import grpc
 
@@ -13,11 +13,12 @@ from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.conversations import Conversations
 from agent_service.fleet import Fleet
+from agent_service.forks import Forks
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
+from agent_service.stream_frames import Frames, closing
 from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2, agent_service_pb2_grpc, run_pb2
-from runwire.batch import Batch
-from runwire.caching_pubsub import CaughtUp, Ended, Gap, Idle, Item, Opened, Start
+from runwire.caching_pubsub import Ended, Item, Start
 from runwire.cursor import CursorCodec
 from runwire.errors import (
     CursorExpired,
@@ -31,14 +32,14 @@ from runwire.errors import (
     StoreUnavailable,
     StreamMaxAge,
 )
-from runwire.frames import MAX_BATCH_EVENTS, varint
+from runwire.frames import MAX_BATCH_EVENTS
 from runwire.identity.principal import caller
 from runwire.identity.run_tokens import DEFAULT_SECONDS, RunTokens
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import Position
 from runwire.scorer_requests import topic_of
-from runwire.times import duration, seconds_of, timestamp
+from runwire.times import seconds_of, timestamp
 
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
@@ -56,6 +57,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self._settings = settings
         self._opened: tuple[Runs, Fleet] | None = None
         self._outflow = outflow
+        self._frames = Frames()
         self._run_tokens = run_tokens
 
     def open(self, runs: Runs, fleet: Fleet) -> None:
@@ -65,6 +67,10 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     @property
     def _conversations(self) -> Conversations:
         return Conversations(self._runs.store, self._runs, self._agents)
+
+    @property
+    def _forks(self) -> Forks:
+        return Forks(self._runs.store, self._runs, self._agents, self._settings.fork_retention_seconds)
 
     @property
     def _on_store(self) -> tuple[Runs, Fleet]:
@@ -126,7 +132,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     async def ForkRun(
         self, request: agent_service_pb2.ForkRunRequest, context: Context
     ) -> agent_service_pb2.ForkRunResponse:
-        return agent_service_pb2.ForkRunResponse(run=await self._runs.fork(caller(), request))
+        return agent_service_pb2.ForkRunResponse(run=await self._forks.fork(caller(), request))
 
     async def CreateRunToken(
         self, request: agent_service_pb2.CreateRunTokenRequest, context: Context
@@ -218,8 +224,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         cursor = ""
         try:
             async for item in items:
-                cursor = codec.encode(item.position)
-                frame = _frame(item, cursor, heartbeat)
+                cursor, frame = self._frames.of(item, codec, heartbeat)
                 ended = isinstance(item, Ended)
                 del item  # while the client takes its time, its frame is all that is kept
                 await stream.write(frame)
@@ -227,7 +232,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 if not ended and (loop.time() >= end or not who.is_proven()):
                     raise StreamMaxAge("the stream is as old as this server allows: resume", RETRY_DELAY_SECONDS)
         except (ServerDraining, StreamMaxAge) as error:
-            await stream.write(_closing(error, cursor))
+            await stream.write(closing(error, cursor))
             raise
 
 
@@ -286,44 +291,7 @@ def _start(request: agent_service_pb2.WatchRunRequest, codec: CursorCodec) -> Po
     return Start.LATEST if latest else Start.EARLIEST
 
 
-def _frame(item: Item, cursor: str, heartbeat: float) -> bytes:
-    if isinstance(item, Batch):
-        return _batch_frame(item.body, cursor)
-    response = agent_service_pb2.WatchRunResponse(cursor=cursor)
-    if isinstance(item, Opened):
-        response.opened.epoch = item.head.epoch
-        response.opened.resumed = item.position.sequence > 0
-        response.opened.earliest_sequence = item.head.earliest if item.head.last else 0
-        response.opened.latest_sequence = item.head.last
-        response.opened.heartbeat_interval.CopyFrom(duration(heartbeat))
-    elif isinstance(item, CaughtUp):
-        response.caught_up.SetInParent()
-    elif isinstance(item, Idle):
-        response.heartbeat.send_time.GetCurrentTime()
-    elif isinstance(item, Gap):
-        response.gap.first_sequence, response.gap.last_sequence = item.first, item.last
-    else:
-        response.ended.state = cast(run_pb2.RunState, item.final)
-        response.ended.last_sequence = item.position.sequence
-    return response.SerializeToString()
-
-
-def _batch_frame(body: bytes, cursor: str) -> bytes:
-    """WatchRunResponse{cursor = 1, batch = 3: Batch{events}}, around events that stay as they are."""
-    return b"\x0a" + varint(len(cursor)) + cursor.encode("ascii") + b"\x1a" + varint(len(body)) + body
-
-
 def _page(body: bytes, token: str, cursor: str) -> bytes:
     """ListRunEventsResponse{events = 1, next_page_token = 2, cursor = 3}."""
     rest = agent_service_pb2.ListRunEventsResponse(next_page_token=token, cursor=cursor)
     return body + rest.SerializeToString()
-
-
-def _closing(error: ServerDraining | StreamMaxAge, cursor: str) -> bytes:
-    draining = isinstance(error, ServerDraining)
-    response = agent_service_pb2.WatchRunResponse(cursor=cursor)
-    response.closing.reason = (
-        agent_service_pb2.CLOSE_REASON_DRAINING if draining else agent_service_pb2.CLOSE_REASON_MAX_AGE
-    )
-    response.closing.retry_delay.CopyFrom(duration(error.retry_delay_seconds))
-    return response.SerializeToString()

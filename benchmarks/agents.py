@@ -21,7 +21,7 @@ class Load(BaseModel):
     size: int = Field(100, ge=1)
     """Bytes of each text."""
     lead_seconds: float = 0.0
-    """Waits so long before the first event, so that readers can be there."""
+    """Waits this long before the first event, so that readers can be there."""
 
 
 @workflow(id="emitter")

@@ -46,7 +46,7 @@ SWEEPS: Final = 5
 BATCH: Final = 256
 IDLE_SECONDS: Final = 3.0
 TENANT: Final = "default"
-QUEUE: Final = record.queue_of("emitter")
+QUEUE: Final = record.queue_of("emitter", "")
 EVENT: Final = b"e" * 149
 KIBIBYTE: Final = 1024
 

@@ -1,7 +1,8 @@
-"""`python healthcheck.py RUNWIRE_AGENT_LISTEN`: whether the service of this container is healthy, by gRPC health.
+"""`python healthcheck.py RUNWIRE_AGENT_LISTEN [SERVICE]`: whether this container is healthy, by gRPC health.
 
-The argument names the variable that says where the service listens. Ends with 0 if it says SERVING; with 1 and one
-line if it does not, or does not answer within 3 s; with 2 for a wrong use.
+The first argument names the variable that says where the service listens, the second what is asked about; without, the
+server as a whole. Ends with 0 if it says SERVING; with 1 and one line if it does not, or does not answer within 3 s;
+with 2 for a wrong use.
 """
 
 import os
@@ -18,13 +19,13 @@ TIMEOUT_SECONDS = 3.0
 
 
 def main(arguments: list[str]) -> int:
-    port = os.environ.get(arguments[0], "").rpartition(":")[2] if len(arguments) == 1 else ""
+    port = os.environ.get(arguments[0], "").rpartition(":")[2] if len(arguments) in (1, 2) else ""
     if not port.isdecimal():
-        print("usage: healthcheck.py VARIABLE, the name of one that says HOST:PORT", file=sys.stderr)
+        print("usage: healthcheck.py VARIABLE [SERVICE], VARIABLE the name of one that says HOST:PORT", file=sys.stderr)
         return 2
     try:
         with _channel(f"127.0.0.1:{port}") as channel:
-            request = health_pb2.HealthCheckRequest()
+            request = health_pb2.HealthCheckRequest(service="".join(arguments[1:]))
             state = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_SECONDS).status
     except grpc.RpcError as error:
         print(f"no answer on port {port}: {error.code().name}", file=sys.stderr)

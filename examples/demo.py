@@ -109,7 +109,7 @@ async def watch_through_a_cut(address: str) -> tuple[str, Sequence[RunEvent]]:
     async with AgentClient(address) as client:
         missed = (await client.get_run(run.run_id)).last_sequence - received[-1].sequence
         if missed < 1:
-            raise DemoFailed("the run did not go on while nobody watched")
+            raise DemoFailed("the run did not continue while nobody watched")
         console.print(f"  [bold green]back[/bold green] {SECONDS_AWAY:g} s and {missed} events later\n")
         rest, _ = await watch(client, run.run_id, after=cursor)
     console.print("\n")

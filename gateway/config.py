@@ -48,9 +48,9 @@ class Settings(BaseSettings):
     call_timeout_seconds: Seconds = 15.0
     """Time that the services have to answer one call, repetitions included."""
     give_up_seconds: Seconds = 120.0
-    """A stream is ended when its service could not be reached for so long; browsers open it again by themselves."""
+    """A stream is ended when its service could not be reached for this long; browsers open it again by themselves."""
     shutdown_grace_seconds: Seconds = 10.0
-    """Time that requests have to finish after SIGTERM. Streams end at once, and go on elsewhere."""
+    """Time that requests have to finish after SIGTERM. Streams end at once, and continue elsewhere."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "text"] = "auto"
     """`text` is for people; `auto` is that on a terminal, and JSON elsewhere."""

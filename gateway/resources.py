@@ -74,7 +74,7 @@ RESOURCES: Final = (
     Resource(_AGENT, "CancelRun", "POST", "/v1/runs/{runId}/cancel", "Ask a run to stop", show="run"),
     Resource(_AGENT, "ResumeRun", "POST", "/v1/runs/{runId}/answers", "Answer what a run waits for", show="run"),
     Resource(_AGENT, "CreateRunToken", "POST", "/v1/runs/{runId}/tokens", "A token that reads one run, for minutes"),
-    Resource(_AGENT, "ForkRun", "POST", "/v1/runs/{runId}/forks", "Go on with a failed run in another", status=201,
+    Resource(_AGENT, "ForkRun", "POST", "/v1/runs/{runId}/forks", "Continue with a failed run in another", status=201,
              show="run"),
     Resource(_AGENT, "SendMessage", "POST", "/v1/runs/{runId}/messages", "Give a message to a conversation"),
     Resource(_AGENT, "EndConversation", "POST", "/v1/runs/{runId}/end", "End a conversation after its messages",
@@ -95,6 +95,12 @@ RESOURCES: Final = (
     Resource(_SCORER, "RequestScorerRun", "POST", "/v1/scorers/{scorerId}/scorer-runs", "Score a sample",
              status=201, show="scorer_run"),
     Resource(_SCORER, "RetryScorerRuns", "POST", "/v1/scorer-runs/retry", "Redrive scorer runs, or score them again"),
+    Resource(_SCORER, "SubmitScore", "POST", "/v1/runs/{runId}/scores", "Say what a person thinks of a run", status=201,
+             show="scorer_run"),
+    Resource(_SCORER, "RegisterScorer", "POST", "/v1/scorers", "Say what a scorer is that is carried out elsewhere",
+             show="scorer"),
+    Resource(_SCORER, "ClaimScorerRuns", "POST", "/v1/scorer-runs/claim", "Take scorer runs of such scorers"),
+    Resource(_SCORER, "ReportScorerRun", "POST", "/v1/scorer-runs/{scorerRunId}/report", "Say how an attempt ended"),
     Resource(_SCORER, "CancelScorerRuns", "POST", "/v1/scorer-runs/cancel", "Cancel scorer runs"),
 )  # fmt: skip
 """Every unary RPC but ListRunEvents, which `events` serves beside its stream. A test holds that none is missing."""

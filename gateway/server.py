@@ -11,6 +11,7 @@ import uvicorn
 
 from gateway import app
 from gateway.config import Settings
+from gateway.protocol import OneAtATime
 from runwire.errors import ConfigurationError
 
 
@@ -34,6 +35,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     listener = _listen(host.strip("[]"), int(port), settings.listen)
     config = uvicorn.Config(
         app.create(settings, draining),
+        http=OneAtATime,
         log_config=None,
         # Addresses may hold tokens (`?access_token=`), so they are not logged.
         access_log=False,

@@ -1,4 +1,4 @@
-"""Both services as the gateway sees them: one client of each for the process, and the token of whoever calls."""
+"""Both services as the gateway sees them: one client of each for the process, and the caller's token."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def on_behalf_of(token: str) -> Iterator[None]:
         yield
     finally:
         _TOKEN.reset(reset)
+
+
+def current_token() -> str:
+    """The token that calls carry here; empty without one."""
+    return _TOKEN.get()
 
 
 def _metadata() -> list[tuple[str, str | bytes]]:

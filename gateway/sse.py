@@ -31,14 +31,20 @@ GREETING: Final = b"retry: 500\n\n"
 """Tells a browser how many milliseconds to wait before it opens the stream again."""
 
 
+_LINE_ENDS: Final = {ord(each): f"\\u{ord(each):04x}" for each in "\u0085\u2028\u2029"}
+"""No line ends of this protocol, but of Unicode: some readers divide lines by these too."""
+
+
 def message(data: str, *, id: str = "", event: str = "") -> bytes:
-    """One message. `data` and `id` are one line each, as JSON is."""
+    """One message. `data` is JSON in one line, and `id` has no line ends either."""
+    if not data.isascii():
+        data = data.translate(_LINE_ENDS)
     head = f"event: {event}\n" if event else ""
     return f"{head}id: {id}\ndata: {data}\n\n".encode() if id else f"{head}data: {data}\n\n".encode()
 
 
 def problem(error: RunwireError) -> bytes:
-    """The last message of a stream that cannot go on. Not named `error`, which is what a browser calls a cut."""
+    """The last message of a stream that cannot continue. Not named `error`, which is what a browser calls a cut."""
     return message(json.dumps(problem_of(error), ensure_ascii=False), event="problem")
 
 
@@ -70,7 +76,9 @@ class EventStream:
         self._sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        # Readers that can look at it know by it how long a silence is a cut.
+        heartbeat = (b"runwire-heartbeat-seconds", f"{self._heartbeat_seconds:g}".encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, heartbeat]})
         if self._greeting:
             await self._write(send, self._greeting)
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""A time-out for whoever waits again and again, and is nearly always woken by something else first."""
+"""A time-out for a task that waits again and again, and is nearly always woken by something else first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Alarm:
-    """Wakes one waiter at its time. Setting it anew costs nothing: the timer that is there goes off, too early, and is
+    """Wakes one waiter at its time. Setting it again costs nothing: the timer that is there goes off, too early, and is
     set to what then is left. (asyncio.timeout makes a timer for each wait, which is a third of what a live event costs
     its reader.)"""
 

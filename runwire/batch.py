@@ -67,7 +67,7 @@ def _check_continues(position: Position, entry: Entry) -> None:
     if entry.epoch != position.epoch:
         raise EventsLost("the log was re-created under this reader")
     if entry.first != position.sequence + 1:
-        raise EventsLost(f"the log goes on at {entry.first}, after {position.sequence}", sequence=position.sequence)
+        raise EventsLost(f"the log continues at {entry.first}, after {position.sequence}", sequence=position.sequence)
     if frames.differ(position.check, entry.previous):
         raise EventsLost(f"event {position.sequence} was replaced under this reader", sequence=position.sequence)
 

@@ -27,6 +27,10 @@ from runwire.frames import MAX_BATCH_EVENTS
 from runwire.times import seconds_of
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
+FILES_BY_URL: Final = "give files by URL, as a part {'type': 'image', 'url': 'https://...'}"
+MAX_PARTS: Final = 256
+MAX_CONTEXT_BYTES: Final = 64 * 1024
+MAX_MODEL_SETTINGS_BYTES: Final = 4 * 1024
 MAX_LABELS: Final = 32
 MAX_SCORERS: Final = 32
 MAX_SCORERS_BYTES: Final = 256 * 1024
@@ -77,6 +81,7 @@ class Items:
     each: Text | None = None
     only: frozenset[int] = frozenset()
     means: str = ""
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +95,18 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Bytes of a message."""
+    """Bytes of a message. `advice`: what to do where they are too many."""
 
     most_bytes: int
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Bytes of a field of bytes."""
+
+    most_bytes: int
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +125,18 @@ class Span:
     most: float
 
 
-Bound = Text | Items | Labels | Size | Number | Span
+Bound = Text | Items | Labels | Size | Data | Number | Span
 
 _RUN_ID: Final = Text(128, 1, re.compile(r"[A-Za-z0-9._-]{1,128}"), "must be 1 to 128 letters, digits, '.', '_' or '-'")
 _ID: Final = Text(256)
 _SCORER_ID: Final = Text(256, 1)
 _SCORER_NAME: Final = Text(128, 0, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds a control character")
 _VERSION: Final = Text(256)
+_OWN_ID: Final = Text(128, 1, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds a control character")
+"""Of a scorer that somebody registers."""
+_AUTHOR: Final = Text(256, 0, re.compile(r"[^\x00-\x1f\x7f-\x9f]*"), "holds a control character")
+_WORKER: Final = Text(128, 1, re.compile(r"[A-Za-z0-9._:@-]+"), "must be letters, digits, '.', '_', ':', '@' or '-'")
+_LEASE: Final = Span(1, 86400)
 _REQUEST_ID: Final = Text(128)
 _TRACE: Final = Text(512)
 _TRACEPARENT: Final = Text(256)
@@ -142,13 +161,21 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "ListAgentsRequest.page_size": _PAGE,
     _AGENT + "ListAgentsRequest.page_token": _TOKEN,
     _AGENT + "StartRunRequest.agent_id": Text(128, 1),
-    _AGENT + "StartRunRequest.input": Size(MAX_INPUT_BYTES),
+    _AGENT + "StartRunRequest.input": Size(MAX_INPUT_BYTES, FILES_BY_URL),
     _AGENT + "StartRunRequest.request_id": Text(128, nul=True),
     _AGENT + "StartRunRequest.labels": Labels(),
     _AGENT + "StartRunRequest.scorers": Items(MAX_SCORERS, MAX_SCORERS_BYTES),
     _AGENT + "StartRunRequest.timeout": Span(1e-9, MAX_TIMEOUT_SECONDS),
     _AGENT + "StartRunRequest.traceparent": _TRACEPARENT,
     _AGENT + "StartRunRequest.tracestate": _TRACE,
+    _AGENT + "StartRunRequest.context": Size(MAX_CONTEXT_BYTES),
+    _AGENT + "StartRunRequest.parts": Items(MAX_PARTS, MAX_INPUT_BYTES, advice=FILES_BY_URL),
+    _AGENT + "InputPart.text": Text(MAX_INPUT_BYTES, nul=True),
+    _AGENT + "Media.url": Text(8192),
+    _AGENT + "Media.data": Data(MAX_INPUT_BYTES, FILES_BY_URL),
+    _AGENT + "Media.media_type": Text(256),
+    _AGENT + "ModelChoice.model": Text(256),
+    _AGENT + "ModelChoice.settings": Size(MAX_MODEL_SETTINGS_BYTES),
     _AGENT + "ScorerRef.scorer_id": _SCORER_ID,
     _AGENT + "ScorerRef.sampling": Number(0, 1),
     _AGENT + "ScorerRef.scorer_version": _VERSION,
@@ -184,11 +211,14 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _AGENT + "Deny.message": Text(65_536, nul=True),
     _AGENT + "Conversation.idle_timeout": Span(1e-9, MAX_TIMEOUT_SECONDS),
     _AGENT + "SendMessageRequest.run_id": _RUN_ID,
-    _AGENT + "SendMessageRequest.message": Size(MAX_INPUT_BYTES),
+    _AGENT + "SendMessageRequest.message": Size(MAX_INPUT_BYTES, FILES_BY_URL),
     _AGENT + "SendMessageRequest.request_id": Text(128, nul=True),
     _AGENT + "EndConversationRequest.run_id": _RUN_ID,
     _AGENT + "ForkRunRequest.run_id": _RUN_ID,
     _AGENT + "ForkRunRequest.request_id": Text(128, nul=True),
+    _AGENT + "ForkRunRequest.step_name": Text(256, nul=True),
+    _AGENT + "ForkRunRequest.message": Size(MAX_INPUT_BYTES),
+    _AGENT + "ForkRunRequest.agent_id": Text(128),
     _AGENT + "ListTurnsRequest.run_id": _RUN_ID,
     _AGENT + "ListTurnsRequest.page_size": _PAGE,
     _AGENT + "ListTurnsRequest.page_token": _TOKEN,
@@ -243,7 +273,52 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     _SCORER + "PauseScorerRequest.scorer_id": _SCORER_ID,
     _SCORER + "ResumeScorerRequest.scorer_id": _SCORER_ID,
     _SCORER + "GetScorerStatsRequest.scorer_id": _ID,
+    _SCORER + "SubmitScoreRequest.run_id": Text(256, 1),
+    _SCORER + "SubmitScoreRequest.scorer_id": _OWN_ID,
+    _SCORER + "SubmitScoreRequest.label": Text(255),
+    _SCORER + "SubmitScoreRequest.comment": Text(16_384),
+    _SCORER + "SubmitScoreRequest.author": _AUTHOR,
+    _SCORER + "SubmitScoreRequest.request_id": _REQUEST_ID,
+    _SCORER + "ExternalScorer.scorer_id": _OWN_ID,
+    _SCORER + "ExternalScorer.version": _OWN_ID,
+    _SCORER + "ExternalScorer.description": Text(4096),
+    _SCORER + "ExternalScorer.options_schema": Size(MAX_OPTIONS_BYTES),
+    _SCORER + "ExternalScorer.timeout": Span(1, 30 * 86400),
+    _SCORER + "ExternalScorer.retries": Number(0, 100),
+    _SCORER + "ClaimScorerRunsRequest.worker": _WORKER,
+    _SCORER + "ClaimScorerRunsRequest.scorers": Items(100),
+    _SCORER + "ClaimScorerRunsRequest.max_scorer_runs": Number(0, 100),
+    _SCORER + "ClaimScorerRunsRequest.wait": Span(0, 60),
+    _SCORER + "ClaimScorerRunsRequest.lease": _LEASE,
+    _SCORER + "ClaimScorerRunsRequest.in_hand": Number(0),
+    _SCORER + "ClaimScorerRunsRequest.max_sample_bytes": Number(0, 16 * 1024 * 1024),
+    _SCORER + "ScorerVersion.scorer_id": _OWN_ID,
+    _SCORER + "ScorerVersion.version": _OWN_ID,
+    _SCORER + "ReportScorerRunRequest.worker": _WORKER,
+    _SCORER + "ReportScorerRunRequest.scorer_run_id": Text(256, 1),
+    _SCORER + "ReportScorerRunRequest.claim": Number(0),
+    _SCORER + "ReportScorerRunRequest.scorer_version": _OWN_ID,
+    # What is said of a score is cut, and never a reason to refuse it.
+    _SCORER + "Score.label": _AS_SAMPLE,
+    _SCORER + "Score.reason": _AS_SAMPLE,
+    _SCORER + "Judgement.model": _AS_SAMPLE,
+    _SCORER + "Judgement.prompt_version": _AS_SAMPLE,
+    _SCORER + "Judging.model": _AS_SAMPLE,
+    _SCORER + "Judging.exchanges": Items(65_536),
+    _SCORER + "JudgeExchange.prompt": _AS_SAMPLE,
+    _SCORER + "JudgeExchange.answer": _AS_SAMPLE,
+    _SCORER + "AttemptError.message": _AS_SAMPLE,
+    _SCORER + "AttemptError.error_class": _AS_SAMPLE,
+    _SCORER + "AttemptError.reason": Text(128, 0, re.compile(r"[a-z0-9_]*"), "must be lower snake case"),
+    _SCORER + "AttemptError.retry_after": Span(0, 7 * 86400),
+    _SCORER + "AttemptNotScorable.reason": _AS_SAMPLE,
+    _SCORER + "AttemptExtension.lease": _LEASE,
 }
+
+
+def too_large(size_bytes: int, most_bytes: int, advice: str = FILES_BY_URL) -> str:
+    """What is said of a message that has too many bytes."""
+    return f"has {size_bytes} bytes; at most {most_bytes} are taken{f': {advice}' if advice else ''}"
 
 
 def violations(request: Message) -> dict[str, str]:
@@ -287,7 +362,8 @@ def _of_list(field: FieldDescriptor, value: Any, bound: Bound | None, path: str)
         yield path, f"has {len(value)} entries; at most {bound.most} are taken"
         return
     if field.message_type is not None and (size := sum(each.ByteSize() for each in value)) > bound.most_bytes:
-        yield path, f"have {size} bytes; at most {bound.most_bytes} are taken"
+        advice = f": {bound.advice}" if bound.advice else ""
+        yield path, f"have {size} bytes; at most {bound.most_bytes} are taken{advice}"
         return
     if bound.only and not bound.only.issuperset(value):
         yield path, bound.means
@@ -315,7 +391,10 @@ def _of_labels(value: Mapping[str, str], bound: Labels, path: str) -> Iterator[t
 
 def _of_one(field: FieldDescriptor, value: Any, bound: Bound | None, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(bound, Size) and (size := value.ByteSize()) > bound.most_bytes:
-        yield path, f"has {size} bytes; at most {bound.most_bytes} are taken"
+        yield path, too_large(size, bound.most_bytes, bound.advice)
+    elif isinstance(bound, Data):
+        if len(value) > bound.most_bytes:
+            yield path, too_large(len(value), bound.most_bytes, bound.advice)
     elif isinstance(bound, Text):
         if value and (problem := bound.problem(value)):
             yield path, problem

@@ -7,7 +7,7 @@ over: only the client, or the end of its connection, frees it. So the budget is 
 2. What cannot be made smaller (one large event) waits until it fits, and keeps its place in the line.
 3. A connection has at most a part of the whole: one that does not read fills its own share and no other's.
 4. Many such connections together fill the whole. Then one that has nothing outstanding still gets a message at a time,
-   up to as much again: who reads goes on, one by one.
+   up to as much again: readers continue one at a time.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Budget:
             for account in tuple(self._waiting):
                 waiter = next((each for each in self._waiting[account] if not each.place.done()), None)
                 if waiter is None:
-                    continue  # whoever has left takes itself out
+                    continue  # a waiter that has left takes itself out
                 fits = account._has_share(waiter.cost) and self._has_room(account, waiter.cost)
                 self._awaited = not fits and not account.used_bytes
                 if self._awaited:
@@ -169,7 +169,7 @@ class Hold:
         return _COPIES * size_bytes <= self._cost
 
     def resize(self, size_bytes: int) -> None:
-        """Holds as much as a message of that size needs from now on; nobody else gets what it goes on to hold."""
+        """Holds as much as a message of that size needs from now on; nobody else gets what it holds afterwards."""
         before, self._cost = self._cost, _COPIES * size_bytes
         self._account._add(self._cost - before)
 

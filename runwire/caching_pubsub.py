@@ -103,7 +103,7 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events `first..last` are gone; the reader goes on after them."""
+    """Events `first..last` are gone; the reader continues after them."""
 
     position: Position
     first: int
@@ -409,7 +409,7 @@ class CachingPubSub:
         finally:
             channel.tail.readers -= 1
             if not channel.tail.readers:
-                # Out of the table first: whoever comes now makes a new one.
+                # Out of the table first: a reader that comes now makes a new one.
                 if self._channels.get(topic) is channel:
                     del self._channels[topic]
                 await channel.close()
@@ -669,5 +669,5 @@ def _compare(tail: Tail, known: Position, head: Head | None) -> None:
 
 
 def _draining() -> ServerDraining:
-    # Soon: another replica is there, and whoever waits sees nothing meanwhile.
+    # Soon: another replica is there, and readers that wait see nothing meanwhile.
     return ServerDraining("this server shuts down", retry_delay_seconds=0.1)

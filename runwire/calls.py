@@ -57,7 +57,7 @@ class Calls:
         """Those that are being received slowly, the oldest first."""
 
     async def enter(self, peer: str = "", who: Hashable = None) -> Call:
-        """Waits for room and for a place; `peer` names the connection. Places are given in turn to whoever calls
+        """Waits for room and for a place; `peer` names the connection. Places are given in turn to all who call
         (`who`), with however many connections, and where nobody is known to connections. Raises TooManyRequests where
         too many wait already, or room did not come."""
         caller = self._callers.get(peer)
@@ -82,7 +82,8 @@ class Calls:
     async def _room(self, caller: _Caller) -> Hold:
         try:
             async with asyncio.timeout(_ROOM_SECONDS):
-                while caller.is_behind():
+                if caller.is_behind():
+                    # Once: those who wait would see each other's room, and hand it round for ever.
                     (await caller.answers.room(MAX_FRAME_BYTES)).release()
                 return await caller.requests.room(RECEIVING_BYTES)
         except TimeoutError:

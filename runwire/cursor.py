@@ -29,15 +29,16 @@ MAX_CURSOR_LENGTH = 255
 class CursorCodec:
     """Encodes and decodes the cursors of one topic."""
 
-    __slots__ = ("_topic_hash",)
+    __slots__ = ("topic",)
 
     def __init__(self, topic: str) -> None:
-        self._topic_hash = blake2b(topic.encode(), digest_size=8).digest()
+        self.topic = blake2b(topic.encode(), digest_size=8).digest()
+        """Hash of the topic."""
 
     def encode(self, position: Position) -> str:
         """The cursor of a position."""
         check = position.check or _NO_CHECK
-        data = _LAYOUT.pack(_VERSION, bytes.fromhex(position.epoch), position.sequence, check, self._topic_hash)
+        data = _LAYOUT.pack(_VERSION, bytes.fromhex(position.epoch), position.sequence, check, self.topic)
         sealed = data + _CHECKSUM.pack(binascii.crc32(data))
         return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
 
@@ -48,7 +49,7 @@ class CursorCodec:
         topic. `field` names the request's field in the error.
         """
         epoch, sequence, check, topic_hash = _unpack(cursor, field)
-        if topic_hash != self._topic_hash:
+        if topic_hash != self.topic:
             raise CursorMismatch("the cursor belongs to another run")
         return Position(epoch.hex(), sequence, b"" if check == _NO_CHECK else check)
 

@@ -33,7 +33,9 @@
     |   +-- AlreadyAnswered         ALREADY_ANSWERED: the first answer stands
     |   +-- NotAConversation        NOT_A_CONVERSATION: the run was not started as one
     |   +-- ConversationEnded       CONVERSATION_ENDED: it takes no messages any more
-    |   +-- NotForkable             NOT_FORKABLE: there is nothing to go on from
+    |   +-- NotForkable             NOT_FORKABLE: there is nothing to continue from
+    |   +-- JournalGone             JOURNAL_GONE: what it would continue from is not kept any more
+    |   +-- ClaimLost               CLAIM_LOST: the scorer run is in the hands of somebody else, or of nobody
     +-- FrameUnreadable             FRAME_UNREADABLE: the client cannot parse what the service sent
     +-- ClientClosed                CLIENT_CLOSED: the client was closed
     +-- CommitRefused               the store refused a commit; nothing of it was written
@@ -113,7 +115,7 @@ class CursorMalformed(InvalidRequest):
 
 
 class CursorError(RunwireError):
-    """There is no resuming from this cursor. Starting anew is the caller's decision."""
+    """There is no resuming from this cursor. Starting over is the caller's decision."""
 
 
 class CursorMismatch(CursorError):
@@ -284,9 +286,22 @@ class ConversationEnded(PreconditionFailed):
 
 
 class NotForkable(PreconditionFailed):
-    """There is nothing to go on from."""
+    """There is nothing to continue from."""
 
     reason = "NOT_FORKABLE"
+
+
+class JournalGone(PreconditionFailed):
+    """What the steps of a run left, or what a conversation remembered, is not kept any more: nothing can continue from
+    there."""
+
+    reason = "JOURNAL_GONE"
+
+
+class ClaimLost(PreconditionFailed):
+    """The report came too late: somebody else has the scorer run, or it was cancelled, redriven or took too long."""
+
+    reason = "CLAIM_LOST"
 
 
 class FrameUnreadable(RunwireError):
@@ -404,6 +419,6 @@ class TooManyMessages(Unavailable):
 
 
 class KeysUnavailable(Unavailable):
-    """The keys of whoever signs the tokens cannot be fetched."""
+    """The keys of the tokens' issuer cannot be fetched."""
 
     reason = "KEYS_UNAVAILABLE"

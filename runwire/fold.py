@@ -24,10 +24,42 @@ class ToolCall:
     result: Json = None
     outcome: run_event_pb2.ToolCallOutcome = run_event_pb2.TOOL_CALL_OUTCOME_UNSPECIFIED
     """TOOL_CALL_OUTCOME_UNSPECIFIED while the tool is being executed."""
+    native: bool = False
+    """Executed by the model's provider."""
+    tries: int = 0
+    """How often it raised and was called again."""
+    error: run_pb2.RunError | None = None
+    """What it raised, the last time."""
 
     @property
     def finished(self) -> bool:
         return self.outcome != run_event_pb2.TOOL_CALL_OUTCOME_UNSPECIFIED
+
+
+@dataclass(slots=True)
+class Draft:
+    """A tool call that the model still writes."""
+
+    tool_name: str
+    _pieces: list[str] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> str:
+        """As far as it got: the beginning of a JSON object."""
+        return "".join(self._pieces)
+
+
+@dataclass(slots=True)
+class Citation:
+    """A source of what the model said."""
+
+    url: str
+    title: str
+    source: str
+    quote: str
+    start: int
+    end: int
+    """Characters of the step's text that it is about; both 0: not said."""
 
 
 @dataclass(slots=True)
@@ -50,10 +82,15 @@ class Step:
     name: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     custom: list[Custom] = field(default_factory=list)
+    drafts: dict[str, Draft] = field(default_factory=dict)
+    """Tool calls that are not made yet, by id. Short ones are never seen here."""
+    citations: list[Citation] = field(default_factory=list)
     finished: bool = False
     usage: run_pb2.Usage = field(default_factory=run_pb2.Usage)
     _text: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
+    _output: list[str] = field(default_factory=list)
+    _output_id: str = ""
     _places: dict[str, int] = field(default_factory=dict)
     """Of the tool calls in `tool_calls`, by id."""
 
@@ -61,6 +98,11 @@ class Step:
     def text(self) -> str:
         """What the agent said in this step."""
         return "".join(self._text)
+
+    @property
+    def output_draft(self) -> str:
+        """The structured output as far as it got: the beginning of a JSON object. Empty for a short one."""
+        return "".join(self._output)
 
     @property
     def reasoning(self) -> str:
@@ -136,6 +178,15 @@ class RunView:
     @property
     def tool_calls(self) -> list[ToolCall]:
         return [call for step in self._ordered() for call in step.tool_calls]
+
+    @property
+    def citations(self) -> list[Citation]:
+        return [citation for step in self._ordered() for citation in step.citations]
+
+    @property
+    def output_draft(self) -> str:
+        """The structured output as the model writes it, in the newest step that has one."""
+        return next((step.output_draft for step in reversed(self._ordered()) if step.output_draft), "")
 
     @property
     def custom(self) -> list[Custom]:
@@ -301,7 +352,8 @@ def _reasoning(step: Step, event: run_event_pb2.RunEvent) -> None:
 
 def _tool_call_started(step: Step, event: run_event_pb2.RunEvent) -> None:
     started = event.tool_call_started
-    call = ToolCall(started.tool_call_id, started.tool_name, from_value(started.arguments))
+    call = ToolCall(started.tool_call_id, started.tool_name, from_value(started.arguments), native=started.native)
+    step.drafts.pop(call.tool_call_id, None)
     place = step._places.setdefault(call.tool_call_id, len(step.tool_calls))
     # A tool that is executed again after a crash begins again under the same id, and takes the place it had.
     step.tool_calls[place : place + 1] = [call]
@@ -314,10 +366,38 @@ def _tool_call_finished(step: Step, event: run_event_pb2.RunEvent) -> None:
         step.tool_calls.append(ToolCall(done.tool_call_id, done.tool_name))
     call = step.tool_calls[place]
     call.result, call.outcome = from_value(done.result), done.outcome
+    if done.HasField("error"):
+        call.error = done.error
+
+
+def _tool_call_retried(step: Step, event: run_event_pb2.RunEvent) -> None:
+    retried = event.tool_call_retried
+    if (place := step._places.get(retried.tool_call_id)) is not None:
+        call = step.tool_calls[place]
+        call.tries, call.error = retried.tries, retried.error
+
+
+def _tool_call_delta(step: Step, event: run_event_pb2.RunEvent) -> None:
+    delta = event.tool_call_delta
+    step.drafts.setdefault(delta.tool_call_id, Draft(delta.tool_name))._pieces.append(delta.arguments)
+
+
+def _output_delta(step: Step, event: run_event_pb2.RunEvent) -> None:
+    delta = event.output_delta
+    if delta.output_id != step._output_id:
+        step._output_id = delta.output_id
+        step._output.clear()
+    step._output.append(delta.text)
+
+
+def _citation_added(step: Step, event: run_event_pb2.RunEvent) -> None:
+    added = event.citation_added
+    step.citations.append(Citation(added.url, added.title, added.source, added.quote, added.start, added.end))
 
 
 def _step_finished(step: Step, event: run_event_pb2.RunEvent) -> None:
     step.finished = True
+    step.drafts.clear()
     step.usage = event.step_finished.usage
 
 
@@ -342,8 +422,12 @@ _OF_STEP = {
     "step_started": _step_started,
     "text_delta": _text,
     "reasoning_delta": _reasoning,
+    "tool_call_delta": _tool_call_delta,
     "tool_call_started": _tool_call_started,
+    "tool_call_retried": _tool_call_retried,
     "tool_call_finished": _tool_call_finished,
+    "output_delta": _output_delta,
+    "citation_added": _citation_added,
     "step_finished": _step_finished,
     "custom": _custom,
 }

@@ -1,7 +1,7 @@
 """Few at once, in turn between those who come: so one who asks for much waits for itself.
 
-A place is for work that goes on. Whoever has it for longer than STALLED_SECONDS waits for something (a store that does
-not answer, a client that does not send) and no longer counts: what stands still keeps nobody from going on.
+A place is for work in progress. A holder that has it for longer than STALLED_SECONDS waits for something (a store that
+does not answer, a client that does not send) and no longer counts: what stands still holds nobody up.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def _text(value: Any) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """A record whose text has several lines, as a traceback has, goes on in lines that begin with `    | `: whatever
+    """A record whose text has several lines, as a traceback has, continues in lines that begin with `    | `: whatever
     somebody puts into a text, it is never taken for a record. Other control characters are written out."""
 
     def __init__(self, line: str, context: Context = _nothing) -> None:

@@ -13,13 +13,17 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from operator import attrgetter
+from types import MappingProxyType
 
 from runwire.bell import Bell, Waited, messages_in, work_in
 from runwire.errors import FieldExists, RunNotFound, TopicExists
 from runwire.hub import Hub
 from runwire.loop import wait_for
 from runwire.pubsub import (
+    ASIDE,
     MAX_CLAIM_BYTES,
     MAX_COUNTED,
     MAX_RECEIVE_BYTES,
@@ -41,6 +45,7 @@ from runwire.pubsub import (
     Stored,
 )
 from runwire.topic import Topic, entry_of, validate
+from runwire.turns import Turn, Turns, pool_of, tenant_of
 
 _POLL_SECONDS = 0.1
 """How often a waiting `claim` or `receive` looks at the clock while a due time lies ahead."""
@@ -59,6 +64,11 @@ class _Kept:
     entries: list[Entry] = field(default_factory=list)
     fields: dict[str, bytes] = field(default_factory=dict)
     purged: bool = False
+
+    @property
+    def brought(self) -> dict[str, bytes]:
+        """The fields that are not set aside."""
+        return {name: value for name, value in self.fields.items() if not name.startswith(ASIDE)}
 
 
 @dataclass(slots=True)
@@ -123,8 +133,9 @@ class MemoryStore:
         self._bell = Bell()
         self._topics: dict[str, _Kept] = {}
         self._indexes: dict[str, list[tuple[float, str]]] = {}
-        self._due: dict[Waited, list[tuple[float, str]]] = {}
-        """Heaps by queue and lane. A place counts only if it is still the topic's due time and lane."""
+        self._due: dict[Waited, dict[str, list[tuple[float, str]]]] = {}
+        """Heaps by queue and lane, and by tenant. A place counts only if it is still the topic's due time and lane."""
+        self._turns: dict[str, Turn] = {}
         self._ends: list[tuple[float, str]] = []
         """Heap of the times at which closed topics are to be purged and their tombstones removed."""
         self._mailboxes: dict[str, _Mailbox] = {}
@@ -165,9 +176,9 @@ class MemoryStore:
             kept.fields.pop(name, None)
         kept.fields.update(commit.puts)
         kept.fields.update(commit.puts_once)
-        place_before = (topic.due, topic.suspect)
+        place_before = (topic.due, topic.suspect, topic.queue)
         topic.apply(commit, now)
-        if (topic.due, topic.suspect) != place_before:
+        if (topic.due, topic.suspect, topic.queue) != place_before:
             self._plan(commit.topic, topic)
         if commit.final:
             heapq.heappush(self._ends, (topic.expire_time, commit.topic))
@@ -181,7 +192,7 @@ class MemoryStore:
         if topic.due is None:
             return
         lane = work_in(topic.queue, topic.suspect)
-        heapq.heappush(self._due.setdefault(lane, []), (topic.due, name))
+        heapq.heappush(self._due.setdefault(lane, {}).setdefault(tenant_of(name), []), (topic.due, name))
         self._bell.ring(lane)
 
     def _find(self, name: str, now: float) -> _Kept | None:
@@ -287,53 +298,102 @@ class MemoryStore:
         wait_seconds: float = 0.0,
         alone: bool = False,
         max_bytes: int = MAX_CLAIM_BYTES,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Sequence[Claim]:
-        lanes = [work_in(queue, alone) for queue in queues]
+        lanes = [work_in(queue, alone) for queue in dict.fromkeys(queues)]
+        pool, claim = pool_of(queues, alone), partial(self._claim, holder, lease_seconds, alone)
         with self._bell.listen(*lanes) as rung:
             deadline = time.monotonic() + wait_seconds
             while True:
-                claims = self._claim(lanes, holder, limit, lease_seconds, alone, max_bytes)
+                claims = self._claims(lanes, limit, max_bytes, weights, pool, claim)
                 remaining = deadline - time.monotonic()
                 if claims or remaining <= 0:
                     return claims
                 await wait_for(rung, min(remaining, _POLL_SECONDS) if any(map(self._due.get, lanes)) else remaining)
                 rung.clear()
 
-    def _claim(
-        self, lanes: Sequence[Waited], holder: str, limit: int, lease_seconds: float, alone: bool, max_bytes: int
-    ) -> list[Claim]:
+    def _claims(
+        self,
+        lanes: Sequence[Waited],
+        limit: int,
+        max_bytes: int,
+        weights: Mapping[str, int],
+        pool: str,
+        claim: Callable[[str], Claim],
+    ) -> Sequence[Claim]:
+        """Leases that have just been found to have run out stay, for their grace."""
         now = self._clock()
-        claims: list[Claim] = []
-        for name in self._take_due(lanes, limit, max_bytes, now):
-            kept = self._topics[name]
-            topic = kept.topic
-            topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, now)
-            self._plan(name, topic)
-            head = topic.head(now)
-            claims.append(Claim(name, head, topic.token, topic.losses, topic.alone_losses, dict(kept.fields), now))
-        return claims
+        turn = self._turns.get(pool, Turn())
+        turns = Turns(turn, weights, lambda tenant, most: self._first(lanes, tenant, now, most))
+        claims: dict[str, Claim] = {}
+        more = True
+        while more and len(claims) < limit and max_bytes > 0:
+            left = limit - len(claims)
+            tenants = self._waiting(lanes, now, turns.turn.tenant, left)
+            more = False
+            for name in turns.round(tenants, left) if tenants else ():
+                if max_bytes <= 0:
+                    break
+                if name in claims:
+                    continue
+                more = True  # another one may be due in its place
+                topic = self._topics[name].topic
+                if topic.spare(now):
+                    self._plan(name, topic)
+                    continue
+                claims[name] = claim(name)
+                turns.took(tenant_of(name))
+                max_bytes -= sum(map(len, claims[name].fields.values()))
+        if claims:
+            self._turns[pool] = turns.turn
+        return list(claims.values())
 
-    def _take_due(self, lanes: Sequence[Waited], limit: int, max_bytes: int, now: float) -> Sequence[str]:
-        """Removes and returns the topics that are due longest, each once. Leases that have just been found to have run
-        out stay, for their grace."""
-        taken: dict[str, None] = {}
-        while len(taken) < limit and max_bytes > 0:
-            heaps = [(heap[0], lane, heap) for lane in lanes if (heap := self._due.get(lane))]
-            if not heaps:
-                break
-            (due, name), lane, heap = min(heaps)
-            if due > now:
-                break
-            heapq.heappop(heap)
-            kept = self._topics.get(name)
-            if kept is None or kept.topic.due != due or work_in(kept.topic.queue, kept.topic.suspect) != lane:
-                continue
-            if kept.topic.spare(now):
-                self._plan(name, kept.topic)
-            else:
-                taken[name] = None
-                max_bytes -= sum(map(len, kept.fields.values()))
-        return list(taken)
+    def _claim(self, holder: str, lease_seconds: float, alone: bool, name: str) -> Claim:
+        now, kept = self._clock(), self._topics[name]
+        topic = kept.topic
+        topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, now)
+        self._plan(name, topic)
+        head = topic.head(now)
+        return Claim(name, head, topic.token, topic.losses, topic.alone_losses, kept.brought, now)
+
+    def _waiting(self, lanes: Sequence[Waited], now: float, first: str, limit: int) -> Sequence[str]:
+        """The tenants that have something due, from `first` on and round again: `limit` of them and one more, as the
+        first may have had its turn."""
+        names = sorted({tenant for lane in lanes for tenant in self._due.get(lane, ())})
+        start = bisect_left(names, first)
+        in_turn = (name for name in names[start:] + names[:start] if self._waits(lanes, name, now))
+        return list(islice(in_turn, limit + 1))
+
+    def _waits(self, lanes: Sequence[Waited], tenant: str, now: float) -> bool:
+        """Whether the tenant has something due. Drops the places before it that count no more."""
+        found = False
+        for lane in lanes:
+            heap = self._due.get(lane, {}).get(tenant, [])
+            while heap and not self._counts(lane, *heap[0]):
+                heapq.heappop(heap)
+            if not heap:
+                self._due.get(lane, {}).pop(tenant, None)
+            found = found or bool(heap and heap[0][0] <= now)
+        return found
+
+    def _first(self, lanes: Sequence[Waited], tenant: str, now: float, most: int) -> Sequence[str]:
+        """The tenant's topics that are due longest."""
+        due: set[tuple[float, str]] = set()
+        for lane in lanes:
+            heap = self._due.get(lane, {}).get(tenant, [])
+            found: set[tuple[float, str]] = set()
+            while heap and heap[0][0] <= now and len(found) < most:
+                place = heapq.heappop(heap)
+                if self._counts(lane, *place):
+                    found.add(place)
+            for place in found:
+                heapq.heappush(heap, place)
+            due |= found
+        return [name for _, name in sorted(due)[:most]]
+
+    def _counts(self, lane: Waited, due: float, name: str) -> bool:
+        kept = self._topics.get(name)
+        return bool(kept and kept.topic.due == due and work_in(kept.topic.queue, kept.topic.suspect) == lane)
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:
         return [self._extend(lease, lease_seconds) for lease in leases]
@@ -352,11 +412,10 @@ class MemoryStore:
     async def depths(self) -> Sequence[Depth]:
         now = self._clock()
         found: dict[str, set[tuple[float, str]]] = {}
-        for lane, heap in self._due.items():
-            for due, name in heap:
-                kept = self._topics.get(name)
-                if kept and kept.topic.due == due and work_in(kept.topic.queue, kept.topic.suspect) == lane:
-                    found.setdefault(kept.topic.queue, set()).add((due, name))
+        for lane, heaps in self._due.items():
+            for due, name in chain.from_iterable(heaps.values()):
+                if self._counts(lane, due, name):
+                    found.setdefault(self._topics[name].topic.queue, set()).add((due, name))
         return [_depth(queue, [due for due, _ in found[queue]], now) for queue in sorted(found)]
 
     async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
@@ -429,7 +488,7 @@ class MemoryStore:
         return removed
 
     def _end(self, name: str, now: float) -> int:
-        """Purges or forgets a topic whose time has come. 0 where it was cleared or made anew meanwhile."""
+        """Purges or forgets a topic whose time has come. 0 where it was cleared or re-created meanwhile."""
         kept = self._topics.get(name)
         if kept is None or not kept.topic.expired(now):
             return 0
@@ -484,5 +543,6 @@ def _stored(name: str, kept: _Kept, fields: Sequence[str] | None, now: float) ->
     head = kept.topic.head(now)
     if head.expired:
         return Stored(name, head, {})
-    chosen = kept.fields if fields is None else {key: kept.fields[key] for key in fields if key in kept.fields}
-    return Stored(name, head, dict(chosen))
+    if fields is None:
+        return Stored(name, head, kept.brought)
+    return Stored(name, head, {key: kept.fields[key] for key in fields if key in kept.fields})

@@ -90,8 +90,12 @@ class Gauge(Instrument):
 
     kind = "gauge"
 
-    def __init__(self, name: str, unit: str, description: str, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, unit: str, description: str, labels: Sequence[str] = (), *, shared: bool = False
+    ) -> None:
         super().__init__(name, unit, description, labels)
+        self.shared = shared
+        """Of the store: every process says the same, and several are not added up."""
         self._sources: list[Callable[[], Found]] = []
 
     @contextmanager
@@ -158,15 +162,26 @@ RUNS_ENDED = Counter(
 )
 RUNS_RUNNING = Gauge("runwire.runs.running", "", "Runs that this process executes now.", ("agent_id",))
 RUNS_DUE = Gauge(
-    "runwire.runs.due", "", "Runs whose time has come and that nobody has, suspects too; at most 10,000.", ("agent_id",)
+    "runwire.runs.due",
+    "",
+    "Runs whose time has come and that nobody has, suspects too; at most 10,000.",
+    ("agent_id",),
+    shared=True,
 )
 RUNS_OLDEST_DUE_SECONDS = Gauge(
-    "runwire.runs.oldest_due", "s", "Age of the one that is due longest; 0: none is.", ("agent_id",)
+    "runwire.runs.oldest_due", "s", "Age of the one that is due longest; 0: none is.", ("agent_id",), shared=True
 )
 RUNS_WORKERS = Gauge(
     "runwire.runs.workers",
     "",
     "Workers that have the agent and are not shutting down; 0: nobody can do it.",
+    ("agent_id",),
+    shared=True,
+)
+RUNS_STRANDED = Gauge(
+    "runwire.runs.stranded",
+    "",
+    "Those of them that no worker can do: it has not the agent, or not the version that they are bound to.",
     ("agent_id",),
 )
 RUN_SECONDS = Histogram("runwire.run.duration", "s", "From acceptance to the terminal state.", ("agent_id", "state"))
@@ -225,10 +240,18 @@ SCORER_REFUSED = Counter(
 SCORER_LEASES_LOST = Counter("runwire.scorer.leases.lost", "", "Scorer runs that this process lost while it scored.")
 SCORER_RUNNING = Gauge("runwire.scorer.running", "", "Scorer runs that this process scores now.")
 SCORER_RUNS = Gauge(
-    "runwire.scorer.runs", "", "Scorer runs of the database that are not ended, by state; at most 10,000.", ("state",)
+    "runwire.scorer.runs",
+    "",
+    "Scorer runs of the database that are not ended, by state; at most 10,000.",
+    ("state",),
+    shared=True,
 )
-SCORER_DUE = Gauge("runwire.scorer.due", "", "Scorer runs whose time has come and that nobody has; at most 10,000.")
-SCORER_OLDEST_DUE_SECONDS = Gauge("runwire.scorer.oldest_due", "s", "Age of the one that is due longest; 0: none is.")
-SCORER_MESSAGES = Gauge("runwire.scorer.messages", "", "Requests in the store that were not taken in yet.")
-SCORER_PARKED = Gauge("runwire.scorer.parked", "", "Requests that cannot be written, and are tried again.")
-EXPORT_BACKLOG = Gauge("runwire.scorer.export.backlog", "", "Attempts that are still to be exported.")
+SCORER_DUE = Gauge(
+    "runwire.scorer.due", "", "Scorer runs whose time has come and that nobody has; at most 10,000.", shared=True
+)
+SCORER_OLDEST_DUE_SECONDS = Gauge(
+    "runwire.scorer.oldest_due", "s", "Age of the one that is due longest; 0: none is.", shared=True
+)
+SCORER_MESSAGES = Gauge("runwire.scorer.messages", "", "Requests in the store that were not taken in yet.", shared=True)
+SCORER_PARKED = Gauge("runwire.scorer.parked", "", "Requests that cannot be written, and are tried again.", shared=True)
+EXPORT_BACKLOG = Gauge("runwire.scorer.export.backlog", "", "Attempts that are still to be exported.", shared=True)

@@ -93,12 +93,14 @@ class Stream:
             held = self._account.take(len(frame))
         else:
             held.resize(len(frame))
+        outflow = self._outflow
         try:
-            await self._pass(frame)
+            with outflow.writes.begin(outflow.gate.enter_now() or await outflow.gate.enter()):
+                await self._context.write(frame)
         except TimeoutError:
             # gRPC keeps the frame, and sends the status after it, whenever the client reads.
             self._keep(held)
-            seconds = self._outflow.write_timeout_seconds
+            seconds = outflow.write_timeout_seconds
             raise SlowConsumer(f"the client has not read for {seconds} s: resume", RETRY_DELAY_SECONDS) from None
         except BaseException:
             held.release()
@@ -114,8 +116,3 @@ class Stream:
 
     def _keep(self, held: Hold) -> None:
         self._context.add_done_callback(lambda *_: held.release())
-
-    async def _pass(self, frame: bytes) -> None:
-        """Raises TimeoutError if the client does not read."""
-        with self._outflow.writes.begin(await self._outflow.gate.enter()):
-            await self._context.write(frame)

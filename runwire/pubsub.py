@@ -49,6 +49,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from runwire.value import value
@@ -82,6 +83,10 @@ SUSPECT_LOSSES: Final = 2
 come back quickly and together; the second, soon after, points at one of them."""
 
 MAX_GRACE_SECONDS: Final = 60.0
+
+ASIDE: Final = "aside/"
+"""Begins the names of fields that are set aside: of the topic as all others, in every commit too, but neither a claim
+nor `get` without names brings them. What is seldom needed, or grows, is read by name, and costs no claim anything."""
 
 
 def grace_seconds(lease_seconds: float, loss: int) -> float:
@@ -117,7 +122,7 @@ class Entry:
     """`frames.event_check` of the last event."""
     previous: bytes = b""
     """`frames.event_check` of the event before the first; empty where `first` is 1. A reader uses an entry only if
-    this is the check of its own position: so it notices a log that was rolled back and written anew."""
+    this is the check of its own position: so it notices a log that was rolled back and rewritten."""
     final: int = 0
     """Not 0: the entry ends the log; the number says how (the agent service stores a RunState)."""
 
@@ -161,7 +166,7 @@ class Schedule(Enum):
     """What a commit does to a topic's due time and lease."""
 
     KEEP = "keep"
-    """Nothing: the lease goes on."""
+    """Nothing: the lease continues."""
     DUE = "due"
     """Ends the lease; due `Commit.due_in` seconds from now (0: at once)."""
     NEVER = "never"
@@ -211,7 +216,8 @@ class Commit:
     create: bool = False
     """Creates the topic: mints an epoch, sets attempt 0."""
     queue: str = ""
-    """With `create`: the queue in which workers find the topic."""
+    """With `create`: the queue in which workers find the topic. Otherwise, if not empty, the queue that it moves to:
+    with a schedule that ends its lease (DUE, NEVER), and with WAKE where nobody has it."""
     indexes: Sequence[str] = ()
     """Names of lists in which `scan` finds the topic from this commit on, until it expires."""
     leaves: Sequence[str] = ()
@@ -280,7 +286,7 @@ class Claim:
     alone_losses: int
     """Those of `losses` that were lost while claimed with `alone`: nobody else can have been the reason."""
     fields: Mapping[str, bytes]
-    """All fields of the topic, read in the same atomic step."""
+    """All fields of the topic but those that are set aside, read in the same atomic step."""
     time: float
     """The store's clock."""
 
@@ -299,7 +305,7 @@ class LeaseState(Enum):
     LOST = "lost"
     """Somebody else owns the topic, its lease was ended, or it is closed or gone."""
     UNKNOWN = "unknown"
-    """This part of the store did not answer: neither held nor lost. The owner goes on and asks again."""
+    """This part of the store did not answer: neither held nor lost. The owner continues and asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,8 +453,8 @@ class Store(EventCache, Protocol):
         ...
 
     async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
-        """Head and the named fields (None: all) in one atomic read; fields that do not exist are left out. None where
-        there is no topic. An expired topic has its tombstone for a head and no fields."""
+        """Head and the named fields (None: all that a claim brings) in one atomic read; fields that do not exist are
+        left out. None where there is no topic. An expired topic has its tombstone for a head and no fields."""
         ...
 
     async def scan(
@@ -465,7 +471,7 @@ class Store(EventCache, Protocol):
         (create_time, topic), strictly below `before` and created at `since` or later. Expired topics are in no list.
 
         At most `limit` topics, and fewer where MAX_SCAN_LOOKS places do not hold as many. So a page costs what a page
-        holds, however long the lists are, and a search that finds little goes on from page to page."""
+        holds, however long the lists are, and a search that finds little continues from page to page."""
         ...
 
     async def claim(
@@ -478,9 +484,15 @@ class Store(EventCache, Protocol):
         wait_seconds: float = 0.0,
         alone: bool = False,
         max_bytes: int = MAX_CLAIM_BYTES,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Sequence[Claim]:
-        """Takes up to `limit` topics of these queues that are due, those due longest first: raises the attempt, mints a
-        token, makes them due again after the lease, clears the wake mark. No topic is given to two callers at once.
+        """Takes up to `limit` topics of these queues that are due: raises the attempt, mints a token, makes them due
+        again after the lease, clears the wake mark. No topic is given to two callers at once.
+
+        Tenants take turns (see `turns`): of one tenant those due longest come first, and no tenant has more than one
+        topic taken, or as many as `weights` gives it, before another that has something due in these queues. Callers
+        that name the same queues share the turns, in all processes; in a store of several parts each process has its
+        own.
 
         `holder` names the calling process, at random per start: where it is that of the lease that ran out, nobody died
         and no loss is counted. `alone` takes suspects, and only them; otherwise none is taken. A lease that is found to

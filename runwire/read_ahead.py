@@ -18,7 +18,7 @@ from runwire.pubsub import MAX_COMMIT_BYTES, Entry
 PAGE_BYTES: Final = 1024 * 1024
 """What is read at once where there is room."""
 _SETTLED_SECONDS: Final = 0.25
-"""Whoever has not come for its entries for so long is slow, and loses them to others."""
+"""A reader that has not come for its entries for this long is slow, and loses them to others."""
 
 
 class ReadAhead:

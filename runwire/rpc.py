@@ -24,7 +24,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from runwire import errors, requests
+from runwire import errors, requests, wakeups
 from runwire.calls import Call, Calls
 from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed, RunwireError, Unavailable
 from runwire.identity import audit, policy
@@ -76,8 +76,6 @@ _MAX_METADATA_BYTES: Final = 256
 message goes out twice, once with three bytes for each that is not ASCII."""
 
 _OPTIONS: Final = (
-    # Two servers on one port would each get a share of the connections: a port in use must be an error.
-    ("grpc.so_reuseport", 0),
     # Clients may ping an idle stream every 10 s; without this gRPC cuts them off as abusive.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -91,6 +89,12 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+
+_SHARING: Final = {
+    # Two servers on one port would each get a share of the connections: a port in use must be an error.
+    False: (("grpc.so_reuseport", 0),),
+    True: (("grpc.so_reuseport", 1),),
+}
 
 logger = logging.getLogger("runwire.rpc")
 _faults: Final = Sparing(logger)
@@ -296,7 +300,7 @@ class CallsInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _who() -> tuple[str, str] | None:
-    """Names whoever calls, where that is known."""
+    """Names the caller, where that is known."""
     try:
         principal = caller()
     except LookupError:  # what everybody may call
@@ -463,12 +467,14 @@ async def serve(
     calls: Calls | None = None,
     outflow: Outflow | None = None,
     access: Access | None = None,
+    shared_port: bool = False,
 ) -> AsyncIterator[Server]:
     """Listens on `listen` (HOST:PORT, port 0 picks a free one) until the block is left.
 
     `register` adds the servicers, named in `services`. Health and reflection are added here. Health says NOT_SERVING
     until `set_serving(True)`. `calls` and `outflow` bound what it works on and sends; by default as these have it.
-    `access`: who may call; without it everybody, on this machine. Raises ConfigurationError for an address that is
+    `access`: who may call; without it everybody, on this machine. `shared_port`: other processes of ours listen there
+    too, and a supervisor keeps the port for them. Raises ConfigurationError for an address that is
     wrong, in use, or open to the world.
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_clients_that_left)
@@ -481,14 +487,15 @@ async def serve(
         CallsInterceptor(calls or Calls()),
         ErrorInterceptor(outflow or Outflow()),
     ]
-    server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
+    with wakeups.bundled(asyncio.get_running_loop()):
+        server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS + _SHARING[shared_port])
     health = health_aio.HealthServicer()
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if access.reflection:
         names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-    running = Server(server, _bind(server, listen, access.certificates), health, services)
+    running = Server(server, _bind(server, listen, access.certificates, shared_port), health, services)
     await running.set_serving(False)
     await health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
@@ -507,10 +514,11 @@ def _address(listen: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _bind(server: grpc.aio.Server, listen: str, certificates: ServerCertificates | None) -> str:
+def _bind(server: grpc.aio.Server, listen: str, certificates: ServerCertificates | None, shared_port: bool) -> str:
     host, port = _address(listen)
     try:
-        _probe(host.strip("[]"), port)
+        if not shared_port:
+            _probe(host.strip("[]"), port)
         if certificates is None:
             bound = server.add_insecure_port(listen)
         else:

@@ -1,4 +1,4 @@
-"""KEDA's external scaler: how much work there is, for whoever decides how many processes there are to be."""
+"""KEDA's external scaler: how much work there is, for the autoscaler that decides how many processes there are."""
 
 from __future__ import annotations
 

@@ -21,6 +21,12 @@ DEFAULT_TENANT: Final = "default"
 OWNER: Final = "owner"
 """Field of a topic: the subject that started the run. There is none where nobody has to say who they are."""
 
+BRIEF: Final = "brief"
+"""Field of a topic: its Run, without large fields."""
+
+PEOPLE: Final = "people"
+"""ScorerRef.name of the scores that people give: see SubmitScore."""
+
 OUTCOMES: Final[Mapping[int, str]] = {
     run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: "succeeded",
     run_event_pb2.TOOL_CALL_OUTCOME_FAILED: "failed",

@@ -177,7 +177,7 @@ class Tail:
                 reader.set_result(None)
 
     async def wait(self, limit_seconds: float, alarm: Alarm) -> None:
-        """Waits for news, at most so long by the reader's `alarm`."""
+        """Waits for news, at most this long by the reader's `alarm`."""
         # One each: a future for all would search its callbacks for each reader whose time is over.
         reader = asyncio.get_running_loop().create_future()
         self._waiting[reader] = None

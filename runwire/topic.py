@@ -24,6 +24,7 @@ from runwire.pubsub import (
 )
 
 _CHECK_BYTES = 8
+_MOVING = (Schedule.DUE, Schedule.NEVER, Schedule.WAKE)
 
 
 def validate(commit: Commit) -> None:
@@ -37,6 +38,8 @@ def validate(commit: Commit) -> None:
         raise ValueError("an owner shows `token` and `attempt`")
     if commit.schedule is Schedule.LOST and not commit.token:
         raise ValueError("only the owner gives a topic up: Schedule.LOST needs `token`")
+    if commit.queue and not commit.create and commit.schedule not in _MOVING:
+        raise ValueError(f"a topic moves to another queue where its due time is set, and not with {commit.schedule!r}")
     if not commit.events:
         return
     count = commit.last - commit.first + 1
@@ -157,13 +160,16 @@ class Topic:
             self._end_lease(None)
         elif commit.schedule is Schedule.DUE:
             self._end_lease(now if self.woken else now + commit.due_in)
+            self.queue = commit.queue or self.queue
         elif commit.schedule is Schedule.NEVER:
             self._end_lease(now if self.woken else None)
+            self.queue = commit.queue or self.queue
         elif commit.schedule is Schedule.WAKE:
             # The mark is set without a lease too: a NEVER that the owner repeats after a time-out must not undo it.
             self.woken = True
-            if not self.leased and (self.due is None or self.due > now):
-                self.due = now
+            if not self.leased:
+                self.due = now if self.due is None or self.due > now else self.due
+                self.queue = commit.queue or self.queue
         elif commit.schedule is Schedule.LOST and self.leased:
             self._lose()
             self.leased = self.overdue = False

@@ -248,7 +248,7 @@ def carry_text(text: str, most_bytes: int = MAX_CARRIED_BYTES) -> str:
 
 
 def cleaned(data: Any) -> Any:
-    """JSON data without lone surrogates, for whoever serialises it himself. Raises nothing for JSON."""
+    """JSON data without lone surrogates, for callers that serialise it themselves. Raises nothing for JSON."""
     if isinstance(data, str):
         return _joined(data)
     if isinstance(data, Mapping):

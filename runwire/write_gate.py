@@ -29,13 +29,18 @@ class WriteGate:
         """A stream is being opened."""
         self._narrow_until = asyncio.get_running_loop().time() + _SECONDS
 
-    async def enter(self) -> Admission:
-        """Waits for a place, where places are few."""
-        loop = asyncio.get_running_loop()
-        if self._in_flight < _PLACES or loop.time() >= self._narrow_until:
+    def enter_now(self) -> Admission | None:
+        """A place, if one is to be had without waiting."""
+        if self._in_flight < _PLACES or asyncio.get_running_loop().time() >= self._narrow_until:
             self._in_flight += 1
             return Admission(self)
-        place = loop.create_future()
+        return None
+
+    async def enter(self) -> Admission:
+        """Waits for a place, where places are few."""
+        if (admission := self.enter_now()) is not None:
+            return admission
+        place = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         try:
             await place
@@ -47,6 +52,8 @@ class WriteGate:
 
     def _leave(self) -> None:
         self._in_flight -= 1
+        if not self._waiting:
+            return
         wide = asyncio.get_running_loop().time() >= self._narrow_until
         while self._waiting and (wide or self._in_flight < _PLACES):
             place = self._waiting.popleft()

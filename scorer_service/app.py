@@ -32,6 +32,8 @@ from scorer_service.config import Settings
 from scorer_service.execution.executor import Executor, Limits, start_executor
 from scorer_service.execution.processes import JudgeSettings, Processes
 from scorer_service.execution.worker import Worker
+from scorer_service.people.opinions import Opinions
+from scorer_service.port.port import Port, Rules
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.jobs import Jobs
@@ -133,6 +135,7 @@ async def _put_together(
     runs = Runs(max_fetched_bytes=settings.scorer_max_fetched_bytes)
     queries, statistics = Queries(database), Statistics(database)
     watch = Watch(queries, runs.all_sent)
+    port = Port(database, _rules(settings), jobs.backlog, scorers.__contains__)
     servicer = ScorerServicer(
         queries,
         statistics,
@@ -140,7 +143,10 @@ async def _put_together(
         watch,
         scorers,
         holders,
+        port,
+        Opinions(database, jobs),
         owns=runs.is_owned,
+        brief=runs.brief,
         judge_model=settings.judge_model,
         max_sample_bytes=settings.scorer_max_sample_bytes,
     )
@@ -160,13 +166,18 @@ async def _put_together(
             access=access_of(settings),
         )
     )
-    # Asked by whoever collects, from another thread.
+    # Asked by the collector, in another thread.
     stack.enter_context(metrics.STREAMS_OPEN.of(lambda: outflow.streams))
     stack.enter_context(metrics.CALLS_WAITING.of(lambda: calls.waiting))
     # What it answers from is its own database: it lives, NOT_SERVING, while the store is waited for.
     store = await stack.enter_async_context(open_store(settings.store))
     await store.ping()
     runs.open(store)
+
+    def on_new() -> None:
+        claiming.wake()
+        port.looking.wake()
+
     executor = _make_executor(settings, scorers, judge, runs, jobs.worker)
     worker = _make_worker(settings, jobs, scorers, executor, claiming, on_stuck)
     await stack.enter_async_context(start_executor(executor, worker))
@@ -178,7 +189,14 @@ async def _put_together(
         server=server,
         worker=worker,
         holders=holders,
-        intake=Intake(store, jobs, database, max_sample_bytes=settings.scorer_max_fetched_bytes, on_new=claiming.wake),
+        intake=Intake(
+            store,
+            jobs,
+            database,
+            max_sample_bytes=settings.scorer_max_fetched_bytes,
+            on_new=on_new,
+        ),
+        port=port,
         watch=watch,
         statistics=statistics,
         tallies=Tallies(database),
@@ -240,7 +258,7 @@ def _queue_metrics(settings: Settings, database: Database, store: Store) -> Queu
 
 
 def _work_seconds(settings: Settings) -> float:
-    """What does not answer for so long is given up while leases can still be renewed."""
+    """What does not answer for this long is given up while leases can still be renewed."""
     return max(2.0, min(WORK_SECONDS, settings.scorer_lease_seconds / 3))
 
 
@@ -253,6 +271,7 @@ class _Service:
     worker: Worker
     holders: Holders
     intake: Intake
+    port: Port
     watch: Watch
     statistics: Statistics
     tallies: Tallies
@@ -269,6 +288,7 @@ class _Service:
             loops: list[tuple[str, Any, Wakeup]] = [
                 ("intake", self.intake.run_once, intake),
                 ("parked requests", self.intake.retry_once, Wakeup()),
+                ("claims from outside", self.port.look_once, self.port.looking),
                 ("watch", self.watch.poll_once, Wakeup()),
                 ("statistics", self.statistics.run_once, Wakeup()),
                 ("tallies", self.tallies.run_once, Wakeup()),
@@ -294,6 +314,7 @@ class _Service:
             intake.stop()
             self.worker.stop()
             self.watch.drain()
+            self.port.drain()
             await self.server.stop(_STREAM_GRACE_SECONDS)
             await working
             for task in tasks:
@@ -319,7 +340,7 @@ class _Service:
         if self._problem and not problem:
             self.worker.resume()
             for wakeup in self._wakeups:
-                wakeup.wake()  # whoever waits with growing pauses need not wait any longer
+                wakeup.wake()  # those who wait with growing pauses need not wait any longer
         self._problem = problem
         return _AWAY_SECONDS if problem else _HEALTH_SECONDS
 
@@ -339,19 +360,32 @@ async def _prepare(database: Database, settings: Settings) -> None:
     else:
         await migrate.check(database)
     if await database.write(revisions.settle_in, limit_seconds=_START_SECONDS):
-        logger.warning("the results database comes from another server: watches begin anew")
+        logger.warning("the results database comes from another server: watches start over")
 
 
-def _limits(settings: Settings) -> Limits:
-    policy = RetryPolicy(
+def _retries(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(
         settings.scorer_retries,
         settings.scorer_retry_first_seconds,
         settings.scorer_retry_max_seconds,
         settings.scorer_wait_seconds,
     )
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        lease_seconds=settings.scorer_lease_seconds,
+        timeout_seconds=settings.scorer_timeout_seconds,
+        retry=_retries(settings),
+        max_losses=settings.scorer_max_losses,
+        orphan_seconds=settings.scorer_orphan_seconds,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
     return Limits(
         settings.scorer_timeout_seconds,
-        policy,
+        _retries(settings),
         settings.scorer_concurrency,
         max_losses=settings.scorer_max_losses,
         max_fetched_bytes=settings.scorer_max_fetched_bytes,

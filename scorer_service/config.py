@@ -54,7 +54,7 @@ class Settings(AccessSettings):
     scorer_orphan_seconds: Seconds = 3600.0
     """How long a scorer run waits for a process that has its scorer in its version, after the last one said so."""
     scorer_grace_seconds: NotNegative = 10.0
-    """How long work may go on after SIGTERM."""
+    """How long work may continue after SIGTERM."""
     scorer_max_sample_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Largest sample of RequestScorerRun."""
     scorer_max_fetched_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)

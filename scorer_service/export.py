@@ -4,8 +4,9 @@ Every attempt that ended waits in the table `exports`, written in the same trans
 endpoint has taken it. What is sent together is bounded in bytes. A batch that is refused is halved until what is at
 fault is alone: that is given up, counted and told of, and nothing else waits for it. While the endpoint is away
 everything waits. The same result exported again has the same ids and times, so a backend can tell. The event is
-parented to the span of the evaluated run; the attempt's span is a trace of its own with a link to that span, which
-sent the message. OTEL_EXPORTER_OTLP_ENDPOINT and its like say where to.
+parented to the span of the evaluated run, and so is the attempt's span, with a link to it as the sender of the message;
+where no trace is known the attempts of a scorer run are one of their own. OTEL_EXPORTER_OTLP_ENDPOINT and its like say
+where to.
 """
 
 from __future__ import annotations
@@ -345,7 +346,7 @@ class _Listening:
 
 
 def _listen(exporter: type[Any], ear: Ear) -> Any:
-    """An exporter of that kind whose stub, which it makes anew when the connection breaks, is listened to."""
+    """An exporter of that kind whose stub, which it makes again when the connection breaks, is listened to."""
 
     class Listened(exporter):  # type: ignore[misc] # not typed
         def _initialize_channel_and_stub(self) -> None:
@@ -445,7 +446,8 @@ def _span(item: Item, resource: Any) -> Any:
 
     attempt, parent = item.attempt, _parent(item.run)
     digest = sha256(f"{attempt.scorer_run_id}/{attempt.attempt}".encode()).digest()
-    trace_id = int.from_bytes(sha256(attempt.scorer_run_id.encode()).digest()[:16], "big")
+    own = int.from_bytes(sha256(attempt.scorer_run_id.encode()).digest()[:16], "big")
+    trace_id = parent.trace_id if parent else own
     context = SpanContext(trace_id, int.from_bytes(digest[:8], "big"), False, TraceFlags(TraceFlags.SAMPLED))
     attributes = {
         "messaging.operation.type": "process",
@@ -460,6 +462,7 @@ def _span(item: Item, resource: Any) -> Any:
     return ReadableSpan(
         name=f"process scorer {item.run.scorer_id}",
         context=context,
+        parent=parent,
         resource=resource,
         attributes=attributes,
         links=[Link(parent)] if parent else [],

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from runwire import frames
-from runwire.agent.v1 import run_event_pb2
+from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import NotFound, StoreUnavailable, Unavailable
 from runwire.fold import Fold, RunView, view_of_turn
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
-from runwire.scorer_requests import OWNER, QUEUE, add_steps, is_owned, state_name, topic_of
+from runwire.scorer_requests import BRIEF, OWNER, QUEUE, add_steps, is_owned, state_name, topic_of
 from runwire.values import carry_value
 from scorer_service.results.records import Job
 from scorer_service.scoring import NonRetriableError
@@ -57,6 +57,13 @@ class Runs:
         """Whether a run was started by a subject."""
         stored = await self._there.get(topic_of(tenant, run_id), [OWNER])
         return stored is not None and is_owned(stored.fields, owner)
+
+    async def brief(self, tenant: str, run_id: str) -> run_pb2.Run | None:
+        """A run as lists show it; None where the store has none of this name."""
+        stored = await self._there.get(topic_of(tenant, run_id), [BRIEF])
+        if stored is None or BRIEF not in stored.fields:
+            return None
+        return run_pb2.Run.FromString(stored.fields[BRIEF])
 
     @property
     def _there(self) -> Store:

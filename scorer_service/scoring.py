@@ -22,13 +22,17 @@ import reprlib
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError
+from runwire.scorer_errors import NonRetriableError as NonRetriableError
+from runwire.scorer_errors import NotScorable as NotScorable
+from runwire.scorer_errors import ProviderUnavailable as ProviderUnavailable
+from runwire.scorer_errors import RetryAfter as RetryAfter
 from runwire.values import carry_text, carry_value, from_value, json_text
 
 Direction = Literal["higher", "lower"]
@@ -129,52 +133,6 @@ def _leaves(value: Any) -> list[str]:
     return [str(value)]
 
 
-class NotScorable(Exception):
-    """Raised or returned by a scorer: this sample cannot be scored, for a reason that no retry will change. The
-    scorer run ends NOT_SCORABLE, which is no failure."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class NonRetriableError(Exception):
-    """Raised by a scorer: the attempt failed, and so would every other. `reason` is machine-readable."""
-
-    reason = "scorer_error"
-
-    def __init__(self, message: str, *, reason: str = "scorer_error") -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class ProviderUnavailable(Exception):
-    """Raised by a scorer: what it needs cannot be had now. That is no failed attempt: the scorer run is RETRYING, with
-    this `reason`, and is tried again after pauses that grow, for as long as `RetryPolicy.wait_seconds` says. `delay`,
-    in seconds or as a timedelta, is the least pause until then."""
-
-    reason = "provider_unavailable"
-    delay_seconds: float | None = None
-
-    def __init__(self, message: str, delay: float | timedelta | None = None) -> None:
-        super().__init__(message)
-        if delay is not None:
-            seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-            self.delay_seconds = max(0.0, seconds)
-
-
-class RetryAfter(ProviderUnavailable):
-    """Raised by a scorer that is asked too often: the next attempt makes sense after `delay`, in seconds or as a
-    timedelta. It comes then or a little later, so that not all come back in one moment, and counts as no attempt."""
-
-    reason = "rate_limited"
-
-    def __init__(self, delay: float | timedelta, message: str = "") -> None:
-        super().__init__(message, delay)
-        if not message:
-            self.args = (f"try again in {self.delay_seconds:g} s",)
-
-
 class BadScore(NonRetriableError):
     """What the scorer returned is no score: not a finite number, or too large."""
 
@@ -263,7 +221,7 @@ class Judge(Protocol):
 @dataclass(frozen=True)
 class RetryPolicy:
     """How often an attempt that raised is repeated, and when: a random part of a delay that doubles. Waiting for what
-    cannot be had (see ProviderUnavailable) is no attempt: it goes on for `wait_seconds`, with the same pauses."""
+    cannot be had (see ProviderUnavailable) is no attempt: it continues for `wait_seconds`, with the same pauses."""
 
     retries: int = 4
     first_delay_seconds: float = 15.0

@@ -7,12 +7,13 @@ import json
 import math
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 import grpc
 
+from runwire.agent.v1 import run_pb2
 from runwire.errors import (
     InvalidRequest,
     RunNotFound,
@@ -22,17 +23,22 @@ from runwire.errors import (
 )
 from runwire.identity.principal import Principal, caller
 from runwire.paging import decode_token, encode_token, page_size
-from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_port_pb2, scorer_run_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
-from runwire.scorer_requests import scorer_run_id
-from runwire.times import microseconds_of, seconds_of
+from runwire.scorer_requests import PEOPLE, scorer_run_id
+from runwire.times import microseconds_of, seconds_of, timestamp
 from runwire.values import from_struct
 from scorer_service.answers import messages
 from scorer_service.answers.controls import Controls, Place, Selection, Walk
-from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Queries
+from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Found, Queries
 from scorer_service.answers.statistics import Statistics
 from scorer_service.answers.tallied import Window
 from scorer_service.answers.watch import Frame, Watch
+from scorer_service.people import messages as people_messages
+from scorer_service.people.opinions import Opinions
+from scorer_service.port import messages as port_messages
+from scorer_service.port.external import External
+from scorer_service.port.port import Port
 from scorer_service.queue.holders import Holder, Holders, by_scorer
 from scorer_service.registry import Registry, newest_of
 from scorer_service.results.records import NewRun, Priority, json_text
@@ -45,6 +51,8 @@ _DEFAULT_HEARTBEAT_SECONDS: Final = 10.0
 Context = Any
 Owns: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
 """Whether a run (tenant, run_id) was started by a subject."""
+Brief: TypeAlias = Callable[[str, str], Awaitable[run_pb2.Run | None]]
+"""A run (tenant, run_id) of the store, or None."""
 _Walked: TypeAlias = pb.RetryScorerRunsRequest | pb.CancelScorerRunsRequest
 
 
@@ -59,12 +67,18 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         watch: Watch,
         registry: Registry,
         holders: Holders,
+        port: Port,
+        opinions: Opinions,
         *,
         owns: Owns,
+        brief: Brief,
         judge_model: str,
         max_sample_bytes: int,
     ) -> None:
         self._holders = holders
+        self._port = port
+        self._opinions = opinions
+        self._brief = brief
         self._queries = queries
         self._statistics = statistics
         self._controls = controls
@@ -76,10 +90,12 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
 
     async def ListScorers(self, request: pb.ListScorersRequest, context: Context) -> pb.ListScorersResponse:
         size, place = page_size(request), decode_token(request, str)
-        found = by_scorer(await self._holders.all())
-        names = [name for name in sorted({*self._registry.ids, *found}) if place is None or name > place[0]]
-        paused = await self._queries.paused()
-        scorers = [self._listed(name, name in paused, found.get(name, ())) for name in names[:size]]
+        found = by_scorer(await self._holders.all(caller().tenant))
+        external = await self._external()
+        known = sorted({*self._registry.ids, *found, *external})
+        names = [name for name in known if place is None or name > place[0]]
+        paused = await self._queries.paused(caller().tenant)
+        scorers = [self._listed(name, paused, found.get(name, ()), external.get(name)) for name in names[:size]]
         token = encode_token(request, names[size - 1]) if len(names) > size else ""
         return pb.ListScorersResponse(scorers=scorers, next_page_token=token)
 
@@ -90,7 +106,14 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         )
         if found is None or not await self._sees(who, found.run.run_id):
             raise ScorerRunNotFound(f"there is no scorer run {request.scorer_run_id!r}")
-        return pb.GetScorerRunResponse(scorer_run=messages.scorer_run(found, partial_results=True))
+        return pb.GetScorerRunResponse(scorer_run=await self._whole(found))
+
+    async def _whole(self, found: Found) -> scorer_run_pb2.ScorerRun:
+        """A scorer run with all that is known of it."""
+        message = messages.scorer_run(found, partial_results=True)
+        if message.scorer_name == PEOPLE and message.author:
+            message.opinions.extend(map(people_messages.opinion, await self._opinions.of(message.scorer_run_id)))
+        return message
 
     async def ListScorerRuns(self, request: pb.ListScorerRunsRequest, context: Context) -> pb.ListScorerRunsResponse:
         size, wanted = page_size(request), _filter(caller(), request.filter)
@@ -163,6 +186,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             labels=json.dumps(dict(sample.labels)),
             sample=sample.SerializeToString(deterministic=True),
             fingerprint=sha256(request.SerializeToString(deterministic=True)).hexdigest(),
+            requested_by=who.name,
         )
 
     async def RetryScorerRuns(self, request: pb.RetryScorerRunsRequest, context: Context) -> pb.RetryScorerRunsResponse:
@@ -174,11 +198,11 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if _only_begins(request, selection):
             place = await self._controls.begin()
             return pb.RetryScorerRunsResponse(next_page_token=_walk_token(request, place))
-        walk = _walk(request, context)
+        how: dict[str, Any] = {"by": who.name, "dry_run": request.dry_run, "walk": _walk(request, context)}
         if version:
-            touched = await self._controls.rescore(who.tenant, selection, version, dry_run=request.dry_run, walk=walk)
+            touched = await self._controls.rescore(who.tenant, selection, version, **how)
         else:
-            touched = await self._controls.redrive(who.tenant, selection, dry_run=request.dry_run, walk=walk)
+            touched = await self._controls.redrive(who.tenant, selection, **how)
         token = _walk_token(request, touched.rest)
         return pb.RetryScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
@@ -191,20 +215,20 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         if _only_begins(request, selection):
             place = await self._controls.begin()
             return pb.CancelScorerRunsResponse(next_page_token=_walk_token(request, place))
-        walk = _walk(request, context)
-        touched = await self._controls.cancel(who.tenant, selection, dry_run=request.dry_run, walk=walk)
+        how: dict[str, Any] = {"by": who.name, "dry_run": request.dry_run, "walk": _walk(request, context)}
+        touched = await self._controls.cancel(who.tenant, selection, **how)
         token = _walk_token(request, touched.rest)
         return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
     async def PauseScorer(self, request: pb.PauseScorerRequest, context: Context) -> pb.PauseScorerResponse:
         await self._check_scorer(request.scorer_id)
-        await self._controls.pause(request.scorer_id, True)
-        return pb.PauseScorerResponse(scorer=await self._now(request.scorer_id, True))
+        await self._controls.pause(request.scorer_id, True, (caller().tenant, caller().name))
+        return pb.PauseScorerResponse(scorer=await self._now(request.scorer_id))
 
     async def ResumeScorer(self, request: pb.ResumeScorerRequest, context: Context) -> pb.ResumeScorerResponse:
         await self._check_scorer(request.scorer_id)
         await self._controls.pause(request.scorer_id, False)
-        return pb.ResumeScorerResponse(scorer=await self._now(request.scorer_id, False))
+        return pb.ResumeScorerResponse(scorer=await self._now(request.scorer_id))
 
     async def GetScorerStats(self, request: pb.GetScorerStatsRequest, context: Context) -> pb.GetScorerStatsResponse:
         who = caller()
@@ -216,7 +240,13 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
             _seconds(request, "created_before"),
         )
         found = await self._statistics.ask(window)
-        return pb.GetScorerStatsResponse(stats=[messages.stats(one) for one in found])
+        agreements = await self._opinions.agreement(who.tenant, window.scorer_id, window.after, window.before)
+        stats = [messages.stats(one) for one in found]
+        for one in stats:
+            if agreed := agreements.get((one.scorer_id, one.scorer_name)):
+                one.compared_with_people = agreed.pairs
+                one.agreement, one.mean_distance = agreed.agreement, agreed.mean_distance
+        return pb.GetScorerStatsResponse(stats=stats)
 
     async def ListScorerWorkers(
         self, request: pb.ListScorerWorkersRequest, context: Context
@@ -237,6 +267,70 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         return pb.ListScorerQueuesResponse(
             queues=[messages.queue(one, now) for one in found[:size]], next_page_token=token
         )
+
+    async def SubmitScore(self, request: pb.SubmitScoreRequest, context: Context) -> pb.SubmitScoreResponse:
+        who = caller()
+        people_messages.checked(request)
+        agent_id, labels = await self._scored_run(who, request.run_id)
+        key = await self._opinions.submit(people_messages.said_of(who, request, agent_id, labels))
+        found = await self._queries.get(who.tenant, key)
+        if found is None:
+            raise ScorerRunNotFound(f"scorer run {key!r} was purged meanwhile")
+        return pb.SubmitScoreResponse(scorer_run=await self._whole(found))
+
+    async def _scored_run(self, who: Principal, run_id: str) -> tuple[str, Mapping[str, str]]:
+        """Agent and labels of a run that the caller sees. Raises RunNotFound."""
+        if await self._sees(who, run_id):
+            run = await self._brief(who.tenant, run_id)
+            if run is not None:
+                return run.agent_id, run.labels
+            agent_id = await self._opinions.agent_of(who.tenant, run_id)
+            if agent_id is not None:
+                return agent_id, {}
+        raise RunNotFound(f"no such run: {run_id}", run_id=run_id)
+
+    async def RegisterScorer(
+        self, request: scorer_port_pb2.RegisterScorerRequest, context: Context
+    ) -> scorer_port_pb2.RegisterScorerResponse:
+        if not request.HasField("scorer"):
+            raise InvalidRequest({"scorer": "must be set"})
+        scorer = port_messages.external_of(caller().tenant, request.scorer)
+        await self._port.register(scorer)
+        return scorer_port_pb2.RegisterScorerResponse(scorer=port_messages.registered(scorer))
+
+    async def ClaimScorerRuns(
+        self, request: scorer_port_pb2.ClaimScorerRunsRequest, context: Context
+    ) -> scorer_port_pb2.ClaimScorerRunsResponse:
+        who, wanted = caller(), port_messages.wanted_of(request)
+        who.sees_all("the samples of all runs")
+        found, claims = await self._port.claim(who, wanted)
+        traces = await claims.traces(found.jobs) if found.jobs else {}
+        given = [
+            port_messages.claimed(job, wanted, claims.lease_seconds, traces.get(job.scorer_run_id, ("", "")))
+            for job in found.jobs
+        ]
+        return scorer_port_pb2.ClaimScorerRunsResponse(scorer_runs=given, alone_waiting=found.alone)
+
+    async def ReportScorerRun(
+        self, request: scorer_port_pb2.ReportScorerRunRequest, context: Context
+    ) -> scorer_port_pb2.ReportScorerRunResponse:
+        who = caller()
+        who.sees_all("what all runs score")
+        required = {name: "must be set" for name in ("worker", "scorer_run_id") if not getattr(request, name)}
+        if request.WhichOneof("report") is None:
+            required["score"] = "set one of score, error, not_scorable, extension, release"
+        if required:
+            raise InvalidRequest(required)
+        state, due_time = await self._port.report(who, request)
+        due = None if due_time is None else timestamp(due_time)
+        return scorer_port_pb2.ReportScorerRunResponse(state=state, due_time=due)  # type: ignore[arg-type]
+
+    async def _external(self) -> dict[str, External]:
+        """The newest versions of the caller's external scorers, by id."""
+        by_id: dict[str, dict[str, External]] = {}
+        for (scorer_id, version), scorer in (await self._port.externals.of(caller().tenant)).items():
+            by_id.setdefault(scorer_id, {})[version] = scorer
+        return {scorer_id: versions[newest_of(versions)] for scorer_id, versions in by_id.items()}
 
     async def _sees(self, who: Principal, run_id: str) -> bool:
         """Whether the scores of a run are the caller's to see; those of no run are not, where it sees only its own."""
@@ -262,16 +356,25 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
     def _scorer(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
         return messages.scorer(self._registry.newest(scorer_id), paused=paused, judge_model=self._judge_model)
 
-    async def _now(self, scorer_id: str, paused: bool) -> scorer_run_pb2.Scorer:
-        return self._listed(scorer_id, paused, by_scorer(await self._holders.all()).get(scorer_id, ()))
+    async def _now(self, scorer_id: str) -> scorer_run_pb2.Scorer:
+        having = by_scorer(await self._holders.all(caller().tenant)).get(scorer_id, ())
+        paused = await self._queries.paused(caller().tenant)
+        return self._listed(scorer_id, paused, having, (await self._external()).get(scorer_id))
 
-    def _listed(self, scorer_id: str, paused: bool, having: Sequence[Holder]) -> scorer_run_pb2.Scorer:
-        """A scorer of this process, or of another one: then only its name and its versions are known here."""
+    def _listed(
+        self, scorer_id: str, paused_by: Mapping[str, str], having: Sequence[Holder], external: External | None
+    ) -> scorer_run_pb2.Scorer:
+        """A scorer of this process, an external one, or one of another process: then only its name and its versions
+        are known here."""
+        paused = scorer_id in paused_by
         if scorer_id in self._registry:
             listed = self._scorer(scorer_id, paused)
+        elif external is not None:
+            listed = port_messages.listed(external, paused=paused)
         else:
             version = newest_of([one.version for one in having])
             listed = scorer_run_pb2.Scorer(scorer_id=scorer_id, version=version, paused=paused)
+        listed.paused_by = paused_by.get(scorer_id, "")
         listed.holders.extend(messages.holder(one) for one in having)
         return listed
 
@@ -290,10 +393,11 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         raise InvalidRequest({"scorer_version": f"no such version {version!r} of {scorer_id or 'any scorer'}"})
 
     async def _is_elsewhere(self, scorer_id: str, version: str) -> bool:
-        """Whether a process has this scorer, or any; in this version, or in any."""
-        return any(
-            scorer_id in ("", one.scorer_id) and version in ("", one.version) for one in await self._holders.all()
-        )
+        """Whether a process has this scorer, or any; in this version, or in any; or it is carried out elsewhere."""
+        who = caller()
+        pairs = [(one.scorer_id, one.version) for one in await self._holders.all(who.tenant)]
+        pairs += await self._port.externals.of(who.tenant)
+        return any(scorer_id in ("", name) and version in ("", each) for name, each in pairs)
 
 
 def _only_begins(request: _Walked, selection: Selection) -> bool:

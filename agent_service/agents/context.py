@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import inspect
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar, get_type_hints
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, get_type_hints
 
 from google.protobuf import struct_pb2
 from pydantic import TypeAdapter
@@ -21,11 +22,12 @@ from agent_service.log.history import Past
 from agent_service.log.journal import Journal
 from agent_service.log.turns import TurnEnded, Turns
 from agent_service.log.writer import LogWriter
+from runwire import tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.backoff import Backoff
 from runwire.bounds import MAX_TIMEOUT_SECONDS
 from runwire.times import timestamp
-from runwire.values import carry_struct, carry_text, carry_value, cleaned, from_value
+from runwire.values import carry_struct, carry_text, carry_value, cleaned, from_struct, from_value
 
 Result = TypeVar("Result")
 
@@ -37,7 +39,7 @@ _INLINE_SLEEP_SECONDS: Final = 2.0
 """A shorter sleep keeps its worker: handing the run back costs more."""
 
 MAX_PENDING_VALUE_BYTES: Final = 256 * 1024
-"""Of what a request shows to whoever answers it, and of the form that it asks for: several may wait at once."""
+"""Of what a request shows to the person who answers it, and of the form that it asks for: several may wait at once."""
 _MAX_NAME_BYTES: Final = 1024
 _PIECE_LENGTH: Final = 65_536
 """Characters of a piece of text: far below what an event may have."""
@@ -83,7 +85,7 @@ class Suspended(BaseException):
         super().__init__(f"waits for {[request.request_id for request in pending]}")
         self.pending = pending
         self.due_in = due_in
-        """Seconds until the run goes on without an answer; None: it waits for the answer."""
+        """Seconds until the run continues without an answer; None: it waits for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +96,16 @@ class Retry:
     delay_seconds: float = 1.0
     max_delay_seconds: float = 60.0
     factor: float = 2.0
+    on: type[Exception] | tuple[type[Exception], ...] = Exception
+    """After what it is tried again; anything else is raised at once."""
 
     def __post_init__(self) -> None:
         for name, least in (("attempts", 1), ("delay_seconds", 0), ("max_delay_seconds", 0), ("factor", 1)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least {least}")
+        for each in self.on if isinstance(self.on, tuple) else (self.on,):
+            if not (isinstance(each, type) and issubclass(each, Exception)):
+                raise ValueError(f"on is {self.on!r}; it must be a class of exceptions, or a tuple of them")
 
     def delay(self, tries: int) -> float:
         """Seconds to wait after `tries` failures; see `runwire.backoff`."""
@@ -107,13 +114,35 @@ class Retry:
 
 ONCE: Final = Retry()
 
+Arguments = ParamSpec("Arguments")
+_MAX_UNSEEN: Final = 64
+
+
+class NeverAwaited(RuntimeError):
+    """A workflow returned and had not awaited something that it began: it was not done."""
+
+
+def _awaited_once(
+    method: Callable[Concatenate[RunContext, Arguments], Coroutine[Any, Any, Result]],
+) -> Callable[Concatenate[RunContext, Arguments], Coroutine[Any, Any, Result]]:
+    """A method whose result must be awaited: a workflow that forgets it is told (see `end_body`), and does not succeed
+    without what it believes done."""
+
+    @wraps(method)
+    def begin(ctx: RunContext, *args: Arguments.args, **given: Arguments.kwargs) -> Coroutine[Any, Any, Result]:
+        begun = method(ctx, *args, **given)
+        ctx.watch(begun)
+        return begun
+
+    return begin  # type: ignore[return-value] # mypy names the first argument
+
 
 class RunContext:
     """One attempt at a run.
 
     `emit` appends to the run's log, `step` does a thing once, `sleep` and `suspend` wait without holding a worker.
     After a crash or a suspension the body is executed again from its beginning, in a new attempt: finished steps
-    return what is remembered, and events outside of steps are told anew (readers discard those of the attempt
+    return what is remembered, and events outside of steps are told again (readers discard those of the attempt
     before; see the supersede rule in run_event.proto).
     """
 
@@ -128,6 +157,8 @@ class RunContext:
         answers: Mapping[str, run_event_pb2.Answer],
         now: Callable[[], float],
         turns: Turns | None = None,
+        context: Mapping[str, Any] | None = None,
+        resources: Any = None,
     ) -> None:
         self.run_id = run.run_id
         self.agent_id = run.agent_id
@@ -135,6 +166,13 @@ class RunContext:
         self.tenant = tenant
         self.attempt = run.attempt
         self.labels: Mapping[str, str] = dict(run.labels)
+        self.context: Mapping[str, Any] = context or {}
+        """What whoever started the run says to the agent's code: `StartRunRequest.context`."""
+        self.resources = resources
+        """What the agent's `lifespan` has opened for all runs of this process."""
+        self.model = run.model.model
+        """The model that the run asked for, one that the agent offers; empty: the agent's own."""
+        self.model_settings: Mapping[str, Any] = from_struct(run.model.settings)
         self.past = past
         """What was done before this attempt began."""
         self.journal = journal
@@ -158,6 +196,8 @@ class RunContext:
         self._started: set[str] = set()
         self._sleeps = 0
         self._body_started = False
+        self._unseen: list[Coroutine[Any, Any, Any]] = []
+        """What was begun and may not have been awaited."""
         self._cancelled = asyncio.Event()
         self.heeds_cancellation = False
 
@@ -184,9 +224,12 @@ class RunContext:
     async def emit_text(self, text: str) -> None:
         """Appends a TextDelta, or several where the text is long. Nothing is appended for an empty text. Lone
         surrogates are replaced."""
+        if not isinstance(text, str):
+            raise TypeError(f"emit_text: expected str, got {type(text).__name__}")
         for piece in (text,) if _is_plain(text) else pieces(text):
             await self._tell(text_delta=run_event_pb2.TextDelta(text=piece))
 
+    @_awaited_once
     async def emit_custom(self, type: str, data: Mapping[str, Any]) -> None:
         """Appends an event of your own kind. What JSON cannot hold is carried as `runwire.values` says."""
         await self.emit(run_event_pb2.CustomEvent(type=carry_text(type, _MAX_NAME_BYTES), data=carry_struct(data)))
@@ -207,12 +250,29 @@ class RunContext:
         await self._writer.emit(step, **{_PAYLOADS[type(event)]: event})
 
     async def begin_body(self) -> None:
-        """Starts the step of events outside of steps anew, if an earlier attempt began it."""
+        """Starts the step of events outside of steps again, if an earlier attempt began it."""
         if self.first_step in self.past.steps and not self._replays:
             await self._body()
 
+    def watch(self, begun: Coroutine[Any, Any, Any]) -> None:
+        """Remembers it until it is awaited."""
+        if len(self._unseen) >= _MAX_UNSEEN:
+            self._unseen = [each for each in self._unseen if _is_unbegun(each)][:_MAX_UNSEEN]
+        self._unseen.append(begun)
+
+    def check_awaited(self) -> None:
+        """Raises NeverAwaited for what was begun and not awaited."""
+        forgotten = [each for each in self._unseen if _is_unbegun(each)]
+        self._unseen.clear()
+        for each in forgotten:
+            each.close()
+        if forgotten:
+            names = ", ".join(sorted({f"ctx.{_name(each).rpartition('.')[2]}" for each in forgotten}))
+            raise NeverAwaited(f"{names} was called and never awaited, so it was not done: await {names}(...)")
+
     async def end_body(self) -> None:
-        """Finishes the step of events outside of steps, if it was begun."""
+        """Finishes the step of events outside of steps, if it was begun. Raises NeverAwaited."""
+        self.check_awaited()
         if self._body_started:
             await self._writer.emit(self.first_step, step_finished=run_event_pb2.StepFinished(name=self.agent_id))
 
@@ -235,6 +295,7 @@ class RunContext:
         """Whether what is done now was done in an earlier turn, and told then."""
         return self.turns is not None and self._received < self.turns.received
 
+    @_awaited_once
     async def receive(self, message_type: Any = Any, *, output: Any = None) -> Any:
         """The next message of the conversation, as `message_type`. Ends the present turn, with this `output`, and
         waits without holding a worker.
@@ -267,6 +328,7 @@ class RunContext:
 
     # Steps
 
+    @_awaited_once
     async def step(
         self,
         name: str,
@@ -282,7 +344,7 @@ class RunContext:
         one: JSON types), at most 1 MiB. `retry` and `timeout_seconds` (of one try) guard it. Raises what the last
         try raised, TimeoutError, ValueError for a name used twice, JournalEntryTooLarge.
         """
-        _check_step(name, function)
+        _check_step(name, function, retry, timeout_seconds)
         name = carry_text(name)
         key = f"step/{name}"
         self._begin(key)
@@ -305,14 +367,14 @@ class RunContext:
         number = self._number(name)
 
         async def once() -> Any:
-            # Each try begins the step anew: readers discard what a try that failed had said.
+            # Each try begins the step again: readers discard what a try that failed had said.
             await self._writer.emit(number, step_started=run_event_pb2.StepStarted(name=name))
             made = function(*args)
             if not inspect.isawaitable(made):
                 raise TypeError(f"step {name!r}: {_name(function)} is not async: it returned {type(made).__name__}")
             return await made
 
-        with within_step(number):
+        with within_step(number), tracing.span(f"step {name}", runwire__step__name=name, runwire__step=number):
             result = await _try(once, retry, timeout_seconds)
         try:
             data = _dump(adapter, result)
@@ -355,6 +417,7 @@ class RunContext:
 
     # Waiting
 
+    @_awaited_once
     async def sleep(self, duration: float | timedelta, *, name: str = "") -> None:
         """Waits, in seconds or as a timedelta, across crashes: the moment is remembered. A sleep longer than a few
         seconds holds no worker. `name` tells sleeps apart; without one they are told apart by their order."""
@@ -374,6 +437,7 @@ class RunContext:
             raise Suspended([pending], due_in=remaining)
         await asyncio.sleep(max(0.0, remaining))
 
+    @_awaited_once
     async def suspend(
         self,
         name: str,
@@ -384,7 +448,7 @@ class RunContext:
     ) -> Any:
         """Waits until somebody answers by ResumeRun, holding no worker; returns the answer's data as `answer_type`.
 
-        `data` tells whoever answers what it is about. Raises TimeoutError if nobody answered within `timeout`.
+        `data` tells the person who answers what it is about. Raises TimeoutError if nobody answered within `timeout`.
         """
         name = carry_text(name)
         request_id = f"suspend/{name}"
@@ -430,14 +494,18 @@ async def _try(function: Callable[[], Awaitable[Any]], retry: Retry, timeout_sec
                 return await function()
         except NonRetriable:
             raise
-        except Exception:
+        except Exception as error:
             tries += 1
-            if tries >= retry.attempts:
+            if tries >= retry.attempts or not isinstance(error, retry.on):
                 raise
         await asyncio.sleep(retry.delay(tries))
 
 
-def _check_step(name: Any, function: Any) -> None:
+def _is_unbegun(each: Coroutine[Any, Any, Any]) -> bool:
+    return inspect.iscoroutine(each) and inspect.getcoroutinestate(each) == inspect.CORO_CREATED
+
+
+def _check_step(name: Any, function: Any, retry: Any, timeout_seconds: Any) -> None:
     """Raises TypeError or ValueError, with what to write, for what `step` cannot do."""
     if callable(name) or inspect.isawaitable(name):
         _close(name)
@@ -449,6 +517,11 @@ def _check_step(name: Any, function: Any) -> None:
         raise TypeError(f"step {name!r}: do not call it: ctx.step({name!r}, function, argument)")
     if not callable(function):
         raise TypeError(f"step {name!r}: expected an async function, got {type(function).__name__}")
+    if not isinstance(retry, Retry):
+        raise TypeError(f"step {name!r}: retry is {retry!r}; it must be a Retry: retry=Retry(attempts=3)")
+    is_number = isinstance(timeout_seconds, int | float) and not isinstance(timeout_seconds, bool)
+    if timeout_seconds is not None and not (is_number and timeout_seconds > 0):
+        raise TypeError(f"step {name!r}: timeout_seconds is {timeout_seconds!r}; it must be a number above 0")
 
 
 def _check_gather(unnamed: Sequence[Any], steps: Mapping[str, Any]) -> None:
@@ -535,7 +608,9 @@ def _holds_nan(plain: Any) -> bool:
     return isinstance(plain, float) and not math.isfinite(plain)
 
 
-def _seconds(duration: float | timedelta, name: str) -> float:
+def _seconds(duration: Any, name: str) -> float:
+    if not isinstance(duration, timedelta | int | float):
+        raise TypeError(f"{name} is {duration!r}; it must be a number of seconds or a timedelta")
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
     if not abs(seconds) <= MAX_TIMEOUT_SECONDS:
         raise ValueError(f"{name} is {seconds!r} s; it must be a number of at most {MAX_TIMEOUT_SECONDS} s")
@@ -546,6 +621,10 @@ _PAYLOADS: Final[Mapping[type, str]] = {
     run_event_pb2.StepStarted: "step_started",
     run_event_pb2.TextDelta: "text_delta",
     run_event_pb2.ReasoningDelta: "reasoning_delta",
+    run_event_pb2.ToolCallDelta: "tool_call_delta",
+    run_event_pb2.OutputDelta: "output_delta",
+    run_event_pb2.CitationAdded: "citation_added",
+    run_event_pb2.ToolCallRetried: "tool_call_retried",
     run_event_pb2.ToolCallStarted: "tool_call_started",
     run_event_pb2.ToolCallFinished: "tool_call_finished",
     run_event_pb2.StepFinished: "step_finished",

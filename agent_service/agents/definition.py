@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
@@ -11,17 +12,23 @@ from typing import Any, Final, TypeVar, get_type_hints
 from google.protobuf import struct_pb2
 from pydantic import TypeAdapter, ValidationError
 
+from agent_service.agents import lifespans
 from agent_service.agents.context import RunContext
+from agent_service.agents.lifespans import Lifespan
 from runwire.agent.v1 import run_pb2
 from runwire.errors import ConfigurationError, InvalidRequest
 from runwire.redaction import redact
-from runwire.values import carry_struct, carry_value, from_value, to_struct
+from runwire.values import carry_struct, carry_value, from_struct, from_value, to_struct
 
 Body = Callable[[RunContext, Any], Awaitable[Any]]
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
+ORPHAN_AFTER_SECONDS: Final = 900.0
+"""Longer than a deploy takes, and than a version that was rolled back needs to come again."""
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_SCORER_NAME_LENGTH: Final = 128
+MAX_VERSION_LENGTH: Final = 128
+_ON_VERSION_CHANGE: Final = ("fail", "restart", "wait")
 _MAX_PROBLEMS: Final = 20
 _ENDS: Final[Mapping[str, run_pb2.RunState]] = {
     "succeeded": run_pb2.RUN_STATE_SUCCEEDED,
@@ -93,25 +100,50 @@ class Definition:
     output_type: Any = Any
     description: str = ""
     version: str = ""
-    """Of the agent's code. A run keeps the version it was started with; see `on_version_change`."""
+    """Of the agent's code. Only workers that have the version that a run was begun with go on with it."""
     on_version_change: str = "fail"
-    """What becomes of a run under way whose version is not this one: `fail` or `restart` (journal forgotten)."""
+    """What becomes of a run under way whose version nobody has had for `orphan_after`: `fail`, `restart` (journal
+    forgotten) or `wait`. One that was not begun yet is begun by this version, unless it is `wait`."""
+    orphan_after: float = ORPHAN_AFTER_SECONDS
+    """In seconds, from when such a run is due."""
     scorers: Sequence[ScorerRef] = ()
     concurrency: int | None = None
     """Most runs of this agent at once in one process; None: as many as the process runs."""
+    lifespan: Lifespan | None = None
+    """Opens what all runs of a process share; `RunContext.resources` is what it yields."""
+    models: Sequence[str] = ()
+    """Names of models that a run may ask for."""
+    model_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the model that a run may ask for, with the type of each."""
 
     def __post_init__(self) -> None:
         if not 0 < len(self.agent_id) <= 128:
             raise ConfigurationError(f"agent id {self.agent_id!r}: must have 1 to 128 characters")
-        if self.on_version_change not in ("fail", "restart"):
+        if self.on_version_change not in _ON_VERSION_CHANGE:
             raise ConfigurationError(
-                f"agent {self.agent_id!r}: on_version_change is {self.on_version_change!r}; it can be fail or restart"
+                f"agent {self.agent_id!r}: on_version_change is {self.on_version_change!r}; it can be "
+                f"{', '.join(_ON_VERSION_CHANGE)}"
+            )
+        if len(self.version) > MAX_VERSION_LENGTH or not self.version.isprintable():
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: version {self.version!r} must have at most {MAX_VERSION_LENGTH} printable "
+                "characters"
+            )
+        if not 0 < self.orphan_after < math.inf:
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: orphan_after is {self.orphan_after!r}; expected seconds, above 0"
             )
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigurationError(
                 f"agent {self.agent_id!r}: concurrency is {self.concurrency}; it must be at least 1"
             )
 
+        if self.lifespan is not None:
+            lifespans.check(self.agent_id, self.lifespan)
+        if wrong := [scorer for scorer in self.scorers if not isinstance(scorer, ScorerRef)]:
+            raise ConfigurationError(
+                f"agent {self.agent_id!r}: scorers are ScorerRef(...), got {wrong[0]!r}: scorers=[ScorerRef('some-id')]"
+            )
         if (place := repeated_scorer(self.scorer_protos)) is not None:
             raise ConfigurationError(
                 f"agent {self.agent_id!r}: {self.scorers[place]!r} repeats another reference; give it a name of its own"
@@ -139,6 +171,26 @@ class Definition:
         except BaseException as error:
             # A validator is the author's, and may raise anything; StartRun calls it too, and is to be answered.
             raise InvalidRequest({root: redact(f"does not fit: {type(error).__name__}: {error}")}) from error
+
+    @cached_property
+    def _settings(self) -> Mapping[str, TypeAdapter[Any]]:
+        return {name: TypeAdapter(kind) for name, kind in self.model_settings.items()}
+
+    def check_model(self, choice: run_pb2.ModelChoice) -> None:
+        """Raises InvalidRequest for a model, or settings of one, that the agent does not let its callers choose."""
+        wrong: dict[str, str] = {}
+        if choice.model and choice.model not in self.models:
+            wrong["model.model"] = _not_offered(self.agent_id, choice.model, "model", self.models)
+        for name, value in from_struct(choice.settings).items():
+            if (adapter := self._settings.get(name)) is None:
+                wrong[f"model.settings.{name}"] = _not_offered(self.agent_id, name, "setting", sorted(self._settings))
+                continue
+            try:
+                adapter.validate_python(value)
+            except ValidationError as error:
+                wrong |= _violations(error, f"model.settings.{name}")
+        if wrong:
+            raise InvalidRequest(wrong)
 
     def output_problem(self, output: Any) -> str:
         """Why the output is not of the declared type, in words; empty where it is."""
@@ -179,7 +231,14 @@ class Definition:
             input_schema=carry_struct(self._input.json_schema()),
             output_schema=carry_struct(self._output.json_schema(mode="serialization")),
             scorers=self.scorer_protos,
+            models=sorted(self.models),
+            model_settings=sorted(self.model_settings),
         )
+
+
+def _not_offered(agent_id: str, name: str, what: str, offered: Sequence[str]) -> str:
+    offers = f"it offers {', '.join(offered)}" if offered else "it offers none"
+    return f"agent {agent_id!r} does not offer the {what} {name!r}; {offers}"
 
 
 def _violations(error: ValidationError, root: str = "input") -> dict[str, str]:
@@ -191,13 +250,15 @@ def _violations(error: ValidationError, root: str = "input") -> dict[str, str]:
 
 
 def workflow(
-    *,
-    id: str,
+    *misused: Any,
+    id: str = "",
     version: str = "",
     on_version_change: str = "fail",
+    orphan_after: float = ORPHAN_AFTER_SECONDS,
     scorers: Sequence[ScorerRef] = (),
     description: str = "",
     concurrency: int | None = None,
+    lifespan: Lifespan | None = None,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Definition]:
     """Makes an async function of (RunContext, input) an agent that can be served.
 
@@ -205,7 +266,13 @@ def workflow(
     accepted, and outputs are stored as: pydantic models, dataclasses, str, dict, or any other type pydantic knows.
     The function is executed again from its beginning after a crash or a suspension: what must happen once belongs
     into `ctx.step`.
+
+    `lifespan`, a function with @asynccontextmanager, opens what all runs of a process share, such as a pool of
+    connections: before the first run is claimed, on the service's loop. What it yields is `ctx.resources`. Several
+    agents may name the same.
     """
+    if misused or not id:
+        raise ConfigurationError('workflow: write @workflow(id="some-id") above the function')
 
     def define(function: Callable[..., Awaitable[Any]]) -> Definition:
         parameters = list(inspect.signature(function).parameters)
@@ -220,8 +287,10 @@ def workflow(
             description=description or (inspect.getdoc(function) or "").partition("\n\n")[0],
             version=version,
             on_version_change=on_version_change,
+            orphan_after=orphan_after,
             scorers=tuple(scorers),
             concurrency=concurrency,
+            lifespan=lifespan,
         )
 
     return define

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from types import ModuleType
 from typing import Any
 
+from agent_service.agents import lifespans
 from agent_service.agents.definition import Definition
+from agent_service.agents.lifespans import Lifespan
 from runwire.errors import AgentNotFound, ConfigurationError
 from runwire.redaction import redact
 
@@ -22,6 +26,24 @@ class Registry:
         for definition in definitions:
             if self._definitions.setdefault(definition.agent_id, definition) is not definition:
                 raise ConfigurationError(f"two agents are called {definition.agent_id!r}: give one another id")
+        self._resources: Mapping[Lifespan, Any] = {}
+
+    @asynccontextmanager
+    async def opened(self, stopping: asyncio.Event | None = None) -> AsyncIterator[None]:
+        """What the lifespans of the agents open is there until the block is left; one that several have, once. Raises
+        as `lifespans.opened`."""
+        wanted: dict[Lifespan, str] = {}
+        for definition in self:
+            if definition.lifespan is not None:
+                wanted.setdefault(definition.lifespan, definition.agent_id)
+        async with lifespans.opened(wanted, stopping) as self._resources:
+            yield
+
+    def resources_of(self, definition: Definition | None) -> Any:
+        """What the lifespan of an agent has opened; None without one."""
+        if definition is None or definition.lifespan is None:
+            return None
+        return self._resources.get(definition.lifespan)
 
     def get(self, agent_id: str) -> Definition:
         """Raises AgentNotFound, naming what there is."""

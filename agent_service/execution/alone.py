@@ -23,7 +23,7 @@ from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.execution.attempt import Execution, Interrupt
 from agent_service.process import event_loop
-from runwire import logs
+from runwire import logs, telemetry
 from runwire.caching_pubsub import CachingPubSub
 from runwire.connect import open_store
 from runwire.errors import ConfigurationError, StoreUnavailable
@@ -75,7 +75,12 @@ class Alone:
 
     async def run(self) -> None:
         """Until the parent is gone."""
-        async with open_store(self._settings.store) as store, asyncio.TaskGroup() as bodies:
+        async with (
+            telemetry.traced("agent", self._settings.trace_export, content=self._settings.trace_content),
+            open_store(self._settings.store) as store,
+            self._agents.opened(),
+            asyncio.TaskGroup() as bodies,
+        ):
             loop = asyncio.get_running_loop()
             # In a thread: a run that blocks the loop must not outlive the parent.
             threading.Thread(target=self._listen, args=(loop,), name="parent", daemon=True).start()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from enum import Enum
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from google.protobuf import struct_pb2
 
@@ -19,28 +20,35 @@ from agent_service.config import Settings
 from agent_service.execution import ending
 from agent_service.execution.ending import Ending, Failure, Form, OutputInvalid, failure_of
 from agent_service.log import record, telling, turns
-from agent_service.log.history import OF_STEP, Excerpt, Past
+from agent_service.log.history import Excerpt, Past
 from agent_service.log.inbox import INBOX, Message, acceptance
 from agent_service.log.journal import PREFIX as JOURNAL
 from agent_service.log.journal import Journal
+from agent_service.log.origin import ALL_EVENTS, Origin, events
+from agent_service.log.remembered import Recollections
 from agent_service.log.turns import TurnEnded
 from agent_service.log.writer import Changes, CommitFailed, EventTooLarge, LogWriter, OwnershipLost
 from agent_service.process import event_loop
-from runwire import frames
+from runwire import frames, tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.batch import Batch
-from runwire.caching_pubsub import CachingPubSub
+from runwire.caching_pubsub import CachingPubSub, History
 from runwire.errors import EventsLost, Fenced, FieldExists, NotFound, StoreUnavailable
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
 from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
+from runwire.values import from_struct, from_value
 
 _STUBBORN_SECONDS: Final = 10.0
-"""How long a body that was cancelled may go on before it is left alone."""
+"""How long a body that was cancelled may continue before it is left alone."""
 _READ_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0)
 _MAX_ATTEMPTS_KEPT: Final = 50
+_READ_AT_ONCE: Final = 64
+"""Fields of another run."""
+_LATER_RELEASE_SECONDS: Final = 5.0
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
+
+Read = TypeVar("Read")
 
 logger = logging.getLogger("agent_service.execution.attempt")
 
@@ -77,8 +85,12 @@ class Execution:
         settings: Settings,
         worker: str,
         bodies: asyncio.TaskGroup,
+        known: Recollections | None = None,
+        resources: Any = None,
     ) -> None:
-        """`definition` is None if the worker has no such agent: then the run ends."""
+        """`definition` is None if the worker has no such agent: then the run ends. `known`: what the worker has in
+        memory of conversations. `resources`: what the agent's lifespan has opened."""
+        self._resources = resources
         self._claim = claim
         self._definition = definition
         self._store = store
@@ -99,7 +111,7 @@ class Execution:
         self._excerpt = Excerpt(settings.max_sample_bytes)
         """Only of a run that has scorers."""
         self._writer = LogWriter(log, claim, self._now, self._excerpt.add if self._run.scorers else None)
-        self._turns = turns.of_claim(claim, self._run, store, self._writer)
+        self._turns = turns.of_claim(claim, self._run, store, self._writer, known)
         """Of a conversation. Each attempt executes at most one."""
         self._interrupts: asyncio.Queue[Interrupt] = asyncio.Queue(maxsize=8)
         self._woken = asyncio.Event()
@@ -110,6 +122,7 @@ class Execution:
         self._restarted = False
         self._broke_out: BaseException | None = None
         self._history_problem = ""
+        self._span = tracing.Span()
         self._frames = ""
         """Where the agent raised what ends the run."""
         self._told_of_interrupt = False
@@ -121,7 +134,7 @@ class Execution:
         definition = agents.get(run.agent_id) if run is not None and run.agent_id in agents else None
         if definition is None:
             logger.error("%s cannot be executed: what is stored of it is no run of an agent that is here", claim.topic)
-        return cls(claim, definition, **given)
+        return cls(claim, definition, resources=agents.resources_of(definition), **given)
 
     @property
     def agent_id(self) -> str:
@@ -155,7 +168,26 @@ class Execution:
         """Executes the attempt. Returns when the run is ended, suspended, handed back, or owned by another worker."""
         with telling.about(self._claim, self._run, self._worker):
             telling.claimed(self._claim, self._run)
-            await self._run_attempt()
+            with self._traced() as self._span:
+                await self._run_attempt()
+
+    def _traced(self) -> AbstractContextManager[tracing.Span]:
+        """The span of this attempt: within StartRun's, and linked to that of the attempt before."""
+        before = record.trace_of(self._claim.fields.get(record.TRACED, b""))
+        return tracing.span(
+            f"invoke_agent {self._run.agent_id}",
+            parent=record.trace_of(self._claim.fields.get(record.TRACE, b"")),
+            links=[before] if before else [],
+            gen_ai__operation__name="invoke_agent",
+            gen_ai__agent__id=self._run.agent_id,
+            gen_ai__agent__name=self._run.agent_id,
+            gen_ai__agent__version=self._run.agent_version or None,
+            gen_ai__conversation__id=self._run.run_id if self._turns is not None else None,
+            runwire__run__id=self._run.run_id,
+            runwire__tenant=self._tenant,
+            runwire__attempt=self._claim.head.attempt,
+            runwire__worker=self._worker,
+        )
 
     async def _run_attempt(self) -> None:
         if not self._is_given_up():
@@ -174,24 +206,28 @@ class Execution:
                     task.cancel()
 
     async def _read_history(self) -> None:
-        """Reads the log, for as long as the store needs to show it."""
+        """Reads the log."""
+        try:
+            await self._patiently("its log", self._read_log)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # It will not come back: a run that was left alone would be claimed again and again, and never end.
+            words = str(error) if isinstance(error, EventsLost) else f"{type(error).__name__}: {error}"
+            logger.error("%s: its log cannot be read: %s", self._claim.topic, words)
+            self._history_problem = words
+
+    async def _patiently(self, what: str, read: Callable[[], Awaitable[Read]]) -> Read:
+        """Reads, for as long as the store needs to show it."""
         tries = 0
         while True:
             try:
-                return await self._read_log()
+                return await read()
             except StoreUnavailable as error:
                 delay = _READ_RETRY_SECONDS[min(tries, len(_READ_RETRY_SECONDS) - 1)]
-                logger.warning("%s: its log will be read again in %s s: %s", self._claim.topic, delay, error)
+                logger.warning("%s: %s will be read again in %s s: %s", self._claim.topic, what, delay, error)
                 tries += 1
                 await asyncio.sleep(delay)
-            except MemoryError:
-                raise
-            except Exception as error:
-                # It will not come back: a run that was left alone would be claimed again and again, and never end.
-                words = str(error) if isinstance(error, EventsLost) else f"{type(error).__name__}: {error}"
-                logger.error("%s: its log cannot be read: %s", self._claim.topic, words)
-                self._history_problem = words
-                return
 
     def _now(self) -> float:
         return self._claim.time + time.monotonic() - self._claimed_at
@@ -216,24 +252,39 @@ class Execution:
                     self._excerpt.add(event)
 
     async def _attempt(self) -> None:
+        if record.is_of_later_release(self._claim.fields):
+            logger.warning("%s: a later release has written it; it is left to workers of that one", self._claim.topic)
+            await self._wait_on(_LATER_RELEASE_SECONDS)
         # What ends the run before anything else is done with it comes before anything that its contents could disturb.
-        if record.CANCEL in self._claim.fields:
+        elif record.CANCEL in self._claim.fields:
             await self._end_unexecuted(run_pb2.RUN_STATE_CANCELLED)
         elif self._turns is not None and self._turns.is_interrupted and not self._is_given_up():
             await self._end_unexecuted(run_pb2.RUN_STATE_CANCELLED, turn_only=True)
         elif (before := self._failure_before()) is not None:
             await self._end_unexecuted(run_pb2.RUN_STATE_FAILED, before)
+        elif self._turns is not None and record.FORK in self._claim.fields:
+            await self._begin_fork(self._turns)
+        elif self._changed() and not self._is_orphan():
+            await self._pass_on()
         elif self._still_waits():
             await self._wait_on(self._waits())
         elif self._turns is not None and not self._turns.is_open:
             await self._converse(self._turns)
         else:
-            await self._begin(anew=self._changed())
+            await self._begin(restart=self._changed())
             await self._execute()
 
-    async def _wait_on(self, seconds: float | None) -> None:
+    def _is_orphan(self) -> bool:
+        return record.ORPHANED in self._claim.fields
+
+    async def _pass_on(self) -> None:
+        """Leaves the run to the workers that have its version."""
+        queue = record.queue_of(self._run.agent_id, self._run.agent_version)
+        await self._writer.write(Changes(schedule=Schedule.DUE, queue=queue))
+
+    async def _wait_on(self, seconds: float | None, queue: str = "") -> None:
         """What the run waits for has not come: as before."""
-        await self._writer.write(Changes(**_wait(seconds)))
+        await self._writer.write(Changes(queue=queue, **_wait(seconds)))
 
     async def _converse(self, talk: turns.Turns) -> None:
         """Between two turns: begins the next, ends the conversation, or waits on."""
@@ -242,7 +293,7 @@ class Execution:
             idle = talk.idle_seconds(self._now())
             if idle is None or idle > 0 or not await self._accept_end(talk):
                 waits = [seconds for seconds in (idle, self._remaining()) if seconds is not None]
-                await self._wait_on(min(waits, default=None))
+                await self._wait_on(min(waits, default=None), record.any_queue_of(self._run.agent_id))
                 return
             message = talk.next()
         if message is not None and not message.is_end:
@@ -287,17 +338,17 @@ class Execution:
             return Failure("run_unreadable", "the run cannot be executed, because what is stored of it cannot be read")
         if self._history_problem:
             return Failure(
-                "events_lost", f"the run cannot go on, because its log is not whole: {self._history_problem}"
+                "events_lost", f"the run cannot continue, because its log is not whole: {self._history_problem}"
             )
         if self._definition is None:
             return Failure("run_unreadable", f"the run names the agent {self._run.agent_id!r}, which is not its own")
         if self._remaining() is not None and self._remaining() <= 0:  # type: ignore[operator]
             return Failure("deadline_exceeded", "the run's timeout has passed")
-        if self._changed() and self._definition.on_version_change != "restart":
+        if self._changed() and self._is_orphan() and self._definition.on_version_change != "restart":
             return Failure(
                 "agent_changed",
-                f"the run was started with version {self._run.agent_version!r} of the agent, and this is "
-                f"{self._version!r}: its journal may not fit",
+                f"the run was begun by version {self._run.agent_version!r} of the agent, which nobody has any "
+                f"more, and this is {self._version!r}: its journal may not fit",
             )
         return None
 
@@ -352,73 +403,120 @@ class Execution:
         return not lapsed and any(request.request_id not in answered for request in self._run.pending)
 
     def _waits(self) -> float | None:
-        """Seconds until a suspended run goes on without an answer: a request lapses, or the run's deadline."""
+        """Seconds until a suspended run continues without an answer: a request lapses, or the run's deadline."""
         moments = [seconds_of(r.deadline) - self._now() for r in self._run.pending if r.HasField("deadline")]
         remaining = self._remaining()
         return min([*moments, *([remaining] if remaining is not None else [])], default=None)
 
     async def _begin(
-        self, *, anew: bool = False, opening: Message | None = None, ending: Message | None = None
+        self, *, restart: bool = False, opening: Message | None = None, ending: Message | None = None
     ) -> None:
-        """The first commit of the attempt: from here on the attempt before can write nothing. `anew`: what was done
+        """The first commit of the attempt: from here on the attempt before can write nothing. `restart`: what was done
         and said so far, in a conversation in the present turn, does not count. `opening`: a turn begins with this
         message. `ending`: the conversation is over."""
         run, first = self._run, self._claim.head.last == 0
         payload: dict[str, Any] = {}
         puts: dict[str, bytes] = {}
         deletes = self._turns.stale() if self._turns is not None else []
-        forked = record.FORK in self._claim.fields and not anew
-        if (first and not forked) or anew:
-            self._restarted, self._past = anew, Past()
+        deletes += [record.ORPHANED] if self._is_orphan() else []
+        if self._span.carrier:
+            puts[record.TRACED] = record.pack_trace(self._span.carrier)
+        forked = record.FORK in self._claim.fields and not restart
+        if (first and not forked) or restart:
+            self._restarted, self._past = restart, Past()
             self._journal = Journal({}, self._writer)
             deletes += [name for name in self._claim.fields if name.startswith((JOURNAL, record.ANSWER, record.FORK))]
+        if first or restart:
             run.agent_version = self._version
-        if first or (anew and self._turns is None):
+        if first or (restart and self._turns is None):
             payload["run_started"] = run_event_pb2.RunStarted(run_id=run.run_id, agent_id=run.agent_id, input=run.input)
-        elif anew and self._turns is not None and (again := self._turns.message) is not None:
+        elif restart and self._turns is not None and (again := self._turns.message) is not None:
             payload["turn_started"] = self._turns.begin_again(again)
         elif run.state == run_pb2.RUN_STATE_SUSPENDED:
             payload["run_resumed"] = run_event_pb2.RunResumed(answers=self._answered())
         self._open_attempt()
         if ending is not None and self._turns is not None:
-            puts = self._turns.inbox.consume(ending)
+            puts |= self._turns.inbox.consume(ending)
         if opening is not None and self._turns is not None:
             if payload:
                 await self._writer.write(self._record(deletes=deletes), **payload)
                 payload, deletes = {}, []
             run.agent_version = self._version
-            payload["turn_started"], puts = self._turns.begin(opening, self._now())
-            puts |= self._received(opening)
+            payload["turn_started"], of_turn = self._turns.begin(opening, self._now())
+            puts |= {**of_turn, **self._received(opening)}
         await self._writer.write(self._record(also=puts, deletes=deletes), **payload)
         telling.began(self._claim, self._run, self._now())
-        if forked:
-            await self._tell_of_source()
+        if forked and self._turns is None:
+            async for event in self._tell_of_source():
+                event.attempt = self._claim.head.attempt
+                self._past.add(event)
+            await self._writer.write(Changes(deletes=[record.FORK]))
 
-    async def _tell_of_source(self) -> None:
-        """Begins the log of a fork with what its source tells of steps. After a crash it is told again: by the
-        supersede rule that is the same."""
-        source = topic_of(self._tenant, self._claim.fields[record.FORK].decode())
-        place: Position | None = None
-        while (batch := await self._batch_of(source, place)) is not None:
-            place = batch.position
-            for data in frames.events(batch.body):
-                event = run_event_pb2.RunEvent.FromString(data)
-                payload = event.WhichOneof("payload")
-                if payload in OF_STEP:
-                    await self._writer.emit(event.step, **{payload: getattr(event, payload)})
-                    event.attempt = self._claim.head.attempt
-                    self._past.add(event)
-        await self._writer.write(Changes(deletes=[record.FORK]))
+    async def _begin_fork(self, talk: turns.Turns) -> None:
+        """Begins the log of a conversation that was forked. Its first turn is another attempt's."""
+        await self._begin()
+        told: dict[int, run_pb2.Turn] = {}
+        async for event in self._tell_of_source():
+            turn = told.setdefault(event.turn, run_pb2.Turn(turn=event.turn))
+            if event.HasField("turn_started"):
+                turn.first_sequence = event.sequence
+            elif event.HasField("turn_finished"):
+                turn.last_sequence = event.sequence
+                turns.add_usage(self._run.usage, event.turn_finished.usage)
+        self._writer.turn = 0
+        self._run.state = run_pb2.RUN_STATE_WAITING
+        self._close_attempt("waiting")
+        waits = [seconds for seconds in (talk.idle_seconds(self._now()), self._remaining()) if seconds is not None]
+        wait = _wait(0.0 if talk.inbox.waiting else min(waits, default=None))
+        wait["queue"] = record.any_queue_of(self._run.agent_id)
+        puts = await self._turns_taken_over(told)
+        await self._writer.write(self._record(also=puts, deletes=[record.FORK], **wait))
 
-    async def _batch_of(self, topic: str, place: Position | None) -> Batch | None:
-        """The next events of another run; None at its end, and where they are purged meanwhile: its journal is what
-        counts."""
+    async def _turns_taken_over(self, told: Mapping[int, run_pb2.Turn]) -> dict[str, bytes]:
+        """The fields of the turns of another conversation, as this log tells of them."""
+        source = self._source[1]
+        puts: dict[str, bytes] = {}
+        numbers = sorted(told)
+        for start in range(0, len(numbers), _READ_AT_ONCE):
+            names = {record.turn_field(number): number for number in numbers[start : start + _READ_AT_ONCE]}
+            stored = await self._patiently("its source", partial(self._store.get, source, [*names]))
+            for name, data in (stored.fields if stored is not None else {}).items():
+                turn = run_pb2.Turn.FromString(data)
+                turn.MergeFrom(told[names[name]])
+                puts[name] = turn.SerializeToString()
+                if turn.turn == self._run.turn.turn:
+                    self._run.turn.CopyFrom(turn)
+        return puts
+
+    @property
+    def _source(self) -> tuple[Origin, str]:
+        """Where a fork came from, and the topic of that run."""
+        origin = Origin.unpack(self._claim.fields[record.FORK])
+        return origin, topic_of(self._tenant, origin.run_id)
+
+    async def _tell_of_source(self) -> AsyncIterator[run_event_pb2.RunEvent]:
+        """Begins the log of a fork with what its source tells of what was taken over; all of these events, with their
+        place in this log. What an attempt that died has told is not told again: it follows RunStarted."""
+        origin, source = self._source
+        sequence, told = 1, self._claim.head.last
+
+        async def read(after: Position | None, **bounds: int) -> History:
+            return await self._patiently("its source", partial(self._log.get_history, source, after, **bounds))
+
         try:
-            history = await self._log.get_history(topic, place, max_events=256, max_bytes=1024 * 1024)
+            async for event in events(read, origin.last if origin.turn else ALL_EVENTS):
+                if not origin.takes(event):
+                    continue
+                sequence += 1
+                payload = event.WhichOneof("payload") or ""
+                if sequence > told:
+                    self._writer.turn = event.turn
+                    await self._writer.emit(event.step, **{payload: getattr(event, payload)})
+                event.sequence = sequence
+                yield event
         except NotFound as error:
+            # Its journal is what counts.
             logger.warning("%s: what its source told is gone: %s", self._claim.topic, error)
-            return None
-        return history.batch
 
     def _open_attempt(self) -> None:
         """In the record."""
@@ -449,6 +547,12 @@ class Execution:
         return told
 
     async def _execute(self) -> None:
+        if self._turns is not None and self._turns.is_open:
+            try:
+                await self._patiently("what it remembers", self._turns.recollection.load)
+            except EventsLost as error:
+                await self._finish(run_pb2.RUN_STATE_FAILED, error=Failure("events_lost", str(error)))
+                return
         context = self._context()
         # In the worker's group: a body that does not heed cancellation must not hold up the end of its run.
         body = self._bodies.create_task(
@@ -474,6 +578,8 @@ class Execution:
             answers={} if self._restarted else record.answers(self._claim.fields),
             now=self._now,
             turns=self._turns,
+            context=from_struct(record.context(self._claim.fields)),
+            resources=self._resources,
         )
 
     async def _body(self, context: RunContext) -> struct_pb2.Value | BaseException:
@@ -596,20 +702,24 @@ class Execution:
         self._close_attempt("suspended")
         waits = [seconds for seconds in (suspended.due_in, self._waits()) if seconds is not None]
         await self._writer.write(
-            self._record(**_wait(min(waits, default=None))),
+            self._record(queue=self._bound_queue(), **_wait(min(waits, default=None))),
             run_suspended=suspension,
         )
         telling.suspended(run)
 
     async def _hand_back(self) -> None:
-        """For any worker to go on with, at once. If its record cannot be written, without it."""
+        """For any worker to continue with, at once. If its record cannot be written, without it."""
         self._close_attempt("released")
         try:
-            await self._writer.write(self._record(schedule=Schedule.DUE))
+            await self._writer.write(self._record(schedule=Schedule.DUE, queue=self._bound_queue()))
         except CommitFailed as error:
             logger.error("%s: it is handed back without a word in its record: %s", self._claim.topic, error)
-            await self._writer.write(Changes(schedule=Schedule.DUE))
+            await self._writer.write(Changes(schedule=Schedule.DUE, queue=self._bound_queue()))
         telling.handed_back()
+
+    def _bound_queue(self) -> str:
+        """Where a run that is under way is found. A conversation was found among those between two turns."""
+        return "" if self._turns is None else record.queue_of(self._run.agent_id, self._run.agent_version)
 
     async def _finish(
         self, state: run_pb2.RunState, *, output: struct_pb2.Value | None = None, error: Failure | None = None
@@ -628,7 +738,9 @@ class Execution:
                 output = None
         self._close_attempt("finished")
         whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
-        end = Ending(self._claim, self._run, self._excerpt, whole, state, output, error, self._now())
+        end = Ending(
+            self._claim, self._run, self._excerpt, whole, state, output, error, self._now(), trace=self._span.carrier
+        )
         problem: BaseException | None = None
         for form in Form:
             try:
@@ -644,8 +756,21 @@ class Execution:
             else:
                 lasted = self._now() - self._claim.head.create_time
                 telling.ended(self._run, state, error.reason if error else "", lasted, self._frames)
+                self._tell_span(state, error, output)
                 return
         raise CommitFailed(f"the end of {self._claim.topic} cannot be written in any form") from problem
+
+    def _tell_span(self, state: run_pb2.RunState, error: Failure | None, output: struct_pb2.Value | None) -> None:
+        usage = self._run.usage
+        self._span.set(
+            runwire__run__state=run_pb2.RunState.Name(state).removeprefix("RUN_STATE_").lower(),
+            gen_ai__usage__input_tokens=usage.input_tokens,
+            gen_ai__usage__output_tokens=usage.output_tokens,
+        )
+        self._span.say("gen_ai.input.messages", lambda: from_value(self._run.input))
+        self._span.say("gen_ai.output.messages", lambda: from_value(output) if output is not None else None)
+        if error is not None:
+            self._span.fail(error.reason)
 
     def _ends_conversation(self, state: run_pb2.RunState, error: Failure | None) -> bool:
         """Whether the run ends with its turn: it was cancelled, its time is over, its workflow has returned or raised,
@@ -664,7 +789,7 @@ class Execution:
         goes_on: bool = True,
     ) -> None:
         """Ends the present turn: what tells of it, what is remembered of it, what it asks of scorers, and where the
-        conversation goes on, the end of the lease: one atomic write, with less where it cannot be made whole."""
+        conversation continues, the end of the lease: one atomic write, with less where it cannot be made whole."""
         self._writer.end()
         problem: BaseException | None = None
         for form in Form:
@@ -680,7 +805,9 @@ class Execution:
                     logger.error("%s: the end of its turn is written with less: %s", self._claim.topic, why)
                 problem = refused
             else:
+                talk.recollection.keep()
                 telling.turn_ended(self._run.turn.turn, state, error.reason if error else "", self._frames)
+                self._tell_span(state, error, output)
                 self._frames = ""
                 return
         raise CommitFailed(f"the end of a turn of {self._claim.topic} cannot be written in any form") from problem
@@ -696,27 +823,30 @@ class Execution:
     ) -> tuple[Changes, run_event_pb2.TurnFinished]:
         run = self._run
         whole = not (self._history_problem or self._writer.unobserved or self._is_given_up())
-        end = Ending(self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message)
+        end = Ending(
+            self._claim, run, self._excerpt, whole, state, output, error, self._now(), talk.message, self._span.carrier
+        )
         output = end.output_in(form)
         failure = error.to_proto() if error is not None else None
-        remembered, forgotten = talk.remember(state) if form is Form.WHOLE else ({}, [])
-        if forgotten:
-            said = {"turns": forgotten}
-            await self._writer.emit(custom=run_event_pb2.CustomEvent(type="runwire.history_forgotten", data=said))
+        for_forks = self._settings.fork_retention_seconds > 0
+        remembered, spared = (
+            await talk.remember(state, for_forks=for_forks) if form is Form.WHOLE else (talk.remember_this(b""), [])
+        )
         steps = max([self._writer.highest_step, *self._past.steps])
         puts, deletes = talk.end(state, failure, steps, self._now())
-        deletes += [turns.history_field(number) for number in forgotten]
+        deletes += spared
         finished = run_event_pb2.TurnFinished(state=state, output=output, error=failure, usage=run.turn.usage)
         if goes_on:
             run.state = run_pb2.RUN_STATE_WAITING
             self._close_attempt("waiting")
-            deletes += [*self._journal_of_turn(), *(n for n in self._claim.fields if n.startswith(record.ANSWER))]
+            deletes += self._journal_of_turn()
             if output is not None and state == run_pb2.RUN_STATE_SUCCEEDED:
                 run.output.CopyFrom(output)
         waits = [seconds for seconds in (talk.idle_seconds(self._now()), self._remaining()) if seconds is not None]
         schedule: dict[str, Any] = {}
         if goes_on:
             schedule = _wait(0.0 if talk.inbox.waiting else min(waits, default=None))
+            schedule["queue"] = record.any_queue_of(run.agent_id)
         return self._record(
             also={**puts, **remembered},
             deletes=deletes,
@@ -724,17 +854,24 @@ class Execution:
             **schedule,
         ), finished
 
+    def _is_kept_for_forks(self) -> bool:
+        """Whether the journal is kept after the end. Of an agent in a conversation it is that of its last turn only."""
+        agent = self._definition is not None and self._definition.kind == run_pb2.AGENT_KIND_AGENT
+        return self._settings.fork_retention_seconds > 0 and not (agent and self._turns is not None)
+
     def _journal_of_turn(self) -> list[str]:
         """What is of no use any more after the turn: a workflow is executed from its beginning in every turn."""
         workflow = self._definition is not None and self._definition.kind == run_pb2.AGENT_KIND_WORKFLOW
-        return [] if workflow else self._journal.fields()
+        if workflow:
+            return []
+        return [*self._journal.fields(), *(name for name in self._claim.fields if name.startswith(record.ANSWER))]
 
     def _last_changes(self, end: Ending, form: Form) -> tuple[Changes, run_event_pb2.RunFinished]:
         run, finished = end.finished(form)
         return self._record(
             run,
-            # Of a run that did not succeed it is kept as long as its log: another may go on from it.
-            deletes=[] if end.state != run_pb2.RUN_STATE_SUCCEEDED and self._turns is None else self._journal.fields(),
+            # It goes with the log, unless there are to be no forks.
+            deletes=[] if self._is_kept_for_forks() else self._journal.fields(),
             messages=end.messages(form, run, self._settings.max_sample_bytes),
             schedule=Schedule.NEVER,
             final=end.state,
@@ -777,7 +914,7 @@ class Execution:
                 wanted = [record.CANCEL] if self._turns is None else [record.CANCEL, INBOX]
                 stored = await self._store.get(self._claim.topic, wanted)
             except StoreUnavailable as error:
-                # The lease goes on saying that the run was woken.
+                # The lease keeps saying that the run was woken.
                 logger.warning("%s: cannot see why it was woken: %s", self._claim.topic, error)
                 continue
             except Exception:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -142,6 +142,8 @@ class Ending:
     time: float
     message: inbox.Message | None = None
     """That the turn began with, where it is the end of a turn and not of the run."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """W3C trace context of the attempt; empty: that of StartRun's caller."""
 
     def finished(self, form: Form) -> tuple[run_pb2.Run, run_event_pb2.RunFinished]:
         """The Run as it is kept, and the event that says so."""
@@ -205,15 +207,15 @@ class Ending:
             run = self._of_turn(run, form)
         elif run.HasField("conversation"):
             return iter(())  # they were asked at the end of each turn
-        traceparent, _, tracestate = self.claim.fields.get(record.TRACE, b"").decode(errors="replace").partition("\n")
+        trace = self.trace or record.trace_of(self.claim.fields.get(record.TRACE, b""))
         return scoring.requests(
             tenant,
             run,
             self.excerpt,
             max_sample_bytes=max_sample_bytes,
             by_reference=form is not Form.WHOLE or not self.whole,
-            traceparent=traceparent,
-            tracestate=tracestate,
+            traceparent=trace.get("traceparent", ""),
+            tracestate=trace.get("tracestate", ""),
             turn=run.turn.turn if self.message is not None else 0,
         )
 

@@ -2,10 +2,10 @@
 
 Renewal must not depend on the loop that runs agents: a tool that blocks it would let every lease end, and other
 workers would execute the runs a second time. A loop that stays blocked for `max_blocked_seconds` is taken for dead all
-the same, so that its runs go on elsewhere.
+the same, so that its runs continue elsewhere.
 
 The thread's store is opened once and stays open: an outage, of all of it or of a part, is a renewal that failed and is
-tried again. What is not known (UNKNOWN, no answer) is told to nobody: the run goes on, and the store decides, when it
+tried again. What is not known (UNKNOWN, no answer) is told to nobody: the run continues, and the store decides, when it
 is there again, who owns it.
 """
 
@@ -25,7 +25,7 @@ from runwire.pubsub import Lease, LeaseState, Store
 _INTERVAL_SECONDS: Final = 1.0
 _BEAT_SECONDS: Final = 1.0
 _WARN_SECONDS: Final = 30.0
-"""An outage is spoken of again after so long."""
+"""An outage is spoken of again after this long."""
 
 logger = logging.getLogger("agent_service.execution.leases")
 

@@ -2,13 +2,13 @@
 
 A *suspect* is a run whose workers died twice in a row without progress (see `runwire.pubsub`). One of those that died
 together may be what they died of, and nobody knows which. So the worker claims each alone and hands it to a child
-process (`python -m agent_service.execution.alone`); it keeps the lease itself, and goes on with its other runs.
+process (`python -m agent_service.execution.alone`); it keeps the lease itself, and continues with its other runs.
 
     parent -> child   {"settings", "worker"}, then for each run {"run": lease and losses}, {"lease": LeaseState} and
                       {"interrupt": Interrupt} while it is executed
     child -> parent   {"ready"}, then for each run {"ended", "clean"} or {"given_up", "clean"}
 
-JSON lines over a socket that only the two have; when it is closed, whoever closed it, the child is gone. A child that
+JSON lines over a socket that only the two have; when it is closed, by either side, the child is gone. A child that
 dies is a loss of the run that it executed, told at once and with how it ended. One that cannot be started is none.
 """
 

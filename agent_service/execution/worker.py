@@ -14,13 +14,16 @@ from functools import partial
 from importlib.metadata import version
 from typing import Final
 
+from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.execution.attempt import Execution, Interrupt, is_given_up
 from agent_service.execution.leases import Leases, OpenStore
+from agent_service.execution.orphans import Orphans
 from agent_service.execution.suspects import AloneExecution, Children
 from agent_service.fleet import Presence
 from agent_service.log import record
+from agent_service.log.remembered import Recollections
 from runwire import metrics
 from runwire.agent.v1 import agent_service_pb2
 from runwire.backoff import Backoff
@@ -29,6 +32,7 @@ from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat, wait_for
 from runwire.pubsub import MAX_CLAIM_BYTES, Claim, Commit, Lease, LeaseState, Schedule, Store
 from runwire.times import timestamp
+from runwire.turns import weights_of
 
 _MAX_HOST: Final = 64
 _CLAIM_WAIT_SECONDS: Final = 1.0
@@ -58,6 +62,7 @@ class Worker:
         self._executions: dict[str, Execution | AloneExecution] = {}
         self._running: Counter[str] = Counter()
         self._claimed_bytes = 0
+        self._known = Recollections(settings.recollection_bytes)
         self._suspects: set[str] = set()
         """Topics that are executed alone."""
         self._in_memory = open_store is None
@@ -68,6 +73,8 @@ class Worker:
         self._freed = asyncio.Event()
         """A suspect has left its process, or there are to be no more."""
         self._claiming = Wakeup()
+        self._orphaning = Wakeup()
+        self._weights = weights_of(settings.tenant_weights)
         self._presence = Presence(store, self.describe)
         self._leases = Leases(store, open_store, self._lease_changed, lease_seconds=settings.lease_seconds)
 
@@ -89,6 +96,8 @@ class Worker:
                 loops = {"claims": self.run_once}
                 if self._children is not None:
                     loops["suspects"] = self._claim_for_children
+                orphans = Orphans(self._store, self._agents, self.name, self._settings.lease_seconds)
+                claiming.create_task(repeat("orphans", orphans.look, self._orphaning, pauses=_PAUSES), name="orphans")
                 for name, turn in loops.items():
                     turns = repeat(name, partial(turn, group, bodies), self._claiming, pauses=_PAUSES)
                     claiming.create_task(turns, name=name)
@@ -110,6 +119,7 @@ class Worker:
             lease_seconds=self._settings.lease_seconds,
             wait_seconds=wait_seconds,
             max_bytes=min(MAX_CLAIM_BYTES, self._settings.claimed_bytes - self._claimed_bytes),
+            weights=self._weights,
         ):
             await self._begin_safely(claim, group, bodies)
 
@@ -128,7 +138,7 @@ class Worker:
         if room > 0:
             await self._leases.renew_overdue()
             for claim in await self._store.claim(
-                [record.queue_of(definition.agent_id) for definition in self._agents],
+                [queue for definition in self._agents for queue in _queues_of(definition)],
                 holder=self.name,
                 limit=room,
                 lease_seconds=self._settings.lease_seconds,
@@ -176,6 +186,7 @@ class Worker:
     def drain(self) -> None:
         """Claims no more; `run` returns once what is being executed has finished or is handed back."""
         self._claiming.stop()
+        self._orphaning.stop()
         self._presence.say_now()
         self._changed.set()
         self._freed.set()
@@ -205,13 +216,14 @@ class Worker:
             or (self._suspects and self._children is None)
         ):
             return [], 0, 0.0
-        queues, wait_seconds = [], _CLAIM_WAIT_SECONDS
+        queues: list[str] = []
+        wait_seconds = _CLAIM_WAIT_SECONDS
         for definition in self._agents:
             room = (
                 limit if definition.concurrency is None else definition.concurrency - self._running[definition.agent_id]
             )
             if room > 0:
-                queues.append(record.queue_of(definition.agent_id))
+                queues += _queues_of(definition)
                 limit = min(limit, room)
             else:
                 # Its queue is not waited for: look again soon, as one of its runs may end.
@@ -233,6 +245,7 @@ class Worker:
                 settings=self._settings,
                 worker=self.name,
                 bodies=bodies,
+                known=self._known,
             )
             agent_id = execution.agent_id
             self._running[agent_id] += 1
@@ -291,6 +304,14 @@ class Worker:
         await asyncio.sleep(_SWEEP_SECONDS)
         while await self._store.sweep():
             pass
+
+
+def _queues_of(definition: Definition) -> tuple[str, str]:
+    """Where its runs are found: those of its version, and those that any version may go on with."""
+    return (
+        record.queue_of(definition.agent_id, definition.version),
+        record.any_queue_of(definition.agent_id),
+    )
 
 
 def _size(claim: Claim) -> int:

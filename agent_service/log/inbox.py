@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 from google.protobuf import struct_pb2
 
 from runwire.agent.v1 import agent_service_pb2, run_pb2
-from runwire.pubsub import Commit, Schedule
+from runwire.pubsub import ASIDE, Commit, Schedule
 
 INBOX: Final = "inbox"
 """What was accepted; see Accepted."""
@@ -29,8 +29,10 @@ CONSUMED: Final = "consumed"
 """What was consumed; see Consumed."""
 MESSAGE: Final = "message/"
 """+ number: mode and message; empty once it is of no use any more."""
-SENT: Final = "sent/"
+SENT: Final = f"{ASIDE}sent/"
 """+ digest of a request id: the number that its message got, and a digest of the message."""
+SENDER: Final = f"{ASIDE}sender/"
+"""+ number: the field that remembers the request id of that message."""
 MAX_WAITING: Final = 100
 """Messages that wait to be consumed."""
 MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
@@ -130,6 +132,11 @@ def sent_field(request_id: str) -> str:
     return SENT + hashlib.sha256(request_id.encode()).hexdigest()[:32]
 
 
+def sender_field(number: int) -> str:
+    """The field that says which one that is of a message."""
+    return f"{SENDER}{number}"
+
+
 def pack_sent(number: int, request: agent_service_pb2.SendMessageRequest) -> bytes:
     """What is remembered of a request that was accepted."""
     return _SENT.pack(number, _digest(request))
@@ -156,7 +163,6 @@ class Inbox:
         self._contents = {
             int(name.removeprefix(MESSAGE)): data for name, data in fields.items() if name.startswith(MESSAGE)
         }
-        self._sent = {name: _SENT.unpack(data)[0] for name, data in fields.items() if name.startswith(SENT)}
 
     @property
     def waiting(self) -> int:
@@ -209,21 +215,28 @@ class Inbox:
 
     def stale(self, keep: int) -> list[str]:
         """The fields that an attempt removes when it begins: those of messages that earlier ones have consumed, except
-        that of number `keep`, and of request ids that are not remembered any longer."""
-        known = [message_field(number) for number in self._contents if number <= self.consumed.count and number != keep]
-        return known + [name for name, number in self._sent.items() if number <= self.consumed.count - MAX_SENT]
+        that of number `keep`."""
+        return [message_field(number) for number in self._contents if number <= self.consumed.count and number != keep]
 
 
 def acceptance(
-    topic: str, attempt: int, accepted: Accepted, message: Message, once: dict[str, bytes] | None = None
+    topic: str,
+    attempt: int,
+    accepted: Accepted,
+    message: Message,
+    sent: Mapping[str, bytes] | None = None,
+    deletes: Sequence[str] = (),
 ) -> Commit:
     """The commit that accepts one more message, if nobody else has and no worker has claimed the run since `accepted`
-    was read, under this attempt. Raises Fenced and FieldExists where that is not so."""
+    was read, under this attempt. `sent`: what remembers its request id; `deletes`: what remembered another's. Raises
+    Fenced and FieldExists where that is not so."""
+    senders = {sender_field(message.number): name.encode() for name in sent or {}}
     return Commit(
         topic,
         attempt=attempt,
-        puts={INBOX: accepted.and_one(message).pack()},
+        puts={INBOX: accepted.and_one(message).pack(), **senders},
+        deletes=deletes,
         # The request id first: a repeat is to be told from another sender.
-        puts_once={**(once or {}), message.field: message.pack()},
+        puts_once={**(sent or {}), message.field: message.pack()},
         schedule=Schedule.WAKE,
     )

@@ -13,6 +13,8 @@ from agent_service.log.writer import Changes, LogWriter
 from runwire.errors import RunwireError
 
 PREFIX: Final = "journal/"
+FAILED: Final = "failed/"
+"""Begins keys of what was tried and raised; a run that continues this one tries it anew."""
 MAX_ENTRY_BYTES: Final = 1024 * 1024
 
 

@@ -7,12 +7,13 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
+from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError, Message
 
-from runwire import frames, values
+from runwire import frames, scorer_requests, tracing, values
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
-from runwire.pubsub import Head, Stored
+from runwire.pubsub import ASIDE, Head, Stored
 from runwire.times import timestamp
 
 RUN: Final = "run"
@@ -26,12 +27,18 @@ ANSWER: Final = "answer/"
 DEATH: Final = "death"
 """How the process that executed the run alone ended, the last time."""
 TRACE: Final = "trace"
-"""W3C trace context: traceparent, newline, tracestate."""
+"""W3C trace context: traceparent, newline, tracestate. What the run's spans are within."""
+TRACED: Final = "traced"
+"""The same, of the latest attempt, which the next one is linked to."""
+CONTEXT: Final = "context"
+"""StartRunRequest.context. Beside the Run, which is written with many commits."""
 CANCELLER: Final = "cancelled-by"
 """Who asked for it."""
 SUMMARY: Final = (RUN, CANCEL, CANCELLER)
 """What `to_run` needs."""
-BRIEF: Final = "brief"
+WHOLE: Final = (*SUMMARY, CONTEXT)
+"""What it needs for an answer about one run."""
+BRIEF: Final = scorer_requests.BRIEF
 """The Run as lists show it: at most about MAX_BRIEF_BYTES and its labels. Written with every RUN."""
 LISTED: Final = (BRIEF, CANCEL, CANCELLER)
 """What `to_listed` needs."""
@@ -39,9 +46,16 @@ MAX_BRIEF_BYTES: Final = 4 * 1024
 """A larger run is listed without its largest fields."""
 _OMITTABLE: Final = ("input", "output", "scorers", "pending", "attempts")
 
+ORPHANED: Final = "orphaned"
+"""Nobody has had the version of the agent that began the run for as long as the agent allows."""
+FORMAT: Final = "format"
+"""Of the journal and of these fields, as digits; where there is none it is 1."""
+FORMAT_VERSION: Final = 1
+"""What this release writes. It reads all before. One is added where a release before would misread what is written."""
+
 FORK: Final = "fork"
-"""Id of the run whose steps are still to be told at the beginning of the log."""
-TURN: Final = "turn/"
+"""Where the run came from (see Origin), while what it took over is still to be told at the beginning of the log."""
+TURN: Final = f"{ASIDE}turn/"
 """+ number: a turn of a conversation that is done."""
 MAX_TURNS: Final = 1000
 """Newest turns that are listed."""
@@ -64,14 +78,21 @@ def turn_field(number: int) -> str:
     return f"{TURN}{number}"
 
 
-def queue_of(agent_id: str) -> str:
-    """The queue in which workers find the runs of an agent."""
-    return f"{_QUEUE}{agent_id}"
+def queue_of(agent_id: str, version: str) -> str:
+    """The queue in which workers that have this version of an agent find the runs that are bound to it."""
+    return f"{any_queue_of(agent_id)}@{version}"
 
 
-def agent_of(queue: str) -> str:
-    """The agent whose runs are in a queue."""
-    return queue.removeprefix(_QUEUE)
+def any_queue_of(agent_id: str) -> str:
+    """The queue of an agent's runs that any version may go on with: conversations between two turns, and what is only
+    to be ended."""
+    return f"{_QUEUE}{agent_id.replace('%', '%25').replace('@', '%40')}"
+
+
+def agent_of(queue: str) -> tuple[str, str | None]:
+    """The agent whose runs are in a queue, and the version that they are bound to; None: any."""
+    name, at, version = queue.removeprefix(_QUEUE).partition("@")
+    return name.replace("%40", "@").replace("%25", "%"), version if at else None
 
 
 def index_of(tenant: str, agent_id: str = "") -> str:
@@ -100,6 +121,23 @@ def lists_of(tenant: str, run: run_pb2.Run) -> tuple[str, ...]:
     owners = [owner_list(tenant, run.owner)] if run.owner else []
     labels = (label_list(tenant, key, value) for key, value in run.labels.items())
     return index_of(tenant), index_of(tenant, run.agent_id), state_list(tenant, run.state), *owners, *labels
+
+
+def is_of_later_release(fields: Mapping[str, bytes]) -> bool:
+    """Whether the journal and the other fields may mean what this release does not know."""
+    version = fields.get(FORMAT, b"1")
+    return not version.isdigit() or int(version) > FORMAT_VERSION
+
+
+def pack_trace(carrier: Mapping[str, str]) -> bytes:
+    """W3C trace context as TRACE and TRACED hold it."""
+    return f"{carrier.get('traceparent', '')}\n{carrier.get('tracestate', '')}".encode()
+
+
+def trace_of(data: bytes) -> dict[str, str]:
+    """Of `pack_trace`; empty where it is none."""
+    traceparent, _, tracestate = data.decode(errors="replace").partition("\n")
+    return tracing.carrier_of(traceparent, tracestate)
 
 
 def puts(run: run_pb2.Run) -> dict[str, bytes]:
@@ -135,6 +173,8 @@ def to_run(stored: Stored) -> run_pb2.Run:
     """The Run of a topic that is not expired, with what its head knows better."""
     run = _readable(stored.fields[RUN]) or _lost(stored)
     run.cancelled_by = stored.fields.get(CANCELLER, b"").decode()
+    if CONTEXT in stored.fields:
+        run.context.CopyFrom(context(stored.fields))
     return with_head(run, stored.topic, stored.head, CANCEL in stored.fields)
 
 
@@ -179,6 +219,14 @@ def with_head(run: run_pb2.Run, topic: str, head: Head, cancel_requested: bool) 
     if head.expire_time:
         run.expire_time.CopyFrom(timestamp(head.expire_time))
     return run
+
+
+def context(fields: Mapping[str, bytes]) -> struct_pb2.Struct:
+    """StartRunRequest.context, checked when it was accepted; empty where what is stored cannot be read."""
+    try:
+        return struct_pb2.Struct.FromString(fields.get(CONTEXT, b""))
+    except DecodeError:
+        return struct_pb2.Struct()
 
 
 def pack_answer(answer: run_event_pb2.Answer, time: float) -> bytes:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from agent_service.log import record
-from runwire import logs, metrics
+from runwire import logs, metrics, tracing
 from runwire.agent.v1 import run_pb2
 from runwire.pubsub import Claim
 
@@ -32,8 +32,8 @@ class Told(StrEnum):
 def about(claim: Claim, run: run_pb2.Run, worker: str) -> AbstractContextManager[Any]:
     """Every line inside says which attempt at which run it is about, the author's own lines too."""
     tenant, run_id = record.split_topic(claim.topic)
-    trace = claim.fields.get(record.TRACE, b"").decode(errors="replace").split("-")
-    trace_id = {"trace_id": trace[1]} if len(trace) > 1 else {}
+    trace = tracing.trace_id(record.trace_of(claim.fields.get(record.TRACE, b"")).get("traceparent", ""))
+    trace_id = {"trace_id": trace} if trace else {}
     return logs.about(
         run_id=run_id,
         tenant=tenant,
@@ -47,6 +47,7 @@ def about(claim: Claim, run: run_pb2.Run, worker: str) -> AbstractContextManager
 def accepted(tenant: str, run: run_pb2.Run) -> None:
     """On the replica that answered StartRun."""
     values = {"run_id": run.run_id, "tenant": tenant, "agent_id": run.agent_id, "agent_version": run.agent_version}
+    values |= {"trace_id": run.trace_id} if run.trace_id else {}
     logger.info(Told.ACCEPTED, extra=logs.fields(**values))
     metrics.RUNS_ACCEPTED.add(**_agent(run))
 
@@ -78,7 +79,7 @@ def suspended(run: run_pb2.Run) -> None:
 
 
 def handed_back() -> None:
-    """This worker shuts down; any other goes on."""
+    """This worker shuts down; any other continues."""
     logger.info(Told.HANDED_BACK)
 
 
@@ -91,7 +92,7 @@ def ended(run: run_pb2.Run, state: run_pb2.RunState, reason: str, seconds: float
 
 
 def turn_ended(number: int, state: run_pb2.RunState, reason: str, frames: str) -> None:
-    """Of a conversation, which goes on unless it is told that the run has ended."""
+    """Of a conversation, which continues unless it is told that the run has ended."""
     _say_end(Told.TURN_ENDED, Told.TURN_FAILED, state, frames, turn=number, reason=reason or None)
 
 

@@ -4,8 +4,9 @@ Each attempt executes at most one turn. It begins with the commit that consumes 
 the one that remembers what the turn leaves (TurnFinished) and hands the run back. Fields of a run that is one, beside
 those of `inbox`:
 
-    turn/<n>      a turn that is done: its Turn, without message and output
-    history/<n>   what the agent remembers of it, in the agent's own form
+    aside/turn/<n>   a turn that is done: its Turn, without message and output
+
+What the agent remembers of them is in `remembered`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from google.protobuf import struct_pb2
 
 from agent_service.log import inbox, record
 from agent_service.log.inbox import Inbox, Message
-from agent_service.log.writer import LogWriter
+from agent_service.log.remembered import MAX_PART_BYTES, Recollection, Recollections
+from agent_service.log.writer import Changes, LogWriter
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.errors import StoreUnavailable
 from runwire.pubsub import Claim, Store
 from runwire.times import seconds_of, timestamp
+from runwire.values import carry_struct
 
-HISTORY: Final = "history/"
-MAX_HISTORY_BYTES: Final = 1024 * 1024
-"""Of what is remembered of all turns together; the oldest turns are forgotten first."""
+FORGOTTEN: Final = "runwire.history_forgotten"
+"""Type of the event that tells of turns which the agent does not remember any more."""
+COMPACTED: Final = "runwire.history_compacted"
+NOT_COMPACTED: Final = "runwire.history_not_compacted"
 
 
 class TurnEnded(BaseException):
@@ -38,19 +43,22 @@ class TurnEnded(BaseException):
 class Turns:
     """The conversation that an attempt works for."""
 
-    def __init__(self, run: run_pb2.Run, claim: Claim, store: Store, writer: LogWriter) -> None:
+    def __init__(
+        self, run: run_pb2.Run, claim: Claim, store: Store, writer: LogWriter, known: Recollections | None = None
+    ) -> None:
         self._run = run
         self._store = store
         self._topic = claim.topic
+        self._create_time = claim.head.create_time
         self._writer = writer
         self.inbox = Inbox(claim.fields)
-        self._history = {
-            int(name.removeprefix(HISTORY)): data for name, data in claim.fields.items() if name.startswith(HISTORY)
-        }
+        self.recollection = Recollection(claim.topic, claim.fields, store, known)
+        """What the agent remembers of the turns before."""
         self.base_usage = _difference(run.usage, run.turn.usage)
         """Of the turns before this one."""
         self.leaves: Callable[[run_pb2.RunState], bytes] = lambda state: b""
-        """What the agent remembers of the present turn, once it has ended so. Set by adapters."""
+        """What the agent remembers of the present turn, once it has ended so. Set by adapters. One that was cut
+        short leaves less than one that has succeeded."""
         self.said: Callable[[], str] = lambda: ""
         """What the agent has said in the present turn. Set by adapters."""
         if self.is_open:
@@ -96,11 +104,34 @@ class Turns:
         """Seconds until the conversation ends because nobody says anything; None: it does not."""
         if not self._run.conversation.HasField("idle_timeout"):
             return None
-        return seconds_of(self._run.turn.end_time) + seconds_of(self._run.conversation.idle_timeout) - now
+        # The last turn of a fork may have ended long before it began.
+        since = max(seconds_of(self._run.turn.end_time), self._create_time)
+        return since + seconds_of(self._run.conversation.idle_timeout) - now
 
-    def history(self) -> list[bytes]:
-        """What the agent remembers of the turns before, oldest first."""
-        return [data for _, data in sorted(self._history.items())]
+    # What is remembered
+
+    async def forget(self, limit_bytes: int) -> None:
+        """Forgets the oldest turns until this much is left, and tells of it, in one atomic step."""
+        begin = self.recollection.parts[0][0] or 1
+        last, puts = self.recollection.forget(limit_bytes)
+        await self._tell(FORGOTTEN, puts, first_turn=begin, last_turn=last)
+
+    async def compact(self, data: bytes) -> None:
+        """Puts this in the place of all that is remembered, and tells of it, in one atomic step: it is done once."""
+        before = self.recollection.state
+        puts = self.recollection.compact(data)
+        sizes = {"bytes_before": before.size_bytes, "bytes_after": len(data)}
+        await self._tell(
+            COMPACTED, puts, first_turn=1 if before.based else before.first, last_turn=before.last, **sizes
+        )
+
+    async def tell_not_compacted(self, problem: str) -> None:
+        """Tells that the agent's function could not do it."""
+        await self._tell(NOT_COMPACTED, {}, problem=problem)
+
+    async def _tell(self, kind: str, puts: Mapping[str, bytes], **data: Any) -> None:
+        event = run_event_pb2.CustomEvent(type=kind, data=carry_struct(data))
+        await self._writer.write(Changes(puts=puts, progress=bool(puts)), custom=event)
 
     # A turn begins
 
@@ -166,20 +197,28 @@ class Turns:
         puts = {record.turn_field(turn.turn): turn.SerializeToString(), **self.inbox.spent(turn.message_number)}
         return puts, [record.turn_field(turn.turn - record.MAX_TURNS)]
 
-    def remember(
-        self, state: run_pb2.RunState, limit_bytes: int = MAX_HISTORY_BYTES
-    ) -> tuple[dict[str, bytes], list[int]]:
-        """The fields that keep what the agent remembers of the present turn, and the turns that it forgets for it."""
+    async def remember(self, state: run_pb2.RunState, *, for_forks: bool) -> tuple[dict[str, bytes], list[str]]:
+        """The fields to write of what the agent remembers of the present turn, and those to remove. `for_forks`:
+        whether what counts no more is kept for a while."""
         left = self.leaves(state)
-        if not left:
-            return {}, []
-        room = limit_bytes - len(left)
-        forgotten = []
-        for number, data in sorted(self._history.items(), reverse=True):
-            room -= len(data)
-            if room < 0:
-                forgotten.append(number)
-        return {history_field(self._run.turn.turn): left}, sorted(forgotten)
+        if len(left) > MAX_PART_BYTES:
+            left = self.leaves(run_pb2.RUN_STATE_CANCELLED)
+        if len(left) > MAX_PART_BYTES:
+            left = b""
+        spared = await self._spared(for_forks)
+        return self.remember_this(left), spared
+
+    def remember_this(self, left: bytes) -> dict[str, bytes]:
+        """The fields to write, where the present turn leaves this."""
+        if not left and not self.recollection.state.last:
+            return {}  # an agent that remembers nothing, or a workflow
+        return self.recollection.and_turn(self._run.turn.turn, left)
+
+    async def _spared(self, for_forks: bool) -> list[str]:
+        try:
+            return await self.recollection.spare(for_forks=for_forks)
+        except StoreUnavailable:
+            return []  # after another turn
 
     def output(self) -> struct_pb2.Value | None:
         """What a turn that was cut short has said."""
@@ -187,9 +226,10 @@ class Turns:
         return struct_pb2.Value(string_value=said) if said else None
 
 
-def history_field(turn: int) -> str:
-    """The field of what is remembered of a turn."""
-    return f"{HISTORY}{turn}"
+def add_usage(total: run_pb2.Usage, more: run_pb2.Usage) -> None:
+    """Adds to `total`."""
+    for each in run_pb2.Usage.DESCRIPTOR.fields:
+        setattr(total, each.name, getattr(total, each.name) + getattr(more, each.name))
 
 
 def _difference(whole: run_pb2.Usage, part: run_pb2.Usage) -> run_pb2.Usage:
@@ -197,9 +237,11 @@ def _difference(whole: run_pb2.Usage, part: run_pb2.Usage) -> run_pb2.Usage:
     return run_pb2.Usage(**{name: max(0, getattr(whole, name) - getattr(part, name)) for name in names})
 
 
-def of_claim(claim: Claim, run: run_pb2.Run, store: Store, writer: LogWriter) -> Turns | None:
-    """The turns of a run; None for one that is no conversation."""
-    return Turns(run, claim, store, writer) if run.HasField("conversation") else None
+def of_claim(
+    claim: Claim, run: run_pb2.Run, store: Store, writer: LogWriter, known: Recollections | None = None
+) -> Turns | None:
+    """The turns of a run; None for one that is no conversation. `known`: what the worker has in memory."""
+    return Turns(run, claim, store, writer, known) if run.HasField("conversation") else None
 
 
 def first_fields(run: run_pb2.Run) -> Mapping[str, bytes]:

@@ -65,6 +65,8 @@ class Changes:
     leaves: Sequence[str] = ()
     messages: Sequence[Message] = ()
     schedule: Schedule = Schedule.KEEP
+    queue: str = ""
+    """With a schedule that ends the lease: where the run is to be found from then on; empty: where it was."""
     due_in: float = 0.0
     progress: bool = False
     final: int = 0
@@ -148,7 +150,7 @@ class LogWriter:
         await written
 
     def end(self) -> None:
-        """The attempt ends. From now on a commit that the store refuses for a reason of its own is told to whoever
+        """The attempt ends. From now on a commit that the store refuses for a reason of its own is told to its
         waits for it (CommitFailed) and forgotten with all that is not written: less may be written in its place."""
         self._ending = True
 
@@ -204,7 +206,7 @@ class LogWriter:
 
     def _serialise(self, step: int, payload: Mapping[str, Any]) -> tuple[run_event_pb2.RunEvent, bytes]:
         for part in payload.values():
-            # Whoever made it: a log that some clients cannot read is lost for them from here on.
+            # No matter who made it: a log that some clients cannot read is lost for them from here on.
             make_readable(part)
         event = run_event_pb2.RunEvent(
             sequence=self._sequence + 1, attempt=self._attempt, step=step, turn=self.turn, **payload
@@ -276,6 +278,7 @@ class LogWriter:
             leaves=[name for name, stays in listed.items() if not stays],
             messages=[message for changes in gathered for message in changes.messages],
             schedule=last.schedule,
+            queue=last.queue,
             due_in=last.due_in,
             progress=any(changes.progress for changes in gathered),
             final=last.final,

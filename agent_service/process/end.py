@@ -51,7 +51,7 @@ class BoundedEnd:
         _say_and_exit(
             logging.ERROR,
             "the process does not end: an agent swallows its cancellation, or the store does not answer. What it still "
-            "owns goes on elsewhere when the leases end",
+            "owns continues elsewhere when the leases end",
             1,
         )
 

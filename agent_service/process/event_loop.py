@@ -2,11 +2,11 @@
 
 asyncio lets SystemExit and KeyboardInterrupt out of the loop, whichever task or callback raised them, and any code can
 stop the loop or cancel every task that it sees. Rule: **what a run does to the loop happens to that run.** The loop is
-entered again; whoever raised is found by the context that its code ran in, and is told; a task of the service is not
+entered again; what raised is found by the context that its code ran in, and is told; a task of the service is not
 cancelled by the code of a run.
 
 Beyond any guard: `os._exit`, a signal to the own process, memory, native code that keeps the interpreter's lock. They
-end the process, and what was executed there goes on elsewhere (see `suspects`).
+end the process, and what was executed there continues elsewhere (see `suspects`).
 """
 
 from __future__ import annotations
@@ -80,11 +80,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     """uvloop's where it is installed: live events take a fifth to a third less. RUNWIRE_EVENT_LOOP=asyncio: not."""
     if uvloop_loop is None or os.environ.get("RUNWIRE_EVENT_LOOP") == "asyncio":
         return asyncio.new_event_loop()
-    return uvloop_loop.loop_class(_is_owned)()
-
-
-def _is_owned(context: Context | None) -> bool:
-    return (_owner.get() if context is None else context.get(_owner)) is not None
+    return uvloop_loop.loop_class(_owner)()
 
 
 def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> bool:
@@ -95,7 +91,7 @@ def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) ->
         try:
             loop.run_forever()
             if not task.done():
-                logger.error("something stopped the event loop; it goes on")
+                logger.error("something stopped the event loop; it continues")
         except (SystemExit, KeyboardInterrupt) as error:
             if task.done():
                 break  # it is the task's own
@@ -110,7 +106,9 @@ def _run_until_done(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) ->
 def _tell(error: BaseException) -> None:
     owner = _owner_of(error.__traceback__)
     if owner is None:
-        logger.error("%s came out of the event loop, and is nobody's; it goes on", type(error).__name__, exc_info=error)
+        logger.error(
+            "%s came out of the event loop, and is nobody's; it continues", type(error).__name__, exc_info=error
+        )
         return
     owner.broke_out(error)
 
@@ -141,7 +139,7 @@ class _Task(asyncio.Task[Any]):
     def cancel(self, msg: Any | None = None) -> bool:
         caller = _owner.get()
         if caller is not None and caller is not self.owner and (self.owner is None or self.body):
-            logger.error("%s tried to cancel the task %r, which is not its own; it goes on", caller, self.get_name())
+            logger.error("%s tried to cancel the task %r, which is not its own; it continues", caller, self.get_name())
             return False
         return super().cancel(msg)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import uvloop
@@ -30,17 +30,21 @@ class OwnedCallback:
         return repr(self._callback)
 
 
-def loop_class(is_owned: Callable[[Context | None], bool]) -> type[asyncio.AbstractEventLoop]:
-    """The class of such loops. `is_owned` says whether callbacks of a context (None: the present one) are a run's."""
+def loop_class(owner: ContextVar[Any]) -> type[asyncio.AbstractEventLoop]:
+    """The class of such loops. `owner` is set in the contexts of runs."""
+    base: Any = uvloop.Loop
+    call_soon_as_is: Any = base.call_soon
 
     def owned(callback: Callable[..., Any], context: Context | None) -> Callable[..., Any]:
-        return OwnedCallback(callback, context or copy_context()) if is_owned(context) else callback
-
-    base: Any = uvloop.Loop
+        whose = owner.get() if context is None else context.get(owner)
+        return callback if whose is None else OwnedCallback(callback, context or copy_context())
 
     class Loop(base):  # type: ignore[misc]  # its methods are typed more loosely than asyncio says
         def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
-            return super().call_soon(owned(callback, context), *args, context=context)
+            # As `owned` has it, but a dozen times for each live event.
+            if (owner.get() if context is None else context.get(owner)) is not None:
+                callback = OwnedCallback(callback, context or copy_context())
+            return call_soon_as_is(self, callback, *args, context=context)
 
         def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
             return super().call_soon_threadsafe(owned(callback, context), *args, context=context)

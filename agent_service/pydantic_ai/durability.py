@@ -46,6 +46,7 @@ from pydantic_ai.tools import (
 
 from agent_service.agents.context import MAX_PENDING_VALUE_BYTES, Suspended
 from agent_service.pydantic_ai.events import arguments
+from agent_service.pydantic_ai.growth import Growth
 from agent_service.pydantic_ai.steps import AfterCrash, Body, Steps
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.values import carry_struct, carry_text, carry_value, from_struct, from_value
@@ -53,6 +54,10 @@ from runwire.values import carry_struct, carry_text, carry_value, from_struct, f
 
 class _Streaming(WrapperModel):
     """A model that is asked to stream also where it cannot: its whole answer is then one piece."""
+
+    def __init__(self, wrapped: Model, growth: Growth) -> None:
+        super().__init__(wrapped)
+        self._growth = growth
 
     @asynccontextmanager
     async def request_stream(
@@ -62,6 +67,7 @@ class _Streaming(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncIterator[StreamedResponse]:
+        self._growth.output_tools = frozenset(tool.name for tool in model_request_parameters.output_tools)
         async with AsyncExitStack() as stack:
             arguments = (messages, model_settings, model_request_parameters)
             try:
@@ -112,7 +118,7 @@ class Durability(BaseDurabilityCapability[Any]):
         durable_unit_plural="journal entries",
         durable_container_noun="run",
         codec=JSON_CODEC,
-        # Tools are listed anew in each attempt: what was called is in the responses that are remembered.
+        # Tools are listed again in each attempt: what was called is in the responses that are remembered.
         journal_discovery=False,
         cancellation_error_types=(Suspended,),
     )
@@ -123,8 +129,10 @@ class Durability(BaseDurabilityCapability[Any]):
         run_id: str = "",
         not_repeatable: Mapping[str, AfterCrash] = {},
         conversation_id: str = "",
+        models: Mapping[str, Model | str] = {},
     ) -> None:
-        super().__init__(event_stream_handler=steps.hear if steps is not None else None)
+        named = {name: model for name, model in models.items() if isinstance(model, Model)}
+        super().__init__(event_stream_handler=steps.hear if steps is not None else None, models=named or None)
         self._steps = steps
         self._run_id = run_id
         self._conversation_id = conversation_id
@@ -171,7 +179,7 @@ class Durability(BaseDurabilityCapability[Any]):
         request_context = await super().before_model_request(ctx, request_context)
         if self._steps is not None:
             for message in await self._steps.steered():
-                ctx.enqueue(message)
+                ctx.enqueue(*([message] if isinstance(message, str) else message))
         return request_context
 
     async def after_node_run(
@@ -183,7 +191,7 @@ class Durability(BaseDurabilityCapability[Any]):
         return result
 
     def get_wrapper_model(self, model: Model) -> Model:
-        return _Streaming(model)
+        return model if self._steps is None else _Streaming(model, self._steps.growth)
 
     async def handle_deferred_tool_calls(
         self, ctx: RunContext[Any], *, requests: DeferredToolRequests
@@ -241,7 +249,7 @@ class Durability(BaseDurabilityCapability[Any]):
 
 
 def _say(results: DeferredToolResults, call: ToolCallPart, answer: run_event_pb2.Answer) -> None:
-    """Gives the tool what whoever decided says to it."""
+    """Gives the tool what the person who decided says to it."""
     if answer.HasField("metadata"):
         results.metadata[call.tool_call_id] = from_struct(answer.metadata)
 

@@ -8,6 +8,7 @@ again from its beginning, and what the journal holds is returned instead of bein
     tool/<step>/<call>               result of a tool: what it returned, or that it asked the model to try again
     began/<step>/<call>/<n>          a tool that must not be repeated was begun for the n-th time
     unknown/<step>/<call>            it died inside, and the model was told so
+    failed/<step>/<call>/<n>         the tool raised for the n-th time (see `tries`)
     answer/<step>                    the answer was not the model's own (a cache, a guard), and was told
     unit/<step>/<call>/<name>/<n>    anything else that pydantic-ai wants done once
 
@@ -34,31 +35,46 @@ from pydantic_ai.exceptions import (
     ModelServerError,
     ModelTimeoutError,
     ModelUnavailableError,
-    UsageLimitExceeded,
-    UserError,
 )
 from pydantic_ai.messages import (
     AgentStreamEvent,
     FunctionToolCallEvent,
     FunctionToolResultEvent,
     ModelResponse,
+    NativeToolCallPart,
+    NativeToolReturnPart,
     PartDeltaEvent,
+    PartEndEvent,
     PartStartEvent,
     TextPart,
     TextPartDelta,
     ThinkingPart,
     ThinkingPartDelta,
     ToolCallPart,
+    ToolCallPartDelta,
     ToolReturnPart,
+    UserContent,
 )
 from pydantic_ai.usage import RunUsage
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from agent_service.agents.context import NonRetriable, Retry, RunContext, pieces, within_step
+from agent_service.agents.context import Retry, RunContext, pieces, within_step
 from agent_service.agents.current import within_call
-from agent_service.pydantic_ai.events import finished, is_deferred, outcome_of, result_of, started
+from agent_service.pydantic_ai.events import (
+    citations,
+    finished,
+    is_deferred,
+    native,
+    outcome_of,
+    result_of,
+    started,
+)
+from agent_service.pydantic_ai.growth import Growth
+from agent_service.pydantic_ai.prompt import read
+from agent_service.pydantic_ai.tries import Failure, ToolPolicy, Tries
+from runwire import tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.values import carry_text, cleaned, from_value
+from runwire.values import carry_text, cleaned
 
 logger = logging.getLogger("agent_service")
 
@@ -74,8 +90,6 @@ UNKNOWN_AFTER_CRASH: Final = (
 
 _DELEGATED: Final = "runwire_delegated"
 """In the entry of a tool call: requests, input tokens, output tokens and tool calls of the agents that it ran."""
-_FINAL: Final = (UserError, UsageLimitExceeded, NonRetriable)
-"""What no other try of a tool would change."""
 _PASSING: Final = (ModelRateLimitError, ModelUnavailableError, ModelServerError, ModelConnectionError)
 """Errors of a provider after which the same request may succeed."""
 
@@ -97,11 +111,11 @@ _call: Final[ContextVar[_Call | None]] = ContextVar("runwire_tool_call", default
 class Steps:
     """Tells and remembers the steps of one attempt. `run.usage` is kept at what the whole run has used."""
 
-    def __init__(self, run: RunContext, retry: Retry, tool_retry: Retry, stall_seconds: float) -> None:
+    def __init__(self, run: RunContext, retry: Retry, policy: ToolPolicy, stall_seconds: float) -> None:
         self._run = run
         self._journal = run.journal
         self._retry = retry
-        self._tool_retry = tool_retry
+        self._tries = Tries(run.journal, run.now, policy)
         self._stall_seconds = stall_seconds
         self.number = run.first_step - 1
         """Of the latest request to the model."""
@@ -123,9 +137,12 @@ class Steps:
         """Text that was told since the present step began."""
         self._texts: dict[int, list[str]] = {}
         """All text of each step, in a conversation."""
-        self.given: list[Any] = []
+        self.given: list[str | list[UserContent]] = []
         """Messages that have steered the present turn."""
         self._silence: asyncio.Timeout | None = None
+        self.growth = Growth(self._tell)
+        self._native: set[tuple[str, str]] = set()
+        """Parts that the provider executed, and that were told since the present step began."""
         self._count_remembered()
 
     @property
@@ -133,15 +150,15 @@ class Steps:
         """What was said in the present turn of a conversation."""
         return "".join(piece for _, pieces in sorted(self._texts.items()) for piece in pieces)
 
-    async def steered(self) -> list[Any]:
+    async def steered(self) -> list[str | list[UserContent]]:
         """Messages of the conversation to give to the model with its next request: those that are remembered, and
         where the request is still to be made those that have come since."""
         if self._run.turns is None:
             return []
         step = self.number + 1
-        messages: list[Any] = []
+        messages: list[str | list[UserContent]] = []
         while (data := self._journal.get(f"steer/{step}/{len(messages) + 1}")) is not None:
-            messages.append(from_value(struct_pb2.Value.FromString(data)))
+            messages.append(read(struct_pb2.Value.FromString(data)))
         while self._journal.get(f"model/{step}") is None and (message := await self._run.turns.steer()) is not None:
             value = message.value or struct_pb2.Value()
             received = run_event_pb2.MessageReceived(message=value, message_number=message.number, mode=message.mode)
@@ -151,7 +168,7 @@ class Steps:
                 also=self._run.turns.consume(message),
                 message_received=received,
             )
-            messages.append(from_value(value))
+            messages.append(read(value))
         self.given += messages
         return messages
 
@@ -165,12 +182,13 @@ class Steps:
         payload = self._recall(key)
         if payload is None:
             try:
-                payload = await self._ask(body)
+                payload = await self._traced_ask(body)
             except BaseException:
                 # Another model may be asked instead: that is the same step, so that a replay finds its response.
                 self.number -= 1
                 raise
             await self._tell_unsaid(payload)
+            await self._tell_sources(_response(payload))
             await self._journal.record(key, _json(payload))
             _add(self._run.usage, _usage(payload))
         self._usage = _usage(payload)
@@ -186,8 +204,8 @@ class Steps:
             await self._tell_text(_spoken(_response(payload))[1])
 
     async def answered(self, response: ModelResponse) -> None:
-        """Takes the response that the agent goes on with. If it is not what was told, because a cache answered, or
-        because a guard has changed it, the step is told anew with this text."""
+        """Takes the response that the agent continues with. If it is not what was told, because a cache answered, or
+        because a guard has changed it, the step is told again with this text."""
         told, self._answer = self._answer, None
         thoughts, text = _spoken(response)
         if told is not None and told[1] == text:
@@ -205,11 +223,42 @@ class Steps:
         for piece in pieces(thoughts):
             await self._tell(run_event_pb2.ReasoningDelta(text=piece))
         await self._tell_text(text)
+        self._native.clear()
+        await self._tell_sources(response)
         await self._journal.record(key, b"1")
+
+    async def _tell_sources(self, response: ModelResponse) -> None:
+        """Tells what the provider executed itself, unless that was told while it happened, and what it cites."""
+        for part in response.parts:
+            if isinstance(part, NativeToolCallPart | NativeToolReturnPart):
+                await self._tell_native(part)
+        for citation in citations(response):
+            await self._tell(citation)
+
+    async def _tell_native(self, part: NativeToolCallPart | NativeToolReturnPart) -> None:
+        if (key := (part.tool_call_id, part.part_kind)) not in self._native:
+            self._native.add(key)
+            await self._tell(native(part))
 
     async def _tell_text(self, text: str) -> None:
         for piece in pieces(text):
             await self._tell(run_event_pb2.TextDelta(text=piece))
+
+    async def _traced_ask(self, body: Body) -> Any:
+        with tracing.span("chat", kind="client", gen_ai__operation__name="chat", runwire__step=self.number) as span:
+            payload = await self._ask(body)
+            if tracing.is_on():
+                response = _response(payload)
+                span.rename(f"chat {response.model_name or 'model'}")
+                span.set(
+                    gen_ai__response__model=response.model_name,
+                    gen_ai__provider__name=response.provider_name,
+                    gen_ai__response__id=response.provider_response_id,
+                    gen_ai__usage__input_tokens=response.usage.input_tokens,
+                    gen_ai__usage__output_tokens=response.usage.output_tokens,
+                )
+                span.say("gen_ai.output.messages", lambda: _spoken(response)[1])
+            return payload
 
     async def _ask(self, body: Body) -> Any:
         tries = 0
@@ -217,6 +266,8 @@ class Steps:
             self._finished.discard(self.number)
             self._told = {(number, call) for number, call in self._told if number != self.number}
             self._said.clear()
+            self._native.clear()
+            self.growth.clear()
             await self._tell(run_event_pb2.StepStarted(name="model"))
             try:
                 return await self._unless_silent(body)
@@ -266,6 +317,14 @@ class Steps:
                 ):
                     for piece in pieces(thought or ""):
                         await self._tell(run_event_pb2.ReasoningDelta(text=piece))
+                case PartStartEvent(index=index, part=ToolCallPart() as part):
+                    await self.growth.begin(index, part)
+                case PartDeltaEvent(index=index, delta=ToolCallPartDelta() as delta):
+                    await self.growth.grow(index, delta)
+                case PartEndEvent(part=NativeToolCallPart() | NativeToolReturnPart() as part):
+                    await self._tell_native(part)
+                case PartEndEvent(index=index, part=ToolCallPart()):
+                    await self.growth.end(index)
                 case FunctionToolCallEvent(part=part):
                     self._parts[part.tool_call_id] = part
                 case FunctionToolResultEvent(part=part):
@@ -315,8 +374,12 @@ class Steps:
         key = f"tool/{self._id(call.part)}"
         payload = self._recall(key)
         if payload is None:
+            failures = self._tries.of(self._id(call.part))
+            if failures and failures[-1].is_end:
+                self._told.add((self.number, call.part.tool_call_id))
+                raise failures[-1].again()
             await self._begin(call)
-            payload = await self._execute(call, body)
+            payload = await self._traced_execute(call, body, failures)
             if is_deferred(payload):
                 return payload
             self._told.add((self.number, call.part.tool_call_id))
@@ -369,25 +432,46 @@ class Steps:
             key = f"began/{self._id(call.part)}/{self._times_begun(call.part) + 1}"
             await self._journal.record(key, b"1", step=self.number, tool_call_started=beginning)
 
-    async def _execute(self, call: _Call, body: Body) -> Any:
-        tries = 0
+    async def _traced_execute(self, call: _Call, body: Body, failures: list[Failure]) -> Any:
+        part = call.part
+        with tracing.span(
+            f"execute_tool {part.tool_name}",
+            gen_ai__operation__name="execute_tool",
+            gen_ai__tool__name=part.tool_name,
+            gen_ai__tool__call__id=part.tool_call_id,
+            runwire__step=self.number,
+        ) as span:
+            span.say("gen_ai.tool.call.arguments", part.args_as_json_str)
+            payload = await self._execute(call, body, failures)
+            span.say("gen_ai.tool.call.result", lambda: payload)
+            return payload
+
+    async def _execute(self, call: _Call, body: Body, failures: list[Failure]) -> Any:
+        """What the tool returned, or what the model is told of its failure. Raises what it raised for the last time."""
+        name = self._id(call.part)
         while True:
+            if failures and failures[-1].told_model:
+                return {"kind": "tool_failed", "message": failures[-1].words()}
+            if failures:
+                await self._tries.pause(failures[-1])
             try:
                 return await body()
             except Exception as error:
-                tries += 1
-                if call.after_crash is not None or isinstance(error, _FINAL) or tries >= self._tool_retry.attempts:
-                    # It ends the run, whose error says more.
+                repeatable = call.after_crash is None
+                last = await self._tries.failed(name, call.part, failures, error, self.number, repeatable)
+                failures.append(last)
+                if last.is_end:
                     self._told.add((self.number, call.part.tool_call_id))
-                    await self._tell(finished(call.part, None, run_event_pb2.TOOL_CALL_OUTCOME_FAILED))
                     raise
-                problem = f"{type(error).__name__} in try {tries} of {self._tool_retry.attempts}"
-                logger.warning("%s: tool %s: %s", self._run.run_id, call.part.tool_name, problem)
-            await asyncio.sleep(self._tool_retry.delay(tries))
+                logger.warning(
+                    "tool %s: %s in try %d: %s", call.part.tool_name, last.error_class, len(failures), last.message
+                )
 
     def died_inside(self, part: ToolCallPart) -> bool:
         """Whether a tool that must not be repeated was begun for this call and never ended."""
-        return self._times_begun(part) > 0 and self._journal.get(f"tool/{self._id(part)}") is None
+        if self._times_begun(part) == 0 or self._journal.get(f"tool/{self._id(part)}") is not None:
+            return False
+        return not self._tries.of(self._id(part))  # where it raised it was not cut
 
     async def give_up(self, part: ToolCallPart) -> str:
         """Tells, once, that nobody knows whether the tool took effect; returns what the model is told."""
@@ -399,7 +483,7 @@ class Steps:
         return UNKNOWN_AFTER_CRASH
 
     def request_id(self, part: ToolCallPart) -> str:
-        """Of the question to a person that this call waits for. One that died inside is asked about anew each time."""
+        """Of the question to a person that this call waits for. One that died inside is asked about again each time."""
         if self.died_inside(part):
             return f"unknown/{self._id(part)}/{self._times_begun(part)}"
         return f"tool/{self._id(part)}"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deploy.check import compose, dockerfile, kubernetes, monitoring, operations
+from deploy.check import chart, compose, dockerfile, kubernetes, monitoring, operations, tools
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,18 +23,20 @@ def main(arguments: list[str]) -> int:
         "Kubernetes, file by file": lambda root: kubernetes.check(root, rendered=False),
         "settings in docs/operations.md": operations.check,
         "alerts, boards, run book": monitoring.check,
+        "Kubernetes, rendered by kustomize": lambda root: kubernetes.check(root, rendered=True),
+        "Helm chart": chart.check,
     }
-    if kubernetes.has_kubectl():
-        checks["Kubernetes, rendered by kustomize"] = lambda root: kubernetes.check(root, rendered=True)
     failed = 0
     for name, check in checks.items():
-        problems = list(check(ROOT))
+        try:
+            problems = list(check(ROOT))
+        except tools.Missing as missing:
+            print(f"SKIPPED {name}: {missing}")
+            continue
         failed += bool(problems)
         print(f"{'FAILED' if problems else 'ok':<8}{name}")
         for problem in problems:
             print(f"        {problem}")
-    if not kubernetes.has_kubectl():
-        print("SKIPPED Kubernetes, rendered by kustomize: no kubectl here, so no overlay was checked as a whole")
     print("SKIPPED building and running images: this check needs no engine and uses none")
     return 1 if failed else 0
 

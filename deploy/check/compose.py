@@ -15,12 +15,18 @@ from deploy.check import dockerfile
 from deploy.check.services import END_SECONDS, SERVICES, Service
 
 REQUIRED: Final = {"RUNWIRE_REDIS_PASSWORD": "redis4check", "RUNWIRE_POSTGRES_PASSWORD": "postgres4check"}
-"""What whoever starts it must give, and what is given here."""
+"""What the operator must give, and what is given here."""
 _NEEDS: Final = {
-    "agent": {"redis": "service_healthy"},
-    "scorer": {"redis": "service_healthy", "migrate": "service_completed_successfully"},
+    "agent": {"access": "service_completed_successfully", "redis": "service_healthy"},
+    "scorer": {
+        "access": "service_completed_successfully",
+        "redis": "service_healthy",
+        "migrate": "service_completed_successfully",
+    },
     "migrate": {"postgres": "service_healthy"},
 }
+_ACCESS: Final = "/access"
+"""Where certificates and tokens are, for those who make and those who read them."""
 _REDIS_LINES: Final = (
     "appendonly yes",
     "maxmemory-policy noeviction",
@@ -49,6 +55,12 @@ def redis_configuration(root: Path) -> str:
     return str(json.loads(config(root, REQUIRED).stdout)["configs"]["redis"]["content"])
 
 
+def access_script(root: Path) -> str:
+    """What makes certificates and tokens, for `sh -euc`."""
+    [script] = json.loads(config(root, REQUIRED).stdout)["services"]["access"]["command"]
+    return str(script).replace("$$", "$")
+
+
 def check(root: Path) -> Iterator[str]:
     """Yields what is wrong with the file."""
     for problem in _check(root):
@@ -63,7 +75,7 @@ def _check(root: Path) -> Iterator[str]:
     yield from _required(root)
     whole = json.loads(said.stdout)
     services: dict[str, Any] = whole["services"]
-    if missing := {"redis", "postgres", *_NEEDS} - services.keys():
+    if missing := {"access", "redis", "postgres", *_NEEDS} - services.keys():
         yield f"there is no {', '.join(sorted(missing))}"
         return
     yield from _redis(whole)
@@ -72,6 +84,7 @@ def _check(root: Path) -> Iterator[str]:
         service = SERVICES["scorer" if name == "migrate" else name]
         for problem in _service(name, services[name], service, targets):
             yield f"{name}: {problem}"
+    yield from _mounted("access", services["access"], read_only=False)
     for name in ("redis", "postgres"):
         if "test" not in services[name].get("healthcheck", {}):
             yield f"{name} has no healthcheck, and others wait for it to be healthy"
@@ -120,13 +133,21 @@ def _service(name: str, given: dict[str, Any], service: Service, targets: dict[s
         return
     if given.get("healthcheck", {}).get("disable"):
         yield "its healthcheck is disabled"
+    yield from service.protection_problems(environment, _ACCESS)
+    yield from _mounted(name, given, read_only=True)
     if [port["target"] for port in given.get("ports", [])] != [service.port]:
         yield f"it does not publish the service's port {service.port}"
     if any(port.get("host_ip") != "127.0.0.1" for port in given.get("ports", [])):
-        yield "it is published beyond this machine, without TLS"
+        yield "it is published beyond this machine without being asked to"
     needed = service.grace_seconds(environment) + END_SECONDS
     if _seconds(given.get("stop_grace_period", "10s")) < needed:
         yield f"stop_grace_period is {given.get('stop_grace_period', '10s')}, and it needs {needed:g} s to end in order"
+
+
+def _mounted(name: str, given: dict[str, Any], *, read_only: bool) -> Iterator[str]:
+    mounts = [each for each in given.get("volumes", []) if each["target"] == _ACCESS and each["type"] == "volume"]
+    if [each.get("read_only", False) for each in mounts] != [read_only]:
+        yield f"{name} does not have {_ACCESS} for {'reading' if read_only else 'writing'}"
 
 
 def _seconds(duration: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,22 +11,21 @@ from typing import Any, Final
 import kubernetes_validate
 import yaml
 
-from deploy.check import dockerfile
-from deploy.check.services import END_SECONDS, LIVENESS, SERVICES, Service
+from deploy.check import dockerfile, tools
+from deploy.check.services import END_SECONDS, IMAGES, LIVENESS, SERVICES, Service
+from runwire.scaler import TARGET
 
 VERSIONS: Final = ("1.30", "1.37")
 """The oldest that has all we use (`preStop: sleep`), and the newest that we have a schema of."""
-KUSTOMIZATIONS: Final = ("base", "overlays/split", "migrate")
+KUSTOMIZATIONS: Final = ("base", "overlays/split", "migrate", "certificates")
 BLOCKED_LOOP_SECONDS: Final = 300
 """For so long a service keeps its leases while a tool blocks its event loop (agent_service/execution/leases.py)."""
+_FOREIGN: Final = ("cert-manager.io/", "gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
+"""Kinds that Kubernetes itself does not have, and has no schema of."""
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 _SECRET_NAME: Final = re.compile(r"(PASSWORD|SECRET|TOKEN|API_KEY|RUNWIRE_STORE|RUNWIRE_RESULTS)")
 
 Document = dict[str, Any]
-
-
-def has_kubectl() -> bool:
-    return shutil.which("kubectl") is not None
 
 
 def check(root: Path, *, rendered: bool, kustomizations: Sequence[str] = KUSTOMIZATIONS) -> Iterator[str]:
@@ -40,7 +38,7 @@ def check(root: Path, *, rendered: bool, kustomizations: Sequence[str] = KUSTOMI
         except (ValueError, yaml.YAMLError, OSError) as error:
             yield f"kubernetes/{name}: {error}"
             continue
-        for problem in _documents(root, documents):
+        for problem in problems(root, documents):
             yield f"kubernetes/{name}: {problem}"
     for document in yaml.safe_load_all((folder / "secret.example.yaml").read_text()):
         for problem in (*_schema(document), *_example(document)):
@@ -48,9 +46,9 @@ def check(root: Path, *, rendered: bool, kustomizations: Sequence[str] = KUSTOMI
 
 
 def render(folder: Path) -> list[Document]:
-    """What would be applied. Raises ValueError with what kustomize says."""
+    """What would be applied. Raises ValueError with what kustomize says, tools.Missing where there is no kubectl."""
     said = subprocess.run(
-        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60, check=False
+        [tools.kubectl(), "kustomize", str(folder)], capture_output=True, text=True, timeout=60, check=False
     )
     if said.returncode:
         raise ValueError(said.stderr.strip())
@@ -74,7 +72,8 @@ def plain(folder: Path) -> list[Document]:
     return documents
 
 
-def _documents(root: Path, documents: list[Document]) -> Iterator[str]:
+def problems(root: Path, documents: list[Document]) -> Iterator[str]:
+    """What is wrong with documents that are applied together."""
     images = dockerfile.stages((root / "deploy/Dockerfile").read_text())
     for document in documents:
         about = f"{document['kind']} {document['metadata']['name']}"
@@ -83,6 +82,8 @@ def _documents(root: Path, documents: list[Document]) -> Iterator[str]:
 
 
 def _schema(document: Document) -> Iterator[str]:
+    if document["apiVersion"].startswith(_FOREIGN):
+        return
     for version in VERSIONS:
         try:
             kubernetes_validate.validate(document, version, strict=True)
@@ -99,18 +100,22 @@ def _kind(document: Document, documents: list[Document], images: dict[str, Any])
         yield "a Secret does not belong into the manifests"
     if kind == "ConfigMap":
         yield from _secrets(document["data"])
-    if kind in ("Deployment", "Job"):
+    if kind in ("Deployment", "Job", "StatefulSet"):
         yield from _pod(document, documents, images)
-    if kind == "Deployment":
-        yield from _deployment(document, documents)
+    if kind in ("Deployment", "StatefulSet") and any(map(_service_of, _containers(document))):
+        yield from _workload(document, documents)
+    if kind == "Certificate":
+        yield from _certificate(document, documents)
     if kind == "Service":
         yield from _service(document, documents)
     if kind == "PodDisruptionBudget" and not _selected(document["spec"]["selector"]["matchLabels"], documents):
         yield "it selects no Deployment"
-    if kind == "HorizontalPodAutoscaler":
+    if kind in ("HorizontalPodAutoscaler", "ScaledObject"):
         target = document["spec"]["scaleTargetRef"]["name"]
         if not any(one["kind"] == "Deployment" and one["metadata"]["name"] == target for one in documents):
             yield f"there is no Deployment {target} to scale"
+    if kind == "ScaledObject":
+        yield from _scaled(document, documents)
 
 
 def _pod(document: Document, documents: list[Document], images: dict[str, Any]) -> Iterator[str]:
@@ -124,7 +129,7 @@ def _pod(document: Document, documents: list[Document], images: dict[str, Any]) 
         yield "it gets a token of the cluster, which it does not need"
     if pod.get("enableServiceLinks") is not False:
         yield "it gets variables of Services, which look like settings"
-    for container in pod["containers"]:
+    for container in _containers(document):
         own = container.get("securityContext", {})
         if own.get("allowPrivilegeEscalation") is not False or own.get("readOnlyRootFilesystem") is not True:
             yield "it may gain privileges or write to its root file system"
@@ -133,6 +138,8 @@ def _pod(document: Document, documents: list[Document], images: dict[str, Any]) 
         resources = container.get("resources", {})
         if "memory" not in resources.get("limits", {}) or not {"cpu", "memory"} <= resources.get("requests", {}).keys():
             yield "no requests, or no limit of memory"
+        if "command" in container:
+            continue  # it has the image, and runs something else
         service = _service_of(container)
         if service is None or service.name not in images:
             yield f"no target of the Dockerfile makes the image {container['image']}"
@@ -141,49 +148,104 @@ def _pod(document: Document, documents: list[Document], images: dict[str, Any]) 
         yield from _secrets({one["name"]: one.get("value") for one in container.get("env", [])})
 
 
-def _deployment(document: Document, documents: list[Document]) -> Iterator[str]:
+def _containers(document: Document) -> list[Document]:
+    return list(document["spec"]["template"]["spec"]["containers"])
+
+
+def _workload(document: Document, documents: list[Document]) -> Iterator[str]:
     spec = document["spec"]
     labels = spec["template"]["metadata"]["labels"]
     if not spec["selector"]["matchLabels"].items() <= labels.items():
         yield "its selector does not match its own pods"
-    if not any(
-        one["kind"] == "PodDisruptionBudget" and one["spec"]["selector"]["matchLabels"].items() <= labels.items()
-        for one in documents
-    ):
-        yield "no PodDisruptionBudget"
-    if spec["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
-        yield "an old pod would go before a new one answers"
-    for container in spec["template"]["spec"]["containers"]:
+    if document["kind"] == "Deployment":
+        if not any(
+            one["kind"] == "PodDisruptionBudget" and one["spec"]["selector"]["matchLabels"].items() <= labels.items()
+            for one in documents
+        ):
+            yield "no PodDisruptionBudget"
+        if spec["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
+            yield "an old pod would go before a new one answers"
+    for container in _containers(document):
         service = _service_of(container)
         if service is not None:
             environment = _environment(container, documents)
             yield from _port(container, service, environment)
             yield from _probes(container, service, environment)
             yield from _grace(spec["template"]["spec"], container, service, environment)
+            if service.health:
+                folders = _secret_folders(spec["template"]["spec"], container)
+                yield from service.protection_problems(environment, *folders)
+
+
+def _secret_folders(pod: Document, container: Document) -> Iterator[str]:
+    """Where Secrets are mounted as whole folders, so that what is renewed is seen."""
+    secrets = {volume["name"] for volume in pod.get("volumes", []) if "secret" in volume}
+    for mount in container.get("volumeMounts", []):
+        if mount["name"] in secrets and mount.get("readOnly") and "subPath" not in mount:
+            yield mount["mountPath"]
+
+
+def _certificate(document: Document, documents: list[Document]) -> Iterator[str]:
+    issuer = document["spec"]["issuerRef"]
+    if issuer["kind"] == "ClusterIssuer":
+        return  # of the cluster, not of ours
+    if not any(one["kind"] == issuer["kind"] and one["metadata"]["name"] == issuer["name"] for one in documents):
+        yield f"there is no {issuer['kind']} {issuer['name']}"
 
 
 def _port(container: Document, service: Service, environment: dict[str, str | None]) -> Iterator[str]:
     listen = environment.get(service.listen) or ""
     if listen != f"0.0.0.0:{service.port}":
         yield f"{service.listen} is {listen!r}, not 0.0.0.0:{service.port}"
-    if [port["containerPort"] for port in container.get("ports", [])] != [service.port]:
+    ports = [port["containerPort"] for port in container.get("ports", [])]
+    if ports[:1] != [service.port]:
         yield f"its port is not the service's, {service.port}"
+    metrics = (environment.get("RUNWIRE_METRICS") or "").rpartition(":")[2]
+    if ports[1:] != ([int(metrics)] if metrics else []):
+        yield f"beside its port it has {ports[1:]}, and metrics at {metrics or 'none'}"
 
 
 def _probes(container: Document, service: Service, environment: dict[str, str | None]) -> Iterator[str]:
+    if not service.health:
+        yield from _web_probes(container)
+        return
     health = None if environment.get("RUNWIRE_ROLE") == "work" else service.health
     for name, asked in (("startupProbe", LIVENESS), ("readinessProbe", health), ("livenessProbe", LIVENESS)):
-        grpc = container.get(name, {}).get("grpc")
-        if grpc is None:
-            yield f"no {name} by gRPC"
-        elif grpc["port"] != service.port:
-            yield f"the {name} asks at port {grpc['port']}, not {service.port}"
-        elif grpc.get("service") != asked:
-            yield f"the {name} asks for {grpc.get('service')!r}, not for {asked!r}"
+        # Kubernetes' own gRPC probes speak no TLS.
+        command = container.get(name, {}).get("exec", {}).get("command", [])
+        if command[:3] != ["python", "/opt/healthcheck.py", service.listen]:
+            yield f"no {name} by the image's health check"
+        elif (command[3:] or [None]) != [asked]:
+            yield f"the {name} asks for {' '.join(command[3:])!r}, not for {asked!r}"
     liveness = container.get("livenessProbe", {})
     patience = liveness.get("periodSeconds", 10) * liveness.get("failureThreshold", 3)
     if patience < BLOCKED_LOOP_SECONDS:
         yield f"a loop blocked for {patience} s would be killed, although its leases are kept {BLOCKED_LOOP_SECONDS} s"
+
+
+def _web_probes(container: Document) -> Iterator[str]:
+    for name, asked in (("startupProbe", "/healthz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")):
+        probe = container.get(name, {}).get("httpGet", {})
+        if (probe.get("path"), probe.get("port")) != (asked, "http"):
+            yield f"the {name} asks for {probe.get('path')!r} at {probe.get('port')!r}, not for {asked!r} at 'http'"
+
+
+def _scaled(document: Document, documents: list[Document]) -> Iterator[str]:
+    """What KEDA asks: a service of ours, with entries that its scaler knows (runwire/scaler.py)."""
+    for trigger in document["spec"]["triggers"]:
+        asked, _, port = trigger["metadata"]["scalerAddress"].partition(":")
+        found = [
+            one
+            for one in documents
+            if one["kind"] == "Service"
+            and one["metadata"]["name"] == asked.partition(".")[0]
+            and any(str(offered["port"]) == port for offered in one["spec"]["ports"])
+        ]
+        if not found:
+            yield f"it asks {asked}:{port}, and no Service is there"
+        known = {"scalerAddress", "enableTLS", TARGET, "agents" if port == str(SERVICES["agent"].port) else "scorers"}
+        if strange := sorted(trigger["metadata"].keys() - known):
+            yield f"the scaler knows nothing of {', '.join(strange)}"
 
 
 def _grace(pod: Document, container: Document, service: Service, environment: dict[str, str | None]) -> Iterator[str]:
@@ -198,7 +260,7 @@ def _grace(pod: Document, container: Document, service: Service, environment: di
 
 def _service(document: Document, documents: list[Document]) -> Iterator[str]:
     spec = document["spec"]
-    if spec.get("clusterIP") != "None":
+    if spec.get("clusterIP") != "None" and any(port["appProtocol"] == "grpc" for port in spec["ports"]):
         yield "it is not headless: a client would stay with one pod"
     pods = _selected(spec["selector"], documents)
     if not pods:
@@ -210,7 +272,10 @@ def _service(document: Document, documents: list[Document]) -> Iterator[str]:
         for port in container.get("ports", [])
     }
     for port in spec["ports"]:
-        if pods and (port["targetPort"], port["port"]) not in offered:
+        headless = spec.get("clusterIP") == "None"  # then nothing maps one port to another
+        if pods and not any(
+            name == port["targetPort"] and (number == port["port"] or not headless) for name, number in offered
+        ):
             yield f"its port {port['port']} ({port['targetPort']}) is none of its pods'"
 
 
@@ -218,13 +283,17 @@ def _selected(labels: dict[str, str], documents: list[Document]) -> list[Documen
     return [
         one
         for one in documents
-        if one["kind"] == "Deployment" and labels.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+        if one["kind"] in ("Deployment", "StatefulSet")
+        and labels.items() <= one["spec"]["template"]["metadata"]["labels"].items()
     ]
 
 
 def _service_of(container: Document) -> Service | None:
-    name = container["image"].rpartition("/")[2].partition(":")[0]
-    return SERVICES.get(name.removeprefix("runwire-"))
+    """Which service a container runs; none where the image has to run something else."""
+    if "command" in container:
+        return None
+    name = re.split("[:@]", container["image"].rpartition("/")[2])[0]
+    return IMAGES.get(name.removeprefix("runwire-"))
 
 
 def _environment(container: Document, documents: list[Document]) -> dict[str, str | None]:
@@ -240,7 +309,8 @@ def _environment(container: Document, documents: list[Document]) -> dict[str, st
 
 def _secrets(variables: dict[str, str | None]) -> Iterator[str]:
     for name, value in variables.items():
-        if value is not None and (_CREDENTIALS.search(value) or _SECRET_NAME.search(name)):
+        is_path = (value or "").startswith(("/access/", "sqlite:///"))
+        if value is not None and not is_path and (_CREDENTIALS.search(value) or _SECRET_NAME.search(name)):
             yield f"{name} stands in clear, and not in a Secret"
 
 
@@ -248,5 +318,5 @@ def _example(document: Document) -> Iterator[str]:
     """An example must not be taken for real: what should be secret is one word in capitals."""
     for name, value in document["stringData"].items():
         secret = re.search(r"://[^:/]*:([^@]+)@", value)
-        if (secret[1] if secret else value) not in ("PASSWORD", "KEY"):
+        if (secret[1] if secret else value) not in ("PASSWORD", "KEY", "TOKENS"):
             yield f"{name} looks like a real secret"

@@ -20,7 +20,7 @@ from runwire.rpc import LIVENESS
 from scorer_service.servicer import SERVICE as SCORER_SERVICE
 
 END_SECONDS: Final = 15.0
-"""Beyond the grace for work, a process takes at most so long to end its streams, leases and connections."""
+"""Beyond the grace for work, a process takes at most this long to end its streams, leases and connections."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ class Service:
         except ValidationError as error:
             for wrong in error.errors(include_url=False, include_input=False):
                 yield f"the {self.name} service refuses {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+
+    def protection_problems(self, environment: Mapping[str, str | None], *folders: str) -> Iterator[str]:
+        """Whether it listens over TLS and knows callers, by files that are in `folders`."""
+        if environment.get("RUNWIRE_INSECURE"):
+            yield "RUNWIRE_INSECURE is set: whoever reaches it could do everything"
+        for variable in ("RUNWIRE_TLS_CERT_FILE", "RUNWIRE_TLS_KEY_FILE", "RUNWIRE_TOKENS"):
+            if (environment.get(variable) or "").rpartition("/")[0] not in folders:
+                yield f"{variable} is {environment.get(variable)!r}, and nothing is mounted there"
 
     def grace_seconds(self, environment: Mapping[str, str | None]) -> float:
         """The time for work after SIGTERM, in this environment."""
@@ -121,7 +129,7 @@ def _variable(prefix: str, name: str, field: Any) -> str:
 
 
 def _without_environment(settings: type[BaseSettings]) -> type[BaseSettings]:
-    """The same settings, read from arguments alone: the shell of whoever checks does not matter."""
+    """The same settings, read from arguments alone: the shell that the check runs in does not matter."""
 
     class Isolated(settings):
         @classmethod

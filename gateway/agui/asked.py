@@ -31,7 +31,7 @@ def checked(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def request_id(agent_id: str, asked: dict[str, Any]) -> str:
-    """Names the run: whoever posts the same thread and run joins it."""
+    """Names the run: a second POST of the same thread and run joins it."""
     names = (agent_id, asked["threadId"], asked["runId"])
     return "agui-" + hashlib.sha256("\0".join(f"{len(name)}:{name}" for name in names).encode()).hexdigest()
 

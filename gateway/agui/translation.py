@@ -147,7 +147,7 @@ class Translation:
     def _custom(self, event: run_event_pb2.RunEvent) -> Iterable[Members]:
         item = self._item("custom", event.step)
         value = from_struct(event.custom.data)
-        # Whoever joins again is given it again: the number tells.
+        # A reader that joins again is given it again: the number tells.
         item.members = {"type": "CUSTOM", "name": event.custom.type, "value": value}
         item.members["metadata"] = {"sequence": event.sequence}
         return [item.members]

@@ -27,7 +27,7 @@ _PARAMETERS: Final[Mapping[str, str]] = {"agent_id": "model", "labels": "metadat
 
 
 class Interrupted(errors.Unavailable):
-    """Whoever waited for a response as a whole waits no longer, and its run goes on. `again` says whether the same
+    """A caller that waited for a whole response waits no longer, and its run continues. `again` says whether the same
     request may be made again without starting a second run."""
 
     reason = "RESPONSE_INTERRUPTED"
@@ -60,7 +60,7 @@ def fault(error: errors.RunwireError) -> JSONResponse:
 
 
 def told(error: errors.RunwireError) -> bytes:
-    """The last event of a stream that cannot go on. A service that is away makes it a cut, to be resumed."""
+    """The last event of a stream that cannot continue. A service that is away makes it a cut, to be resumed."""
     if isinstance(error, errors.Unavailable):
         return b""
     about = error_of(error)

@@ -91,7 +91,7 @@ class Responses:
     async def _whole(
         self, request: Request, client: AgentClient, run: run_pb2.Run, id: ResponseId, *, again: bool
     ) -> Response:
-        """The response once it has ended. Whoever leaves before ends nothing, and can ask for it by its id."""
+        """The response once it has ended. A caller that leaves earlier ends nothing, and can ask for it by its id."""
 
         async def read() -> Response:
             translation = Translation(run, id)
@@ -109,7 +109,7 @@ class Responses:
             for task in (reading, *others):
                 task.cancel()
         if reading.cancelled():
-            raise Interrupted(f"this server shuts down; ask for {str(id)!r}, which goes on", again=again)
+            raise Interrupted(f"this server shuts down; ask for {str(id)!r}, which continues", again=again)
         return reading.result()
 
 

@@ -2,7 +2,7 @@
 
 A response is what a run does until it ends or waits for somebody; what comes after an answer is the next response, as
 that API has it: `resp_<run>` is the first, `resp_<run>_1` the one after the first answer. Sequence numbers are dense
-from 0, so whoever comes back with the last one is given what a translation from the beginning makes after it.
+from 0, so a reader that comes back with the last one is given what a translation from the beginning makes after it.
 
 Text that was superseded cannot be called back: its item ends as `incomplete`, and the finished response lacks it.
 """

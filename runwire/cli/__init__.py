@@ -2,7 +2,7 @@
 
 Exit codes: 0 the run succeeded, or the command did; 1 the run failed or was cancelled, or the service failed; 2 usage
 or bad input; 3 a service cannot be reached; 4 events after the cursor are gone, or the log is another one; 130
-interrupted, with the cursor to go on from on stderr.
+interrupted, with the cursor to continue from on stderr.
 """
 
 from __future__ import annotations

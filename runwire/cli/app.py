@@ -10,7 +10,22 @@ from typing import Final
 import click
 
 from runwire import errors
-from runwire.cli import agents, chat, completion, conformance, dev, doctor, fleet, runs, scores, tokens
+from runwire.cli import (
+    agents,
+    certificates,
+    chat,
+    completion,
+    conformance,
+    dev,
+    doctor,
+    fleet,
+    forks,
+    people,
+    runs,
+    scores,
+    tokens,
+)
+from runwire.cli.evaluation import command as evaluation
 from runwire.cli.session import Interrupted, service_options, settle
 
 OK: Final = 0
@@ -33,7 +48,10 @@ def runwire() -> None:
     """
 
 
-for noun in (runs, chat, agents, scores, fleet, dev, doctor, conformance, tokens, completion):
+for noun in (
+    *(runs, forks, chat, agents, scores, people, evaluation, fleet),
+    *(dev, doctor, conformance, tokens, certificates, completion),
+):
     for command in noun.COMMANDS:
         runwire.add_command(command)
 
@@ -51,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     except Interrupted as interruption:
         return _say(str(interruption), INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has gone; Python must not complain about that at exit.
+        # The reader of our output has gone; Python must not complain about that at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except UnicodeEncodeError as error:

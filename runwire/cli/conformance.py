@@ -13,27 +13,32 @@ from runwire.cli.output import note, print_table
 from runwire.cli.session import Address, Session, pass_session, service_options
 from runwire.conformance.kit import Kit, Plan, Report
 from runwire.conformance.validators import VALIDATORS
+from runwire.scorer_requests import DEFAULT_TENANT
 
 
 @click.command()
 @click.option("--target", "targets", multiple=True, type=Address(), help="Agent service to test against; repeatable.")
+@click.option("--gateway", "gateways", multiple=True, type=Address(), help="Gateway to read at, by HTTP; repeatable.")
 @click.option("--command", required=True, help="How to start the client's adapter; see docs/conformance.md.")
 @click.option("--cuts", type=click.IntRange(1, 1_000_000), default=300, show_default=True, help="Break so often.")
 @click.option("--agent", default="ticker", show_default=True, help="Agent that takes count, interval_ms and text.")
 @click.option("--events", type=click.IntRange(5, 10_000), default=100, show_default=True, help="Deltas of each run.")
 @click.option("--seed", type=int, help="Repeats the random choices of an earlier call.")
 @click.option("--patience", type=click.FloatRange(1, 600), default=30.0, show_default=True, help="Seconds of silence.")
+@click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose the runs are: the token's.")
 @service_options()
 @pass_session
 def conformance(
     session: Session,
     targets: Sequence[str],
+    gateways: Sequence[str],
     command: str,
     cuts: int,
     agent: str,
     events: int,
     seed: int | None,
     patience: float,
+    tenant: str,
 ) -> int:
     """Hold a client to the contract: break its connections and judge what it makes of them.
 
@@ -48,6 +53,8 @@ def conformance(
         events=events,
         seed=seed,
         patience_seconds=patience,
+        tenant=tenant,
+        gateways=gateways,
     )
     for target in plan.targets:
         with session.at(target).asking_agents() as client:

@@ -6,15 +6,16 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 
 from runwire.cli.output import note
+from runwire.cli.reload import SourceWatch
 from runwire.errors import ConfigurationError
 
 _NEEDS: Final = {
@@ -25,13 +26,20 @@ _GATEWAY_NEEDS: Final = ("starlette", "uvicorn", "jinja2", "multipart")
 _FILE: Final = click.Path(exists=True, dir_okay=False)
 _LINE_BYTES: Final = 1024 * 1024
 _STOP_SECONDS: Final = 25.0
+_LAST_LINES_SECONDS: Final = 2.0
+_BRIEF_GRACE: Final = {"RUNWIRE_SHUTDOWN_GRACE_SECONDS": "0.5", "RUNWIRE_SCORER_GRACE_SECONDS": "0.5"}
+"""Whoever has changed a line wants to see it, and runs go on in the new process."""
 _COLOURS: Final = {"agent": "36", "scorer": "35", "gateway": "34"}
+
+Result = TypeVar("Result")
 
 
 @click.command()
 @click.option("--agents", default="agent_service.demo", show_default=True, help="Modules with agents.")
 @click.option("--scorers", default="", help="Modules with scorers, beside those built in.")
 @click.option("--model", default="", help="Model of the librarian, such as openai:gpt-5; without: a local stand-in.")
+@click.option("--judge-model", default="", help="Model of the judges, such as openai:gpt-5-mini. [--model]")
+@click.option("--reload", is_flag=True, help="Start the services anew when a Python file below this folder changes.")
 @click.option("--agent-port", type=click.IntRange(0, 65535), default=50051, show_default=True)
 @click.option("--scorer-port", type=click.IntRange(0, 65535), default=50052, show_default=True)
 @click.option("--gateway-port", type=click.IntRange(0, 65535), default=8080, show_default=True)
@@ -47,6 +55,8 @@ def dev(
     agents: str,
     scorers: str,
     model: str,
+    judge_model: str,
+    reload: bool,
     agent_port: int,
     scorer_port: int,
     gateway_port: int,
@@ -73,7 +83,18 @@ def dev(
     results = results or f"sqlite:///{data.resolve() / 'scores.db'}"
     services = (
         Service("agent", _command("agent", agent_port, store, "--agents", agents, *_given("--model", model))),
-        Service("scorer", _command("scorer", scorer_port, store, "--results", results, *_given("--scorers", scorers))),
+        Service(
+            "scorer",
+            _command(
+                "scorer",
+                scorer_port,
+                store,
+                "--results",
+                results,
+                *_given("--scorers", scorers),
+                *_given("--judge-model", judge_model or model),
+            ),
+        ),
     )
     environment = {
         "RUNWIRE_TLS_CERT_FILE": cert,
@@ -82,7 +103,8 @@ def dev(
         "RUNWIRE_GATEWAY_CA": ca or cert,
     }
     given = {name: value for name, value in environment.items() if value}
-    return asyncio.run(_Development(services, gateway_port if gateway else None, given).run())
+    watch = SourceWatch(Path.cwd()) if reload else None
+    return asyncio.run(_Development(services, gateway_port if gateway else None, given, watch).run())
 
 
 COMMANDS = (dev,)
@@ -92,6 +114,12 @@ COMMANDS = (dev,)
 class Service:
     name: str
     command: tuple[str, ...]
+
+    def at(self, address: str) -> Service:
+        """The same, where it listened before."""
+        command = list(self.command)
+        command[command.index("--listen") + 1] = address
+        return replace(self, command=tuple(command))
 
     def say(self, line: str) -> None:
         """Log lines go to stderr, with the service's name before them."""
@@ -124,15 +152,23 @@ def _given(option: str, value: str) -> tuple[str, ...]:
 
 class _Development:
     """The processes of one `runwire dev`. The gateway, on `gateway_port`, is started once it can be told where the
-    services are; None: without it."""
+    services are; None: without it. With a `watch` the services, but not the gateway, are started anew when it says so:
+    what they execute is handed back, and goes on there."""
 
     def __init__(
-        self, services: tuple[Service, ...], gateway_port: int | None, environment: Mapping[str, str] | None = None
+        self,
+        services: tuple[Service, ...],
+        gateway_port: int | None,
+        environment: Mapping[str, str] | None = None,
+        watch: SourceWatch | None = None,
     ) -> None:
         self._services = services
         self._gateway_port = gateway_port
-        # What they write is for whoever sees us, not for the pipe that it comes through.
-        self._environment = {"RUNWIRE_LOG_FORMAT": "text", **os.environ, **(environment or {})}
+        self._watch = watch
+        self._changes = {service.name: asyncio.Event() for service in services}
+        # What they write is for those who see us, not for the pipe that it comes through.
+        text = {"RUNWIRE_LOG_FORMAT": "text", **(_BRIEF_GRACE if watch is not None else {})}
+        self._environment = {**text, **os.environ, **(environment or {})}
         self._stopping = asyncio.Event()
         self._up = asyncio.Event()
         self._addresses: dict[str, str] = {}
@@ -146,7 +182,9 @@ class _Development:
         try:
             async with asyncio.TaskGroup() as group:
                 for service in self._services:
-                    group.create_task(self._serve(service), name=service.name)
+                    group.create_task(self._keep(service), name=service.name)
+                if self._watch is not None:
+                    group.create_task(self._look_out(self._watch), name="reload")
                 stopped = group.create_task(self._stopping.wait())
                 up = group.create_task(self._up.wait())
                 await asyncio.wait((stopped, up), return_when=asyncio.FIRST_COMPLETED)
@@ -166,10 +204,37 @@ class _Development:
         places = ("--agent-address", self._addresses["agent"], "--scorer-address", self._addresses["scorer"])
         listen = f"127.0.0.1:{self._gateway_port}"
         gateway = Service("gateway", (sys.executable, "-m", "gateway", "--listen", listen, *places))
-        group.create_task(self._serve(gateway), name=gateway.name)
+        group.create_task(self._keep(gateway), name=gateway.name)
 
-    async def _serve(self, service: Service) -> None:
-        """Runs one service until it ends or everything is to stop, and then makes everything stop."""
+    async def _look_out(self, watch: SourceWatch) -> None:
+        while (path := await _unless(self._stopping, watch.changed())) is not None:
+            note(f"{path} has changed: the services start anew")
+            for change in self._changes.values():
+                change.set()
+
+    async def _keep(self, service: Service) -> None:
+        """Runs one service until it ends or everything is to stop, and then makes everything stop; where code is
+        watched it is run anew after each change, also if it ended by itself."""
+        change = self._changes.get(service.name) if self._watch is not None else None
+        while True:
+            if change is not None:
+                change.clear()
+            code = await self._serve(service, change or self._stopping)
+            if not self._stopping.is_set() and not (change is not None and change.is_set()):
+                service.say(f"ended with exit code {code}")
+                if change is None:
+                    self._codes[service.name] = code or 1
+                    self._stopping.set()
+                else:
+                    service.say("waits for a change of the code")
+                    await _first_of(change, self._stopping)
+            if self._stopping.is_set():
+                return
+            if (address := self._addresses.get(service.name)) is not None:
+                service = service.at(address.rpartition("//")[2])
+
+    async def _serve(self, service: Service, change: asyncio.Event) -> int:
+        """Runs it until it ends, code changes, or everything is to stop; its exit code."""
         process = await asyncio.create_subprocess_exec(
             *service.command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -183,14 +248,13 @@ class _Development:
         try:
             async with asyncio.TaskGroup() as group:
                 printing = group.create_task(self._print_lines(service, process))
-                stop = group.create_task(_stop(process, self._stopping))
+                stop = group.create_task(_stop(process, change, self._stopping))
                 code = await process.wait()
-                if not self._stopping.is_set():
-                    service.say(f"ended with exit code {code}")
-                    self._codes[service.name] = code or 1
-                self._stopping.set()
-                await printing
-                await stop
+                # What it has started may hold the pipe open.
+                await asyncio.wait({printing}, timeout=_LAST_LINES_SECONDS)
+                printing.cancel()
+                stop.cancel()
+                return code
         finally:
             if process.returncode is None:
                 process.kill()
@@ -219,8 +283,29 @@ class _Development:
             self._up.set()
 
 
-async def _stop(process: asyncio.subprocess.Process, stopping: asyncio.Event) -> None:
-    await stopping.wait()
+async def _first_of(*events: asyncio.Event) -> None:
+    """Returns once one of them is set."""
+    async with asyncio.TaskGroup() as group:
+        waits = [group.create_task(event.wait()) for event in events]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """What the work returns; None where it is broken off."""
+    async with asyncio.TaskGroup() as group:
+        working, stopped = group.create_task(work), group.create_task(stopping.wait())
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not working.done():
+            working.cancel()
+            return None
+        return await working
+
+
+async def _stop(process: asyncio.subprocess.Process, *reasons: asyncio.Event) -> None:
+    await _first_of(*reasons)
     if process.returncode is not None:
         return
     process.terminate()

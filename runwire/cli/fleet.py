@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -43,7 +43,8 @@ def queues(session: Session) -> int:
             print_json(queue)
     else:
         columns = ("QUEUE", "DUE", "OLDEST", "AHEAD", "RUNNING", "WORKERS", "VERSIONS", "STATE")
-        print_table(columns, [*map(_run_queue, runs), *map(_scorer_queue, scorer_runs)], empty="nothing waits")
+        of_runs = [row for queue in runs for row in (_run_queue(queue), *_versions(queue))]
+        print_table(columns, [*of_runs, *map(_scorer_queue, scorer_runs)], empty="nothing waits")
     return 1 if stranded(runs, scorer_runs) else 0
 
 
@@ -54,12 +55,22 @@ def stranded(
     runs: Iterable[agent_service_pb2.RunQueue], scorer_runs: Iterable[scorer_service_pb2.ScorerQueue]
 ) -> list[str]:
     """What is due and can be done by nobody, each in words."""
-    found = [f"{queue.due} runs of agent {queue.agent_id!r}" for queue in runs if _waits_for_nobody(queue)]
+    found = [words for queue in runs for words in _stranded_runs(queue)]
     for queue in scorer_runs:
         if _waits_for_nobody(queue) and not queue.paused:
             version = f" version {queue.scorer_version!r}" if queue.scorer_version else ""
             found.append(f"{queue.due} scorer runs of {queue.scorer_id!r}{version}")
     return found
+
+
+def _stranded_runs(queue: agent_service_pb2.RunQueue) -> Iterator[str]:
+    for each in queue.by_version:
+        if each.due and not each.workers:
+            version = f" version {each.version!r}" if each.version else ""
+            yield f"{each.due} runs of agent {queue.agent_id!r}{version}"
+    free = queue.due - sum(each.due for each in queue.by_version)
+    if free > 0 and not queue.workers:
+        yield f"{free} runs of agent {queue.agent_id!r}"
 
 
 def _waits_for_nobody(queue: agent_service_pb2.RunQueue | scorer_service_pb2.ScorerQueue) -> bool:
@@ -101,8 +112,17 @@ def _run_queue(queue: agent_service_pb2.RunQueue) -> tuple[object, ...]:
         queue.running,
         queue.workers,
         ", ".join(filter(None, queue.versions)),
-        "nobody can do it" if _waits_for_nobody(queue) else "",
+        "nobody can do it" if any(_stranded_runs(queue)) else "",
     )
+
+
+def _versions(queue: agent_service_pb2.RunQueue) -> Iterator[tuple[object, ...]]:
+    """A line for each version where there is more than one."""
+    if len(queue.by_version) > 1:
+        for each in queue.by_version:
+            state = "nobody can do it" if each.due and not each.workers else ""
+            name = f"  version {each.version or '(none)'}"
+            yield name, each.due, _oldest(each), each.ahead, each.running, each.workers, each.version, state
 
 
 def _scorer_queue(queue: scorer_service_pb2.ScorerQueue) -> tuple[object, ...]:
@@ -111,5 +131,7 @@ def _scorer_queue(queue: scorer_service_pb2.ScorerQueue) -> tuple[object, ...]:
     return name, queue.due, _oldest(queue), queue.ahead, "", queue.workers, queue.scorer_version, state
 
 
-def _oldest(queue: agent_service_pb2.RunQueue | scorer_service_pb2.ScorerQueue) -> str:
+def _oldest(
+    queue: agent_service_pb2.RunQueue | agent_service_pb2.RunQueueVersion | scorer_service_pb2.ScorerQueue,
+) -> str:
     return span(seconds_of(queue.oldest_due_age)) if queue.due else ""

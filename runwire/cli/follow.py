@@ -32,7 +32,7 @@ _MARKS = {
 
 
 def follow(session: Session, run_id: str, *, after: str = "", latest: bool = False) -> int:
-    """Shows a run until it ends; returns the exit code. Ctrl-C raises Interrupted with the cursor to go on from."""
+    """Shows a run until it ends; returns the exit code. Ctrl-C raises Interrupted with the cursor to continue from."""
     shown = after
     try:
         with (
@@ -42,14 +42,14 @@ def follow(session: Session, run_id: str, *, after: str = "", latest: bool = Fal
             _view(session, stream) as view,
         ):
             for batch in stream.batches():
-                # Shown and remembered together, so that going on from the cursor repeats nothing.
+                # Shown and remembered together, so that continuing from the cursor repeats nothing.
                 with ctrl_c.held_off():
                     view.show(batch, stream.next_cursor)
                     shown = stream.next_cursor
             view.end(stream)
     except KeyboardInterrupt:
         cursor = f" --after {shown}" if shown else ""
-        raise Interrupted(f"interrupted; the run goes on. Follow it with: runwire watch {run_id}{cursor}") from None
+        raise Interrupted(f"interrupted; the run continues. Follow it with: runwire watch {run_id}{cursor}") from None
     return 0 if stream.state == run_pb2.RUN_STATE_SUCCEEDED else 1
 
 
@@ -248,6 +248,17 @@ def _tool_finished(event: run_event_pb2.RunEvent, before: RunView) -> Text:
     return Text.assemble((f"{mark} ", style), (done.tool_name, "bold"), " ", (compact(from_value(done.result)), "dim"))
 
 
+def _tool_retried(event: run_event_pb2.RunEvent, before: RunView) -> Text:
+    retried = event.tool_call_retried
+    words = compact(f"{retried.error.error_class}: {retried.error.message}")
+    return Text.assemble(("↻ ", "yellow"), (retried.tool_name, "bold"), " ", (f"is called again after {words}", "dim"))
+
+
+def _citation(event: run_event_pb2.RunEvent, before: RunView) -> Text:
+    added = event.citation_added
+    return Text.assemble(("❝ ", "cyan"), compact(added.title or added.source), " ", (added.url, "dim"))
+
+
 def _custom(event: run_event_pb2.RunEvent, before: RunView) -> Text:
     data = {key: from_value(value) for key, value in event.custom.data.fields.items()}
     return Text.assemble(("· ", "cyan"), event.custom.type, " ", (compact(data), "dim"))
@@ -259,7 +270,7 @@ def _suspended(event: run_event_pb2.RunEvent, before: RunView) -> Text:
 
 
 def _resumed(event: run_event_pb2.RunEvent, before: RunView) -> Text:
-    return Text("▶ goes on", style="cyan")
+    return Text("▶ resumed", style="cyan")
 
 
 def _turn_started(event: run_event_pb2.RunEvent, before: RunView) -> Text | None:
@@ -282,6 +293,8 @@ _LINES: dict[str | None, Any] = {
     "step_started": _step_started,
     "tool_call_started": _tool_started,
     "tool_call_finished": _tool_finished,
+    "tool_call_retried": _tool_retried,
+    "citation_added": _citation,
     "custom": _custom,
     "run_suspended": _suspended,
     "run_resumed": _resumed,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from google.protobuf.struct_pb2 import Value
 
+from runwire import parts
+from runwire.bounds import MAX_INPUT_BYTES, too_large
+from runwire.errors import InvalidRequest
 from runwire.values import Json, to_value
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
@@ -27,6 +32,33 @@ def read_input(given: str | None, *, as_text: bool = False) -> Value:
         return to_value(None)
     text = _content(given)
     return check_input(text if as_text else parse_input(text))
+
+
+def read_parts(given: str | None, files: Sequence[str], urls: Sequence[str]) -> Value:
+    """The input of an agent that has files beside its text, as `runwire.parts` says."""
+    found: list[Json] = [] if given is None else [_content(given)]
+    for name in files:
+        try:
+            found.append(parts.of_file(Path(name)))
+        except OSError as error:
+            raise click.UsageError(f"cannot read {name!r}: {error.strerror}") from None
+        except InvalidRequest as error:
+            raise click.UsageError(f"--file {name!r}: {' '.join(error.violations.values())}") from None
+    for url in urls:
+        kind = parts.kind_of(mimetypes.guess_type(urlsplit(url).path)[0] or "")
+        found.append({"type": kind, "url": url})
+    value = to_value(found)
+    if (size := value.ByteSize()) > MAX_INPUT_BYTES:
+        raise click.UsageError(f"INPUT with its files {too_large(size, MAX_INPUT_BYTES, 'give them by --url')}")
+    return value
+
+
+def parse_object(text: str, what: str) -> dict[str, Json]:
+    """A JSON object that can be sent, and nothing else."""
+    value = parse_json(text, what)
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{what} must be a JSON object, such as '{{\"account\": 17}}'")
+    return value
 
 
 def parse_input(text: str) -> Json:

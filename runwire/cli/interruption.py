@@ -1,4 +1,4 @@
-"""Ctrl-C, for commands that go on for a while."""
+"""Ctrl-C, for commands that run for a while."""
 
 from __future__ import annotations
 

@@ -14,7 +14,17 @@ import click
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.cli.follow import compact, describe, follow
-from runwire.cli.inputs import Duration, Since, State, pairs, parse_json, read_input
+from runwire.cli.inputs import (
+    Duration,
+    Since,
+    State,
+    pairs,
+    parse_input,
+    parse_json,
+    parse_object,
+    read_input,
+    read_parts,
+)
 from runwire.cli.output import age, note, print_json, print_table, state_name, when
 from runwire.cli.session import Session, on_terminal, pass_session, service_options
 from runwire.client import Fold, RunView, approve, deny, from_value, supply
@@ -31,6 +41,11 @@ _STATE = State(run_pb2.RunState)
 @click.option("--scorer", "scorers", multiple=True, metavar="ID", help="Scorer to ask for too; repeatable.")
 @click.option("--timeout", type=Duration(), help="Time the run has.")
 @click.option("--request-id", help="Makes a repeated command return the same run.")
+@click.option("--file", "-f", "files", multiple=True, metavar="FILE", help="Image, recording or document; repeatable.")
+@click.option("--url", "urls", multiple=True, metavar="URL", help="The same by its address; repeatable.")
+@click.option("--run-context", metavar="JSON", help="An object for the agent's code, of which the model is not told.")
+@click.option("--model", default="", help="Model to use, one that the agent offers.")
+@click.option("--setting", "settings", multiple=True, metavar="KEY=VALUE", help="Setting of the model; repeatable.")
 @service_options()
 @pass_session
 def start(
@@ -43,16 +58,30 @@ def start(
     scorers: Sequence[str],
     timeout: float | None,
     request_id: str | None,
+    files: Sequence[str],
+    urls: Sequence[str],
+    run_context: str | None,
+    model: str,
+    settings: Sequence[str],
 ) -> int:
     """Start a run of AGENT and print its id.
 
     INPUT is JSON, or else a plain string; @FILE reads it from a file, - from standard input. Without INPUT the
-    agent gets null.
+    agent gets null. With --file or --url an agent gets them as parts, after the text of INPUT.
     """
-    value = read_input(input, as_text=text)
+    value = read_parts(input, files, urls) if files or urls else read_input(input, as_text=text)
+    given = {key: parse_input(value) for key, value in pairs(settings, "--setting").items()}
     with session.asking_agents() as client:
         run = client.start_run(
-            agent, value, request_id=request_id, labels=pairs(labels, "--label"), scorers=scorers, run_timeout=timeout
+            agent,
+            value,
+            request_id=request_id,
+            labels=pairs(labels, "--label"),
+            scorers=scorers,
+            run_timeout=timeout,
+            context=None if run_context is None else parse_object(run_context, "--run-context"),
+            model=model,
+            model_settings=given or None,
         )
     if session.json:
         print_json(pb.StartRunResponse(run=run))
@@ -75,7 +104,7 @@ def watch(session: Session, run_id: str, after: str, latest: bool) -> int:
     """Follow a run to its end, through every cut.
 
     Exits with 0 if the run succeeded and with 1 if it failed or was cancelled. Ctrl-C leaves the run alone and prints
-    the cursor to go on from.
+    the cursor to continue from.
     """
     if after and latest:
         raise click.UsageError("--after and --latest exclude each other")
@@ -201,30 +230,7 @@ def resume(
         _print_pending(run)
 
 
-@click.command()
-@click.argument("run_id", metavar="RUN")
-@click.option("--watch", "-w", is_flag=True, help="Follow the new run to its end.")
-@click.option("--request-id", help="Makes a repeated command return the same run.")
-@service_options()
-@pass_session
-def retry(session: Session, run_id: str, watch: bool, request_id: str | None) -> int:
-    """Go on with a run that failed or was cancelled, in a new run, whose id is printed.
-
-    What its finished steps and tool calls left is taken over and not done again; the rest is done by the agent as it
-    is now.
-    """
-    with session.asking_agents() as client:
-        run = client.fork_run(run_id, request_id=request_id)
-    if session.json:
-        print_json(pb.ForkRunResponse(run=run))
-    elif watch:
-        note(f"run {run.run_id}")
-    else:
-        print(run.run_id, flush=True)
-    return follow(session, run.run_id) if watch else 0
-
-
-COMMANDS = (start, watch, list_runs, show, events, cancel, resume, retry)
+COMMANDS = (start, watch, list_runs, show, events, cancel, resume)
 
 
 def _print_pending(run: run_pb2.Run) -> None:
@@ -245,11 +251,21 @@ def _object(text: str, request_id: str) -> dict[str, Any]:
     return value
 
 
+def _lineage(run: run_pb2.Run) -> str:
+    """Which run it continues from, and where."""
+    if not run.forked_from:
+        return ""
+    kind = f"turn {run.forked_from_turn}" if run.forked_from_turn else f"step {run.forked_from_step}"
+    place = kind if run.forked_from_turn or run.forked_from_step else "its end"
+    return f"{run.forked_from} at {place}, after event {run.forked_from_sequence}"
+
+
 def _details(run: run_pb2.Run) -> list[tuple[str, str]]:
     usage = run.usage
     return [
         ("run", run.run_id),
         ("agent", " ".join(filter(None, [run.agent_id, run.agent_version]))),
+        ("fork of", _lineage(run)),
         ("state", _state(run.state) + (", asked to stop" if run.cancel_requested and not run.end_time.seconds else "")),
         ("input", _json(run.input)),
         ("output", _json(run.output) if run.HasField("output") else ""),

@@ -39,7 +39,7 @@ _STATISTICS = (
     "OLDEST",
     "DUE",
 )
-_COLUMNS = ("SCORER", "VERSION", "STATE", "SCORE", "LABEL", "ATTEMPTS", "REASON")
+_COLUMNS = ("SCORER", "VERSION", "STATE", "SCORE", "LABEL", "ATTEMPTS", "WHO", "REASON")
 
 
 @click.command()
@@ -76,7 +76,7 @@ def list_scorers(session: Session) -> None:
                 each.version,
                 state_name(each.direction, scorer_run_pb2.ScoreDirection).partition(" ")[0],
                 each.judge_model if each.judge else "",
-                "paused" if each.paused else "",
+                _paused(each),
                 each.description,
             )
             for each in found
@@ -251,7 +251,7 @@ def _bar(session: Session) -> Iterator[_Bar | None]:
 @service_options()
 @pass_session
 def pause(session: Session, scorer_id: str) -> None:
-    """Hold a scorer's work. Requests are taken in and wait; `unpause` lets them go on."""
+    """Hold a scorer's work. Requests are taken in and wait; `unpause` lets them continue."""
     with session.asking_scorers() as client:
         _print_scorer(session, client.pause_scorer(scorer_id))
 
@@ -322,7 +322,7 @@ def _follow(session: Session, run_id: str) -> None:
                         elif live is not None:
                             live.update(_table(latest.values()))
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; the scorers go on. See: runwire scores {run_id}") from None
+            raise Interrupted(f"interrupted; the scorers continue. See: runwire scores {run_id}") from None
     if not session.json:
         _show(session, list(latest.values()), empty=f"{run_id} asked for no scores")
 
@@ -378,12 +378,25 @@ def _row(each: scorer_run_pb2.ScorerRun) -> tuple[str, ...]:
         f"{each.score.value:.3f}" if scored else "",
         each.score.label,
         str(len(each.attempts)),
+        _who(each),
         each.score.reason or problem,
     )
+
+
+def _who(each: scorer_run_pb2.ScorerRun) -> str:
+    """Who had a hand in it."""
+    named = {"asked": each.requested_by, "redriven": each.redriven_by, "cancelled": each.cancelled_by}
+    return ", ".join(f"{what} by {who}" for what, who in named.items() if who)
+
+
+def _paused(scorer: scorer_run_pb2.Scorer) -> str:
+    if not scorer.paused:
+        return ""
+    return f"paused by {scorer.paused_by}" if scorer.paused_by else "paused"
 
 
 def _print_scorer(session: Session, scorer: scorer_run_pb2.Scorer) -> None:
     if session.json:
         print_json(scorer)
     else:
-        print(f"{scorer.scorer_id} is {'paused' if scorer.paused else 'working'}")
+        print(f"{scorer.scorer_id} is {_paused(scorer) or 'working'}")

@@ -32,7 +32,7 @@ class Access:
     """The name in the service's certificate, where it is not the one that is dialled."""
     token: str = ""
     token_file: Path | None = None
-    """Read at every call: whoever renews the token renews this file."""
+    """Read at every call: a token is renewed by renewing this file."""
 
     @property
     def is_encrypted(self) -> bool:

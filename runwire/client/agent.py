@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
-from google.protobuf import struct_pb2
 
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc, run_event_pb2, run_pb2
@@ -75,7 +74,7 @@ class AgentClient(Client):
     async def start_run(
         self,
         agent_id: str,
-        input: Json | struct_pb2.Value = None,
+        input: object = None,
         *,
         request_id: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -85,10 +84,17 @@ class AgentClient(Client):
         tracestate: str = "",
         conversation: bool = False,
         idle_timeout: timedelta | float | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
     ) -> run_pb2.Run:
         """Starts a run, and returns once it is accepted: it will reach a terminal state.
 
-        `input` is anything JSON can hold. `request_id` makes repetitions by your own code return the same run; by
+        `input` is anything JSON can hold, a pydantic model or a dataclass, dates, bytes of text; for an agent a text,
+        or a list of texts and parts (`runwire.parts`). `context` is for the agent's code, and no part of what the model
+        is told. `model` and `model_settings` choose among what the agent offers (`Agent.models`).
+
+        `request_id` makes repetitions by your own code return the same run; by
         default a random one makes the repetitions of this call safe. `run_timeout`, in seconds or as timedelta, is the
         time the run has. With `conversation` it stays open after its first turn, for `send_message`, until it has
         waited for `idle_timeout`. Raises AgentNotFound, InvalidRequest, AlreadyExists; TypeError and ValueError where
@@ -105,6 +111,9 @@ class AgentClient(Client):
             tracestate=tracestate,
             conversation=conversation,
             idle_timeout=idle_timeout,
+            context=context,
+            model=model,
+            model_settings=model_settings,
         )
         response: pb.StartRunResponse = await self._call("StartRun", request)
         return response.run
@@ -140,7 +149,7 @@ class AgentClient(Client):
     def list_run_events(
         self, run_id: str, *, after: str = "", page_size: int = 0
     ) -> AsyncIterator[run_event_pb2.RunEvent]:
-        """The events after a cursor up to now, page by page, for whoever does not want to wait for more.
+        """The events after a cursor up to now, page by page, for callers that do not want to wait for more.
 
         Raises as `watch` does.
         """
@@ -162,7 +171,7 @@ class AgentClient(Client):
 
         `last_sequence` drops events up to that one: give the value that you stored with the cursor. `heartbeat_seconds`
         (1 to 60) is how often the service makes itself heard; a silence of 2.5 of them is a cut. `max_batch_size`
-        bounds the events of a frame. `on_discontinuity` is called where events are gone, and the stream goes on with
+        bounds the events of a frame. `on_discontinuity` is called where events are gone, and the stream continues with
         what is left; without it the error is raised.
         """
         reader = RunReader(
@@ -178,12 +187,15 @@ class AgentClient(Client):
     def run(
         self,
         agent_id: str,
-        input: Json | struct_pb2.Value = None,
+        input: object = None,
         *,
         request_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         scorers: Iterable[str | run_pb2.ScorerRef] = (),
         run_timeout: timedelta | float | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
         heartbeat_seconds: float | None = None,
     ) -> RunStream:
         """Starts a run and follows it. It is started when the first event is asked for; arguments and errors as in
@@ -195,6 +207,9 @@ class AgentClient(Client):
             labels=labels,
             scorers=scorers,
             run_timeout=run_timeout,
+            context=context,
+            model=model,
+            model_settings=model_settings,
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
 
@@ -215,7 +230,7 @@ class AgentClient(Client):
     async def create_run_token(
         self, run_id: str, lifetime: timedelta | float | None = None
     ) -> pb.CreateRunTokenResponse:
-        """A token that reads this one run, for so long (15 minutes without, an hour at most): for a browser."""
+        """A token that reads this one run, for that time (15 minutes without, an hour at most): for a browser."""
         response: pb.CreateRunTokenResponse = await self._call(
             "CreateRunToken", requests.create_run_token(run_id, lifetime)
         )
@@ -236,17 +251,47 @@ class AgentClient(Client):
             raise InvalidRequest({"agent_id": "must be set"})
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
-    async def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
-        """Starts a run that goes on where one that FAILED or was CANCELLED has ended: what is finished is not done
-        again. `request_id` as in `start_run`. Raises NotForkable, RunNotFound, RunExpired."""
-        request = requests.fork_run(run_id, request_id)
+    async def fork_run(
+        self,
+        run_id: str,
+        *,
+        turn: int | None = None,
+        step: int | str | None = None,
+        message: object = None,
+        agent_id: str = "",
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
+        wait: bool = False,
+        request_id: str | None = None,
+    ) -> run_pb2.Run:
+        """Starts a run that continues from another; what it takes over is not done again.
+
+        A run that has ended is forked at a `step` (its number, or the name that a workflow gave it), which is done anew
+        with all that came after it; one that FAILED or was CANCELLED also where it ended. A conversation is forked at a
+        `turn`: its message is answered again, or `message` in its place; with `wait` the fork waits for one. Without
+        `turn` it is forked after its last turn that is done. `message` of another run is its input. `agent_id` is
+        another agent of the same kind; `model`, `model_settings` and `request_id` are as in `start_run`.
+
+        Raises NotForkable, JournalGone, InvalidRequest, RunNotFound, RunExpired, AgentNotFound.
+        """
+        request = requests.fork_run(
+            run_id,
+            turn=turn,
+            step=step,
+            message=message,
+            agent_id=agent_id,
+            model=model,
+            model_settings=model_settings,
+            wait=wait,
+            request_id=request_id,
+        )
         response: pb.ForkRunResponse = await self._call("ForkRun", request)
         return response.run
 
     async def send_message(
         self,
         run_id: str,
-        message: Json | struct_pb2.Value,
+        message: object,
         *,
         mode: run_pb2.MessageMode | str = "queue",
         request_id: str | None = None,

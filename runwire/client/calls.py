@@ -41,7 +41,7 @@ class Client(BaseClient[grpc.aio.Channel]):
         await self.close()
 
     async def close(self) -> None:
-        """Ends the client and its streams. Runs go on. Calls under way in other tasks end with ClientClosed."""
+        """Ends the client and its streams. Runs continue. Calls under way in other tasks end with ClientClosed."""
         channel = self._channels.close()
         if channel is not None:
             await channel.close()
@@ -124,8 +124,8 @@ class Stream(BaseStream[Item, grpc.aio.Channel]):
         """The next item.
 
         Raises CursorExpired, CursorAhead, CursorEpochMismatch and EventsLost where items are gone (unless
-        `on_discontinuity` lets the stream go on), NotFound, InvalidRequest, FrameUnreadable for a frame that does not
-        parse (`cursor` stands before it), ClientClosed, and Unavailable when the policy says to give up.
+        `on_discontinuity` lets the stream continue), NotFound, InvalidRequest, FrameUnreadable for a frame that does
+        not parse (`cursor` stands before it), ClientClosed, and Unavailable when the policy says to give up.
         """
         if not self._items:
             self._settle()
@@ -152,7 +152,7 @@ class Stream(BaseStream[Item, grpc.aio.Channel]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Ends the stream; the run goes on. `cursor` keeps its value."""
+        """Ends the stream; the run continues. `cursor` keeps its value."""
         self._closed = True
         await self._drop()
 

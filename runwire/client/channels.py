@@ -1,7 +1,7 @@
 """Channels to one service, replaced when a connection is found dead.
 
-A frozen peer keeps its connection open, and every new call on the same channel would wait in it. Whoever notices asks
-for another channel; the old one is closed when its last call has ended.
+A frozen peer keeps its connection open, and every new call on the same channel would wait in it. A client that notices
+asks for another channel; the old one is closed when its last call has ended.
 """
 
 from __future__ import annotations

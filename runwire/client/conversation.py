@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from google.protobuf import struct_pb2
-
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.client.replies import ReplyReader
+from runwire.client.replies import ConversationBase, ReplyBase, number_under_way
 from runwire.fold import Turn
-from runwire.values import Json
 
 if TYPE_CHECKING:
     from runwire.client.agent import AgentClient, RunStream
 
 
-class Conversation:
+class Conversation(ConversationBase):
     """Messages to an agent, and its answers, in one run that stays open.
 
         async with client.conversation("support") as chat:
@@ -32,23 +27,7 @@ class Conversation:
     `AgentClient.conversation` again, goes on with it, also from another process; `end` ends it. Made by AgentClient.
     """
 
-    def __init__(
-        self,
-        client: AgentClient,
-        agent_id: str,
-        run_id: str,
-        *,
-        idle_timeout: timedelta | float | None,
-        labels: Mapping[str, str] | None,
-        request_id: str | None,
-    ) -> None:
-        self._client = client
-        self._agent_id = agent_id
-        self._idle_timeout = idle_timeout
-        self._labels = labels
-        self._request_id = request_id or str(uuid.uuid4())
-        self.run_id = run_id
-        """Empty before the first message."""
+    _client: AgentClient
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,34 +37,38 @@ class Conversation:
     ) -> None:
         """Leaves the conversation as it is."""
 
-    def send(self, message: Json | struct_pb2.Value, *, mode: run_pb2.MessageMode | str = "queue") -> Reply:
+    def send(self, message: object, *, mode: run_pb2.MessageMode | str = "queue") -> Reply:
         """Says `message` once the first event is asked for; the events of the turn that answers it, through every cut.
         `mode` is `queue`, `steer` or `interrupt`, as in `AgentClient.send_message`."""
         return Reply(self, message, mode)
 
-    async def ask(self, message: Json | struct_pb2.Value, *, mode: run_pb2.MessageMode | str = "queue") -> Turn:
+    async def ask(self, message: object, *, mode: run_pb2.MessageMode | str = "queue") -> Turn:
         """Says `message`, and returns the turn that answers it once it is over, whether it succeeded or not."""
         return await self.send(message, mode=mode).result()
+
+    async def under_way(self) -> Reply | None:
+        """The turn under way, from its beginning: for whoever comes back. None between turns."""
+        number = number_under_way(await self._client.get_run(self.run_id)) if self.run_id else 0
+        return Reply(self, number=number) if number else None
 
     async def answer(self, answers: Sequence[run_event_pb2.Answer]) -> run_pb2.Run:
         """Answers what the turn under way waits for; see `AgentClient.resume_run`."""
         return await self._client.resume_run(self.run_id, answers)
 
+    async def fork(self, turn: int | None = None) -> Conversation:
+        """Another conversation, with all turns before `turn` (None: with all that are done), which waits for its next
+        message. This one stays as it is. Raises NotForkable, JournalGone."""
+        run = await self._client.fork_run(self.run_id, turn=turn, wait=True)
+        return Conversation(self._client, run_id=run.run_id)
+
     async def end(self) -> run_pb2.Run:
         """Ends the conversation once all that was said is answered."""
         return await self._client.end_conversation(self.run_id)
 
-    async def _say(self, message: Json | struct_pb2.Value, mode: run_pb2.MessageMode | str) -> tuple[int, RunStream]:
+    async def _say(self, message: object, mode: run_pb2.MessageMode | str) -> tuple[int, RunStream]:
         """The number of the message, and a stream of what follows."""
         if not self.run_id:
-            run = await self._client.start_run(
-                self._agent_id,
-                message,
-                request_id=self._request_id,
-                labels=self._labels,
-                conversation=True,
-                idle_timeout=self._idle_timeout,
-            )
+            run = await self._client.start_run(self._agent_id, message, **self._beginning)
             self.run_id = run.run_id
             return 1, self._client.watch(run.run_id)
         before = await self._client.get_run(self.run_id)
@@ -93,34 +76,21 @@ class Conversation:
         return number, self._client.watch(self.run_id, after=before.cursor)
 
 
-class Reply:
+class Reply(ReplyBase[Conversation]):
     """The events that answer one message: `async for event in reply`. Ends with the turn, or with the run."""
 
-    def __init__(
-        self, conversation: Conversation, message: Json | struct_pb2.Value, mode: run_pb2.MessageMode | str
-    ) -> None:
-        self._conversation = conversation
-        self._message = message
-        self._mode = mode
-        self._reader = ReplyReader()
-        self._stream: RunStream | None = None
-
-    @property
-    def turn(self) -> Turn | None:
-        """The turn so far; None until the message is consumed."""
-        return self._reader.turn
-
-    @property
-    def run_ended(self) -> bool:
-        """Whether the run ended with this turn, or without it."""
-        return self._reader.run_ended
+    _stream: RunStream | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> run_event_pb2.RunEvent:
         if self._stream is None:
-            self._reader.message_number, self._stream = await self._conversation._say(self._message, self._mode)
+            talk = self._conversation
+            if self._reader.message_number:
+                self._stream = talk._client.watch(talk.run_id)
+            else:
+                self._reader.message_number, self._stream = await talk._say(self._message, self._mode)
         while not self._reader.ended:
             event = await anext(self._stream)
             if self._reader.take(event):

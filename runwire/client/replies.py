@@ -1,17 +1,74 @@
-"""Which events of a conversation answer one message. No input or output here: both clients share it."""
+"""What both clients know of a conversation: which run it is, and which events answer one message. No input or output
+here; `conversation` and `sync_conversation` add the waiting."""
 
 from __future__ import annotations
 
-from runwire.agent.v1 import run_event_pb2
-from runwire.errors import ConversationEnded
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.errors import ConversationEnded, NotAConversation
 from runwire.fold import Fold, Turn
+
+Talk = TypeVar("Talk")
+
+
+class ConversationBase:
+    """A conversation, which begins with its first message, or is one that was begun before."""
+
+    def __init__(
+        self,
+        client: Any,
+        agent_id: str = "",
+        run_id: str = "",
+        *,
+        idle_timeout: timedelta | float | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        self._client = client
+        self.run_id = run_id
+        """Empty before the first message."""
+        self._agent_id = agent_id
+        self._beginning: dict[str, Any] = {
+            "request_id": request_id or str(uuid.uuid4()),
+            "labels": labels,
+            "conversation": True,
+            "idle_timeout": idle_timeout,
+        }
+        """What its run is started with, beside agent and message."""
+
+
+class ReplyBase(Generic[Talk]):
+    """The events that answer one message. Ends with the turn, or with the run."""
+
+    def __init__(
+        self, conversation: Talk, message: object = None, mode: run_pb2.MessageMode | str = "queue", *, number: int = 0
+    ) -> None:
+        """`number`: of a message that was accepted before; then there is none to say."""
+        self._conversation = conversation
+        self._message = message
+        self._mode = mode
+        self._reader = ReplyReader(number)
+
+    @property
+    def turn(self) -> Turn | None:
+        """The turn so far; None until the message is consumed."""
+        return self._reader.turn
+
+    @property
+    def run_ended(self) -> bool:
+        """Whether the run ended with this turn, or without it."""
+        return self._reader.run_ended
 
 
 class ReplyReader:
     """Follows one message: from the beginning of its turn, or from where it steers one, to the end of that turn."""
 
-    def __init__(self) -> None:
-        self.message_number = 0
+    def __init__(self, message_number: int = 0) -> None:
+        self.message_number = message_number
         """Known once the message is accepted."""
         self.turn_number = 0
         """Of the turn that the message is part of; 0 until it is consumed."""
@@ -45,3 +102,12 @@ class ReplyReader:
         if self.turn is None:
             raise ConversationEnded("the run ended before it came to this message")
         return self.turn
+
+
+def number_under_way(run: run_pb2.Run) -> int:
+    """Of the message that is answered now; 0 between turns. Raises NotAConversation."""
+    if not run.HasField("conversation"):
+        raise NotAConversation(f"run {run.run_id} is no conversation")
+    if run.state == run_pb2.RUN_STATE_QUEUED and not run.turn.turn:
+        return 1
+    return run.turn.message_number if run.turn.state == run_pb2.RUN_STATE_RUNNING else 0

@@ -10,6 +10,8 @@ from typing import Final
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
 
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.bounds import MAX_INPUT_BYTES, too_large
+from runwire.client.inputs import as_value
 from runwire.errors import InvalidRequest
 from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2
 from runwire.values import Json, to_struct, to_value
@@ -25,7 +27,7 @@ def given(text: str, field: str) -> str:
 
 def start_run(
     agent_id: str,
-    input: Json | struct_pb2.Value,
+    input: object,
     *,
     request_id: str | None,
     labels: Mapping[str, str] | None,
@@ -35,10 +37,13 @@ def start_run(
     tracestate: str = "",
     conversation: bool = False,
     idle_timeout: timedelta | float | None = None,
+    context: Mapping[str, object] | None = None,
+    model: str = "",
+    model_settings: Mapping[str, Json] | None = None,
 ) -> agent_service_pb2.StartRunRequest:
     return agent_service_pb2.StartRunRequest(
         agent_id=agent_id,
-        input=to_value(input),
+        input=_within(as_value(input), "input"),
         # A random id makes it safe to send the request again when the answer was lost.
         request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
         labels=labels,
@@ -47,7 +52,23 @@ def start_run(
         traceparent=traceparent,
         tracestate=tracestate,
         conversation=_conversation(idle_timeout) if conversation or idle_timeout is not None else None,
+        context=None if context is None else as_value(context, "context").struct_value,
+        model=model_choice(model, model_settings),
     )
+
+
+def _within(value: struct_pb2.Value, field: str) -> struct_pb2.Value:
+    """`value`, if the service takes so much. Raises InvalidRequest: of a larger request gRPC says only that it is
+    one."""
+    if (size := value.ByteSize()) > MAX_INPUT_BYTES:
+        raise InvalidRequest({field: too_large(size, MAX_INPUT_BYTES)})
+    return value
+
+
+def model_choice(model: str = "", model_settings: Mapping[str, Json] | None = None) -> run_pb2.ModelChoice | None:
+    if not model and model_settings is None:
+        return None
+    return run_pb2.ModelChoice(model=model, settings=None if model_settings is None else to_struct(model_settings))
 
 
 def _conversation(idle_timeout: timedelta | float | None) -> run_pb2.Conversation:
@@ -56,24 +77,48 @@ def _conversation(idle_timeout: timedelta | float | None) -> run_pb2.Conversatio
 
 def send_message(
     run_id: str,
-    message: Json | struct_pb2.Value,
+    message: object,
     *,
     mode: run_pb2.MessageMode | str,
     request_id: str | None,
 ) -> agent_service_pb2.SendMessageRequest:
     return agent_service_pb2.SendMessageRequest(
         run_id=given(run_id, "run_id"),
-        message=to_value(message),
+        message=_within(as_value(message, "message"), "message"),
         mode=_mode(mode),
         request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
     )
 
 
-def fork_run(run_id: str, request_id: str | None) -> agent_service_pb2.ForkRunRequest:
-    return agent_service_pb2.ForkRunRequest(
+def fork_run(
+    run_id: str,
+    *,
+    turn: int | None,
+    step: int | str | None,
+    message: object,
+    agent_id: str,
+    model: str,
+    model_settings: Mapping[str, Json] | None,
+    wait: bool,
+    request_id: str | None,
+) -> agent_service_pb2.ForkRunRequest:
+    if turn is not None and step is not None:
+        raise InvalidRequest({"step": "not together with turn"})
+    request = agent_service_pb2.ForkRunRequest(
         run_id=given(run_id, "run_id"),
         request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
+        agent_id=agent_id,
+        wait=wait,
+        model=model_choice(model, model_settings),
+        message=None if message is None else _within(as_value(message, "message"), "message"),
     )
+    if turn is not None:
+        request.turn = turn
+    elif isinstance(step, str):
+        request.step_name = step
+    elif step is not None:
+        request.step = step
+    return request
 
 
 _MODES: Final[Mapping[str, run_pb2.MessageMode]] = {
@@ -183,6 +228,39 @@ def request_scorer_run(
         options=None if options is None else to_struct(options),
         request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
     )
+
+
+def submit_score(
+    run_id: str,
+    scorer_id: str,
+    value: float | None,
+    *,
+    thumb: str | None,
+    label: str,
+    comment: str,
+    author: str,
+    request_id: str | None,
+) -> scorer_service_pb2.SubmitScoreRequest:
+    if (value is None) == (thumb is None):
+        raise InvalidRequest({"value": "give either a value or a thumb"})
+    if thumb is not None and thumb not in _THUMBS:
+        raise InvalidRequest({"thumb": f"{thumb!r} is none of up, down"})
+    return scorer_service_pb2.SubmitScoreRequest(
+        run_id=given(run_id, "run_id"),
+        scorer_id=given(scorer_id, "scorer_id"),
+        value=value,
+        thumb=None if thumb is None else _THUMBS[thumb],
+        label=label,
+        comment=comment,
+        author=author,
+        request_id=str(uuid.uuid4()) if request_id is None else given(request_id, "request_id"),
+    )
+
+
+_THUMBS: Final[Mapping[str, scorer_service_pb2.Thumb]] = {
+    "up": scorer_service_pb2.THUMB_UP,
+    "down": scorer_service_pb2.THUMB_DOWN,
+}
 
 
 def scorer_stats(

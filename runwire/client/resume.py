@@ -67,7 +67,7 @@ class Delays:
         return max(error.retry_delay_seconds, at_least) + jitter
 
     def heard(self) -> None:
-        """The service works: the time to give up starts anew at the next failure."""
+        """The service works: the time to give up starts over at the next failure."""
         self._failing_since = None
 
     def progressed(self) -> None:
@@ -86,11 +86,11 @@ class Discontinuity:
     """The last event that was handled; 0 if there was none or it is not known."""
     new_log: bool
     """Whether what was read so far is void: the stream begins again with the first event of another log. Otherwise it
-    goes on with the oldest event that is left."""
+    continues with the oldest event that is left."""
 
 
 OnDiscontinuity = Callable[[Discontinuity], None]
-"""Called before a stream goes on after a discontinuity. Raise to end the stream with that exception."""
+"""Called before a stream continues after a discontinuity. Raise to end the stream with that exception."""
 
 
 class FrameReader(ABC, Generic[Item, Request, Response]):
@@ -227,7 +227,7 @@ class RunReader(
                 raise EventsLost(f"event {event.sequence} follows event {expected - 1}", expected_sequence=expected)
             following = expected + 1
             fresh.append(event)
-        self._next = following  # not before the whole frame is taken: a reader may go on after the error
+        self._next = following  # not before the whole frame is taken: a reader may continue after the error
         return fresh
 
     def _end(self, ended: agent_service_pb2.Ended) -> None:

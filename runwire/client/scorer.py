@@ -13,7 +13,7 @@ from runwire.client import requests
 from runwire.client.calls import Client, Stream
 from runwire.client.resume import OnDiscontinuity, ScorerRunReader
 from runwire.client.walk import OnProgress, Walk
-from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_port_pb2, scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.values import Json
 
@@ -169,3 +169,54 @@ class ScorerClient(Client):
         request = requests.scorer_stats(scorer_id, created_after, created_before)
         response: pb.GetScorerStatsResponse = await self._call("GetScorerStats", request)
         return list(response.stats)
+
+    async def submit_score(
+        self,
+        run_id: str,
+        scorer_id: str,
+        value: float | None = None,
+        *,
+        thumb: str | None = None,
+        label: str = "",
+        comment: str = "",
+        author: str = "",
+        request_id: str | None = None,
+    ) -> scorer_run_pb2.ScorerRun:
+        """Records what a person, or an outcome that came later, says of a run: a value, or a thumb `up` or `down`. The
+        same author corrects by submitting again. `request_id` as in AgentClient.start_run. Raises RunNotFound,
+        AlreadyExists."""
+        request = requests.submit_score(
+            run_id,
+            scorer_id,
+            value,
+            thumb=thumb,
+            label=label,
+            comment=comment,
+            author=author,
+            request_id=request_id,
+        )
+        response: pb.SubmitScoreResponse = await self._call("SubmitScore", request)
+        return response.scorer_run
+
+    # For workers of scorers that are carried out elsewhere; `runwire.client.worker` has a whole one.
+
+    async def register_scorer(self, scorer: scorer_port_pb2.ExternalScorer) -> scorer_port_pb2.ExternalScorer:
+        """Says what a scorer is that is carried out elsewhere. Raises InvalidRequest."""
+        request = scorer_port_pb2.RegisterScorerRequest(scorer=scorer)
+        response: scorer_port_pb2.RegisterScorerResponse = await self._call("RegisterScorer", request)
+        return response.scorer
+
+    async def claim_scorer_runs(
+        self, request: scorer_port_pb2.ClaimScorerRunsRequest
+    ) -> scorer_port_pb2.ClaimScorerRunsResponse:
+        """Takes scorer runs, once there are some. Not repeated: what an answer that was lost held comes again, when its
+        lease ends. Raises ScorerNotFound for a scorer that is not registered."""
+        response: scorer_port_pb2.ClaimScorerRunsResponse = await self._call("ClaimScorerRuns", request, repeat=False)
+        return response
+
+    async def report_scorer_run(
+        self, request: scorer_port_pb2.ReportScorerRunRequest
+    ) -> scorer_port_pb2.ReportScorerRunResponse:
+        """Says how an attempt ended, or that it goes on. Raises ClaimLost where it comes too late."""
+        response: scorer_port_pb2.ReportScorerRunResponse = await self._call("ReportScorerRun", request)
+        return response

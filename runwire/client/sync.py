@@ -26,7 +26,7 @@ from runwire.client.sync_conversation import Conversation
 from runwire.client.walk import OnProgress, Walk
 from runwire.errors import InvalidRequest
 from runwire.fold import Fold, RunView
-from runwire.scorer.v1 import scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
+from runwire.scorer.v1 import scorer_port_pb2, scorer_run_pb2, scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import Json
 
@@ -75,7 +75,7 @@ class AgentClient(Client):
     def start_run(
         self,
         agent_id: str,
-        input: Json | struct_pb2.Value = None,
+        input: object = None,
         *,
         request_id: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -85,6 +85,9 @@ class AgentClient(Client):
         tracestate: str = "",
         conversation: bool = False,
         idle_timeout: timedelta | float | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
     ) -> run_pb2.Run:
         request = requests.start_run(
             agent_id,
@@ -97,6 +100,9 @@ class AgentClient(Client):
             tracestate=tracestate,
             conversation=conversation,
             idle_timeout=idle_timeout,
+            context=context,
+            model=model,
+            model_settings=model_settings,
         )
         response: agent_pb.StartRunResponse = self._call("StartRun", request)
         return response.run
@@ -153,12 +159,15 @@ class AgentClient(Client):
     def run(
         self,
         agent_id: str,
-        input: Json | struct_pb2.Value = None,
+        input: object = None,
         *,
         request_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         scorers: Iterable[str | run_pb2.ScorerRef] = (),
         run_timeout: timedelta | float | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
         heartbeat_seconds: float | None = None,
     ) -> RunStream:
         request = requests.start_run(
@@ -168,6 +177,9 @@ class AgentClient(Client):
             labels=labels,
             scorers=scorers,
             run_timeout=run_timeout,
+            context=context,
+            model=model,
+            model_settings=model_settings,
         )
         return RunStream(self, RunReader("", heartbeat_seconds=heartbeat_seconds), None, request)
 
@@ -203,15 +215,37 @@ class AgentClient(Client):
             raise InvalidRequest({"agent_id": "must be set"})
         return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
 
-    def fork_run(self, run_id: str, *, request_id: str | None = None) -> run_pb2.Run:
-        request = requests.fork_run(run_id, request_id)
+    def fork_run(
+        self,
+        run_id: str,
+        *,
+        turn: int | None = None,
+        step: int | str | None = None,
+        message: object = None,
+        agent_id: str = "",
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
+        wait: bool = False,
+        request_id: str | None = None,
+    ) -> run_pb2.Run:
+        request = requests.fork_run(
+            run_id,
+            turn=turn,
+            step=step,
+            message=message,
+            agent_id=agent_id,
+            model=model,
+            model_settings=model_settings,
+            wait=wait,
+            request_id=request_id,
+        )
         response: agent_pb.ForkRunResponse = self._call("ForkRun", request)
         return response.run
 
     def send_message(
         self,
         run_id: str,
-        message: Json | struct_pb2.Value,
+        message: object,
         *,
         mode: run_pb2.MessageMode | str = "queue",
         request_id: str | None = None,
@@ -360,3 +394,45 @@ class ScorerClient(Client):
         request = requests.scorer_stats(scorer_id, created_after, created_before)
         response: scorer_pb.GetScorerStatsResponse = self._call("GetScorerStats", request)
         return list(response.stats)
+
+    def submit_score(
+        self,
+        run_id: str,
+        scorer_id: str,
+        value: float | None = None,
+        *,
+        thumb: str | None = None,
+        label: str = "",
+        comment: str = "",
+        author: str = "",
+        request_id: str | None = None,
+    ) -> scorer_run_pb2.ScorerRun:
+        request = requests.submit_score(
+            run_id,
+            scorer_id,
+            value,
+            thumb=thumb,
+            label=label,
+            comment=comment,
+            author=author,
+            request_id=request_id,
+        )
+        response: scorer_pb.SubmitScoreResponse = self._call("SubmitScore", request)
+        return response.scorer_run
+
+    def register_scorer(self, scorer: scorer_port_pb2.ExternalScorer) -> scorer_port_pb2.ExternalScorer:
+        request = scorer_port_pb2.RegisterScorerRequest(scorer=scorer)
+        response: scorer_port_pb2.RegisterScorerResponse = self._call("RegisterScorer", request)
+        return response.scorer
+
+    def claim_scorer_runs(
+        self, request: scorer_port_pb2.ClaimScorerRunsRequest
+    ) -> scorer_port_pb2.ClaimScorerRunsResponse:
+        response: scorer_port_pb2.ClaimScorerRunsResponse = self._call("ClaimScorerRuns", request, repeat=False)
+        return response
+
+    def report_scorer_run(
+        self, request: scorer_port_pb2.ReportScorerRunRequest
+    ) -> scorer_port_pb2.ReportScorerRunResponse:
+        response: scorer_port_pb2.ReportScorerRunResponse = self._call("ReportScorerRun", request)
+        return response

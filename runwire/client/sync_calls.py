@@ -47,7 +47,7 @@ class Client(BaseClient[grpc.Channel]):
         self.close()
 
     def close(self) -> None:
-        """Ends the client and its streams. Runs go on. Calls under way in other threads end with ClientClosed."""
+        """Ends the client and its streams. Runs continue. Calls under way in other threads end with ClientClosed."""
         channel = self._channels.close()
         if channel is not None:
             channel.close()
@@ -145,7 +145,7 @@ class Stream(BaseStream[Item, grpc.Channel]):
         self.close()
 
     def close(self) -> None:
-        """Ends the stream, also one that another thread waits for; the run goes on."""
+        """Ends the stream, also one that another thread waits for; the run continues."""
         self._closed.set()
         self._drop()
 

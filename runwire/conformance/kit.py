@@ -6,12 +6,15 @@ import asyncio
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runwire.client import AgentClient
 from runwire.client.access import Access
+from runwire.conformance.encryption import Encryption, encrypted
+from runwire.conformance.http_proxy import HttpFaultProxy
 from runwire.conformance.proxy import Break, Fault, FaultProxy
 from runwire.conformance.reader import Reader
 from runwire.conformance.transcript import (
@@ -29,13 +32,14 @@ from runwire.conformance.transcript import (
 )
 from runwire.conformance.validators import VALIDATORS
 from runwire.errors import ConfigurationError
+from runwire.scorer_requests import DEFAULT_TENANT, topic_of
 
 READERS: Final = 2
 """Readers of each run, at the same time."""
 _MAX_WITHOUT_PROGRESS: Final = 3
 """Connections in a row that break before a frame with an event, because each makes a client wait longer."""
 _MAX_IN_A_RUN: Final = 60
-"""Then a reader is left in peace until the end: a client that begins anew at each cut would never get there."""
+"""Then a reader is left in peace until the end: a client that starts over at each cut would never get there."""
 _ENOUGH_FAULTS: Final = 10
 """A client that fails so often need not fail three hundred times."""
 _FREEZES: Final = 0.02
@@ -55,7 +59,11 @@ class Plan:
     """Text deltas of a run."""
     seed: int = 0
     patience_seconds: float = 30.0
-    """A client that says nothing for so long is stuck."""
+    """A client that says nothing for this long is stuck."""
+    tenant: str = DEFAULT_TENANT
+    """Whose the runs are: that of the token, where there is one. Cursors say it."""
+    gateways: Sequence[str] = ()
+    """HOST:PORT of gateways of these targets: the client reads there, by HTTP. Empty: at the targets, by gRPC."""
 
 
 @dataclass
@@ -130,19 +138,31 @@ class Kit:
     """Holds one client to the contract."""
 
     def __init__(self, plan: Plan, access: Callable[[str], Access] | None = None) -> None:
-        """`access` says how a target is reached; by default in plain text. The client under test has to know itself."""
+        """`access` says how a target is reached; by default in plain text. Over TLS the client under test is told so by
+        the variables of `runwire.client.access.from_environment`."""
         known = access or (lambda _: Access())
+        self._accesses = {target: known(target) for target in plan.targets}
+        self._encryption: Encryption | None = None
         self.report = Report()
         self._plan = plan
         self._chance = random.Random(plan.seed)
-        self._clients = [AgentClient(target, timeout=10.0, **known(target).arguments()) for target in plan.targets]
+        self._clients = [
+            AgentClient(target, timeout=10.0, **self._accesses[target].arguments()) for target in plan.targets
+        ]
 
     async def run(self) -> Report:
         """Does all that the plan says.
 
         Raises ConfigurationError where the plan cannot be carried out, and the errors of AgentClient.
         """
-        readers = [Reader(self._plan.command, self._plan.patience_seconds) for _ in range(READERS)]
+        with encrypted({} if self._plan.gateways else self._accesses) as self._encryption:
+            return await self._run(self._encryption.environment if self._encryption else {})
+
+    async def _run(self, environment: Mapping[str, str]) -> Report:
+        readers = [
+            Reader(self._plan.command, self._plan.patience_seconds, self._plan.tenant, environment)
+            for _ in range(READERS)
+        ]
         try:
             await self._check_agent()
             for reader in readers:
@@ -184,7 +204,7 @@ class Kit:
         transcript = Transcript(run_id)
         cursor, start = "", 0
         batch = self._chance.randint(1, 5)
-        async with FaultProxy(self._targets(), chaos, chaos.broke).listening() as address:
+        async with self._proxied(chaos, chaos.broke) as address:
             for life in range(10):
                 chaos.calm = life == 9
                 request = _request(address, run_id, cursor, batch)
@@ -196,7 +216,7 @@ class Kit:
         return transcript
 
     async def _refusals(self, reader: Reader) -> None:
-        """Cursors and logs from which there is no going on."""
+        """Cursors and logs from which no client can continue."""
         run_id = await self._start(interval_ms=0)
         async for _ in self._clients[0].watch(run_id):
             pass
@@ -204,22 +224,27 @@ class Kit:
         end = (await self._clients[0].get_run(run_id)).cursor
         other = (await self._clients[0].get_run(await self._start(interval_ms=0))).cursor
         for cursor, reason in (
-            (of_another_log(run_id, end), "CURSOR_EPOCH_MISMATCH"),
+            (of_another_log(self._topic(run_id), end), "CURSOR_EPOCH_MISMATCH"),
             ("rubbish", "CURSOR_MALFORMED"),
             (other, "CURSOR_MISMATCH"),
         ):
-            async with FaultProxy(self._targets(), Fault).listening() as address:
+            async with self._proxied(Fault) as address:
                 session = await reader.watch(_request(address, run_id, cursor, 0), start=0)
             self.report.judge(Transcript(run_id, [session], expects_error=reason), log)
+        if self._plan.gateways:
+            return  # their readers see no epoch: the cursor has it, and the service refuses the cursor
         known = asyncio.Event()
 
         def seen(sequence: int) -> bool:
             known.set()
             return False
 
-        async with FaultProxy(self._targets(), _another_log(run_id, end, known)).listening() as address:
+        async with self._proxied(_another_log(self._topic(run_id), end, known)) as address:
             session = await reader.watch(_request(address, run_id, "", 4), start=0, dies=seen)
         self.report.judge(Transcript(run_id, [session], expects_error="CURSOR_EPOCH_MISMATCH"), log)
+
+    def _topic(self, run_id: str) -> str:
+        return topic_of(self._plan.tenant, run_id)
 
     async def _start(self, *, interval_ms: float) -> str:
         """A run, started at any of the targets."""
@@ -234,14 +259,23 @@ class Kit:
             pass
         return [Event.of(event) async for event in self._clients[0].list_run_events(run_id, page_size=1000)]
 
-    def _targets(self) -> list[str]:
-        return self._chance.sample(list(self._plan.targets), len(self._plan.targets))
+    @asynccontextmanager
+    async def _proxied(
+        self, choose: Callable[[], Fault], broke: Callable[[Fault], None] | None = None
+    ) -> AsyncIterator[str]:
+        """What the client is to be told: an address, or a URL, behind which connections break as `choose` says."""
+        gateways = self._plan.gateways
+        targets = list(gateways or self._plan.targets)
+        make = HttpFaultProxy if gateways else FaultProxy
+        proxy = make(self._chance.sample(targets, len(targets)), choose, broke, self._encryption)
+        async with proxy.listening() as address:
+            yield f"http://{address}" if gateways else address
 
 
-def _another_log(run_id: str, cursor: str, known: asyncio.Event) -> Callable[[], Fault]:
+def _another_log(topic: str, cursor: str, known: asyncio.Event) -> Callable[[], Fault]:
     """Faults for a log that is re-created under a reader: the first connection breaks once the reader has reported an
     event, and all others show another epoch."""
-    position = place(run_id, cursor)
+    position = place(topic, cursor)
     assert position is not None
     renamed = (position.epoch.encode(), another_epoch(position.epoch).encode())
     faults = iter([Fault(Break.CLOSE, 4, when=known)])
@@ -263,6 +297,6 @@ def _was_killed(session: Session) -> bool:
 
 
 def _last_saved(session: Session, cursor: str) -> tuple[str, int]:
-    """Where a client goes on that kept nothing but its cursor."""
+    """Where a client continues that kept nothing but its cursor."""
     saved = [line for line in session.lines if isinstance(line, Saved) and line.sequence >= 0]
     return (saved[-1].cursor, saved[-1].sequence) if saved else (cursor, session.start)

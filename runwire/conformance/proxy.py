@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from runwire.conformance.encryption import Encryption
+
 _HEADER: Final = 9
 _DATA: Final = 0
 _HEADERS: Final = 1
@@ -49,7 +51,7 @@ class Fault:
     when: asyncio.Event | None = None
     """And not before this is set: a connection that is closed may take with it what the client did not read yet."""
     delay_seconds: float = 0.0
-    """Each piece of data is held back for so long."""
+    """Each piece of data is held back for this long."""
     replace: tuple[bytes, bytes] = (b"", b"")
     """Bytes to find in messages, and others of the same length to put in their place."""
 
@@ -58,10 +60,15 @@ class FaultProxy:
     """Listens on a port of its own and forwards to `targets` in turn. `choose` is asked at each connection."""
 
     def __init__(
-        self, targets: Sequence[str], choose: Callable[[], Fault], broke: Callable[[Fault], None] | None = None
+        self,
+        targets: Sequence[str],
+        choose: Callable[[], Fault],
+        broke: Callable[[Fault], None] | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         """`broke` is told of each fault that was carried out."""
-        self._targets = [target.rpartition(":") for target in targets]
+        self._targets = targets
+        self._encryption = encryption
         self._choose = choose
         self._broke = broke
         self._accepted = 0
@@ -77,7 +84,8 @@ class FaultProxy:
                 connections.add(connection)
                 connection.add_done_callback(connections.discard)
 
-            server = await asyncio.start_server(accept, "127.0.0.1", 0)
+            ours = self._encryption.to_clients if self._encryption else None
+            server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=ours)
             host, port = server.sockets[0].getsockname()[:2]
             try:
                 yield f"{host}:{port}"
@@ -88,17 +96,21 @@ class FaultProxy:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fault = self._choose()
-        host, _, port = self._targets[self._accepted % len(self._targets)]
+        target = self._targets[self._accepted % len(self._targets)]
         self._accepted += 1
+        host, _, port = target.rpartition(":")
+        context, name = self._encryption.to_targets[target] if self._encryption else (None, None)
         try:
-            upstream, to_upstream = await asyncio.open_connection(host.strip("[]"), int(port))
+            upstream, to_upstream = await asyncio.open_connection(
+                host.strip("[]"), int(port), ssl=context, server_hostname=name
+            )
         except OSError:
             writer.close()  # as if nobody listened here
             return
         try:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(_copy(reader, to_upstream))
-                await self._to_client(upstream, writer, fault)
+                await self.to_client(upstream, writer, fault)
                 sending.cancel()
         except* (OSError, asyncio.IncompleteReadError):
             pass  # one of the two sides has gone
@@ -106,7 +118,7 @@ class FaultProxy:
             to_upstream.close()
             writer.close()
 
-    async def _to_client(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault) -> None:
+    async def to_client(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault) -> None:
         """Forwards message by message until the fault is due, and then does it."""
         messages = Messages()
         while True:
@@ -129,10 +141,14 @@ class FaultProxy:
             if fault.when is not None:
                 await writer.drain()
                 await fault.when.wait()
-            if self._broke is not None:
-                self._broke(fault)
+            self.tell(fault)
             await _break(writer, fault.kind, header, body[end:])
             return
+
+    def tell(self, fault: Fault) -> None:
+        """A fault is carried out."""
+        if self._broke is not None:
+            self._broke(fault)
 
 
 class Messages:
@@ -190,7 +206,13 @@ async def _break(writer: asyncio.StreamWriter, kind: Break, header: bytes, body:
         await writer.drain()
         # Left open a moment, so that the status is read before the connection goes.
         await asyncio.sleep(0.03)
-    elif kind is Break.RESET:
+    else:
+        await hang_up(writer, kind)
+
+
+async def hang_up(writer: asyncio.StreamWriter, kind: Break) -> None:
+    """What RESET and FREEZE do before the connection is closed; nothing for others."""
+    if kind is Break.RESET:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     elif kind is Break.FREEZE:
         await asyncio.Event().wait()

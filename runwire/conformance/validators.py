@@ -22,7 +22,7 @@ def ordered(transcript: Transcript, log: Log) -> Iterator[str]:
 
 
 def unique(transcript: Transcript, log: Log) -> Iterator[str]:
-    """No event comes twice to whoever keeps cursors and effects together."""
+    """No event comes twice to a client that keeps cursors and effects together."""
     for session in transcript.sessions:
         seen: set[int] = set()
         for event in _events(session):
@@ -55,8 +55,8 @@ def atomic(transcript: Transcript, log: Log) -> Iterator[str]:
 
 
 def resumable(transcript: Transcript, log: Log) -> Iterator[str]:
-    """A stored cursor is one of this run, and a client started from it goes on with the very next event. Where there is
-    no going on, the client says so."""
+    """A stored cursor is one of this run, and a client started from it continues with the very next event. Where it
+    cannot continue, the client says so."""
     for session in transcript.sessions:
         yield from (
             f"{line.cursor!r} was stored, which is no cursor of this run"
@@ -126,7 +126,7 @@ def same_log(transcript: Transcript, log: Log) -> Iterator[str]:
     lines = [line for session in transcript.sessions for line in session.lines]
     reported = [line.reason for line in lines if isinstance(line, Failed)]
     if reported != [transcript.expects_error]:
-        what = f"reported {reported[0]}" if reported else "went on" if _went_on(lines) else "said nothing"
+        what = f"reported {reported[0]}" if reported else "continued" if _went_on(lines) else "said nothing"
         yield f"expected {transcript.expects_error}, the client {what}"
 
 

@@ -30,8 +30,8 @@ class Access:
     reflection: bool = True
 
     def check(self, listen: str) -> None:
-        """Whoever listens beyond this machine does it with TLS and authentication, or says that it need not be, and is
-        warned each time. Raises ConfigurationError."""
+        """A service that listens beyond this machine does it with TLS and authentication, or says that it need not be,
+        and is warned each time. Raises ConfigurationError."""
         missing = ["TLS"] if self.certificates is None else []
         if self.authenticator.is_open and not (self.certificates and self.certificates.asks_clients):
             missing.append("authentication")
@@ -40,10 +40,12 @@ class Access:
         lacking = " and without ".join(missing)
         if not self.insecure:
             raise ConfigurationError(
-                f"will not listen on {listen} without {lacking}: whoever reaches it could read or do everything. "
+                f"will not listen on {listen} without {lacking}: anyone who reaches it could read or do everything. "
                 "Set it up (docs/security.md), listen on 127.0.0.1, or say --insecure"
             )
-        logger.warning("listening on %s without %s: whoever reaches it may read or do what it serves", listen, lacking)
+        logger.warning(
+            "listening on %s without %s: anyone who reaches it may read or do what it serves", listen, lacking
+        )
 
 
 def _is_loopback(listen: str) -> bool:

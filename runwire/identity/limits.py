@@ -1,5 +1,5 @@
-"""How much one tenant, and one principal, may have of a process: so that whoever floods a service costs itself time,
-and its neighbours nothing.
+"""How much one tenant, and one principal, may have of a process: so that a caller that floods a service costs itself
+time, and its neighbours nothing.
 
 Each process counts by itself: with n replicas a tenant gets up to n times as much. That is enough for what these limits
 are for, and costs no call a way to the store.

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from runwire.errors import ScopeMissing
-from runwire.identity.principal import ADMIN, RUNS_ANSWER, RUNS_READ, RUNS_WRITE, SCORES_READ, SCORES_WRITE, Principal
+from runwire.identity.principal import (
+    ADMIN,
+    RUNS_ANSWER,
+    RUNS_READ,
+    RUNS_WRITE,
+    SCORES_READ,
+    SCORES_WORK,
+    SCORES_WRITE,
+    Principal,
+)
 
 PUBLIC: Final = ""
 """Asks for nothing: load balancers and tools have no token."""
@@ -48,6 +57,10 @@ RULES: Final = {
     _SCORER + "PauseScorer": ADMIN,
     _SCORER + "ResumeScorer": ADMIN,
     _SCORER + "GetScorerStats": SCORES_READ,
+    _SCORER + "SubmitScore": SCORES_WRITE,
+    _SCORER + "RegisterScorer": SCORES_WORK,
+    _SCORER + "ClaimScorerRuns": SCORES_WORK,
+    _SCORER + "ReportScorerRun": SCORES_WORK,
     "/grpc.health.v1.Health/Check": PUBLIC,
     "/grpc.health.v1.Health/List": PUBLIC,
     "/grpc.health.v1.Health/Watch": PUBLIC,
@@ -60,7 +73,7 @@ OF_ONE_RUN: Final = frozenset(_AGENT + name for name in ("GetRun", "WatchRun", "
 """What a run token may call."""
 
 CHANGES: Final = frozenset(
-    method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE)
+    method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE, SCORES_WORK)
 ) | {_SCORER + "PauseScorer", _SCORER + "ResumeScorer", _AGENT + "CreateRunToken"}
 """What is written into the audit log."""
 

@@ -18,11 +18,13 @@ RUNS_WRITE: Final = "runs:write"
 RUNS_ANSWER: Final = "runs:answer"
 SCORES_READ: Final = "scores:read"
 SCORES_WRITE: Final = "scores:write"
+SCORES_WORK: Final = "scores:work"
+"""To be a worker of scorers that are carried out elsewhere: it sees the samples of all runs that ask for them."""
 ADMIN: Final = "admin"
 """Everything, and what concerns all tenants."""
 OWN: Final = "own"
 """Grants nothing: narrows the others to what the principal itself started."""
-SCOPES: Final = (RUNS_READ, RUNS_WRITE, RUNS_ANSWER, SCORES_READ, SCORES_WRITE, ADMIN, OWN)
+SCOPES: Final = (RUNS_READ, RUNS_WRITE, RUNS_ANSWER, SCORES_READ, SCORES_WRITE, SCORES_WORK, ADMIN, OWN)
 
 MAX_SUBJECT_LENGTH: Final = 256
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -69,7 +69,7 @@ class StaticTokens:
         known = self._known(match[1]) if match else None
         if match is None or known is None or not hmac.compare_digest(_hash(known.salt, match[2]), known.hash):
             raise TokenInvalid("there is no such token")
-        # Only whoever has the secret is told more.
+        # Only a caller that has the secret is told more.
         state = known.state(time.time())
         if state == "revoked":
             raise TokenRevoked("the token was revoked")

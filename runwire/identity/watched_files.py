@@ -23,7 +23,7 @@ logger = logging.getLogger("runwire.identity")
 class WatchedFiles(Generic[T]):
     """What `parse` makes of the content of some files, by the state that they are in. Safe for several threads.
 
-    Nobody waits for a timer: whoever asks looks, at most every LOOK_SECONDS. A file that is gone, or half written, is
+    Nobody waits for a timer: each question looks, at most every LOOK_SECONDS. A file that is gone, or half written, is
     said once and changes nothing: what was read last is in force until there is something better. `parse` raises
     ValueError for what it does not understand.
     """
@@ -46,7 +46,7 @@ class WatchedFiles(Generic[T]):
         return ", ".join(map(str, self._paths))
 
     def get(self, *, look: bool = False) -> T:
-        """What the files say now; `look`: without the pause, for whoever misses something in them."""
+        """What the files say now; `look`: without the pause, for a caller that misses something in them."""
         with self._lock:
             now = time.monotonic()
             if look or now - self._looked >= LOOK_SECONDS:

@@ -22,11 +22,11 @@ from runwire.identity.principal import SCOPES, Principal
 from runwire.identity.watched_files import WatchedFiles
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Which may be allowed at all: none by which whoever verifies could sign."""
+"""Which may be allowed at all: none by which a verifier could sign."""
 
 _REFRESH_SECONDS: Final = 300.0
 _UNKNOWN_KEY_SECONDS: Final = 10.0
-"""Tokens with made-up key ids cost the provider one request in so long."""
+"""Tokens with made-up key ids cost the provider at most one request in this time."""
 _FETCH_SECONDS: Final = 5.0
 _MAX_BYTES: Final = 1024 * 1024
 _MAX_TOKEN_LENGTH: Final = 8192
@@ -104,7 +104,7 @@ class WebTokens:
         except jwt.ExpiredSignatureError:
             raise TokenExpired("the token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
-            # Which of its parts is wrong is the business of whoever made it, and helps only others.
+            # Which of its parts is wrong is the business of its maker, and helps only attackers.
             raise TokenInvalid("the token is no JWT that this service takes") from None
 
     def _verified(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:

@@ -20,7 +20,7 @@ Listener = Callable[[bytes | None], None]
 
 _MAX_CHANNELS_A_COMMAND: Final = 1000
 _PAUSE_SECONDS: Final = 0.02
-"""Before a lost connection is made anew: a server may let us in and cut us off again and again."""
+"""Before a lost connection is reopened: a server may let us in and cut us off again and again."""
 _DELAY_SECONDS: Final = 0.1
 _MAX_DELAY_SECONDS: Final = 1.0
 

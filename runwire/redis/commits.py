@@ -38,7 +38,7 @@ def words_of(prefix: str, commit: Commit, schedule: str = "") -> Sequence[Word]:
         tuple(word for message in commit.messages for word in (message.queue, message.body)),
         tuple(dict.fromkeys(name for name in commit.leaves if name not in commit.indexes)),
     )
-    if not (commit.create or commit.progress or commit.final or commit.due_in or any(groups)):
+    if not (commit.create or commit.progress or commit.final or commit.due_in or commit.queue or any(groups)):
         return words
     words += (microseconds(commit.due_in), int(commit.progress))
     words += (microseconds(commit.retention), microseconds(commit.tombstone))

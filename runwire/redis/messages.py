@@ -22,7 +22,7 @@ DEFAULT_LEASE_SECONDS: Final = 60.0
 """How long a message is in the hands of a consumer whose name does not say it."""
 
 _FORGET_SECONDS: Final = 600.0
-"""A consumer without messages that has not asked for any for so long is gone."""
+"""A consumer without messages that has not asked for any for this long is gone."""
 _MAX_CONSUMER_NAMES: Final = 64
 
 

@@ -69,9 +69,13 @@ class Shards:
         """Channel of a topic's live entries."""
         return f"{self.prefix(self.of(topic))}live:{topic}"
 
-    def lane(self, shard: int, queues: Iterable[str], alone: bool) -> Sequence[str]:
-        """Due sets of these queues, or their sets of suspects."""
-        return [f"{self.prefix(shard)}{lane_name(alone)}:{queue}" for queue in dict.fromkeys(queues)]
+    def tenants(self, shard: int, queues: Iterable[str], alone: bool) -> Sequence[str]:
+        """Sets of the tenants that have something planned in these queues, or among their suspects."""
+        return [f"{self.prefix(shard)}tenants:{lane_name(alone)}:{queue}" for queue in queues]
+
+    def turn(self, shard: int, pool: str) -> str:
+        """Who had the last turn (runwire/turns.py)."""
+        return f"{self.prefix(shard)}turn:{pool}"
 
     def messages(self, shard: int, queue: str) -> str:
         """Stream of a message queue."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from types import MappingProxyType
 from typing import Final
 
 from runwire.errors import StoreUnavailable
@@ -137,8 +138,9 @@ class RedisStore:
 
     async def get(self, topic: str, fields: Sequence[str] | None = None) -> Stored | None:
         names = (self._shards.head(topic), self._shards.fields(topic))
-        args = ("all",) if fields is None else ("named", *fields)
-        reply = await self._client.run(GET, self._shards.of(topic), names, args)
+        shard = self._shards.of(topic)
+        wanted = ("all",) if fields is None else ("named", *fields)
+        reply = await self._client.run(GET, shard, names, (self._shards.prefix(shard), topic, *wanted))
         with understood():
             return Stored(topic, head_of(reply[0]), fields_of(reply[1])) if reply else None
 
@@ -238,8 +240,9 @@ class RedisStore:
         wait_seconds: float = 0.0,
         alone: bool = False,
         max_bytes: int = MAX_CLAIM_BYTES,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Sequence[Claim]:
-        wanted = Wanted(queues, holder, limit, lease_seconds, alone, max_bytes)
+        wanted = Wanted(tuple(dict.fromkeys(queues)), holder, limit, lease_seconds, alone, max_bytes, weights)
         return await self._work.claim(wanted, wait_seconds)
 
     async def extend(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[LeaseState]:

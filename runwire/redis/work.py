@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from runwire.errors import StoreUnavailable
 from runwire.pubsub import Claim, Commit, Lease, LeaseState
@@ -17,7 +16,9 @@ from runwire.redis.link import Reply, Word
 from runwire.redis.records import fields_of, head_of, microseconds, seconds, understood
 from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND
 from runwire.redis.shards import Shards, lane_name, those_that_answer
+from runwire.turns import Turn, Turns, pool_of, tenant_of
 
+_MAX_POOLS: Final = 1000
 CLAIM_PARTS: Final = 4
 """Shards that are claimed in at once."""
 
@@ -32,6 +33,30 @@ class Wanted:
     lease_seconds: float
     alone: bool
     max_bytes: int
+    weights: Mapping[str, int]
+
+    @property
+    def kind(self) -> str:
+        return f"{lane_name(self.alone)}:"
+
+    @property
+    def pool(self) -> str:
+        return pool_of(self.queues, self.alone)
+
+
+@dataclass(slots=True)
+class _Part:
+    """What is to be claimed in one shard."""
+
+    limit: int = 0
+    plan: dict[str, int] = field(default_factory=dict)
+    """How many of which tenants; empty: as their turns are."""
+
+
+class _Due(NamedTuple):
+    time: int
+    shard: int
+    tenant: str
 
 
 class Work:
@@ -41,6 +66,8 @@ class Work:
         self._client = client
         self._shards = shards
         self._doorbells = doorbells
+        self._turns: dict[str, Turn] = {}
+        """Of each pool, where there are several shards: none of them sees all tenants."""
 
     async def claim(self, wanted: Wanted, wait_seconds: float) -> Sequence[Claim]:
         return await self._doorbells.wait_for(
@@ -51,7 +78,7 @@ class Work:
         """Claims, and the seconds until there may be more."""
         # Each round claims something, or leaves in at least one shard more no lease that ran out unseen.
         for _ in range(1 + len(self._shards)):
-            parts = {0: wanted.limit} if len(self._shards) == 1 else await self._share_out(wanted)
+            parts = {0: _Part(wanted.limit)} if len(self._shards) == 1 else await self._share_out(wanted)
             if not parts:
                 return [], POLL_SECONDS
             try:
@@ -60,12 +87,14 @@ class Work:
                 if len(self._shards) == 1:
                     raise
                 continue  # they went away in this moment; others have answered
+            if len(self._shards) > 1:
+                claims = self._in_turn(wanted, claims)
             if claims or len(self._shards) == 1:
                 return claims, wait
             # What was due are leases that wait for their grace now, or went to others: there may be more behind them.
         return [], 0.0
 
-    async def _claim_in(self, parts: Mapping[int, int], wanted: Wanted) -> tuple[Sequence[Claim], float]:
+    async def _claim_in(self, parts: Mapping[int, _Part], wanted: Wanted) -> tuple[Sequence[Claim], float]:
         """Claims so many in each of these shards, in a few of them at once: each gives one topic, however large."""
         claims: list[tuple[int, Claim]] = []
         waits: list[float] = []
@@ -87,28 +116,33 @@ class Work:
                 waits += [seconds(reply[1]) for reply in replies if reply[1]]
             left_bytes -= sum(len(value) for _, claim in found for value in claim.fields.values())
             claims += found
-        claims.sort(key=lambda claim: claim[0])
+        if len(self._shards) > 1:
+            claims.sort(key=lambda claim: claim[0])
         return [claim for _, claim in claims], min(waits, default=POLL_SECONDS)
 
-    async def _claim_at_once(self, parts: Mapping[int, int], wanted: Wanted, max_bytes: int) -> Sequence[Reply]:
+    async def _claim_at_once(self, parts: Mapping[int, _Part], wanted: Wanted, max_bytes: int) -> Sequence[Reply]:
         replies: list[Reply] = []
 
-        async def claim_in(shard: int, part: int) -> None:
+        async def claim_in(shard: int, part: _Part) -> None:
+            numbers = part.plan or wanted.weights
             words: Sequence[Word] = (
                 self._shards.prefix(shard),
-                part,
+                part.limit,
                 microseconds(wanted.lease_seconds),
                 wanted.holder,
                 secrets.token_hex(8),
-                int(wanted.alone),
+                wanted.kind,
                 max(1, max_bytes // len(parts)),
+                len(wanted.queues),
+                "planned" if part.plan else "",
                 *wanted.queues,
+                *(word for pair in numbers.items() for word in pair),
             )
             replies.append(
                 await self._client.poll(
                     CLAIM,
                     shard,
-                    self._shards.lane(shard, wanted.queues, wanted.alone),
+                    [*self._shards.tenants(shard, wanted.queues, wanted.alone), self._shards.turn(shard, wanted.pool)],
                     words,
                     repeatable=False,
                     unclaimed=self._hand_back,
@@ -123,17 +157,66 @@ class Work:
             raise
         return replies
 
-    async def _share_out(self, wanted: Wanted) -> Mapping[int, int]:
-        """How many topics to claim in each shard, so that they are those due longest in all."""
+    async def _share_out(self, wanted: Wanted) -> Mapping[int, _Part]:
+        """Of which tenants how many topics to claim in each shard: all take turns, and of each those due longest in all
+        shards are claimed."""
+        turns = Turns(self._turns.get(wanted.pool, Turn()), wanted.weights, lambda tenant, most: due[tenant][:most])
+        most = max(wanted.weights.values(), default=1)
 
         async def due_in(shard: int) -> tuple[int, Reply]:
-            lane = self._shards.lane(shard, wanted.queues, wanted.alone)
-            return shard, await self._client.poll(DUE, shard, lane, (wanted.limit,))
+            words: Sequence[Word] = (
+                self._shards.prefix(shard),
+                wanted.limit,
+                wanted.kind,
+                turns.turn.tenant,
+                most,
+                *wanted.queues,
+            )
+            tenants = self._shards.tenants(shard, wanted.queues, wanted.alone)
+            return shard, await self._client.poll(DUE, shard, tenants, words)
 
         found = await those_that_answer(due_in(shard) for shard in self._shards)
+        due: dict[str, list[_Due]] = {}
         with understood():
-            times = sorted((int(time), shard) for shard, reply in found for time in reply)
-        return Counter(shard for _, shard in times[: wanted.limit])
+            for shard, reply in found:
+                for name, times in reply:
+                    tenant = name.decode()
+                    due.setdefault(tenant, []).extend(_Due(int(time), shard, tenant) for time in times)
+        for each in due.values():
+            each.sort()
+        parts: dict[int, _Part] = {}
+        left = wanted.limit
+        while left and due:
+            for picked in turns.round(list(due), left):
+                turns.took(picked.tenant)
+                part = parts.setdefault(picked.shard, _Part())
+                part.limit += 1
+                part.plan[picked.tenant] = part.plan.get(picked.tenant, 0) + 1
+                due[picked.tenant].remove(picked)
+                left -= 1
+            due = {tenant: times for tenant, times in due.items() if times}
+        return parts
+
+    def _in_turn(self, wanted: Wanted, claims: Sequence[Claim]) -> Sequence[Claim]:
+        """What was claimed, given those due longest first: in turn of the tenants. Keeps who had the last turn in
+        truth, as a tenant may have had less than was planned."""
+        by_tenant: dict[str, list[Claim]] = {}
+        for claim in claims:
+            by_tenant.setdefault(tenant_of(claim.topic), []).append(claim)
+        turns = Turns(
+            self._turns.pop(wanted.pool, Turn()), wanted.weights, lambda tenant, most: by_tenant[tenant][:most]
+        )
+        ordered: list[Claim] = []
+        while by_tenant:
+            for claim in turns.round(list(by_tenant), len(claims)):
+                turns.took(tenant_of(claim.topic))
+                by_tenant[tenant_of(claim.topic)].remove(claim)
+                ordered.append(claim)
+            by_tenant = {tenant: left for tenant, left in by_tenant.items() if left}
+        self._turns[wanted.pool] = turns.turn
+        if len(self._turns) > _MAX_POOLS:
+            del self._turns[next(iter(self._turns))]
+        return ordered
 
     def _hand_back(self, reply: Reply) -> None:
         """Ends the leases of claims that came too late for a caller that was cancelled, or had no more time."""

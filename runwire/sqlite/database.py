@@ -30,7 +30,9 @@ _ADDED_COLUMNS: Final = (
     "overdue INTEGER NOT NULL DEFAULT 0",
 )
 """Of `topics`, since the first files were written. What is only added keeps the version: processes of the version
-before name the columns that they use, and go on beside this one."""
+before name the columns that they use, and continue beside this one."""
+_ADDED_TABLES: Final = ("boards", "topics_by_tenant", "turns")
+"""Tables and indexes that came later, too."""
 _SYNCHRONOUS: Final = ("normal", "full")
 _STARTING_SECONDS: Final = 0.02
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -99,7 +101,7 @@ class Database:
             ) from error
 
     def connect(self, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-        """A connection in autocommit mode, for one thread at a time; it waits so long for other processes."""
+        """A connection in autocommit mode, for one thread at a time; it waits this long for other processes."""
         connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
         )
@@ -174,13 +176,14 @@ def _add_what_came_later(connection: sqlite3.Connection) -> None:
             connection.execute("CREATE INDEX topics_by_lane ON topics (queue, suspect, due) WHERE due IS NOT NULL")
             connection.execute("DROP INDEX topics_by_due")
         for statement in _statements(_schema()):
-            if "CREATE TABLE IF NOT EXISTS" in statement:
+            if "IF NOT EXISTS" in statement:
                 connection.execute(statement)
     connection.execute("COMMIT")
 
 
 def _is_complete(connection: sqlite3.Connection) -> bool:
-    return _has_columns(connection) and bool(connection.execute("PRAGMA table_info(boards)").fetchone())
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    return _has_columns(connection) and names.issuperset(_ADDED_TABLES)
 
 
 def _has_columns(connection: sqlite3.Connection) -> bool:
@@ -229,7 +232,7 @@ def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 class Handle:
-    """One thread's connection. It is made when needed, and anew after an error or when the file was replaced."""
+    """One thread's connection. It is made when needed, and again after an error or when the file was replaced."""
 
     def __init__(self, database: Database, busy_seconds: float = BUSY_SECONDS) -> None:
         self._database = database

@@ -22,7 +22,7 @@ CREATE TABLE topics (
     tombstone_time REAL NOT NULL,
     -- When `sweep` has work here: expire_time, and once the events are gone tombstone_time. NULL: never.
     sweep_time REAL,
-    -- What came later has defaults, so that processes of the version before can go on beside this one.
+    -- What came later has defaults, so that processes of the version before can continue beside this one.
     token TEXT NOT NULL DEFAULT '',
     holder TEXT NOT NULL DEFAULT '',
     alone INTEGER NOT NULL DEFAULT 0,
@@ -32,6 +32,9 @@ CREATE TABLE topics (
     overdue INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX topics_by_lane ON topics (queue, suspect, due) WHERE due IS NOT NULL;
+-- By tenant, so that one whose topics are due is found whatever others have queued. Later than the rest, as `boards`.
+CREATE INDEX IF NOT EXISTS topics_by_tenant ON topics (queue, suspect, substr(topic, 1, instr(topic, '/')), due)
+    WHERE due IS NOT NULL;
 CREATE INDEX topics_by_sweep ON topics (sweep_time) WHERE sweep_time IS NOT NULL;
 
 -- One row a commit that appended.
@@ -84,6 +87,14 @@ CREATE TABLE IF NOT EXISTS boards (
     put_time REAL NOT NULL,
     end_time REAL NOT NULL,
     PRIMARY KEY (board, name)
+) WITHOUT ROWID;
+
+-- Which tenant had the last turn with those who claim from the same queues (runwire/turns.py). Later than the rest, too.
+CREATE TABLE IF NOT EXISTS turns (
+    pool TEXT PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    taken INTEGER NOT NULL,
+    put_time REAL NOT NULL
 ) WITHOUT ROWID;
 
 -- Logs that were trimmed, cleared or purged: tells other processes that their readers must look again. Kept a minute.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from runwire.bell import Bell, Waited, messages_in, work_in
@@ -179,10 +180,12 @@ class SqliteStore:
         wait_seconds: float = 0.0,
         alone: bool = False,
         max_bytes: int = MAX_CLAIM_BYTES,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Sequence[Claim]:
+        wanted = tables.Wanted(queues, holder, limit, lease_seconds, alone, max_bytes, weights)
         return await self._wait_for(
             [work_in(queue, alone) for queue in queues],
-            lambda tx: tables.claim(tx, queues, holder, limit, lease_seconds, alone, max_bytes),
+            lambda tx: tables.claim(tx, wanted),
             wait_seconds,
         )
 

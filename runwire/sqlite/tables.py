@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from runwire.bell import Waited, messages_in, work_in
 from runwire.errors import EventsLost, FieldExists, RunNotFound, TopicExists
 from runwire.pubsub import (
+    ASIDE,
     MAX_COUNTED,
     MAX_SCAN_LOOKS,
     Claim,
@@ -36,6 +37,7 @@ from runwire.pubsub import (
     Stored,
 )
 from runwire.topic import Topic, entry_of
+from runwire.turns import Turn, Turns, pool_of, tenant_of
 
 T = TypeVar("T")
 
@@ -48,8 +50,12 @@ _MAX_DELETES: Final = 100
 _LEFT: Final = "\0left/"
 """Begins the names of fields that tell of those which the last commit deleted, and which are there until they are
 swept away."""
+_AFTER_ASIDE: Final = ASIDE[:-1] + chr(ord(ASIDE[-1]) + 1)
+"""The least text above all that begins with ASIDE."""
 _FORGOTTEN: Final = "\0"
 """Begins the name of a topic that was cleared and is not swept yet. No caller's topic has such a name."""
+_TURN_SECONDS: Final = 86400.0
+"""For so long at least it is known who had the last turn."""
 _NEVER: Final = float("inf")
 _MAX_PARAMETERS: Final = 500
 """How many values one statement takes; SQLite's own limit was 999 for long."""
@@ -174,9 +180,11 @@ def _update(tx: Transaction, commit: Commit, row: Row, was_suspect: bool) -> int
     topic = row.topic
     if commit.final or commit.schedule is not Schedule.KEEP or topic.suspect != was_suspect:
         tx.connection.execute(
-            "UPDATE topics SET last = ?, event_check = ?, losses = ?, alone_losses = ?, final = ?, due = ?, leased = ?,"
-            " woken = ?, suspect = ?, overdue = ?, expire_time = ?, tombstone_time = ?, sweep_time = ? WHERE id = ?",
+            "UPDATE topics SET queue = ?, last = ?, event_check = ?, losses = ?, alone_losses = ?, final = ?, due = ?,"
+            " leased = ?, woken = ?, suspect = ?, overdue = ?, expire_time = ?, tombstone_time = ?, sweep_time = ?"
+            " WHERE id = ?",
             (
+                topic.queue,
                 topic.last,
                 topic.check,
                 topic.losses,
@@ -317,7 +325,11 @@ def get(connection: sqlite3.Connection, now: float, topic: str, fields: Sequence
 def _fields(connection: sqlite3.Connection, topic_id: int, names: Sequence[str] | None) -> Mapping[str, bytes]:
     found: dict[str, bytes] = {}
     if names is None:
-        found.update(connection.execute("SELECT name, value FROM fields WHERE topic_id = ?", (topic_id,)))
+        # In two parts, so that what is set aside is not even gone over.
+        below = "SELECT name, value FROM fields WHERE topic_id = ? AND name < ?"
+        above = "SELECT name, value FROM fields WHERE topic_id = ? AND name >= ?"
+        found.update(connection.execute(below, (topic_id, ASIDE)))
+        found.update(connection.execute(above, (topic_id, _AFTER_ASIDE)))
     for some in _chunks(names or ()):
         statement = f"SELECT name, value FROM fields WHERE topic_id = ? AND name IN ({_marks(some)})"
         found.update(connection.execute(statement, (topic_id, *some)))
@@ -555,26 +567,44 @@ def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> in
 # Work
 
 
-def claim(
-    tx: Transaction, queues: Sequence[str], holder: str, limit: int, lease_seconds: float, alone: bool, max_bytes: int
-) -> list[Claim]:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a caller of `claim` asks for."""
+
+    queues: Sequence[str]
+    holder: str
+    limit: int
+    lease_seconds: float
+    alone: bool
+    max_bytes: int
+    weights: Mapping[str, int]
+
+
+def claim(tx: Transaction, wanted: Wanted) -> list[Claim]:
+    pool, max_bytes = pool_of(wanted.queues, wanted.alone), wanted.max_bytes
+    turns = Turns(_turn(tx, pool), _slashed(wanted.weights), lambda tenant, most: _due(tx, wanted, tenant, most))
+    before = turns.turn
     claims: dict[int, Claim] = {}
-    spared = True
-    while spared and len(claims) < limit and max_bytes > 0:
-        spared = False
-        for row in _due(tx, queues, alone, limit - len(claims)):
+    more = True
+    while more and len(claims) < wanted.limit and max_bytes > 0:
+        left = wanted.limit - len(claims)
+        tenants = _waiting(tx, wanted, turns.turn.tenant, left)
+        more = False
+        for row in turns.round(tenants, left) if tenants else ():
             if max_bytes <= 0:
                 break
             if row.id in claims:
                 continue
+            more = True  # another one may be due in its place
             topic = row.topic
-            if topic.spare(tx.now):
-                spared = True  # another one may be due in its place
-            else:
-                topic.claim(holder, secrets.token_hex(8), lease_seconds, alone, tx.now)
+            if not topic.spare(tx.now):
+                topic.claim(wanted.holder, secrets.token_hex(8), wanted.lease_seconds, wanted.alone, tx.now)
                 claims[row.id] = _claim_of(tx, row)
+                turns.took(_tenant(row.name))
                 max_bytes -= sum(map(len, claims[row.id].fields.values()))
             _update_lease(tx, row)
+    if turns.turn != before:
+        _keep_turn(tx, pool, turns.turn)
     return list(claims.values())
 
 
@@ -583,16 +613,70 @@ def _claim_of(tx: Transaction, row: Row) -> Claim:
     return Claim(row.name, topic.head(tx.now), topic.token, topic.losses, topic.alone_losses, fields, tx.now)
 
 
-def _due(tx: Transaction, queues: Sequence[str], alone: bool, limit: int) -> list[Row]:
-    """The topics of the lane that are due longest."""
+_TENANT: Final = "substr(topic, 1, instr(topic, '/'))"
+"""As topics_by_tenant has it: with the `/`."""
+_LANE: Final = "FROM topics WHERE queue = ?1 AND suspect = ?2 AND due IS NOT NULL"
+# From one tenant to the next in the index, whatever they have queued.
+_WAITING: Final = (
+    "WITH RECURSIVE tenants (tenant) AS"
+    f" (SELECT (SELECT {_TENANT} {_LANE} AND {_TENANT} >= ?3 ORDER BY {_TENANT} LIMIT 1)"
+    f" UNION ALL SELECT (SELECT {_TENANT} {_LANE} AND {_TENANT} > tenants.tenant ORDER BY {_TENANT} LIMIT 1)"
+    " FROM tenants WHERE tenants.tenant IS NOT NULL)"
+    " SELECT tenant FROM tenants WHERE tenant IS NOT NULL AND EXISTS"
+    f" (SELECT 1 {_LANE} AND {_TENANT} = tenants.tenant AND due <= ?4) LIMIT ?5"
+)
+
+
+def _waiting(tx: Transaction, wanted: Wanted, first: str, limit: int) -> list[str]:
+    """The tenants that have something due, from `first` on and round again: so many as can have a turn, and one more,
+    as the first may have had its turn."""
+    found: dict[str, None] = {}
+    for start in (first, ""):
+        names: set[str] = set()
+        for queue in dict.fromkeys(wanted.queues):
+            statement = (queue, wanted.alone, start, tx.now, limit + 1)
+            names.update(name for (name,) in tx.connection.execute(_WAITING, statement))
+        found.update(dict.fromkeys(sorted(names)))
+        if not first or len(found) > limit:
+            break
+    return list(islice(found, limit + 1))
+
+
+def _due(tx: Transaction, wanted: Wanted, tenant: str, limit: int) -> list[Row]:
+    """The tenant's topics of the lane that are due longest."""
     statement = (
-        f"SELECT due, id, topic, {_TOPIC} FROM topics WHERE queue = ? AND suspect = ? AND due <= ? ORDER BY due LIMIT ?"
+        f"SELECT due, id, topic, {_TOPIC} FROM topics"
+        f" WHERE queue = ? AND suspect = ? AND {_TENANT} = ? AND due <= ? ORDER BY due LIMIT ?"
     )
     found = [
-        tx.connection.execute(statement, (queue, alone, tx.now, limit)).fetchall() for queue in dict.fromkeys(queues)
+        tx.connection.execute(statement, (queue, wanted.alone, tenant, tx.now, limit)).fetchall()
+        for queue in dict.fromkeys(wanted.queues)
     ]
     longest = islice(merge(*found, key=lambda values: values[0]), limit)
     return [Row(topic_id, name, Topic(*values)) for _, topic_id, name, *values in longest]
+
+
+def _tenant(topic: str) -> str:
+    name = tenant_of(topic)
+    return f"{name}/" if name else name
+
+
+def _slashed(weights: Mapping[str, int]) -> Mapping[str, int]:
+    return {f"{tenant}/": weight for tenant, weight in weights.items()}
+
+
+def _turn(tx: Transaction, pool: str) -> Turn:
+    found = tx.connection.execute("SELECT tenant, taken FROM turns WHERE pool = ?", (pool,)).fetchone()
+    return Turn(*found) if found else Turn()
+
+
+def _keep_turn(tx: Transaction, pool: str, turn: Turn) -> None:
+    values = (turn.tenant, turn.taken, tx.now, pool)
+    changed = tx.connection.execute("UPDATE turns SET tenant = ?, taken = ?, put_time = ? WHERE pool = ?", values)
+    if not changed.rowcount:
+        # Queues that nobody claims from any more: those of agents, and of versions of them, that are gone.
+        tx.connection.execute("DELETE FROM turns WHERE put_time < ?", (tx.now - _TURN_SECONDS,))
+        tx.connection.execute("INSERT INTO turns (tenant, taken, put_time, pool) VALUES (?, ?, ?, ?)", values)
 
 
 def _update_lease(tx: Transaction, row: Row) -> None:

@@ -159,7 +159,7 @@ class Watcher:
         self._wanted.clear()
         self._active = False
         if self._is_wanted():
-            return  # somebody came at this moment, and may have found this active: go on from the same place
+            return  # somebody came at this moment, and may have found this active: continue from the same place
         self._connection = None
         self._missed = False
         self.seen.stop()

@@ -52,7 +52,7 @@ class Services:
         return await self.follow(run.run_id)
 
     async def resume(self, run_id: str, *answers: run_event_pb2.Answer) -> RunView:
-        """Answers what a run waits for, and goes on as `follow`."""
+        """Answers what a run waits for, and continues as `follow`."""
         run = await self.client.resume_run(run_id, answers)
         return await self.follow(run_id, answered=run.last_sequence)
 
@@ -135,33 +135,62 @@ async def serve(
     free port of the loopback. With `scorers` (an empty list: the prebuilt ones alone) the scorer service too, with a
     database that ends with it. `settings` are those of the agent service, by name.
     """
-    clock = Clock()
-    store, name = MemoryStore(clock), uuid4().hex
+    problem: BaseException | None = None
+    clock, name = Clock(), uuid4().hex
+    store = MemoryStore(clock)
     async with AsyncExitStack() as stack:
         stack.enter_context(share_memory(name, store))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        url, stopping = f"memory://{name}", asyncio.Event()
-        stack.callback(stopping.set)
-        address = await _begin(
-            group, lambda said: _serve_agents(Registry(agents), store, url, settings, stopping, said)
-        )
-        client = await stack.enter_async_context(AgentClient(address))
-        scorer_client = None
-        if scorers is not None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="runwire-"))
-            address = await _begin(group, lambda said: _serve_scorers(list(scorers), url, folder, stopping, said))
-            scorer_client = await stack.enter_async_context(ScorerClient(address))
-        yield Services(client, scorer_client, store, clock)
+        try:
+            clients = await _start(stack, group, f"memory://{name}", store, agents, scorers, settings)
+            yield Services(*clients, store, clock)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            # Of the test, or why a service does not start: as it is, and not in the group's wrapping.
+            problem = error
+    if problem is not None:
+        raise problem
+
+
+async def _start(
+    stack: AsyncExitStack,
+    group: asyncio.TaskGroup,
+    url: str,
+    store: MemoryStore,
+    agents: Iterable[Definition],
+    scorers: Iterable[Scorer] | None,
+    settings: Mapping[str, Any] | None,
+) -> tuple[AgentClient, ScorerClient | None]:
+    stopping, registry = asyncio.Event(), Registry(agents)
+    # Before the group waits for the services, the clients are closed and these are told to stop.
+    stack.callback(stopping.set)
+    address = await _begin(group, lambda said: _serve_agents(registry, store, url, settings, stopping, said))
+    client = await stack.enter_async_context(AgentClient(address))
+    scorer_client = None
+    if scorers is not None:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="runwire-"))
+        wanted = list(scorers)
+        address = await _begin(group, lambda said: _serve_scorers(wanted, url, folder, stopping, said))
+        scorer_client = await stack.enter_async_context(ScorerClient(address))
+    return client, scorer_client
 
 
 async def _begin(group: asyncio.TaskGroup, service: Callable[[Callable[[str], None]], Any]) -> str:
-    """Starts a service; where it listens."""
+    """Starts a service; where it listens. Raises what keeps it from that."""
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = group.create_task(service(address.set_result))
-    await asyncio.wait({serving, address}, timeout=_LIMIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
-        serving.result()
-    return address.result()
+
+    async def keep() -> None:
+        try:
+            await service(address.set_result)
+        except Exception as error:
+            if address.done():
+                raise
+            address.set_exception(error)
+
+    group.create_task(keep())
+    async with asyncio.timeout(_LIMIT_SECONDS):
+        return await address
 
 
 async def _serve_agents(

@@ -1,11 +1,11 @@
 """What people do to scorer runs: ask for one, redrive, score again, cancel, pause.
 
 What touches many rows goes through them in batches, newest first, one transaction each, and for a bounded time: then it
-says where to go on. What a filter selects is fixed when the walk begins, by the number of the newest write: a redrive
-leaves alone what was written later, by itself too, so that it touches nothing twice, however often one of its steps is
-repeated. A cancellation takes what it finds open at each place, whatever has happened to it since, so that no claim can
-escape it: a row is in one place for ever. It looks only at what is open: at each state in its own place of the index,
-in one statement.
+says where to continue. What a filter selects is fixed when the walk begins, by the number of the newest write: a
+redrive leaves alone what was written later, by itself too, so that it touches nothing twice, however often one of its
+steps is repeated. A cancellation takes what it finds open at each place, whatever has happened to it since, so that no
+claim can escape it: a row is in one place for ever. It looks only at what is open: at each state in its own place of
+the index, in one statement.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, case, exists, or_, select, update
@@ -52,7 +53,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """One call's part of a walk: from a place, or from the beginning, up to so many scorer runs, for about so long."""
+    """One call's part of a walk: from a place, or from the beginning, up to a number of scorer runs, for about a
+    given time."""
 
     begin: Place | None = None
     most: int | None = None
@@ -66,7 +68,7 @@ _ALL: Final = Walk()
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """How many scorer runs were touched, or would be, the first of them, and where to go on, if that is not all."""
+    """How many scorer runs were touched, or would be, the first of them, and where to continue, if that is not all."""
 
     count: int
     ids: Sequence[str]
@@ -116,23 +118,27 @@ class Controls:
         """The beginning of a walk: it fixes what is selected."""
         return Place(await self._database.read(newest_revision))
 
-    async def redrive(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
-        """Makes scorer runs that ended without a score due again, to begin anew. Those whose scorer no process has, or
-        whose sample is not kept any more, are left alone. Raises TooManyRequests."""
+    async def redrive(
+        self, tenant: str, selection: Selection, *, by: str = "", dry_run: bool = False, walk: Walk = _ALL
+    ) -> Touched:
+        """Makes scorer runs that ended without a score due again, to start over, and notes `by` whom. Those whose
+        scorer no process has, or whose sample is not kept any more, are left alone. Raises TooManyRequests."""
         known = or_(c.scorer_id.in_(self._registry.ids), is_held(c.scorer_id, self._orphan_seconds))
         kept = exists(select(1).where(samples.c.sample_id == c.sample_id))
         what = _Wanted(tenant, selection, REDRIVABLE, [known, kept])
-        touched = await self._walk(what, walk, _nothing if dry_run else _redrive)
+        touched = await self._walk(what, walk, _nothing if dry_run else partial(_redrive, by))
         self._wake()
         return touched
 
-    async def cancel(self, tenant: str, selection: Selection, *, dry_run: bool = False, walk: Walk = _ALL) -> Touched:
-        """Ends scorer runs that are not terminal. A worker that holds one is refused when it finishes. Raises
-        TooManyRequests."""
+    async def cancel(
+        self, tenant: str, selection: Selection, *, by: str = "", dry_run: bool = False, walk: Walk = _ALL
+    ) -> Touched:
+        """Ends scorer runs that are not terminal, and notes `by` whom. A worker that holds one is refused when it
+        finishes. Raises TooManyRequests."""
         what = _Wanted(tenant, selection, OPEN, [], moving=True)
-        return await self._walk(what, walk, _nothing if dry_run else self._cancel)
+        return await self._walk(what, walk, _nothing if dry_run else partial(self._cancel, by))
 
-    def _cancel(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+    def _cancel(self, by: str, connection: Connection, ids: Sequence[str]) -> list[str]:
         revision, now = next_revision(connection)
         held = _record_attempts(connection, ids, now)
         self._jobs.backlog.add(connection, [(row.scorer_run_id, row.claims) for row in held])
@@ -143,10 +149,11 @@ class Controls:
                 state=int(State.CANCELLED),
                 due_time=None,
                 end_time=now,
-                claims=c.claims + 1,  # so that whoever holds it is refused
+                claims=c.claims + 1,  # so that its holder is refused
                 error_reason="cancelled",
                 error_class="",
                 error_message="cancelled on request",
+                cancelled_by=by,
                 revision=revision,
             )
         )
@@ -154,7 +161,7 @@ class Controls:
         return list(ids)
 
     async def rescore(
-        self, tenant: str, selection: Selection, version: str, *, dry_run: bool = False, walk: Walk = _ALL
+        self, tenant: str, selection: Selection, version: str, *, by: str = "", dry_run: bool = False, walk: Walk = _ALL
     ) -> Touched:
         """Scores terminal scorer runs again with another version, as new scorer runs; those that were scored with it,
         or asked for it, before are left alone, and so are those whose sample is not kept any more. All scores of a
@@ -166,7 +173,7 @@ class Controls:
         counted: set[str] = set()
 
         def again(connection: Connection, ids: Sequence[str]) -> list[str]:
-            new = self._rescore(connection, ids, version, write=not dry_run)
+            new = self._rescore(connection, ids, version, by, write=not dry_run)
             if dry_run:  # two versions of a score become one of the newer version, which only a write would show
                 new = [key for key in new if key not in counted]
                 counted.update(new)
@@ -176,12 +183,12 @@ class Controls:
         self._wake()
         return touched
 
-    def _rescore(self, connection: Connection, ids: Sequence[str], version: str, *, write: bool) -> list[str]:
+    def _rescore(self, connection: Connection, ids: Sequence[str], version: str, by: str, *, write: bool) -> list[str]:
         joined = scorer_runs.join(samples, samples.c.sample_id == c.sample_id)
         query = select(scorer_runs, samples.c.body).select_from(joined).where(c.scorer_run_id.in_(ids))
         new = {}
         for row in connection.execute(query.order_by(c.scorer_run_id)):
-            again = _again(row, version)
+            again = _again(row, version, by)
             new[again.scorer_run_id] = again
         there = select(c.scorer_run_id).where(c.scorer_run_id.in_(list(new)))
         for key in connection.execute(there).scalars().all():
@@ -213,7 +220,8 @@ class Controls:
         return Touched(page.count, page.ids, page.rest)
 
     async def _carry_out(self, page: Page[Place], what: _Wanted, walk: Walk, touch: Touch) -> Place | None:
-        """Touches what is wanted, and notes in the page how far it is. Returns where to go on, if that is not all."""
+        """Touches what is wanted, and notes in the page how far it is. Returns where to continue, if that is not
+        all."""
         ends, segments = time.monotonic() + walk.seconds, what.segments()
         while page.place.segment < len(segments):
             query = what.scan(segments[page.place.segment], page.place.after)
@@ -248,10 +256,16 @@ class Controls:
 
         return await self._database.write(work)
 
-    async def pause(self, scorer_id: str, paused: bool) -> None:
-        """Holds a scorer's work, or lets it go on. What runs already is finished."""
+    async def pause(self, scorer_id: str, paused: bool, who: tuple[str, str] = ("", "")) -> None:
+        """Holds a scorer's work, or lets it continue, and notes who does: tenant and name. What runs already is
+        finished."""
+        tenant, name = who if paused else ("", "")
         await self._jobs.register([scorer_id])
-        query = update(scorers).where(scorers.c.scorer_id == scorer_id).values(paused=paused)
+        query = (
+            update(scorers)
+            .where(scorers.c.scorer_id == scorer_id)
+            .values(paused=paused, paused_by=name, paused_by_tenant=tenant)
+        )
         await self._database.write(lambda connection: connection.execute(query))
         self._jobs.look_again()
         self._wake()
@@ -297,7 +311,7 @@ def _nothing(connection: Connection, ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
-def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
+def _redrive(by: str, connection: Connection, ids: Sequence[str]) -> list[str]:
     revision, now = next_revision(connection)
     query = (
         update(scorer_runs)
@@ -314,6 +328,8 @@ def _redrive(connection: Connection, ids: Sequence[str]) -> list[str]:
             waiting_since=None,
             deadline=None,
             redrives=c.redrives + 1,
+            redriven_by=by,
+            cancelled_by="",
             scorer_version=c.wanted_version,
             steps="{}",
             error_reason=None,
@@ -335,7 +351,7 @@ def _record_attempts(connection: Connection, ids: Sequence[str], now: float) -> 
     return rows
 
 
-def _again(row: Any, version: str) -> NewRun:
+def _again(row: Any, version: str, by: str) -> NewRun:
     """The scorer run that scores the same sample with another version."""
     # A run asks a scorer once under a name; people ask as often as they like. Either way the id comes from what asked
     # first and not from the scorer run in hand, or each version would make a score of every earlier one.
@@ -355,5 +371,6 @@ def _again(row: Any, version: str) -> NewRun:
         tracestate=row.tracestate,
         sample=row.body,
         fingerprint=row.fingerprint,
+        requested_by=by,
     )
     return replace(new, priority=Priority(row.priority))

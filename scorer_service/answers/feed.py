@@ -128,7 +128,7 @@ class Feed:
             raise CursorEpochMismatch("the results database was replaced")
 
     def enter(self, listener: Listener, place: Place) -> bool:
-        """Whether a listener can go on in the ring after a place, and lets it."""
+        """Whether a listener can continue in the ring after a place, and lets it."""
         if listener.number != _NOWHERE:
             return True
         if place.scorer_run_id is not None or place.revision < self.floor:
@@ -189,7 +189,7 @@ class Feed:
     async def _read_on(self) -> float:
         settled = await self._queries.settled()
         if settled.epoch != self.epoch:
-            self._started = False  # watches of the old epoch end; the next look begins anew
+            self._started = False  # watches of the old epoch end; the next look starts over
             self.epoch = settled.epoch
             self._wake_all()
             return 0.0
@@ -206,7 +206,7 @@ class Feed:
 
     async def _ask_progress(self, found: Sequence[Found]) -> None:
         """How far those runs are that somebody watches, and of which a scorer run ended: one statement for all of them.
-        Before they are published, so that whoever has read the last change knows that it is the last."""
+        Before they are published, so that a reader of the last change knows that it is the last."""
         ended = {(one.run.tenant, one.run.run_id) for one in found if one.run.state in TERMINAL and one.run.run_id}
         watched: dict[str, list[str]] = {}
         for tenant, run_id in sorted(ended & self._listeners.keys()):

@@ -139,6 +139,10 @@ _FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
     "priority": lambda line: Priority(line.priority),
     "redrives": lambda line: line.redrives,
     "waits": lambda line: line.waits,
+    "requested_by": lambda line: line.requested_by,
+    "redriven_by": lambda line: line.redriven_by,
+    "cancelled_by": lambda line: line.cancelled_by,
+    "author": lambda line: line.worker.removeprefix("person:") if line.worker.startswith("person:") else "",
 }
 
 

@@ -1,7 +1,7 @@
 """Counts, ages and latencies by scorer.
 
 They come from counts that are kept with every change (see `tallied`). Its result is kept for 20 times as long as it
-took, 10 seconds at most, and whoever asks meanwhile gets that. All who ask for the same at once wait for one pass, and
+took, 10 seconds at most, and those who ask meanwhile get that. All who ask for the same at once wait for one pass, and
 one pass at a time is made. Whatever is asked for again and again is brought up to date in the background, so that
 nobody waits for it.
 

@@ -1,7 +1,7 @@
 """Carries out scorers, on an event loop and threads of their own.
 
 A scorer that blocks its event loop, or works the CPU hard, so stalls neither the leases of this process nor its
-answers to clients: those live on the service's loop, and the scorers on another one in another thread, which goes on
+answers to clients: those live on the service's loop, and the scorers on another one in another thread, which continues
 whatever they do to it (see `guard`). Functions that are not async get a thread each (see `threads`); those with
 `process=True`, and what is to run alone, a process (see `processes`).
 
@@ -28,6 +28,7 @@ from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.execution import telling
 from scorer_service.execution.guard import GuardedLoop
 from scorer_service.execution.outcomes import class_name, delay_of, reason_of, record_of, steps_text, words
+from scorer_service.execution.pauses import in_time, pause_until, waited_seconds
 from scorer_service.execution.processes import Place, Processes, ProcessLost
 from scorer_service.execution.room import Room
 from scorer_service.execution.threads import SCORER, Threads
@@ -48,8 +49,6 @@ from scorer_service.scoring import (
 
 logger = logging.getLogger("scorer_service")
 
-MAX_PAUSE_SECONDS: Final = 600.0
-"""Longest pause between two tries at what cannot be had, where nobody asks for a longer one."""
 _STORE_DELAY_SECONDS: Final = 30.0
 """Longest pause until the store is asked again for a sample."""
 _HEED_SECONDS: Final = 2.0
@@ -177,8 +176,8 @@ class Executor:
         return (scorer and scorer.timeout_seconds) or self._limits.timeout_seconds
 
     def astray(self) -> Counter[str]:
-        """How many attempts go on although they were ended, by scorer: threads that cannot be stopped, and functions
-        that heed no cancellation."""
+        """How many attempts still run although they were ended, by scorer: threads that cannot be stopped, and
+        functions that heed no cancellation."""
         return self._threads.astray() + self._astray
 
     def _collect(self) -> None:
@@ -214,7 +213,7 @@ class Executor:
         self._guard.call(self._close)
 
     def wait_for_end(self, seconds: float) -> bool:
-        """Whether the loop ends within so long. Blocks."""
+        """Whether the loop ends within this long. Blocks."""
         return self._guard.ended.wait(seconds)
 
     def _died(self, why: str) -> None:
@@ -465,12 +464,17 @@ class Executor:
             return ended(State.FAILED if last else State.RETRYING, "worker_lost", lost=True)
         if isinstance(error, _StoreAway):
             pause = random.uniform(0.0, min(_STORE_DELAY_SECONDS, policy.max_delay_seconds))
-            return ended(State.RETRYING, "store_unavailable", waited=True, delay_seconds=_in_time(job, pause))
+            return ended(State.RETRYING, "store_unavailable", waited=True, delay_seconds=in_time(job, pause))
         if isinstance(error, ProviderUnavailable):
             reason = reason_of(error, "provider_unavailable")
-            if _waited_seconds(job) >= policy.wait_seconds:
+            if waited_seconds(job) >= policy.wait_seconds:
                 return ended(State.FAILED, reason, failed=True)
-            return ended(State.RETRYING, reason, waited=True, delay_seconds=_in_time(job, _pause(job, policy, error)))
+            return ended(
+                State.RETRYING,
+                reason,
+                waited=True,
+                delay_seconds=in_time(job, pause_until(job, policy, delay_of(error))),
+            )
         if isinstance(error, NonRetriableError):
             return ended(State.FAILED, reason_of(error, "scorer_error"), failed=True)
         failures = job.failures + 1
@@ -486,22 +490,6 @@ class _StoreAway(Exception):
 
 class AttemptTimeout(Exception):
     """The attempt took longer than it may."""
-
-
-def _waited_seconds(job: Job) -> float:
-    """For how long it has waited already, when this attempt began."""
-    return 0.0 if job.waiting_since is None else job.start_time - job.waiting_since
-
-
-def _pause(job: Job, policy: RetryPolicy, error: BaseException) -> float:
-    """What was asked for, and a random part of what doubles each time: so they do not all come back in one moment."""
-    ceiling = min(policy.ceiling(job.waits + 1), MAX_PAUSE_SECONDS)
-    return (delay_of(error) or 0.0) + random.uniform(0.0, ceiling)
-
-
-def _in_time(job: Job, pause: float) -> float:
-    """A pause that does not go beyond the deadline: it is to be told when it has passed."""
-    return pause if job.deadline is None else max(0.0, min(pause, job.deadline - job.start_time))
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An event loop, in a thread, that goes on whatever is done to it by what runs on it.
+"""An event loop, in a thread, that continues whatever is done to it by what runs on it.
 
 A task that raises SystemExit ends `run_forever`, and so does `loop.stop()`; then it is run again, and nothing is lost.
 Only a loop that cannot run any more (its selector is broken) ends, and says so.
@@ -69,7 +69,7 @@ class GuardedLoop:
             futile = 0 if self._turned else futile + 1
             if not self._stopping and (futile > _FUTILE or self.loop.is_closed()):
                 self.dead = True
-                self._on_death(f"the event loop of the scorers cannot go on: {how}")
+                self._on_death(f"the event loop of the scorers cannot continue: {how}")
                 break
             self._ended_by.add(how)
         self._close()
@@ -89,7 +89,7 @@ class GuardedLoop:
         self._turned = True
         for how in self._ended_by - self._told:
             self._told.add(how)
-            logger.error("something ended the event loop of the scorers (%s); it goes on", how)
+            logger.error("something ended the event loop of the scorers (%s); it continues", how)
         if not self._pulse_due:
             self._pulse()
 

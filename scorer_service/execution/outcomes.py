@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from google.protobuf.struct_pb2 import Struct
 
 from runwire.values import carry_struct, carry_value, from_struct, from_value
 from scorer_service.meter import cost, tokens
 from scorer_service.results.records import ScoreRecord, json_text, printable
-from scorer_service.scoring import BadScore, Judgement, Score, Scorer, text_of_any
+from scorer_service.scoring import BadScore, Direction, Judgement, Score, text_of_any
 
 MAX_LABEL_LENGTH: Final = 255
 MAX_REASON_LENGTH: Final = 16_384
@@ -66,7 +66,17 @@ def delay_of(error: BaseException) -> float | None:
     return None if math.isnan(delay) else min(max(0.0, delay), MAX_DELAY_SECONDS)
 
 
-def record_of(score: Score, scorer: Scorer) -> ScoreRecord:
+class Origin(Protocol):
+    """The scorer that a score comes from."""
+
+    @property
+    def direction(self) -> Direction: ...
+
+    @property
+    def prompt_version(self) -> str: ...
+
+
+def record_of(score: Score, scorer: Origin) -> ScoreRecord:
     """The score as it is stored. What is only said of it is carried (see `runwire.values`) and cut, with a mark, and is
     never a reason to refuse it: it is paid for. Raises BadScore for what is no score at all."""
     if not isinstance(score, Score):
@@ -198,7 +208,7 @@ def steps_text(version: str, steps: dict[str, Any]) -> str:
     return text if len(text.encode()) <= MAX_STEPS_BYTES else "{}"
 
 
-def _judgement(judged: Judgement, scorer: Scorer) -> str:
+def _judgement(judged: Judgement, scorer: Origin) -> str:
     return json.dumps(
         {
             "model": _text(judged.model, MAX_LABEL_LENGTH),

@@ -1,7 +1,7 @@
 """Threads for what is not async: daemons, with one call at a time each.
 
 No thread can be stopped. One whose caller has given it up is *astray*: it keeps its thread but not its place, so that
-others go on, and it is counted for the scorer that it serves. Past a bound the process has to end: see `Worker`.
+others continue, and it is counted for the scorer that it serves. Past a bound the process has to end: see `Worker`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Threads(ThreadPoolExecutor):
         """Nothing: idle threads end by themselves, and the others cannot be waited for."""
 
     def astray(self) -> Counter[str]:
-        """How many calls go on although they were given up, by scorer."""
+        """How many calls still run although they were given up, by scorer."""
         with self._lock:
             return +self._astray
 

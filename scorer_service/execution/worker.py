@@ -35,7 +35,7 @@ _SILENT_SECONDS: Final = 1.0
 _BLOCKED_SECONDS: Final = 30.0
 """How long it must not have answered to be given up, once an attempt should have ended."""
 MAX_ASTRAY: Final = 32
-"""How many attempts may go on that were ended and cannot be stopped, until this process ends."""
+"""How many attempts that were ended and cannot be stopped may still run, until this process ends."""
 MAX_SAMPLE_BYTES: Final = 128 * 1024 * 1024
 """Most bytes of samples that are held at once, unless it is a single one."""
 
@@ -89,7 +89,7 @@ class Worker:
         """Of all samples that are held."""
         self._is_used_up = False
         self._on_stuck = on_stuck
-        """Called, with words, when scorers have used this process up: it has to end, and another to go on."""
+        """Called, with words, when scorers have used this process up: it has to end, and another to continue."""
         self._held: dict[str, _Held] = {}
         self._finished: list[Finished] = []
         self._unwritten: dict[tuple[str, int], Job] = {}
@@ -353,7 +353,7 @@ class Worker:
         """Says, once, that scorers have used this process up."""
         if not self._is_used_up:
             self._is_used_up = True
-            logger.critical("%s; this process ends, another one has to go on", why)
+            logger.critical("%s; this process ends, another one has to continue", why)
             self._on_stuck(why)
 
     async def _drain(self) -> None:

@@ -26,7 +26,7 @@ from scorer_service.queue.rows import record_ends
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import Error, State
 from scorer_service.results.revisions import next_revision
-from scorer_service.results.schema import NOW, Lane, holders, scorer_runs, scorers
+from scorer_service.results.schema import NOW, Lane, external_scorers, holders, scorer_runs, scorers
 
 logger = logging.getLogger("scorer_service")
 
@@ -153,7 +153,10 @@ class Holders:
         scorer_id, version = pair
         long_ago = now - self._orphan_seconds
         held = exists().where(
-            holders.c.scorer_id == scorer_id, holders.c.version == version, holders.c.seen_time >= long_ago
+            holders.c.scorer_id == scorer_id,
+            holders.c.version == version,
+            holders.c.seen_time >= long_ago,
+            or_(holders.c.tenant == "", holders.c.tenant == c.tenant),
         )
         # A process of the release before says only that it has some version.
         seen = false() if version else scorers.c.seen_time >= long_ago
@@ -221,10 +224,11 @@ class Holders:
         due = sum(queue.due for queue in wanted if not queue.paused)
         return due + sum(not scorer_ids or scorer_id in scorer_ids for scorer_id in running)
 
-    async def all(self) -> list[Holder]:
-        """Who has what, as far as it was said within the orphan time."""
+    async def all(self, tenant: str) -> list[Holder]:
+        """Who has what that does a tenant's scorer runs, as far as it was said within the orphan time."""
         columns = (holders.c.scorer_id, holders.c.version, holders.c.worker, holders.c.seen_time)
-        query = select(*columns).where(holders.c.version != "", holders.c.seen_time >= NOW - self._orphan_seconds)
+        recent = (holders.c.version != "", holders.c.seen_time >= NOW - self._orphan_seconds)
+        query = select(*columns).where(*recent, holders.c.tenant.in_(["", tenant]))
         rows = await self._database.read(lambda connection: connection.execute(query.order_by(*columns)).all())
         return [Holder(*row) for row in rows]
 
@@ -242,13 +246,18 @@ def _depth(connection: Connection, pair: Pair, now: float) -> tuple[int, int, fl
 
 
 def is_held(scorer_id: ColumnElement[str], orphan_seconds: float, version: str = "") -> ColumnElement[bool]:
-    """Whether a process said within the orphan time that it has the scorer (in this version)."""
+    """Whether a process said within the orphan time that it has the scorer (in this version), or the tenant registered
+    it as one that is carried out elsewhere."""
     said = select(1).where(
         holders.c.scorer_id == scorer_id,
         holders.c.version == version if version else holders.c.version != "",
         holders.c.seen_time >= NOW - orphan_seconds,
+        or_(holders.c.tenant == "", holders.c.tenant == c.tenant),
     )
-    return exists(said)
+    registered = select(1).where(external_scorers.c.tenant == c.tenant, external_scorers.c.scorer_id == scorer_id)
+    if version:
+        registered = registered.where(external_scorers.c.version == version)
+    return or_(exists(said), exists(registered))
 
 
 def by_scorer(found: Iterable[Holder]) -> dict[str, list[Holder]]:
@@ -285,8 +294,8 @@ _AHEAD: Final = (
 
 
 def give_up(connection: Connection, rows: Sequence[Any], error: Error, backlog: Backlog) -> None:
-    """Ends scorer runs that are in nobody's hands, FAILED. Whoever had one and died left an attempt behind; that is
-    exported, and so is the failure, which no attempt records."""
+    """Ends scorer runs that are in nobody's hands, FAILED. A process that had one and died left an attempt behind;
+    that is exported, and so is the failure, which no attempt records."""
     revision, now = next_revision(connection)
     lost = [row for row in rows if row.state == State.RUNNING]
     if lost:
@@ -312,7 +321,7 @@ def give_up(connection: Connection, rows: Sequence[Any], error: Error, backlog: 
 
 
 def register(connection: Connection, worker: str, versions: Mapping[str, Sequence[str]]) -> None:
-    """Says that a process has these versions of these scorers. Whoever has any has '' too: what asks for none."""
+    """Says that a process has these versions of these scorers. One that has any has '' too: what asks for none."""
     if not versions:
         return
     now = database_time(connection)

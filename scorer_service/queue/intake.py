@@ -3,11 +3,11 @@
     receive a batch -> rows, in one transaction -> acknowledge
 
 A request that is delivered again finds its row there. Each message becomes a row, whatever is in it: one that cannot
-be understood becomes a FAILED row that says so, and the queue goes on.
+be understood becomes a FAILED row that says so, and the queue continues.
 
 What is bad, validation says, and nothing else: the check here of what the message holds, never an error of the
 database (see `faults`). A row that the database does not take, nobody knows why, is parked: its message waits in a
-table of its own, behind it the queue goes on, and it is tried again with growing pauses, for ever and aloud.
+table of its own, behind it the queue continues, and it is tried again with growing pauses, for ever and aloud.
 
 A request waits for its scorer, whether this process has it or not: see `holders`.
 """
@@ -63,7 +63,7 @@ class Intake:
         self._batch: Sequence[Delivery] = ()
 
     async def run_once(self) -> float:
-        """One batch; waits a moment for the first message. After an error it goes on with the batch that it holds:
+        """One batch; waits a moment for the first message. After an error it continues with the batch that it holds:
         what was received is given to nobody else until its lease ends."""
         if not self._batch:
             self._batch = await self._store.receive(

@@ -111,7 +111,7 @@ class Jobs:
 
     async def register(self, scorers: Iterable[str] | Mapping[str, Sequence[str]]) -> None:
         """Says that this process has these scorers (in these versions): only what was registered can be claimed. See
-        `holders` for what goes on saying so."""
+        `holders` for what keeps saying so."""
         versions = scorers if isinstance(scorers, Mapping) else dict.fromkeys(scorers, ())
         await self._database.write(lambda connection: register(connection, self.worker, versions))
 
@@ -349,7 +349,7 @@ class Jobs:
         }
         refused = [done for key, done in by_key.items() if key not in owners]
         if refused:
-            _count(connection, schema.ZOMBIES, len(refused))
+            count_refused(connection, len(refused))
         ours = [by_key[key] for key in owners if owners[key] == State.RUNNING and key in by_key]
         if ours:
             revision, now = next_revision(connection)
@@ -372,8 +372,10 @@ _PATIENCE: Final = 3
 """How many times as many workers may die with a row that has a process of its own: they die of something else."""
 
 
-def _count(connection: Connection, name: str, number: int) -> None:
-    connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + number))
+def count_refused(connection: Connection, number: int) -> None:
+    """Counts reports of attempts that came too late."""
+    refused = update(counters).where(counters.c.name == schema.ZOMBIES)
+    connection.execute(refused.values(value=counters.c.value + number))
 
 
 class _Room:

@@ -3,7 +3,7 @@
 The rate grows with every answer: quickly until the provider first says 429, from then on slowly; and each 429 cuts it.
 What was sent before the newest cut says nothing about the rate since, so it cuts no further. A provider that fails
 several times in a row is taken as down: it is asked once a pause, which grows, until it answers; then the rate begins
-anew. So nothing storms a provider that comes back.
+again. So nothing storms a provider that comes back.
 
 Permits are those of the generic cell rate algorithm: `next_time` runs ahead of the clock by one interval a request, by
 at most the burst. All times are the database's.

@@ -21,7 +21,7 @@ from scorer_service.queue.holders import give_up
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.faults import write_in_parts
 from scorer_service.results.records import TERMINAL, Error, State
-from scorer_service.results.schema import NOW, attempts, exports, samples, scorer_runs
+from scorer_service.results.schema import NOW, attempts, exports, opinions, samples, scorer_runs
 
 logger = logging.getLogger("scorer_service")
 
@@ -151,5 +151,6 @@ def _delete(connection: Connection, ids: Sequence[str], old: Sequence[Any]) -> i
     if found:
         connection.execute(delete(attempts).where(attempts.c.scorer_run_id.in_(found)))
         connection.execute(delete(exports).where(exports.c.scorer_run_id.in_(found)))
+        connection.execute(delete(opinions).where(opinions.c.scorer_run_id.in_(found)))
         connection.execute(delete(scorer_runs).where(c.scorer_run_id.in_(found)))
     return len(found)

@@ -65,6 +65,7 @@ def new_row(new: NewRun, now: float, revision: int) -> dict[str, Any]:
         "tracestate": new.tracestate,
         "sample_id": new.sample_id,
         "fingerprint": new.fingerprint,
+        "requested_by": new.requested_by,
         "error_reason": new.error.reason if new.error else None,
         "error_class": new.error.error_class if new.error else None,
         "error_message": printable(new.error.message) if new.error else None,

@@ -1,6 +1,6 @@
 """Statements about many rows.
 
-PostgreSQL parses and plans a statement with a parameter for each row anew for every number of rows, and executing one
+PostgreSQL parses and plans a statement with a parameter for each row again for every number of rows, and executing one
 for each row costs it several times the work. So rows and lists travel to it as arrays, one a column. For SQLite, which
 is in this process, the plain forms are the faster ones.
 """

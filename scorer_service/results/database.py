@@ -3,7 +3,7 @@
 Three ways lead to it, and none of them waits for another:
 
     write, look    the worker and the intake: what keeps the promises
-    read           whoever asks or watches: a bounded wait for a place, and a bounded time for an answer
+    read           those who ask or watch: a bounded wait for a place, and a bounded time for an answer
     check          health, by one connection of its own
 
 A connection is looked at before it is used, if it has been idle; it is given up where it met what it would meet again
@@ -46,7 +46,7 @@ HEALTH_SECONDS: Final = 2.0
 _BUSY_SECONDS: Final = 10
 _READERS: Final = 4
 _IDLE_SECONDS: Final = 3.0
-"""A connection that nobody used for so long is asked whether it is still there."""
+"""A connection that nobody used for this long is asked whether it is still there."""
 _PING_SECONDS: Final = 3.0
 _GOODBYE_SECONDS: Final = 2.0
 _RECYCLE_SECONDS: Final = 1800
@@ -445,7 +445,7 @@ class _Threads:
 
 
 class _File:
-    """The file, and which one it was: SQLite would go on writing to one that was moved or removed."""
+    """The file, and which one it was: SQLite would keep writing to one that was moved or removed."""
 
     def __init__(self, url: URL) -> None:
         make_folder(url)

@@ -125,7 +125,7 @@ def _of_state(state: str, error: BaseException) -> Verdict:
         return Verdict.REFUSED
     if state.startswith(_PASSING_STATES):
         return Verdict.PASSING
-    if state == "0A000" and "cached" in str(error):  # the tables changed under a statement: it is prepared anew
+    if state == "0A000" and "cached" in str(error):  # the tables changed under a statement: it is prepared again
         return Verdict.PASSING
     return Verdict.UNKNOWN
 

@@ -86,6 +86,8 @@ class NewRun:
     fingerprint: str = ""
     create_time: float | None = None
     """When the evaluated run asked; None: now."""
+    requested_by: str = ""
+    """Who asked for it; empty: its run, or somebody where there is no authentication."""
 
     @property
     def owner(self) -> str:

@@ -142,11 +142,11 @@ _AHEAD: Final = text(
     WHERE newest > (SELECT last_value FROM scorer_revisions)
     """
 )
-"""Far ahead: whoever takes numbers at this moment must not be overtaken from behind."""
+"""Far ahead: a process that takes numbers at this moment must not be overtaken from behind."""
 
 
 def settle_in(connection: Connection) -> bool:
-    """Makes the numbers go on where those in the rows end, if the database was brought here from another server;
+    """Makes the numbers continue where those in the rows end, if the database was brought here from another server;
     whether it was. No row is touched, however many there are: the sequence is moved, which logical replication, for
     one, does not bring along. Cursors that were given out there mean nothing here, and are told so by the epoch."""
     if not _is_postgresql(connection):

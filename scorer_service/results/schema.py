@@ -39,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0008"
+HEAD: Final = "0011"
 """The newest migration; a test holds it to migrations/."""
 
 VERSION_TABLE: Final = "runwire_scorer_version"
@@ -105,6 +105,9 @@ scorer_runs = Table(
     Column("error_class", String),
     Column("error_message", Text),
     Column("revision", BigInteger, nullable=False),
+    Column("requested_by", String, nullable=False, server_default=""),
+    Column("redriven_by", String, nullable=False, server_default=""),
+    Column("cancelled_by", String, nullable=False, server_default=""),
 )
 """`wanted_version`: as asked for, empty for the newest. `siblings`: how many scorer runs the evaluated run asked for in
 all, 0 where that is not known. `fingerprint`: hash of an ad hoc request with its id, to tell a repeat from another
@@ -121,6 +124,17 @@ Index(
     sqlite_where=runs.due_time.is_not(None),
     postgresql_where=runs.due_time.is_not(None),
 )
+Index(
+    "ix_scorer_runs_port",
+    runs.tenant,
+    runs.scorer_id,
+    runs.wanted_version,
+    runs.lane,
+    runs.due_time,
+    sqlite_where=runs.due_time.is_not(None),
+    postgresql_where=runs.due_time.is_not(None),
+)
+"""Of claims of external workers, which see one tenant's."""
 Index(
     "ix_scorer_runs_ended",
     runs.state,
@@ -193,6 +207,8 @@ scorers = Table(
     Column("scorer_id", String, primary_key=True),
     Column("paused", Boolean, nullable=False),
     Column("seen_time", Double, nullable=False),
+    Column("paused_by", String, nullable=False, server_default=""),
+    Column("paused_by_tenant", String, nullable=False, server_default=""),
 )
 """Scorers that some process of this service has, or had: `seen_time` is when one last said so."""
 
@@ -203,11 +219,54 @@ holders = Table(
     Column("scorer_id", String, nullable=False),
     Column("version", String, nullable=False),
     Column("seen_time", Double, nullable=False),
+    Column("tenant", String, nullable=False, server_default=""),
     PrimaryKeyConstraint("worker", "scorer_id", "version"),
 )
 """Which process has which versions of which scorers, and when it last said so. Each that has any version of a scorer
-also has the version '': it does what asks for none."""
+also has the version '': it does what asks for none. `tenant` is that of an external worker, and empty for the processes
+of this service, which do everybody's."""
 
+external_scorers = Table(
+    "external_scorers",
+    metadata,
+    Column("tenant", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("direction", SmallInteger, nullable=False),
+    Column("options_schema", Text, nullable=False),
+    Column("timeout_seconds", Double),
+    Column("retries", Integer),
+    Column("register_time", Double, nullable=False),
+    PrimaryKeyConstraint("tenant", "scorer_id", "version"),
+)
+"""Scorers that are carried out elsewhere: see `scorer_service.port`."""
+
+opinions = Table(
+    "opinions",
+    metadata,
+    Column("scorer_run_id", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("run_id", String, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("author", String, nullable=False),
+    Column("submitted_by", String, nullable=False),
+    Column("submit_time", Double, nullable=False),
+    Column("request_key", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("newest", Boolean, nullable=False),
+    PrimaryKeyConstraint("scorer_run_id", "number"),
+)
+"""What people said, and what they said before: the newest is the score of its scorer run. `request_key` names a request
+within its tenant and caller, `fingerprint` tells a repeat of it from another one under the same id."""
+
+Index("ix_opinions_request", opinions.c.request_key, unique=True)
+Index("ix_opinions_newest", opinions.c.tenant, opinions.c.newest, opinions.c.submit_time)
+Index("ix_holders_tenant", holders.c.tenant)
 Index("ix_holders_scorer", holders.c.scorer_id, holders.c.version, holders.c.seen_time)
 
 parked_requests = Table(
@@ -275,7 +334,7 @@ tally_changes = Table(
     Column("hour", BigInteger, nullable=False),
     *_tally_columns(),
 )
-"""What changes of `scorer_runs` added to `tallies` and took away, written by triggers (migration 0008) in the same
+"""What changes of `scorer_runs` added to `tallies` and took away, written by triggers (migration 0011) in the same
 transaction, not added up yet. Only added to, so that no commit waits for another's."""
 
 tallies = Table(

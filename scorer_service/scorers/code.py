@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 async def beside(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls a function of texts that have `size` characters together; of long ones in a thread, so that the scorers'
-    loop goes on meanwhile. The work of the function must be bounded: nothing stops a thread."""
+    loop continues meanwhile. The work of the function must be bounded: nothing stops a thread."""
     if size <= _INLINE_CHARACTERS:
         return function(*args, **kwargs)
     return await asyncio.to_thread(function, *args, **kwargs)

@@ -14,6 +14,7 @@ from agent_service.agents.registry import Registry
 from agent_service.conversations import Conversations
 from agent_service.execution.attempt import Execution
 from agent_service.log import record
+from agent_service.log.remembered import Recollections
 from agent_service.runs import Runs
 from runwire import frames
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
@@ -72,12 +73,21 @@ class Stage:
     def __post_init__(self) -> None:
         self.store = MortalStore(self.clock)
         self.log = CachingPubSub(self.store.pubsub, self.store)
-        registry = Registry([self.definition])
-        self.runs = Runs(self.store, self.log, registry)
-        self.conversations = Conversations(self.store, self.runs, registry)
+        self.registry = Registry([self.definition])
+        self.runs = Runs(self.store, self.log, self.registry)
+        self.conversations = Conversations(self.store, self.runs, self.registry)
         self.settings = config.load(max_losses=1000)
         self.execution: Execution | None = None
         """The latest attempt."""
+        self.known: Recollections | None = None
+        """What its worker keeps from attempt to attempt. None: each attempt is by another process."""
+
+    def beside(self) -> Stage:
+        """A stage for another run in the same store."""
+        other = Stage(self.definition, clock=self.clock)
+        other.store, other.log, other.registry, other.settings = self.store, self.log, self.registry, self.settings
+        other.runs, other.conversations = self.runs, self.conversations
+        return other
 
     @property
     def topic(self) -> str:
@@ -101,6 +111,7 @@ class Stage:
                 settings=self.settings,
                 worker="stage",
                 bodies=bodies,
+                known=self.known,
             )
             self.execution = execution
             async with asyncio.TaskGroup() as group:
@@ -117,20 +128,26 @@ class Stage:
 
     async def _claim(self) -> Sequence[Claim]:
         """By a process of its own, after the lease of the one before and its grace."""
-        queue, holder = record.queue_of(self.definition.agent_id), secrets.token_hex(4)
+        agent_id, holder = self.definition.agent_id, secrets.token_hex(4)
+        queues = [record.queue_of(agent_id, self.definition.version), record.any_queue_of(agent_id)]
         for seconds in (self.settings.lease_seconds + 1, MAX_GRACE_SECONDS + 1):
             self.clock.seconds += seconds
             for alone in (False, True):
                 claims = await self.store.claim(
-                    [queue], holder=holder, limit=1, lease_seconds=self.settings.lease_seconds, alone=alone
+                    queues, holder=holder, limit=1, lease_seconds=self.settings.lease_seconds, alone=alone
                 )
                 if claims:
                     return claims
         return ()
 
-    async def finish(self, input: Any) -> RunView:
+    async def start_parts(self, parts: Sequence[run_pb2.InputPart]) -> None:
+        """As `start`, with typed parts."""
+        request = agent_service_pb2.StartRunRequest(agent_id=self.definition.agent_id, parts=parts)
+        self.run_id = (await self.runs.start(ANONYMOUS, request)).run_id
+
+    async def finish(self, input: Any, **fields: Any) -> RunView:
         """Starts a run and executes it to its end."""
-        await self.start(input)
+        await self.start(input, **fields)
         await self.attempt()
         return await self.view()
 
@@ -155,6 +172,11 @@ class Stage:
         """Executes until the run waits for something, or has ended."""
         while await self.is_due():
             await self.attempt()
+
+    async def settle_after_death(self) -> None:
+        """As `settle`, of a run whose worker may have died."""
+        self.clock.seconds += 1000
+        await self.settle()
 
     async def is_due(self) -> bool:
         due = self.store._topics[self.topic].topic.due

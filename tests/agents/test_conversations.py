@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +15,11 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from agent_service import RunContext, durable_agent, workflow
+from agent_service import RunContext, config, durable_agent, workflow
 from agent_service.agents.definition import Definition
 from agent_service.log import inbox
 from agent_service.log.inbox import acceptance
-from agent_service.log.turns import MAX_HISTORY_BYTES
+from agent_service.log.remembered import REMEMBERED, Recollections, Remembered, base_field, history_field
 from runwire.agent.v1 import agent_service_pb2, run_pb2
 from runwire.errors import AlreadyExists, ConversationEnded, Fenced, FieldExists, InvalidRequest, NotAConversation
 from runwire.fold import RunView, fold
@@ -35,7 +37,7 @@ def prompts(messages: list[ModelMessage]) -> list[str]:
     return [str(part.content) for part in parts if isinstance(part, UserPromptPart)]
 
 
-def speaker(on_tool: Callable[[str], Any] = lambda word: None, name: str = "speaker") -> Definition:
+def speaker(on_tool: Callable[[str], Any] = lambda word: None, name: str = "speaker", **options: Any) -> Definition:
     """Says what it has heard so far; `look WORD` calls a tool first, `fail` fails."""
 
     async def speak(messages: list[ModelMessage], info: AgentInfo) -> Spoken:
@@ -58,7 +60,7 @@ def speaker(on_tool: Callable[[str], Any] = lambda word: None, name: str = "spea
         found = on_tool(word)
         return str(await found if asyncio.iscoroutine(found) else found)
 
-    return durable_agent(agent)
+    return durable_agent(agent, **options)
 
 
 def outputs(view: RunView) -> list[Any]:
@@ -301,18 +303,195 @@ async def test_turns_are_listed_in_pages() -> None:
     assert all(turn.state == SUCCEEDED and turn.usage.requests == 1 for turn in found)
 
 
-async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest turns are forgotten first, and an event says so."""
-    stage = Stage(speaker())
-    await stage.converse("x" * (MAX_HISTORY_BYTES // 3))
+def told(view: RunView, kind: str) -> list[Any]:
+    """What events of Runwire's own say of the history."""
+    return [custom.data for custom in view.custom if custom.type == f"runwire.history_{kind}"]
+
+
+async def test_what_is_remembered_is_bounded() -> None:
+    """The oldest turns are forgotten first, until half of the bound is left, and an event says so."""
+    stage = Stage(speaker(history_bytes=20_000))
+    await stage.converse("x" * 9000)
     await stage.settle()
-    for word in ("two", "three"):
+    for word in ("two", "three", "four"):
         await stage.send(word)
         await stage.settle()
     view = await consistent(stage)
-    forgotten = [custom for custom in view.custom if custom.type == "runwire.history_forgotten"]
-    assert [custom.data for custom in forgotten] == [{"turns": [1]}]
-    assert outputs(view)[2] == "heard two, three"
+    assert told(view, "forgotten") == [{"first_turn": 1, "last_turn": 2}]
+    assert outputs(view)[3] == "heard three, four"
+
+
+async def test_a_turn_that_is_too_large_to_remember() -> None:
+    """Leaves what was asked and said, or nothing: what a conversation keeps is bounded whatever its tools return."""
+    stage = Stage(speaker(lambda word: "y" * 700_000 * int(word), history_bytes=1024 * 1024))
+    await stage.converse("look 2")
+    for word in ("look 1", "three"):
+        await stage.send(word)
+    await stage.settle()
+    assert outputs(await consistent(stage))[2] == "heard look 2, look 1, three"
+
+
+class Shortener:
+    """Makes one message of all, and counts how often it did."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    async def __call__(self, messages: list[ModelMessage]) -> list[ModelMessage]:
+        self.times += 1
+        heard = " + ".join(word[:6] for word in prompts(messages))
+        return [ModelRequest(parts=[UserPromptPart(content=f"({heard})")])]
+
+
+async def test_history_is_compacted_by_the_agents_function() -> None:
+    """What it returned stands in the place of all that came before, and is compacted again in its turn."""
+    shorten = Shortener()
+    stage = Stage(speaker(history_bytes=5000, compact=shorten))
+    await stage.converse("one" + "x" * 4000)
+    for word in ("two", "three" + "y" * 4000, "four"):
+        await stage.send(word)
+    await stage.settle()
+    view = await consistent(stage)
+    assert [said["last_turn"] for said in told(view, "compacted")] == [1, 3]
+    assert outputs(view)[1] == "heard (onexxx), two"
+    assert outputs(view)[3] == "heard ((onexx + two + threey), four"
+    assert shorten.times == 2
+
+
+async def test_killed_at_every_commit_of_a_compaction() -> None:
+    """Whichever commit the worker dies with: the function's result counts once it is stored, and is the same for all
+    that follows; an attempt that died before stored nothing of it."""
+    expected: list[Any] | None = None
+    for number in range(60):
+        shorten = Shortener()
+        stage, died = await said_and_killed(
+            speaker(history_bytes=1500, compact=shorten), number, [("two", "QUEUE"), ("look three", "QUEUE")]
+        )
+        view = await consistent(stage)
+        said = [*outputs(view), told(view, "compacted")]
+        expected = expected or said
+        assert said == expected, number
+        assert shorten.times <= len(told(view, "compacted")) + (1 if died else 0)
+        if number and not died:
+            break
+    assert number > 15
+    assert expected is not None
+    assert expected[-1]
+
+
+async def test_a_compaction_that_fails_loses_nothing() -> None:
+    """It is told, all is kept, and it is tried again in the next turn."""
+
+    async def fail(messages: list[ModelMessage]) -> list[ModelMessage]:
+        raise RuntimeError("no summary today, password=hunter2")
+
+    async def confuse(messages: list[ModelMessage]) -> list[ModelMessage]:
+        return "nonsense"  # type: ignore[return-value]
+
+    for compact in (fail, confuse):
+        stage = Stage(speaker(history_bytes=2000, compact=compact))
+        await stage.converse("one" * 1000)
+        for word in ("two", "three"):
+            await stage.send(word)
+        await stage.settle()
+        view = await consistent(stage)
+        assert str(outputs(view)[2]).endswith("two, three")
+        assert len(told(view, "not_compacted")) == 2
+        assert "hunter2" not in str(told(view, "not_compacted"))
+
+
+async def test_what_a_worker_has_in_memory_is_what_is_stored() -> None:
+    """A worker that keeps earlier turns in memory reads only those that others did, and says the same as one that reads
+    them all; one that has too little room for them reads them."""
+    said = {}
+    for name, room in (("none", None), ("all", 1 << 20), ("little", 3000)):
+        stage = Stage(speaker(history_bytes=4000))
+        mine = Recollections(room) if room is not None else None
+        await stage.converse("1")
+        for number in range(2, 30):
+            stage.known = mine if number % 3 else None
+            await stage.settle()
+            await stage.send(f"look {number}" if number % 5 == 0 else str(number))
+        await stage.settle()
+        said[name] = outputs(await consistent(stage))
+        assert mine is None or mine._size <= (room or 0)
+    assert said["none"] == said["all"] == said["little"]
+
+
+async def test_a_memory_of_another_log_is_not_believed() -> None:
+    """A worker's memory that is not what the store has (of a log that was rolled back) is read anew."""
+    stage = Stage(speaker())
+    stage.known = Recollections(1 << 20)
+    await stage.converse("one")
+    await stage.settle()
+    state, parts = stage.known.get(stage.topic) or (None, ())
+    assert state is not None
+    other = parts[0][1].replace(b"one", b"uno")
+    stage.known.put(stage.topic, type(state)().and_turn(1, other), [(1, other)])
+    await stage.send("two")
+    await stage.settle()
+    assert outputs(await consistent(stage))[1] == "heard one, two"
+
+
+async def test_what_is_remembered_and_gone_is_told() -> None:
+    """A store that has lost a turn's part: the run fails and says so, and does not go on with a part of it."""
+    stage = Stage(speaker())
+    await stage.converse("one")
+    await stage.settle()
+    del stage.store._topics[stage.topic].fields[history_field(1)]
+    await stage.send("two")
+    await stage.settle()
+    run = await stage.run()
+    assert (run.state, run.error.reason) == (FAILED, "events_lost")
+
+
+async def test_a_claim_is_no_larger_in_later_turns() -> None:
+    """What a claim brings does not grow with the turns, their history and the request ids of their messages."""
+    stage = Stage(speaker())
+    await stage.converse("1")
+    sizes = []
+    for number in range(2, 40):
+        await stage.settle()
+        stored = await stage.store.get(stage.topic)
+        assert stored is not None
+        sizes.append(sum(map(len, stored.fields.values())))
+        await stage.send("again", request_id=str(number))
+    # Numbers in it are written with more digits, and up to 50 attempts are kept of a run.
+    growth = (sizes[-1] - sizes[8]) / (len(sizes) - 9)
+    assert growth < 150, sizes
+
+
+async def test_request_ids_are_remembered_for_so_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not longer: what remembers them does not grow."""
+    monkeypatch.setattr(inbox, "MAX_SENT", 3)
+    stage = Stage(speaker())
+    await stage.converse("1")
+    for number in range(2, 8):
+        assert await stage.send(str(number), request_id=str(number)) == number
+        await stage.settle()
+    assert [await stage.send(str(number), request_id=str(number)) for number in (5, 6, 7)] == [5, 6, 7]
+    kept = [name for name in stage.store._topics[stage.topic].fields if name.startswith(inbox.SENT)]
+    assert len(kept) == 3
+
+
+async def test_parts_that_count_no_more_go_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay for forks within a bound, and not at all where there are to be none; the sizes stay true."""
+    monkeypatch.setattr("agent_service.log.remembered.MAX_KEPT_BYTES", 6000)
+    for seconds in (86_400.0, 0.0):
+        stage = Stage(speaker(history_bytes=2000, compact=Shortener() if seconds else None))
+        stage.settings = config.load(max_losses=1000, fork_retention_seconds=seconds)
+        await stage.converse("1")
+        for number in range(2, 40):
+            await stage.settle()
+            await stage.send(str(number))
+        await stage.settle()
+        fields = stage.store._topics[stage.topic].fields
+        state = Remembered.unpack(fields[REMEMBERED])
+        parts = {n: fields[history_field(n)] for n in range(1, 41) if history_field(n) in fields}
+        assert list(parts) == list(range(state.kept, 40))
+        assert sum(map(len, parts.values())) - 57 * len(parts) == state.kept_bytes < 8000
+        assert [n for n in range(1, state.kept) if base_field(n) in fields] == []
+        assert (state.kept == state.first) == (not seconds)
 
 
 @workflow(id="listens")
@@ -393,3 +572,12 @@ async def test_killed_at_every_commit() -> None:
     else:
         raise AssertionError("never lived")
     assert number > 15
+
+
+def test_the_page_about_conversations() -> None:
+    """Its Python runs as it stands."""
+    page = (Path(__file__).parents[2] / "docs" / "conversations.md").read_text("utf-8")
+    names: dict[str, object] = {"__name__": "page"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/conversations.md", "exec"), names)
+    assert isinstance(names["support"], Definition)

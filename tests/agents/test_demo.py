@@ -23,7 +23,7 @@ make cursors    # code is no prose, however long it may become in the end
 
 ## Streams
 
-- An item about streams, which are cut in the middle and go on.
+- An item about streams, which are cut in the middle and continue.
 - Another item, about [stores](docs/stores.md) that `keep` what streams have said.
 
 | a table | about streams and cursors and everything else there is |
@@ -34,7 +34,7 @@ def test_cuts_pages_into_prose() -> None:
     """Paragraphs and items become passages under their heading; code and tables do not."""
     assert list(passages("page.md", PAGE)) == [
         Passage("page.md, Title", "A first paragraph about cursors, which is written over two lines."),
-        Passage("page.md, Streams", "An item about streams, which are cut in the middle and go on."),
+        Passage("page.md, Streams", "An item about streams, which are cut in the middle and continue."),
         Passage("page.md, Streams", "Another item, about stores that keep what streams have said."),
     ]
 

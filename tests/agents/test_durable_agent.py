@@ -298,7 +298,7 @@ async def test_budgets(limits: UsageLimits) -> None:
 
 
 async def test_budgets_count_over_attempts() -> None:
-    """A run that dies does not begin to count anew: it makes no more requests in all its attempts than it may."""
+    """A run that dies does not begin to count again: it makes no more requests in all its attempts than it may."""
     asked: list[int] = []
     view, run = await endless(UsageLimits(request_limit=4), asked=asked, die_after=8)
     assert run.attempt == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from pydantic_ai import Agent
@@ -12,6 +13,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from agent_service import Retry, RunContext, ScorerRef, durable_agent, workflow
 from agent_service.agents.definition import Definition
+from agent_service.forks import Forks
 from agent_service.log.history import OF_STEP
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.errors import AlreadyExists, NotForkable
@@ -19,6 +21,7 @@ from runwire.fold import fold
 from runwire.identity.principal import ANONYMOUS
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer_requests import QUEUE
+from runwire.values import to_value
 from tests.agents.stage import Stage
 
 DONE: Counter[str] = Counter()
@@ -51,12 +54,14 @@ def fragile(is_broken: Callable[[], bool]) -> Definition:
     return durable_agent(agent, tool_retry=Retry(), scorers=[ScorerRef("brevity")])
 
 
-async def forked(stage: Stage, request_id: str = "") -> Stage:
-    """A stage for the run that goes on, in the same store."""
-    request = agent_service_pb2.ForkRunRequest(run_id=stage.run_id, request_id=request_id)
-    other = Stage(stage.definition, clock=stage.clock)
-    other.store, other.log, other.runs = stage.store, stage.log, stage.runs
-    other.run_id = (await stage.runs.fork(ANONYMOUS, request)).run_id
+async def forked(stage: Stage, request_id: str = "", *, message: Any = None, **at: Any) -> Stage:
+    """A stage for the run that continues, in the same store."""
+    request = agent_service_pb2.ForkRunRequest(run_id=stage.run_id, request_id=request_id, **at)
+    if message is not None:
+        request.message.CopyFrom(to_value(message))
+    forks = Forks(stage.store, stage.runs, stage.registry, stage.settings.fork_retention_seconds)
+    other = stage.beside()
+    other.run_id = (await forks.fork(ANONYMOUS, request)).run_id
     return other
 
 
@@ -146,11 +151,11 @@ async def test_a_workflow_goes_on() -> None:
 
 
 async def test_what_cannot_be_gone_on_from() -> None:
-    """A run that has not ended, has succeeded, or is a conversation; a request id makes one run, and belongs to it."""
+    """A run that has not ended, or has succeeded and no step is named. A request id makes one run, and is its own."""
     DONE.clear()
     stage = Stage(stumbles)
     await stage.start("x")
-    with pytest.raises(NotForkable, match="neither"):
+    with pytest.raises(NotForkable, match="has not ended"):
         await forked(stage)
     await stage.attempt()
     first, same = await forked(stage, "once"), await forked(stage, "once")
@@ -160,8 +165,3 @@ async def test_what_cannot_be_gone_on_from() -> None:
         await forked(first)
     with pytest.raises(AlreadyExists):
         await stage.start("x", request_id="once")
-    await stage.converse("x")
-    DONE.clear()
-    await stage.attempt()
-    with pytest.raises(NotForkable, match="conversation"):
-        await forked(stage)

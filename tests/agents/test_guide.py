@@ -22,6 +22,9 @@ def test_the_examples_of_the_guide_work(monkeypatch: pytest.MonkeyPatch) -> None
     assert defined == {
         "assistant": "assistant",
         "careful": "assistant",
+        "pooled": "assistant",
+        "persistent": "assistant",
+        "choosing": "assistant",
         "thrifty": "assistant",
         "guessing_game": "guessing-game",
         "clerk_service": "clerk",

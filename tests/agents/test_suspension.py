@@ -1,4 +1,4 @@
-"""Tools that wait for a person or for somebody else: the run is suspended, and goes on with the answers."""
+"""Tools that wait for a person or for somebody else: the run is suspended, and continues with the answers."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_goes_on_with_the_answers() -> None:
 
 
 async def test_waits_for_the_rest() -> None:
-    """A run of which only some requests are answered goes on waiting for the others, and keeps what it was told."""
+    """A run of which only some requests are answered continues waiting for the others, and keeps what it was told."""
     stage, ran, _ = await suspended(("delete", '{"path": "/a"}', "a"), ("delete", '{"path": "/b"}', "b"))
 
     await stage.resume(approve("tool/1/a"))
@@ -179,7 +179,7 @@ async def test_wrong_override_is_told_to_the_model() -> None:
 
 
 async def test_dies_after_the_answer() -> None:
-    """A process that dies while it goes on with answers loses neither them nor what was done, and tells each end of a
+    """A process that dies while it continues with answers loses neither them nor what was done, and tells each end of a
     call once."""
     calls = (("look", '{"place": "here"}', "a"), ("delete", '{"path": "/tmp"}', "b"), ("fill_form", "{}", "c"))
     die_after = 0

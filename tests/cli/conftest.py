@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pytest
 
@@ -82,3 +86,55 @@ def on_terminal(*arguments: str) -> tuple[int, str]:
     finally:
         os.close(leader)
     return process.wait(30), shown.decode()
+
+
+class Terminal:
+    """A command on a terminal of its own, with somebody who types."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._leader, follower = pty.openpty()
+        environment = {"TERM": "dumb", "COLUMNS": "200"}
+        self.process = spawn(
+            *arguments, stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True
+        )
+        os.close(follower)
+        self.shown = ""
+        self._seen = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.wait(30)
+        os.close(self._leader)
+
+    def until(self, text: str) -> str:
+        """Waits until this is shown, after what was waited for before; all until there."""
+        deadline = time.monotonic() + 30
+        while (found := self.shown.find(text, self._seen)) < 0:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.shown[self._seen :]!r}"
+            if select.select([self._leader], [], [], 1.0)[0]:
+                try:
+                    self.shown += os.read(self._leader, 65536).decode(errors="replace")
+                except OSError:
+                    raise AssertionError(f"ended without {text!r}: {self.shown[self._seen :]!r}") from None
+        before = self.shown[self._seen : found]
+        self._seen = found + len(text)
+        return before
+
+    def type(self, line: str) -> None:
+        os.write(self._leader, f"{line}\n".encode())
+
+    def press_ctrl_c(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def code(self) -> int:
+        """How it ends."""
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"does not end: {self.shown!r}"
+            if select.select([self._leader], [], [], 0.1)[0]:
+                with suppress(OSError):
+                    self.shown += os.read(self._leader, 65536).decode(errors="replace")
+        return self.process.returncode

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from agent_service import RunContext, workflow
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+
+from agent_service import RunContext, durable_agent, workflow
 from runwire.agent.v1 import run_event_pb2
 from runwire.client import to_value
 
@@ -55,3 +64,35 @@ async def collector(ctx: RunContext, input: str) -> list[str]:
         heard.append(word)
         await ctx.emit_text(f"heard {word}\n")
     return heard
+
+
+def _wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.02)
+
+
+async def _speak(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+    """Deletes what it is told to, if it may; counts, and on once there is a file; repeats all that it was told."""
+    told = [part for message in messages for part in message.parts if part.part_kind == "user-prompt"]
+    last = messages[-1].parts[-1]
+    if last.part_kind == "user-prompt" and str(last.content).startswith("delete"):
+        yield {1: DeltaToolCall("delete", json_args=f'{{"what": "{str(last.content)[7:]}"}}', tool_call_id="d")}
+    elif last.part_kind == "user-prompt" and str(last.content).startswith("count"):
+        yield "0 1 2 3 4 "
+        await asyncio.to_thread(_wait_for, Path(str(last.content)[6:]))
+        yield "5 6 7 8 9 "
+    else:
+        yield f"so: {getattr(last, 'content', '')}; told {', '.join(str(part.content) for part in told)}"
+
+
+def _janitor() -> Agent:
+    agent = Agent(FunctionModel(stream_function=_speak), name="janitor")
+
+    @agent.tool_plain(requires_approval=True)
+    async def delete(what: str) -> str:
+        return f"deleted {what}"
+
+    return agent
+
+
+janitor = durable_agent(_janitor())

@@ -114,7 +114,7 @@ def test_cancel(runwire: Runwire) -> None:
 
 
 def test_resume(runwire: Runwire) -> None:
-    """A run that waits says for what, and goes on with the answer."""
+    """A run that waits says for what, and continues with the answer."""
     run_id = runwire("start", "asker", "greeting").out.strip()
     with spawn("--agent-address", os.environ["RUNWIRE_AGENT_ADDRESS"], "watch", run_id) as watching:
         assert watching.stderr is not None
@@ -126,7 +126,7 @@ def test_resume(runwire: Runwire) -> None:
         out, err = watching.communicate(timeout=30)
     assert watching.returncode == 0
     assert out == "hello Ada\n"
-    assert "goes on" in err
+    assert "resumed" in err
     assert runwire("resume", run_id, "--data", 'suspend/name="Eve"').code == 2
 
 
@@ -161,9 +161,28 @@ def test_input_as_text(runwire: Runwire) -> None:
     assert runwire("start", "anything", "{no json", "--text", "--json").lines[0]["run"]["input"] == "{no json"
 
 
+def test_files_and_context(runwire: Runwire, tmp_path: Path) -> None:
+    """Files and addresses are sent as parts behind the text; context is shown with the run."""
+    (tmp_path / "a.png").write_bytes(b"\xff")
+    more = ["--url", "https://e.org/b.mp3?x=1", "--run-context", '{"account": 17}']
+    (line,) = runwire("start", "anything", "What?", "--file", str(tmp_path / "a.png"), *more, "--json").lines
+    assert line["run"]["input"] == [
+        "What?",
+        {"type": "image", "data": "/w==", "media_type": "image/png"},
+        {"type": "audio", "url": "https://e.org/b.mp3?x=1"},
+    ]
+    assert line["run"]["context"] == {"account": 17}
+
+
 @pytest.mark.parametrize(
     "arguments, text",
     [
+        (["start", "anything", "--file", "/no/such.png"], "cannot read '/no/such.png'"),
+        (["start", "anything", "--file", "/dev/null"], "nobody knows what 'null' is by its name"),
+        (["start", "anything", "--run-context", "[1]"], "--run-context must be a JSON object"),
+        (["start", "anything", "--run-context", "{"], "--run-context is not JSON"),
+        (["start", "anything", "--setting", "temperature"], "--setting takes KEY=VALUE"),
+        (["start", "anything", "--model", "huge"], "does not offer the model 'huge'"),
         (["start", "nobody", "x"], "no agent 'nobody'"),
         (["start", "ticker", '{"count": "many"}'], "input.count: "),
         (["start", "ticker", '{"count": '], "begins like JSON but is none"),
@@ -227,7 +246,7 @@ def test_option_after_the_command_wins(runwire: Runwire, agent_service: AgentPro
 
 
 def test_interrupted(agent_service: AgentProcess, runwire: Runwire) -> None:
-    """Ctrl-C exits with 130 and prints a command that goes on exactly behind what was shown."""
+    """Ctrl-C exits with 130 and prints a command that continues exactly behind what was shown."""
     address = agent_service.address
     watching = spawn(
         "--agent-address", address, "start", "ticker", '{"count": 40, "interval_ms": 50, "text": "a\\n"}', "-w"
@@ -333,7 +352,7 @@ def test_help_of_every_command(runwire: Runwire) -> None:
 
 
 def test_retry(runwire: Runwire) -> None:
-    """A run that failed goes on in a new one; one that succeeded has nothing to go on from."""
+    """A run that failed continues in a new one; one that succeeded has nothing to continue from."""
     result = runwire("start", "broken", "x", "--watch")
     run_id = result.err.split()[1]
     again = runwire("retry", run_id, "--watch")

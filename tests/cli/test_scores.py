@@ -94,7 +94,7 @@ def test_redrive(runwire: Runwire, run_id: str) -> None:
 
 
 def test_redrive_on_a_terminal(run_id: str) -> None:
-    """There is a bar while it goes on, and then one line."""
+    """There is a bar while it continues, and then one line."""
     code, shown = on_terminal("redrive", "--run", run_id, "--state", "failed")
     assert code == 0
     assert "1/1" in shown

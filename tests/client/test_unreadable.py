@@ -94,8 +94,8 @@ async def test_an_answer_that_does_not_parse() -> None:
 
 
 async def test_close_cancels_nobody_else_s_task(service: ScriptedAgentService) -> None:
-    """A call under way in another task ends with an error of its own when the client is closed, and the task goes on; a
-    task that is cancelled itself is cancelled."""
+    """A call under way in another task ends with an error of its own when the client is closed, and the task
+    continues; a task that is cancelled itself is cancelled."""
     waits = asyncio.Event()
 
     async def hang(context: Any) -> None:

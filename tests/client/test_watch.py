@@ -191,7 +191,7 @@ async def test_hole_is_an_error(watch: Watch, service: ScriptedAgentService, add
 
 
 async def test_hole_inside_a_frame_hides_nothing(service: ScriptedAgentService, address: str) -> None:
-    """A reader that goes on after the error gets all of the frame once the service sends it whole."""
+    """A reader that continues after the error gets all of the frame once the service sends it whole."""
     service.parts.append(
         frames(
             lambda s: s.opened(s.requests[-1]), lambda s: s.batch([*s.events[:2], *s.events[3:]]), lambda s: s.ended()
@@ -240,7 +240,8 @@ async def test_new_epoch_is_a_discontinuity(watch: Watch, service: ScriptedAgent
 
 
 async def test_goes_on_after_a_discontinuity(watch: Watch, service: ScriptedAgentService, address: str) -> None:
-    """With on_discontinuity, a new log is read from its beginning and an expired cursor goes on at the oldest event."""
+    """With on_discontinuity, a new log is read from its beginning and an expired cursor continues at the oldest
+    event."""
     told: list[Discontinuity] = []
     expired = errors.CursorExpired("gone", earliest_sequence=7, latest_sequence=12, earliest_cursor="e1-6")
     service.parts += [play(4, error=errors.CursorEpochMismatch("another log")), play(2, ok=True), refuse(expired)]

@@ -118,8 +118,9 @@ async def read_all(store: Store, topic: str) -> list[bytes]:
             return found
 
 
-async def fields(store: Store, topic: str) -> Mapping[str, bytes]:
-    stored = await store.get(topic)
+async def fields(store: Store, topic: str, *names: str) -> Mapping[str, bytes]:
+    """These fields, or all that a claim brings."""
+    stored = await store.get(topic, names or None)
     assert stored is not None
     return stored.fields
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from runwire.errors import Fenced
+from runwire.errors import Fenced, FieldExists
 from runwire.pubsub import (
+    ASIDE,
     MAX_GRACE_SECONDS,
     SUSPECT_LOSSES,
     Claim,
@@ -162,7 +163,7 @@ async def test_a_lost_lease_is_counted(store: Store) -> None:
 
 
 async def test_progress_breaks_a_row_of_losses(store: Store) -> None:
-    """An attempt that got further starts the count anew, though its lease runs out."""
+    """An attempt that got further starts the count again, though its lease runs out."""
     await start(store)
     await claim_one(store, lease_seconds=SHORT_SECONDS)
     claim = await claim_one(store, lease_seconds=SHORT_SECONDS)
@@ -232,7 +233,7 @@ async def test_a_wake_brings_a_delay_forward(store: Store) -> None:
 
 
 async def test_a_wake_under_a_lease_is_reported(store: Store) -> None:
-    """It does not end the lease; extend says WOKEN until the topic is claimed anew."""
+    """It does not end the lease; extend says WOKEN until the topic is claimed again."""
     claim = await started(store)
     assert await extend(store, claim) is LeaseState.HELD
     await store.commit(Commit(TOPIC, schedule=Schedule.WAKE, puts={"cancel": b"1"}))
@@ -743,3 +744,44 @@ async def test_a_closed_suspect_is_nobodys_work(store: Store) -> None:
     assert await nothing_due(store)
     await start(store, "default/cleared")
     assert (await claim_one(store)).losses == 0
+
+
+async def test_what_is_set_aside_is_read_by_name_only(store: Store) -> None:
+    """Fields set aside are fields in every commit, and of the topic until it goes, but no claim and no `get` of all
+    brings them; a claim is none the larger for them."""
+    await start(store, puts={"a": b"1", f"{ASIDE}first": b"x" * 100_000, "b": b"2", "aside": b"3", "z": b"4"})
+    claim = await claim_one(store)
+    brought = {"a": b"1", "b": b"2", "aside": b"3", "z": b"4"}
+    assert claim.fields == brought
+    once = Commit(TOPIC, 1, token=claim.token, puts_once={f"{ASIDE}once": b"5"}, puts={f"{ASIDE}first": b"6"})
+    await store.commit(once)
+    with pytest.raises(FieldExists) as found:
+        await store.commit(once)
+    assert (found.value.field, found.value.value) == (f"{ASIDE}once", b"5")
+    stored = await store.get(TOPIC, [f"{ASIDE}once", "a", f"{ASIDE}first", f"{ASIDE}none", "none"])
+    assert stored is not None
+    assert stored.fields == {"a": b"1", f"{ASIDE}once": b"5", f"{ASIDE}first": b"6"}
+    whole = await store.get(TOPIC)
+    assert whole is not None
+    assert whole.fields == brought
+    await store.commit(Commit(TOPIC, 1, token=claim.token, deletes=[f"{ASIDE}once", f"{ASIDE}none"]))
+    assert await fields(store, TOPIC, f"{ASIDE}once", f"{ASIDE}first") == {f"{ASIDE}first": b"6"}
+    await store.clear(TOPIC)
+    await start(store)
+    assert await fields(store, TOPIC, f"{ASIDE}first") == {}
+
+
+async def test_what_is_set_aside_goes_with_its_topic(store: Store) -> None:
+    """After the retention of a closed log nothing of it is left."""
+    claim = await started(store, puts={f"{ASIDE}first": b"x", "a": b"1"})
+    await finish(store, TOPIC, claim.head.attempt, 1, token=claim.token, retention=0.02)
+    await eventually(lambda: _is_expired(store))
+    assert await fields(store, TOPIC, f"{ASIDE}first", "a") == {}
+    while await store.sweep():
+        pass
+    assert await fields(store, TOPIC, f"{ASIDE}first", "a") == {}
+
+
+async def _is_expired(store: Store) -> bool:
+    [head] = await store.heads([TOPIC])
+    return head is not None and head.expired

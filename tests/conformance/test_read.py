@@ -172,7 +172,7 @@ async def test_trim_forgets_whole_entries(store: Store) -> None:
 
 
 async def test_trim_of_everything(store: Store) -> None:
-    """Where all is gone the earliest is last + 1, and the log goes on from there."""
+    """Where all is gone the earliest is last + 1, and the log continues from there."""
     await filled(store, 3, 4)
     await store.trim(TOPIC, 100)
     page = await store.read(TOPIC, 0)

@@ -1,6 +1,5 @@
 """What deploys Runwire passes its checks, and each check notices when it should."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from deploy.check.services import SERVICES
 from runwire.connect import open_store
+from tests.deploy.conftest import break_file
 from tests.servers import RedisServer, redis_servers, start_redis
 
 # Its tools are of the group dev; `make test-lowest` runs without them.
@@ -15,23 +15,8 @@ pytest.importorskip("kubernetes_validate")
 from deploy.check import compose, dockerfile, kubernetes, operations
 
 ROOT = Path(__file__).parents[2]
-COPIED = (".dockerignore", "Makefile", "pyproject.toml", "README.md", "ARCHITECTURE.md", "LICENSE")
-FOLDERS = ("deploy", "docs", "requirements")
-SOURCES = ("runwire", "agent_service", "scorer_service")
 
 Check = Callable[[Path], Iterator[str]]
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of everything that the checks read, to be broken."""
-    for name in COPIED:
-        shutil.copy(ROOT / name, tmp_path / name)
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in SOURCES:
-        (tmp_path / name).mkdir()
-    return tmp_path
 
 
 def manifests(root: Path) -> Iterator[str]:
@@ -42,14 +27,7 @@ def rendered_manifests(root: Path) -> Iterator[str]:
     return kubernetes.check(root, rendered=True)
 
 
-def break_file(project: Path, name: str, old: str, new: str) -> None:
-    path = project / name
-    text = path.read_text()
-    assert old in text, f"{name} has no {old!r} to break"
-    path.write_text(text.replace(old, new))
-
-
-needs_kubectl = pytest.mark.skipif(not kubernetes.has_kubectl(), reason="no kubectl here: no overlay is rendered")
+needs_kubectl = pytest.mark.usefixtures("kubectl")
 
 
 @pytest.mark.parametrize("check", [dockerfile.check, compose.check, manifests, operations.check])
@@ -122,6 +100,10 @@ def test_a_broken_image_is_noticed(project: Path, name: str, old: str, new: str,
         (":-127.0.0.1:50052}:50052", ":-127.0.0.1:50052}:50051", "does not publish"),
         ("healthcheck:\n      # By TCP", "x-check:\n      # By TCP", "has no healthcheck"),
         ("postgres:/var/lib/postgresql/data", "/tmp/pg:/var/lib/postgresql/data", "in no volume"),
+        ("RUNWIRE_TLS_KEY_FILE: /access", "RUNWIRE_TLS_KEY_FILE: /keys", "nothing is mounted there"),
+        ("RUNWIRE_TOKENS: /access/tokens", 'RUNWIRE_INSECURE: "true"', "could do everything"),
+        ("access:/access:ro", "access:/access", "for reading"),
+        ("access: {condition: service_completed_successfully}", "access: {condition: service_started}", "it waits for"),
         ("RUNWIRE_AGENT_REPLICAS:-2", "RUNWIRE_AGENT_REPLICAS:-1", "not two replicas"),
         ("services:", "service:", "service"),
     ],
@@ -151,14 +133,10 @@ SCORER = "base/scorer.yaml"
         (AGENT, "image: runwire-agent", "image: runwire-agents", "no target of the Dockerfile"),
         (AGENT, "containerPort: 50051", "containerPort: 50050", "its port is not the service's"),
         (AGENT, "v1.AgentService", "v1.Agents", "the readinessProbe asks for"),
-        (
-            AGENT,
-            "livenessProbe:\n            grpc: {port: 50051",
-            "livenessProbe:\n            grpc: {port: 80",
-            "port 80",
-        ),
+        (AGENT, "exec: {command: [python, /opt", "grpc: {port: 50051} #", "no livenessProbe by the image's"),
+        (AGENT, "RUNWIRE_AGENT_LISTEN, runwire.liveness", "RUNWIRE_LISTEN", "no startupProbe by the image's"),
         (AGENT, "failureThreshold: 10", "failureThreshold: 3", "leases are kept"),
-        (AGENT, "service: runwire.liveness", "service: runwire.agent.v1.AgentService", "the livenessProbe asks for"),
+        (AGENT, "LISTEN, runwire.liveness", "LISTEN, runwire.agent.v1.AgentService", "the livenessProbe asks for"),
         (AGENT, "PeriodSeconds: 45", "PeriodSeconds: 30", "it needs 40 s"),
         (AGENT, "sleep: {seconds: 5}", "exec: {command: [true]}", "no preStop sleep"),
         (AGENT, "maxUnavailable: 0", "maxUnavailable: 1", "would go before"),
@@ -167,6 +145,17 @@ SCORER = "base/scorer.yaml"
         (AGENT, "kind: PodDisruptionBudget", "kind: PodDisruption", "Couldn't find schema"),
         (AGENT, "selector: {app.kubernetes.io/name: runwire-agent}", "selector: {a: b}", "selects no pods"),
         (AGENT, "valueFrom: {secretKeyRef: {name: runwire, key: RUNWIRE_STORE}}", "value: redis://r", "in clear"),
+        (
+            AGENT,
+            "mountPath: /access/tls,",
+            "mountPath: /access,",
+            "'/access/tls/tls.crt', and nothing",
+        ),
+        (AGENT, "secret: {secretName: runwire-tokens,", "emptyDir: {medium: Memory} # ", "RUNWIRE_TOKENS is"),
+        (SCORER, "mountPath: /access/tokens,", "mountPath: /access/tokens, subPath: tokens,", "RUNWIRE_TOKENS is"),
+        ("base/kustomization.yaml", "RUNWIRE_RUN_TOKEN_KEYS=", "RUNWIRE_INSECURE=true #", "RUNWIRE_INSECURE is set"),
+        ("base/kustomization.yaml", "RUNWIRE_TOKENS=", "RUNWIRE_CERTIFICATE_RULES=", "RUNWIRE_TOKENS is None"),
+        ("certificates/certificates.yaml", "{name: runwire,", "{name: internal,", "there is no Issuer internal"),
         (SCORER, "- name: RUNWIRE_RESULTS", "- name: RUNWIRE_DATABASE", "RUNWIRE_DATABASE is no setting"),
         ("base/kustomization.yaml", "GRACE_SECONDS=20", "GRACE_SECONDS=60", "it needs 80 s"),
         ("base/kustomization.yaml", "LISTEN=0.0.0.0:50051", "LISTEN=127.0.0.1:50051", "not 0.0.0.0:50051"),
@@ -174,7 +163,7 @@ SCORER = "base/scorer.yaml"
         ("base/kustomization.yaml", "RUNWIRE_AGENTS=", "RUNWIRE_AGENT=", "RUNWIRE_AGENT is no setting"),
         ("overlays/split/agent-serve-scaler.yaml", "name: runwire-agent}\n  min", "name: x}\n  min", "no Deployment x"),
         ("overlays/split/agent-work.yaml", "value: work", "value: worker", "refuses role"),
-        ("overlays/split/agent-work.yaml", "grpc: {port: 50051}", "grpc: {port: 50051, service: a}", "asks for 'a'"),
+        ("overlays/split/agent-work.yaml", "_LISTEN]", "_LISTEN, a]", "asks for 'a'"),
         ("migrate/job.yaml", "backoffLimit: 5", "backoffLimit: many", "refuses"),
         ("secret.example.yaml", "OPENAI_API_KEY: KEY", "OPENAI_API_KEY: sk-live", "looks like a real secret"),
         ("secret.example.yaml", "runwire:PASSWORD@redis", "runwire:hunter2@redis", "looks like a real secret"),

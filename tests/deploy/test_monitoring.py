@@ -33,7 +33,7 @@ def test_alerts_boards_and_run_book_agree() -> None:
 @pytest.mark.parametrize(
     "name, old, new, problem",
     [
-        (ALERTS, "runwire_runs_due)", "runwire_runs_do)", "RunwireNobodyCanDoRuns: there is no metric runwire_runs_do"),
+        (ALERTS, "runs_stranded)", "runs_strand)", "RunwireNobodyCanDoRuns: there is no metric runwire_runs_strand"),
         (ALERTS, 'cause="taken_over"', 'reason="taken_over"', "runwire_runs_claimed_total has no label reason"),
         (ALERTS, "max by (agent_id) (runwire_runs_old", "max by (agent) (runwire_runs_old", "a label agent"),
         (ALERTS, "lag_seconds_bucket", "lag_seconds", "there is no metric runwire_loop_lag_seconds"),

@@ -1,4 +1,4 @@
-"""A reader whose connection is cut again and again, and who goes on from its last cursor, anywhere."""
+"""A reader whose connection is cut again and again, and who continues from its last cursor, anywhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CURSOR, _BATCH, _ENDED = 1, 3, 8
 
 def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Number and bytes of each field of a message that has only length-delimited ones, nothing parsed or encoded
-    anew."""
+    again."""
     offset = 0
     while offset < len(message):
         tag, offset = _varint(message, offset)

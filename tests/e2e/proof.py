@@ -21,7 +21,7 @@ Event = run_event_pb2.RunEvent
 
 
 def client(address: str) -> AgentClient:
-    """A client that goes on as soon as there is somebody to go on with."""
+    """A client that continues as soon as there is somebody to continue with."""
     return AgentClient(address, resume=PATIENT)
 
 
@@ -85,7 +85,7 @@ async def prove_requests(url: str, expected: Mapping[str, Sequence[str]]) -> Non
 
 
 async def prove_run(url: str, address: str, run_id: str, events: Sequence[Event]) -> tuple[run_pb2.Run, RunView]:
-    """Reads the run anew, checks `events` against it, and returns it with the view that a client folds."""
+    """Reads the run again, checks `events` against it, and returns it with the view that a client folds."""
     async with open_store(url) as store, client(address) as agent:
         view = prove_log(events, await stored_log(store, run_id))
         listed = [event async for event in agent.list_run_events(run_id)]

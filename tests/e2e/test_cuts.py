@@ -67,7 +67,7 @@ async def test_two_hundred_cuts(store_url: str, ledger: Ledger) -> None:
 @pytest.mark.chaos
 async def test_cuts_while_servers_are_killed(store_url: str, ledger: Ledger) -> None:
     """The same while the two servers are killed and started again in turn: a resumption finds the other one, the run
-    goes on elsewhere, and what is joined is the log."""
+    continues elsewhere, and what is joined is the log."""
     seed = random.randrange(10**6)
     print(f"\nseed {seed}")
     with processes(store_url, **ledger.environment) as start:

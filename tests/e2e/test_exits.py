@@ -1,4 +1,5 @@
-"""What an agent does to its process, and what comes of it: it is told from real processes by what they go on doing."""
+"""What an agent does to its process, and what comes of it: it is told from real processes by what they continue
+doing."""
 
 import time
 
@@ -14,7 +15,7 @@ from tests.e2e.workflows import LEAVING
 async def test_nothing_that_a_run_does_ends_the_service(sqlite_url: str, ledger: Ledger) -> None:
     """sys.exit() and its like in a body, a gathered step, a callback, a background task, a thread; a loop that is
     closed or stopped; every task cancelled: that run fails (a loop that was stopped costs it nothing), at once and in
-    its first attempt; the run beside it succeeds, and the service goes on."""
+    its first attempt; the run beside it succeeds, and the service continues."""
     with processes(sqlite_url, **ledger.environment, RUNWIRE_LEASE_SECONDS=60) as start:
         it = start.start("all")
         async with client(it.address) as agent:

@@ -42,7 +42,7 @@ async def submit(server: AgentProcess, runs: int, seconds: float, followers: asy
 async def kill_one_every_second(
     start: Processes, workers: list[AgentProcess], seconds: float, chance: random.Random
 ) -> int:
-    """Kills a worker and starts another in its place, every second for so long; returns how many it killed."""
+    """Kills a worker and starts another in its place, every second for this long; returns how many it killed."""
     kills, ends = 0, time.monotonic() + seconds
     while time.monotonic() < ends:
         await asyncio.sleep(1.0)

@@ -1,4 +1,4 @@
-"""Workers killed by kill -9, at every commit and at any moment: the run goes on as if nothing had been."""
+"""Workers killed by kill -9, at every commit and at any moment: the run continues as if nothing had been."""
 
 import asyncio
 import random

@@ -123,7 +123,7 @@ async def test_sigterm_with_an_agent_that_does_not_end(sqlite_url: str, ledger: 
 
 @pytest.mark.chaos
 async def test_sigterm_while_the_store_does_not_answer(sqlite_url: str, ledger: Ledger) -> None:
-    """A process whose store is kept by somebody else ends all the same, soon after the grace; its run goes on
+    """A process whose store is kept by somebody else ends all the same, soon after the grace; its run continues
     elsewhere once the store answers."""
     with processes(sqlite_url, **ledger.environment, RUNWIRE_SHUTDOWN_GRACE_SECONDS=0.2) as start:
         server, worker = start.start_all("serve", "work")
@@ -144,7 +144,7 @@ async def test_sigterm_while_the_store_does_not_answer(sqlite_url: str, ledger: 
 
 
 async def test_a_client_finds_the_next_server(sqlite_url: str, ledger: Ledger) -> None:
-    """A server is stopped and another one takes its address: the client's stream goes on without a gap."""
+    """A server is stopped and another one takes its address: the client's stream continues without a gap."""
     address = f"127.0.0.1:{free_port()}"
     with processes(sqlite_url, **ledger.environment) as start:
         server = start.start("serve", listen=address)
@@ -162,7 +162,7 @@ async def test_a_client_finds_the_next_server(sqlite_url: str, ledger: Ledger) -
 
 
 async def test_an_answer_after_everything_was_killed(store_url: str, ledger: Ledger) -> None:
-    """A run that waits for a person survives the death of every process: it is answered on another one and goes on
+    """A run that waits for a person survives the death of every process: it is answered on another one and continues
     where it was."""
     with processes(store_url, **ledger.environment, RUNWIRE_LEASE_SECONDS=30) as start:
         first = start.start("all")
@@ -252,7 +252,7 @@ async def test_a_run_that_kills_its_worker(sqlite_url: str, ledger: Ledger) -> N
 
 async def test_a_blocked_event_loop_keeps_its_lease(store_url: str, ledger: Ledger) -> None:
     """An agent that blocks its process for longer than the lease is executed once: no other worker takes its run, and
-    the runs beside it go on where they are."""
+    the runs beside it continue where they are."""
     with processes(store_url, **ledger.environment, RUNWIRE_LEASE_SECONDS=2) as start:
         server, *_ = start.start_all("serve", "work", "work")
         async with client(server.address) as agent:

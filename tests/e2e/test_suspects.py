@@ -152,7 +152,7 @@ async def test_a_suspect_that_is_cancelled(sqlite_url: str, ledger: Ledger) -> N
 
 
 async def test_a_suspect_that_waits(sqlite_url: str, ledger: Ledger) -> None:
-    """It is suspended, and answered, and goes on."""
+    """It is suspended, and answered, and continues."""
     with processes(sqlite_url, **ledger.environment) as start:
         async with reformed(start, ledger, "a", "ask") as (server, _, run), client(server.address) as agent:
             await until(server.address, run.run_id, "run_suspended")

@@ -49,7 +49,7 @@ def agent_service() -> Iterator[AgentProcess]:
 
 @pytest.fixture(scope="session")
 def scorer_service(agent_service: AgentProcess) -> Iterator[ScorerProcess]:
-    with ScorerProcess(agent_service.store) as service:
+    with ScorerProcess(agent_service.store, scorers="tests.gateway.scorers") as service:
         yield service.start()
 
 

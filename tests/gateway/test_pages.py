@@ -110,7 +110,7 @@ def test_signing_in(http: httpx.Client) -> None:
 
 
 def test_a_scorer_is_paused_and_resumed(http: httpx.Client) -> None:
-    """The buttons of the scorers' page hold a scorer's work and let it go on."""
+    """The buttons of the scorers' page hold a scorer's work and let it continue."""
     path = "/scorers/content-similarity"
     assert http.post(f"{path}/pause").status_code == 303
     assert 'action="/scorers/content-similarity/resume"' in http.get("/scorers").text

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 import httpx
 import pytest
 
+from tests.client.processes import AgentProcess
 from tests.gateway.conftest import GatewayProcess
 
 
@@ -65,3 +67,25 @@ def test_too_many_streams(gateway: GatewayProcess) -> None:
                 assert refused.status_code == 429
                 assert refused.json()["reason"] == "TOO_MANY_STREAMS"
             http.post(f"/v1/runs/{run_id}/cancel")
+
+
+def test_a_reader_that_asks_twice_on_one_connection_and_leaves(
+    agent_service: AgentProcess, start: Callable[..., str]
+) -> None:
+    """A request behind a stream that is not answered yet does not hide that the reader has left: no stream stays."""
+    run_id = start("asker", "who?")
+    asked = f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n".encode()
+    with GatewayProcess(agent_service.address, "127.0.0.1:1", max_streams="1") as gateway:
+        gateway.start()
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+            connection.sendall(asked)
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+            connection.sendall(asked)
+            while connection.recv(65536):
+                pass
+        url, accept = f"{gateway.url}/v1/runs/{run_id}/events", {"Accept": "text/event-stream"}
+        while True:  # the stream ends once the gateway has heard of it, well before the limit of this test
+            with httpx.stream("GET", url, headers=accept, timeout=10) as stream:
+                if stream.status_code == 200:
+                    break
+                assert stream.status_code == 429

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
+from gateway import sse
 from gateway.events import Place, place_of
 from runwire.errors import CursorMalformed
 from tests.client.processes import AgentProcess
@@ -107,7 +109,7 @@ def _until_killed(
 
 
 def test_a_gateway_that_drains(agent_service: AgentProcess, http: httpx.Client, start: Callable[..., str]) -> None:
-    """SIGTERM ends streams after a whole message, and the process soon after; the next gateway goes on."""
+    """SIGTERM ends streams after a whole message, and the process soon after; the next gateway continues."""
     run_id = start("asker", "why?")
     path, taken = f"/v1/runs/{run_id}/events", list[Message]()
     with GatewayProcess(agent_service.address, "127.0.0.1:1") as gateway:
@@ -151,6 +153,16 @@ def test_many_runs_in_one_stream(http: httpx.Client, start: Callable[..., str]) 
     assert http.get(path, headers={**STREAM, "Last-Event-ID": last_id}).status_code == 204
 
 
+def test_one_of_many_runs_is_wrong(http: httpx.Client, start: Callable[..., str]) -> None:
+    """Fifty runs are looked at before their stream begins: the first that is wrong is the answer."""
+    run_id = start("ticker", {"count": 1, "interval_ms": 0})
+    others = [f"none-{number}" for number in range(49)]
+    path = "/v1/events?" + "&".join(f"run={each}" for each in [run_id, *others])
+    answer = http.get(path, headers=STREAM)
+    assert answer.status_code == 404
+    assert "none-0" in answer.json()["detail"]
+
+
 def test_a_quiet_stream_is_heard(http: httpx.Client, start: Callable[..., str]) -> None:
     """While nothing happens a comment is sent, so that no proxy cuts the stream."""
     run_id = start("asker", "slowly")
@@ -184,6 +196,14 @@ def test_a_place_of_another_run(http: httpx.Client, start: Callable[..., str]) -
     answer = http.get(f"/v1/runs/{mine}/events", headers={**STREAM, "Last-Event-ID": last_id})
     assert answer.status_code == 400
     assert answer.json()["reason"] == "CURSOR_MISMATCH"
+
+
+def test_a_message_is_lines_for_everybody() -> None:
+    """No reader finds a line end inside of a message, by whatever it divides lines."""
+    said = "a\u0085b\u2028c\u2029d\x0b\x1cé\U0001f600"
+    lines = sse.message(json.dumps({"text": said}, ensure_ascii=False), id="x").decode().splitlines()
+    assert len(lines) == 3
+    assert json.loads(lines[1].removeprefix("data: "))["text"] == said
 
 
 @pytest.mark.parametrize("place", [Place(), Place("abc-_"), Place("abc", 17), Place("abc", ended=True)])

@@ -22,6 +22,7 @@ from runwire.agent.v1 import run_event_pb2
 from runwire.identity import policy, run_tokens, static_tokens, watched_files
 from runwire.identity.principal import ADMIN, OWN, SCOPES, Principal
 from runwire.identity.run_tokens import RunTokens
+from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import to_value
@@ -163,6 +164,14 @@ def requests(things: Things) -> dict[str, Message]:
         "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
         "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
         "GetScorerStats": scorer_pb.GetScorerStatsRequest(),
+        "SubmitScore": scorer_pb.SubmitScoreRequest(run_id=things.run_id, scorer_id="helpful", value=1),
+        "RegisterScorer": port_pb.RegisterScorerRequest(scorer=port_pb.ExternalScorer(scorer_id="mine", version="1")),
+        "ClaimScorerRuns": port_pb.ClaimScorerRunsRequest(
+            worker="w", scorers=[port_pb.ScorerVersion(scorer_id="brevity", version="1")]
+        ),
+        "ReportScorerRun": port_pb.ReportScorerRunRequest(
+            worker="w", scorer_run_id=things.scorer_run_id, claim=1, scorer_version="1", score={"value": 1}
+        ),
     }
 
 
@@ -178,6 +187,7 @@ NAMES_A_THING = (
     "ForkRun",
     "CreateRunToken",
     "GetScorerRun",
+    "SubmitScore",
 )
 """RPCs about one thing: another's is NOT_FOUND, in the words of one that there is not."""
 
@@ -443,8 +453,42 @@ async def test_who_did_it_is_kept(url: str, tmp_path: Path, caplog: pytest.LogCa
     assert SECRET not in str(lines)
 
 
+async def test_who_did_it_is_shown_of_scores(url: str, tmp_path: Path) -> None:
+    """A scorer run says who asked for it, cancelled and redrove it, in answers and lists; a scorer who paused it, to
+    the tenant of that principal alone."""
+    async with deployment(url, tmp_path) as it:
+        tokens = {name: it.proofs.token(name, "acme") for name in ("anna", "cleo")}
+        tokens["ben"] = it.proofs.token("ben", "acme", ADMIN)
+        stranger = it.proofs.token("stranger", "globex")
+        paused = (await it.do("PauseScorer", tokens["ben"], scorer_id="brevity")).scorer
+        assert (paused.paused, paused.paused_by) == (True, "ben")
+        for token, by in ((tokens["cleo"], "ben"), (stranger, "")):
+            listed = (await it.do("ListScorers", token)).scorers
+            assert [(each.paused, each.paused_by) for each in listed if each.scorer_id == "brevity"] == [(True, by)]
+        sample = scorer_run_requested_pb2.Sample(output=to_value("x"))
+        asked = (await it.do("RequestScorerRun", tokens["anna"], scorer_id="brevity", sample=sample)).scorer_run
+        ids = [asked.scorer_run_id]
+        assert (await it.do("CancelScorerRuns", stranger, scorer_run_ids=ids)).count == 0
+
+        async def who() -> tuple[str, str, str]:
+            found = (await it.do("GetScorerRun", tokens["anna"], scorer_run_id=ids[0])).scorer_run
+            [listed] = (await it.do("ListScorerRuns", tokens["anna"], filter=scorer_pb.ScorerRunFilter())).scorer_runs
+            assert found.cancelled_by == listed.cancelled_by
+            return found.requested_by, found.redriven_by, found.cancelled_by
+
+        assert await who() == ("anna", "", "")
+        assert (await it.do("CancelScorerRuns", tokens["ben"], scorer_run_ids=ids, dry_run=True)).count == 1
+        assert await who() == ("anna", "", "")
+        assert (await it.do("CancelScorerRuns", tokens["ben"], scorer_run_ids=ids)).count == 1
+        assert await who() == ("anna", "", "ben")
+        assert (await it.do("RetryScorerRuns", tokens["cleo"], scorer_run_ids=ids)).count == 1
+        assert await who() == ("anna", "cleo", "")
+        resumed = (await it.do("ResumeScorer", tokens["ben"], scorer_id="brevity")).scorer
+        assert (resumed.paused, resumed.paused_by) == (False, "")
+
+
 async def test_a_stream_ends_with_its_proof(url: str, tmp_path: Path) -> None:
-    """A stream whose token is revoked goes on for a heartbeat at most, and cannot be resumed with it."""
+    """A stream whose token is revoked continues for a heartbeat at most, and cannot be resumed with it."""
     async with deployment(url, tmp_path) as it:
         token = it.proofs.token("anna", "acme", expire_time=FAR)
         things = await things_of(it, token)

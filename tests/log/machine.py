@@ -4,7 +4,7 @@ Two processes read one memory store, each through a PubSub that loses, doubles, 
 (also those of a log that is long gone) and a cache that is slow, fails, and gives short pages. One of them, or a third
 that nobody reads at, writes; the answers to its commits, of which its own readers are told at once, come late, also
 after all else that happens meanwhile. The log is appended to,
-closed, trimmed, cleared, created anew, expires, and its store fails over to a replica that lagged behind. Readers come
+closed, trimmed, cleared, created again, expires, and its store fails over to a replica that lagged behind. Readers come
 from anywhere with any bounds, are slow, and leave at any moment, also in the middle of coming.
 
 What must hold is in `reader.Reader`, item by item, and in `everything_is_delivered`, after an idle check: every reader
@@ -236,8 +236,8 @@ class LogMachine(RuleBasedStateMachine):
             at_once(self.store.trim(TOPIC, earliest))
 
     @precondition(lambda self: self.state.epoch)
-    @rule(sure=sometimes, heard=st.booleans(), anew=st.booleans(), visitor=visitors, commits=commits)
-    def clear(self, sure: bool, heard: bool, anew: bool, visitor: Manner | None, commits: Commits) -> None:
+    @rule(sure=sometimes, heard=st.booleans(), again=st.booleans(), visitor=visitors, commits=commits)
+    def clear(self, sure: bool, heard: bool, again: bool, visitor: Manner | None, commits: Commits) -> None:
         """The log is gone, whether anybody heard of it or not, and perhaps there is a new one at once."""
         if not sure:
             return
@@ -245,7 +245,7 @@ class LogMachine(RuleBasedStateMachine):
             process.fate = Fate.PASS if heard else Fate.DROP
         self.history.become(NOTHING)
         at_once(self.store.clear(TOPIC))
-        if anew:
+        if again:
             self.create(visitor, commits)
 
     @precondition(lambda self: self.state.final)
@@ -274,7 +274,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.snapshots)
     @rule(back=st.integers(1, MAX_SNAPSHOTS), visitor=visitors, commits=commits, final=sometimes)
     def fail_over(self, back: int, visitor: Manner | None, commits: Commits, final: bool) -> None:
-        """The store goes on from what a replica has; nobody is told. A visitor comes before the next event."""
+        """The store continues from what a replica has; nobody is told. A visitor comes before the next event."""
         del self.snapshots[max(1, len(self.snapshots) - back) :]
         kept, state, self.lasts, self.expire_time = self.snapshots[-1]
         self.lasts = list(self.lasts)
@@ -290,7 +290,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.readers) < MAX_READERS)
     @rule(start=st.one_of(st.sampled_from(Start), which), process=processes, manner=manners, settled=st.booleans())
     def come(self, start: Start | int, process: int, manner: Manner, settled: bool) -> None:
-        """A reader connects: anew, or with the cursor of any earlier item."""
+        """A reader connects: again, or with the cursor of any earlier item."""
         if isinstance(start, Start):
             self._start(start, self.processes[process].replica, manner)
         elif self.cursors:

@@ -157,7 +157,7 @@ class OwnershipMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.snapshots)
     @rule(back=st.integers(1, 4))
     def fail_over(self, back: int) -> None:
-        """The store goes on from what a replica has: claims of since then are forgotten, their numbers come again."""
+        """The store continues from what a replica has: claims of since then are forgotten, their numbers come again."""
         del self.snapshots[max(1, len(self.snapshots) - back) :]
         kept, self.now = self.snapshots[-1]
         roll_back(self.store, kept)

@@ -43,7 +43,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         raise AssertionError(f"still busy after {MAX_TURNS} turns")
 
     def pass_time(self, seconds: float) -> None:
-        """Lets the clock go on, and all that this brings about happen."""
+        """Lets the clock continue, and all that this brings about happen."""
         self._clock += seconds
         self.settle()
 

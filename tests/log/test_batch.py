@@ -127,9 +127,9 @@ EVENTS = [b"a", b"b", b"c", b"d", b"e", b"f"]
 def test_a_hole_is_a_loss(after: int) -> None:
     """Entries that leave out an event are no batch: in the middle, and at the place itself."""
     entries = entries_of(EVENTS, [2])
-    with pytest.raises(EventsLost, match="the log goes on at 5, after 2"):
+    with pytest.raises(EventsLost, match="the log continues at 5, after 2"):
         list(batches([entries[0], entries[2]], position_after(EVENTS, after), max_events=9, max_bytes=99))
-    with pytest.raises(EventsLost, match=f"the log goes on at 5, after {after}"):
+    with pytest.raises(EventsLost, match=f"the log continues at 5, after {after}"):
         list(batches([entries[2]], position_after(EVENTS, after), max_events=9, max_bytes=99))
 
 

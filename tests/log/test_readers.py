@@ -297,7 +297,7 @@ async def test_an_attached_reader_is_told_that_its_log_has_expired(one: OneLog, 
 
 
 async def test_after_a_disaster_new_readers_get_the_new_log(one: OneLog) -> None:
-    """The index of the new log begins anew: who comes now gets all of it and its end, and who was there is told."""
+    """The index of the new log starts over: who comes now gets all of it and its end, and who was there is told."""
     await one.create(2)
     async with one.reader() as old:
         await old.until(CaughtUp)
@@ -350,7 +350,7 @@ async def test_a_cursor_beyond_the_tail_is_refused(one: OneLog) -> None:
 
 @asynccontextmanager
 async def rolled_back(one: OneLog, *sizes: int) -> AsyncIterator[Reader]:
-    """A reader at event 10 of a log that fell back to event 4, and went on with entries of these sizes."""
+    """A reader at event 10 of a log that fell back to event 4, and continued with entries of these sizes."""
     await one.create(4)
     replica = snapshot(one.store)
     async with one.reader() as reader:
@@ -459,7 +459,7 @@ async def test_a_cursor_at_the_end_of_a_trimmed_log_is_checked(one: OneLog) -> N
 
 
 async def test_the_first_position_of_a_trimmed_log_is_checked_too(one: OneLog) -> None:
-    """A reader that saw nothing but Opened, or a Gap, also notices a log that was written anew."""
+    """A reader that saw nothing but Opened, or a Gap, also notices a log that was written again."""
     await one.create(4)
     replica = snapshot(one.store)
     await one.append(2, "old")
@@ -616,7 +616,7 @@ async def test_a_long_outage_of_messages_is_made_up_for_at_once(one: OneLog) -> 
 
 
 async def test_who_comes_while_the_others_lag_is_not_slowed_down(one: OneLog) -> None:
-    """A newcomer whose replay reaches beyond what the process knows goes on reading, without waiting for a check."""
+    """A newcomer whose replay reaches beyond what the process knows continues reading, without waiting for a check."""
     await one.create(1)
     async with one.reader() as lagging:
         await lagging.until(CaughtUp)
@@ -762,7 +762,7 @@ def idles(items: list[object]) -> list[int]:
 
 
 def test_idle_comes_in_every_interval(loop: SteppedLoop, one: OneLog) -> None:
-    """Without news there is an Idle every `idle_seconds`, and none earlier; an event starts the interval anew."""
+    """Without news there is an Idle every `idle_seconds`, and none earlier; an event starts the interval again."""
     at_once(one.create(2))
     items = open_at_once(loop, one, idle_seconds=10.0)
     loop.pass_time(8.9)
@@ -873,7 +873,7 @@ async def test_cut_at_any_moment_of_opening(one: OneLog) -> None:
 
 @pytest.mark.parametrize("turns", range(1, 12))
 async def test_who_waits_for_an_opening_that_is_cut_opens_itself(one: OneLog, turns: int) -> None:
-    """Two readers come, the first is cancelled while it opens the subscription for both: the second goes on."""
+    """Two readers come, the first is cancelled while it opens the subscription for both: the second continues."""
     await one.create(2)
     one.pubsub.latency = one.cache.before = one.cache.after = 2
     first = asyncio.create_task(one.read())
@@ -914,7 +914,8 @@ async def test_who_waits_for_an_opening_that_fails_opens_itself(one: OneLog, mon
 
 
 async def test_drain_ends_every_reader_now_and_from_now_on(one: OneLog) -> None:
-    """Waiting, in the middle of a replay, or not there yet: ServerDraining, with a cursor to go on from elsewhere."""
+    """Waiting, in the middle of a replay, or not there yet: ServerDraining, with a cursor to continue from
+    elsewhere."""
     await one.create(5)
     elsewhere = OneLog(store=one.store)
     async with one.reader(max_events=1) as waiting, one.reader(max_events=1) as replaying:
@@ -1012,7 +1013,7 @@ async def test_the_check_leaves_alone_who_is_just_opening(monkeypatch: pytest.Mo
 
 
 def test_the_idle_check_survives_an_outage(loop: SteppedLoop, one: OneLog) -> None:
-    """`run` looks every few seconds, and goes on after the store was away."""
+    """`run` looks every few seconds, and continues after the store was away."""
     at_once(one.create(1))
     items = open_at_once(loop, one, idle_seconds=1000.0)
     loop.create_task(one.log.run())
@@ -1044,7 +1045,7 @@ async def test_nobody_sees_an_event_that_is_not_stored(one: OneLog) -> None:
 
 
 async def test_that_nobody_could_be_told_is_no_error(one: OneLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commit took effect: the writer goes on, and readers find it in the log."""
+    """The commit took effect: the writer continues, and readers find it in the log."""
     await one.create(1)
 
     async def away(topic: str, entry: object) -> None:

@@ -153,7 +153,7 @@ def test_a_page_from_further_on_is_not_taken() -> None:
     ids=["after another event", "across", "from the beginning", "another log"],
 )
 def test_a_page_of_another_log_ends_all_readers(rewritten: list[Entry]) -> None:
-    """The log was rolled back and written anew: whatever the tail has is not to be given out any more."""
+    """The log was rolled back and rewritten: whatever the tail has is not to be given out any more."""
     tail = begun(2)
     tail.extend(Page(head(rewritten[-1].last, text="new"), rewritten))
     assert isinstance(tail.error, EventsLost)
@@ -161,7 +161,7 @@ def test_a_page_of_another_log_ends_all_readers(rewritten: list[Entry]) -> None:
 
 
 def test_what_was_trimmed_before_it_could_be_read() -> None:
-    """The tail goes on at the head; readers before it find nothing in the ring, and learn it from the log."""
+    """The tail continues at the head; readers before it find nothing in the ring, and learn it from the log."""
     tail = begun(2)
     tail.offer(None)
     tail.fill(Page(head(9, earliest=8, final=4), [entry(8, 9)]), tail.missed)

@@ -260,7 +260,7 @@ async def test_a_commit_that_cannot_be_repeated_says_so(proxy: Proxy) -> None:
 
 
 async def test_an_outage_longer_than_patience(proxy: Proxy) -> None:
-    """StoreUnavailable for all who wait, none of them much longer than the timeout; afterwards all goes on."""
+    """StoreUnavailable for all who wait, none of them much longer than the timeout; afterwards all continues."""
     async with open_store(f"{proxy.url}?timeout=0.5") as store, asyncio.timeout(LIMIT_SECONDS):
         claim = await started(store)
         await proxy.stop()
@@ -308,7 +308,7 @@ async def test_scripts_are_sent_again(redis_server: RedisServer, redis_url: str)
 @on_every_redis
 async def test_a_full_server(redis_server: RedisServer, redis_url: str) -> None:
     """It refuses the whole commit, the caller gets StoreUnavailable and may repeat it when there is room. What makes
-    room goes on: messages are received and acknowledged."""
+    room continues: messages are received and acknowledged."""
     async with open_store(redis_url) as store:
         claim = await started(store)
         await store.commit(Commit(TOPIC, messages=[Message("m", b"one"), Message("m", b"two")]))
@@ -351,7 +351,7 @@ async def test_a_replica_that_becomes_primary(kind: RedisBinary) -> None:
 
 
 async def test_a_paused_server_is_given_up(redis_server: RedisServer, redis_url: str) -> None:
-    """It may have taken the commit before or take it when it goes on; repeated, it is there once."""
+    """It may have taken the commit before or take it when it continues; repeated, it is there once."""
     with start_redis(any_binary()) as server:
         async with open_store(f"{server.url}?timeout=0.3") as store, asyncio.timeout(LIMIT_SECONDS):
             claim = await started(store)
@@ -412,7 +412,7 @@ async def follow(runs: CachingPubSub, caught_up: Callable[[Position], object]) -
 
 
 async def test_subscribers_learn_of_a_lost_connection(proxy: Proxy) -> None:
-    """They hear that entries may have been missed, and then new entries again, without subscribing anew."""
+    """They hear that entries may have been missed, and then new entries again, without subscribing again."""
     heard: asyncio.Queue[Entry | None] = asyncio.Queue()
     async with open_store(proxy.url) as store, asyncio.timeout(LIMIT_SECONDS):
         claim = await started(store)

@@ -45,7 +45,7 @@ async def end(it: Replica, run_id: str, seconds: float) -> run_pb2.Run:
 @pytest.mark.parametrize("silent", [False, True], ids=["killed", "silent"])
 async def test_a_dead_node_for_three_minutes(silent: bool) -> None:
     """Of three nodes one is dead: every run on the others ends SUCCEEDED in one attempt, and is begun as quickly as
-    ever; health is SERVING all the time; runs on the dead one go on when it is back."""
+    ever; health is SERVING all the time; runs on the dead one continue when it is back."""
     begun: dict[str, float] = {}
 
     @workflow(id="work")

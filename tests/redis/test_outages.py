@@ -1,4 +1,5 @@
-"""A part of Redis that is away: what lies elsewhere goes on as if nothing were, and nothing is counted against anybody.
+"""A part of Redis that is away: what lies elsewhere continues as if nothing were, and nothing is counted against
+anybody.
 
 The rows of the table in docs/redis.md, with times scaled down. The long ones are marked chaos.
 """
@@ -155,8 +156,8 @@ def parted_timeout(parted: Parted) -> float:
 
 
 async def test_messages_do_not_wait_for_the_dead(parted: Parted) -> None:
-    """They are received and acknowledged where there are any, and sweeping and health go on; what needs every part says
-    at once that one is away."""
+    """They are received and acknowledged where there are any, and sweeping and health continue; what needs every part
+    says at once that one is away."""
     async with open_store(parted.url) as store, asyncio.timeout(LIMIT_SECONDS):
         await start(store, parted.topic_in(parted.away), messages=[Message("m", b"away")])
         for topic in parted.topics_in_the_rest("run"):
@@ -468,7 +469,8 @@ async def test_a_slow_shard_is_not_shut_out(proxy: Proxy, monkeypatch: pytest.Mo
 async def test_a_loop_that_was_blocked_leaves_nobody_out(
     redis_server: RedisServer, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A tool that blocks the loop for longer than a poll waits says nothing of the shards: claims and health go on."""
+    """A tool that blocks the loop for longer than a poll waits says nothing of the shards: claims and health
+    continue."""
     async with open_store(f"{redis_url}?shards=3") as store, asyncio.timeout(LIMIT_SECONDS):
         await store.claim([QUEUE], holder="x", limit=1, lease_seconds=1.0)
         for _ in range(3):
@@ -576,7 +578,7 @@ async def test_an_outage_longer_than_the_lease_robs_nobody(redis_server: RedisSe
 
 @pytest.mark.parametrize("away_seconds", [0.6, 4.0], ids=["shorter than the lease", "longer than the lease"])
 async def test_a_service_outlives_an_outage(redis_server: RedisServer, redis_url: str, away_seconds: float) -> None:
-    """One Redis is silent while two workers are there: the run goes on in its first attempt, and no step is begun
+    """One Redis is silent while two workers are there: the run continues in its first attempt, and no step is begun
     twice."""
     begun: Counter[str] = Counter()
     under_way = asyncio.Event()
@@ -618,7 +620,7 @@ async def ended_at_last(it: Replica, run_id: str) -> run_pb2.Run:
 
 async def test_a_service_serves_what_is_there(parted: Parted) -> None:
     """A node is away: health is SERVING, runs on the others are done in one attempt, calls for the dead part are
-    UNAVAILABLE; runs that lay there go on when it is back."""
+    UNAVAILABLE; runs that lay there continue when it is back."""
     release = asyncio.Event()
 
     @workflow(id="waits")

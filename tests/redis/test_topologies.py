@@ -94,7 +94,7 @@ def watched() -> Iterator[Watched]:
         for sentinel in sentinels:
             wait_until(lambda sentinel=sentinel: b"slaves=1,sentinels=3" in info(sentinel, "sentinel"))
         wait_until(lambda: b"master_link_status:up" in info(replica, "replication"))
-        # The first is dead: whoever asks goes on to the next.
+        # The first is dead: whoever asks continues to the next.
         hosts = ",".join(f"127.0.0.1:{port}" for port in (free_port(), *(one.port for one in sentinels)))
         yield Watched(primary, replica, f"redis+sentinel://{hosts}/group")
 
@@ -111,7 +111,7 @@ def info(server: RedisServer, section: str) -> bytes:
 
 
 async def test_a_fail_over(watched: Watched) -> None:
-    """The primary is killed: writers and subscribers go on at the one that the Sentinels choose, without a gap."""
+    """The primary is killed: writers and subscribers continue at the one that the Sentinels choose, without a gap."""
     heard: asyncio.Queue[Entry | None] = asyncio.Queue()
     async with open_store(watched.url) as store, asyncio.timeout(LIMIT_SECONDS):
         await started(store)
@@ -313,7 +313,7 @@ def move_slot(number: int, source: RedisServer, target: RedisServer) -> None:
 
 
 async def test_a_node_of_a_cluster_dies() -> None:
-    """Its shards are unavailable until it comes back with its data; those of other nodes go on."""
+    """Its shards are unavailable until it comes back with its data; those of other nodes continue."""
     with ExitStack() as stack:
         cluster = start_cluster(stack, any_binary(), "--appendonly", "yes", "--appendfsync", "always")
         async with open_store(f"{cluster.url}?shards=8&timeout=0.5") as store, asyncio.timeout(LIMIT_SECONDS):

@@ -62,7 +62,7 @@ class Crew:
         self.start(1)
 
     def replace_the_dead(self) -> int:
-        """What ended by itself is started anew; returns how many."""
+        """What ended by itself is started again; returns how many."""
         dead = [process for process in self.processes if not process.running]
         for process in dead:
             self.processes.remove(process)

@@ -126,7 +126,8 @@ async def test_results_are_exported(results_url: str, collector: Collector) -> N
     failed = attributes(by_name["hopeless"])
     assert failed["error.type"] == "scorer_error"
     assert "gen_ai.evaluation.score.value" not in failed
-    assert all(span.links[0].span_id.hex() == SPAN_ID for span in collector.spans)
+    assert {span.links[0].span_id.hex() for span in collector.spans} == {SPAN_ID}
+    assert {(span.trace_id.hex(), span.parent_span_id.hex()) for span in collector.spans} == {(TRACE_ID, SPAN_ID)}
     assert len({span.span_id for span in collector.spans}) == 3
     flaky = [span for span in collector.spans if span.name.endswith("flaky")]
     first = min(flaky, key=lambda span: attributes(span)["runwire.scorer_run.attempt"])

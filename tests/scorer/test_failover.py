@@ -130,7 +130,7 @@ async def test_a_fail_over_fails_nothing(own_postgres: PostgresServer) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
 async def test_twenty_fail_overs(own_postgres: PostgresServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """Twenty in a row: 0 gone, 0 replaced, and scoring goes on within 5 s of a writable server."""
+    """Twenty in a row: 0 gone, 0 replaced, and scoring continues within 5 s of a writable server."""
     ended, sent, returns = await fail_over(own_postgres, rounds=20, seconds=4.0)
     with capsys.disabled():
         print(f"\n{sent} requests over 20 fail-overs, all scored; back after {max(returns):.1f} s at most")
@@ -247,7 +247,7 @@ async def test_a_worker_renews_what_it_holds_instead_of_claiming_it(database: Da
 
 
 async def test_a_password_that_changed_is_waited_for(own_postgres: PostgresServer) -> None:
-    """The role is refused while it runs: said in words, and work goes on when it is let in again."""
+    """The role is refused while it runs: said in words, and work continues when it is let in again."""
     name = own_postgres.create_database()
     own_postgres.execute("CREATE ROLE guest LOGIN SUPERUSER")
     url = own_postgres.url(name).replace("postgres@", "guest@")

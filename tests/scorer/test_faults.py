@@ -133,7 +133,7 @@ async def refused_by(database: Database, statement: str) -> BaseException:
     ],
 )
 async def test_what_postgresql_really_says(filled_postgres_url: str, statement: str, kind: Any) -> None:
-    """Errors of the real server through the real driver, and the next work goes on."""
+    """Errors of the real server through the real driver, and the next work continues."""
     async with open_database(filled_postgres_url) as database:
         if kind is None:
             setting = statement.partition(";")[0]

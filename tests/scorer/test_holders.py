@@ -82,7 +82,7 @@ async def test_what_others_wait_for_does_not_stand_in_the_way(database: Database
 
 async def test_what_nobody_has_is_given_up_in_the_end(database: Database) -> None:
     """After the orphan time: the scorer that nobody has, and the version; not what another process has, nor what is
-    paused, nor what has not waited for so long."""
+    paused, nor what has not waited for this long."""
     mine, other = holders_of(database, "mine", a=["1"]), holders_of(database, "other", b=["2"])
     jobs = Jobs(database, worker="mine")
     await jobs.register({"paused": ["1"]})

@@ -77,7 +77,7 @@ async def test_hostile_scorers_harm_only_themselves(sqlite_url: str) -> None:
     assert wrong["raise-2"].state == S.SCORER_RUN_STATE_NOT_SCORABLE
 
 
-@pytest.mark.parametrize("deed, words", [("loop-breaker", "cannot go on"), ("hostile-hang", "do not end")])
+@pytest.mark.parametrize("deed, words", [("loop-breaker", "cannot continue"), ("hostile-hang", "do not end")])
 async def test_a_process_that_is_used_up_says_so_and_ends(
     sqlite_url: str, deed: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +116,7 @@ async def test_a_process_that_is_used_up_says_so_and_ends(
 
 
 async def test_hung_threads_do_not_take_the_places_of_others(sqlite_url: str) -> None:
-    """As many hung plain scorers as the process has places: other plain scorers go on at once."""
+    """As many hung plain scorers as the process has places: other plain scorers continue at once."""
     async with service(sqlite_url, scorers=HOSTILE, scorer_concurrency=8, scorer_grace_seconds=0.1) as running:
         hung = [request("hostile-hang", f"bad-{number}") for number in range(8)]
         await running.send(*hung)
@@ -198,8 +198,8 @@ async def test_room_is_given_in_turn() -> None:
 
 
 async def test_what_killed_its_workers_is_tried_in_a_process_of_its_own(sqlite_url: str) -> None:
-    """Nothing waits for it, and only it is found guilty: quick scorer runs go on beside it in the same process, and an
-    innocent one that two workers died with is scored."""
+    """Nothing waits for it, and only it is found guilty: quick scorer runs continue beside it in the same process, and
+    an innocent one that two workers died with is scored."""
     guilty, innocent = request("killer", "bad"), request("innocent", "good")
     async with open_database(sqlite_url) as database, service(sqlite_url, scorers=HOSTILE) as running:
         for scorer_id in ("killer", "innocent"):

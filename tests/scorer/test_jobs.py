@@ -300,7 +300,7 @@ async def test_a_reader_of_changes_misses_none(database: Database) -> None:
 
 
 async def test_a_reader_does_not_pass_a_writer_that_is_late(filled_postgres_url: str) -> None:
-    """While a write with a lower number is open, later ones that are committed are not settled: a reader who went on
+    """While a write with a lower number is open, later ones that are committed are not settled: a reader who continued
     to them would never see the late one."""
     inserted, gate = asyncio.Event(), asyncio.Event()
     async with open_database(filled_postgres_url) as database, asyncio.TaskGroup() as group, asyncio.timeout(20):

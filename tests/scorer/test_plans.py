@@ -4,25 +4,34 @@ grows."""
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 from sqlalchemy import delete, event, insert, text, update
 from sqlalchemy.engine import Engine
 
 import scorer_service
+from runwire.errors import ClaimLost
+from runwire.identity.principal import ANONYMOUS
+from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Filter, Place, Queries
 from scorer_service.answers.statistics import Statistics
 from scorer_service.answers.tallied import Window
 from scorer_service.export import Exporter, Verdict
+from scorer_service.people.opinions import Opinions, Said
+from scorer_service.port.external import External
+from scorer_service.port.port import Port, Rules, Wanted
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.jobs import Held, Jobs, Offer
@@ -33,7 +42,7 @@ from scorer_service.registry import Registry
 from scorer_service.results.database import Database, open_database
 from scorer_service.results.records import Asked, Error, Finished, NewRun, ScoreRecord, State
 from scorer_service.results.schema import attempts, exports, parked_requests, samples, scorer_runs
-from scorer_service.scoring import Sample, scorer
+from scorer_service.scoring import RetryPolicy, Sample, scorer
 from tests.scorer.many import fill
 from tests.scorer.test_export import Remembering
 
@@ -42,9 +51,11 @@ FOLDER = Path(scorer_service.__file__).parent
 MODULES = (
     *(f"answers/{name}" for name in ("controls", "queries", "statistics")),
     *(f"queue/{name}" for name in ("backlog", "holders", "jobs", "parking", "rates", "retention", "rows")),
+    *(f"port/{name}" for name in ("claims", "external", "port", "reports", "waiters")),
+    "people/opinions",
     "export",
 )
-GROW = ("scorer_runs", "attempts", "samples", "exports", "parked_requests")
+GROW = ("opinions", "scorer_runs", "attempts", "samples", "exports", "parked_requests")
 WHOLE = {
     "count(*) AS count_1 \nFROM (SELECT exports.attempt": "what waits to be exported, once a second",
     "count(*) AS count_1 \nFROM parked_requests": "what waits to be taken in, in tests",
@@ -141,7 +152,7 @@ async def others(database: Database, jobs: Jobs) -> None:
         await database.write(lambda c, old=old: c.execute(old))  # type: ignore[misc]
     else:
         raise AssertionError("it was never given up")
-    await holders.all()
+    await holders.all("default")
     await holders.workers()
     await holders.queues()
     await holders.work(frozenset())
@@ -173,6 +184,44 @@ async def others(database: Database, jobs: Jobs) -> None:
     assert await retention.sweep_samples()
 
 
+async def elsewhere(database: Database, jobs: Jobs) -> None:
+    """What workers of scorers that are carried out elsewhere ask for."""
+    rules = Rules(lease_seconds=30, timeout_seconds=60, retry=RetryPolicy(), max_losses=3, orphan_seconds=3600)
+    port = Port(database, rules, jobs.backlog, lambda scorer_id: False)
+    await port.register(External("default", "outside", "1"))
+    await jobs.add([NewRun(f"outside-{number}", "default", "outside", sample=b"s") for number in range(3)])
+    wanted = Wanted("w", {"outside": ["1"]}, 3, 0.0, 30.0, 0, 1000)
+    found, claims = await port.claim(ANONYMOUS, wanted)
+    first, second, third = found.jobs
+    await claims.traces(found.jobs)
+    for job, fields in (
+        (first, {"extension": port_pb.AttemptExtension()}),
+        (first, {"score": {"value": 1}}),
+        (second, {"error": port_pb.AttemptError()}),
+    ):
+        named = {"worker": "w", "scorer_run_id": job.scorer_run_id, "claim": job.token, "scorer_version": "1"}
+        await port.report(ANONYMOUS, port_pb.ReportScorerRunRequest(**named, **fields))  # type: ignore[arg-type]
+    stolen = port_pb.ReportScorerRunRequest(worker="w", scorer_run_id=third.scorer_run_id, claim=7)
+    with pytest.raises(ClaimLost):
+        await port.report(ANONYMOUS, stolen)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(port.claim(ANONYMOUS, Wanted("v", {"outside": ["1"]}, 3, 0.2, 30.0, 1, 1000)))
+        await asyncio.sleep(0.1)
+        await port.look_once()
+
+
+async def opinions(database: Database, jobs: Jobs) -> None:
+    """What people say."""
+    given = Said("default", "run-1", "a", {}, "brevity", 1.0, "", "", "anna", "", "one")
+    kept = Opinions(database, jobs)
+    for said in (given, given, replace(given, value=0.0, request_id="two")):
+        await kept.submit(said)
+    await kept.of(given.scorer_run_id)
+    await kept.agent_of("default", "run-1")
+    for window in (("", None, None), ("brevity", 1.0, 1e11)):
+        await kept.agreement("default", *window)
+
+
 async def people(database: Database, jobs: Jobs) -> None:
     """What is asked from outside."""
     queries = Queries(database)
@@ -199,7 +248,8 @@ async def people(database: Database, jobs: Jobs) -> None:
         await queries.changes(Place(1, "a"), upto, tenant="default", run_id=run_id)
         await queries.changes(Place(1), upto, run_id=run_id)
     await queries.progress("default", ["run-1"])
-    await queries.paused()
+    await queries.changes_of("default", ["run-1", "run-2"], upto, limit=5, most_weight=1000)
+    await queries.paused("default")
     await queries.holdup()
     await controls.rescore("default", Filter("default", states=[5], created_before=1010.0), "2")
     assert (await controls.redrive("default", ["00000000000000000000000000000004"])).count
@@ -238,6 +288,8 @@ async def everything(database: Database) -> None:
     await Statistics(database).ask(Window("default"))
     await work(database, jobs)
     await people(database, jobs)
+    await elsewhere(database, jobs)
+    await opinions(database, jobs)
     await others(database, jobs)
 
 
@@ -276,7 +328,7 @@ async def test_no_statement_goes_through_a_table(results_url: str) -> None:
     ]
     assert missed == []
     wrong = {}
-    async with open_database(results_url) as database:  # anew, without what a connection remembers of its tables
+    async with open_database(results_url) as database:  # again, without what a connection remembers of its tables
         planned = in_sqlite if database.embedded else in_postgresql
         for statement, parameters in statements.items():
             if not any(table in statement for table in GROW) or any(part in statement for part in WHOLE):

@@ -233,8 +233,8 @@ async def relay(server: PostgresServer) -> AsyncIterator[tuple[Relay, int]]:
 async def test_a_connection_that_fell_silent_costs_less_than_a_lease(
     postgres_server: PostgresServer, filled_postgres_url: str
 ) -> None:
-    """Every connection is forgotten on the way, without a word: the worker, whoever asks and health all go on over new
-    ones, before a lease has ended."""
+    """Every connection is forgotten on the way, without a word: the worker, whoever asks and health all continue over
+    new ones, before a lease has ended."""
     async with relay(postgres_server) as (way, port):
         url = filled_postgres_url.replace(f":{postgres_server.port}/", f":{port}/")
         async with open_database(url, work_seconds=1.0) as database:

@@ -244,7 +244,7 @@ def test_a_database_that_refuses_us(urls: dict[str, str], postgres_url: str) -> 
 
 
 async def test_a_service_waits_for_its_database(urls: dict[str, str]) -> None:
-    """While a database is away, health says so and calls are UNAVAILABLE; afterwards the work goes on."""
+    """While a database is away, health says so and calls are UNAVAILABLE; afterwards the work continues."""
     with start_postgres() as server:
         environment = {**urls, "RUNWIRE_RESULTS": server.url(), "RUNWIRE_SCORER_MIGRATE": "true"}
         with ScorerProcess(environment=environment) as process:

@@ -104,7 +104,7 @@ async def test_ages_count_from_the_end(database: Database) -> None:
 
 
 async def test_deadlines_are_noticed_wherever_it_waits(database: Database) -> None:
-    """For a retry, behind a pause, for a scorer that nobody has: FAILED, deadline_exceeded; what runs goes on, and a
+    """For a retry, behind a pause, for a scorer that nobody has: FAILED, deadline_exceeded; what runs continues, and a
     deadline to come is none that passed."""
     jobs = Jobs(database, worker="w")
     await jobs.register(["a", "paused"])

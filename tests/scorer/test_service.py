@@ -278,7 +278,7 @@ async def test_an_unknown_scorer_is_not_found(running: Service) -> None:
 
 
 async def test_failed_runs_are_redriven(running: Service) -> None:
-    """By id and by filter, counted first; attempts are counted anew and the history stays."""
+    """By id and by filter, counted first; attempts are counted again and the history stays."""
     messages = [request("flaky", f"run-{n}", options={"failures": 6}) for n in range(3)]
     for message in messages:
         assert (await running.score(message)).state == S.SCORER_RUN_STATE_FAILED
@@ -321,7 +321,7 @@ async def test_rescoring_keeps_the_old_result(running: Service) -> None:
 
 
 async def test_a_paused_scorer_holds_its_work(running: Service) -> None:
-    """Requests are taken in and wait, others go on, and nothing is lost."""
+    """Requests are taken in and wait, others continue, and nothing is lost."""
     paused = await running.stub.PauseScorer(pb.PauseScorerRequest(scorer_id="brevity"))
     assert paused.scorer.paused
     held = request("brevity", "run-2")
@@ -352,7 +352,7 @@ async def test_waiting_and_running_work_is_cancelled(running: Service, tmp_path:
         run = await running.until(message.scorer_run_id)
         assert (run.state, run.error.reason) == (S.SCORER_RUN_STATE_CANCELLED, "cancelled")
         assert [attempt.error.reason for attempt in run.attempts] == ["cancelled"] * run.deliveries
-    await running.score(request("threaded"))  # the worker goes on
+    await running.score(request("threaded"))  # the worker continues
     assert (await running.get(busy.scorer_run_id)).state == S.SCORER_RUN_STATE_CANCELLED
     assert (await running.stub.CancelScorerRuns(pb.CancelScorerRunsRequest(filter=pb.ScorerRunFilter()))).count == 0
 

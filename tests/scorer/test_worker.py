@@ -371,7 +371,7 @@ async def test_a_scorer_has_its_own_concurrency(running: Service) -> None:
 
 
 async def test_a_blocked_loop_stalls_neither_leases_nor_calls(running: Service) -> None:
-    """A scorer that blocks its event loop for twice the lease is not given to another worker, and calls go on."""
+    """A scorer that blocks its event loop for twice the lease is not given to another worker, and calls continue."""
     message = request("blocking", input="1.5")
     await running.send(message)
     await running.until(message.scorer_run_id, "RUNNING")

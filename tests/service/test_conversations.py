@@ -15,7 +15,7 @@ from agent_service.agents.definition import Definition
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import AgentClient, approve, sync
-from runwire.errors import ConversationEnded, NotAConversation
+from runwire.errors import AlreadyExists, ConversationEnded, NotAConversation
 from runwire.fold import fold
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer_requests import QUEUE, scorer_run_id
@@ -46,7 +46,7 @@ TALKER = talker()
 
 
 async def test_a_conversation_with_both_clients(url: str) -> None:
-    """Turns, answers to approvals and the end, asynchronously and not; another client goes on with the same run."""
+    """Turns, answers to approvals and the end, asynchronously and not; another client continues with the same run."""
     async with replica(url, TALKER) as it, AgentClient(it.address) as client:
         async with client.conversation("talker") as chat:
             said = [event.text_delta.text async for event in chat.send("one")]
@@ -198,3 +198,68 @@ async def test_a_failed_run_is_retried(url: str) -> None:
         run = await it.ended(other.run_id)
     assert (run.state, from_value(run.output), done) == (run_pb2.RUN_STATE_SUCCEEDED, "worked", ["work"])
     assert run.forked_from == failed
+
+
+async def test_forks_on_every_engine(url: str) -> None:
+    """A run that has succeeded, at a step, and a conversation, at a turn, by both clients: what is taken over is not
+    done again, a repeat returns the same run, and both say where they came from."""
+    done: list[str] = []
+
+    async def work(word: str) -> str:
+        done.append(word)
+        return word
+
+    @workflow(id="two-steps")
+    async def two_steps(ctx: RunContext, input: str) -> list[str]:
+        return [await ctx.step(name, work, f"{name} {input}") for name in ("first", "second")]
+
+    async with replica(url, two_steps, TALKER) as it, AgentClient(it.address) as client:
+        run = await client.start_run("two-steps", "x")
+        await it.ended(run.run_id)
+        other = await client.fork_run(run.run_id, step="second", message="y", request_id="once")
+        assert (await client.fork_run(run.run_id, step="second", message="y", request_id="once")).run_id == other.run_id
+        with pytest.raises(AlreadyExists):
+            await client.fork_run(run.run_id, step="second", message="z", request_id="once")
+        ended = await it.ended(other.run_id)
+        assert from_value(ended.output) == ["first x", "second y"]
+        assert done == ["first x", "second x", "second y"]
+        assert (ended.forked_from, ended.forked_from_step) == (run.run_id, 3)
+        async with client.conversation("talker") as chat:
+            for word in ("one", "two", "three"):
+                await chat.ask(word)
+            assert await chat.under_way() is None
+            fork = await chat.fork(3)
+            assert (await fork.ask("drei")).output == "5 drei"
+
+        def go_on() -> list[object]:
+            with sync.AgentClient(it.address) as other, other.conversation(run_id=chat.run_id) as same:
+                again = same.fork(2)
+                return [again.ask("zwei").output, same.ask("four").output, other.get_run(again.run_id).forked_from_turn]
+
+        assert await asyncio.to_thread(go_on) == ["3 zwei", "7 four", 2]
+
+
+async def test_whoever_comes_back_reads_the_turn_under_way(memory_url: str) -> None:
+    """From its beginning, by both clients, to its end."""
+    async with replica(memory_url, TALKER) as it, AgentClient(it.address) as client:
+        chat = client.conversation("talker")
+        await chat.ask("one")
+        await client.send_message(chat.run_id, "delete it")
+        run = await it.suspended(chat.run_id)
+        reply = await client.conversation(run_id=chat.run_id).under_way()
+        assert reply is not None
+        first = await anext(reply)
+        assert (first.turn, from_value(first.turn_started.message)) == (2, "delete it")
+
+        def come_back() -> object:
+            with sync.AgentClient(it.address) as other:
+                same = other.conversation(run_id=chat.run_id).under_way()
+                assert same is not None
+                assert next(same).turn == 2
+                other.resume_run(chat.run_id, [approve(run.pending[0].request_id)])
+                return same.result().output
+
+        assert await asyncio.to_thread(come_back) == (await reply.result()).output == "5 deleted"
+        plain = await client.start_run("talker", "one")
+        with pytest.raises(NotAConversation):
+            await client.conversation(run_id=plain.run_id).under_way()

@@ -9,8 +9,9 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 
-from agent_service import Definition, NonRetriable, Retry, RunContext, workflow
+from agent_service import Definition, NonRetriable, Retry, RunContext, fleet, workflow
 from agent_service.log.journal import PREFIX
+from agent_service.log.record import queue_of
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import EventsLost, StoreUnavailable
 from runwire.fold import fold
@@ -60,7 +61,7 @@ async def test_a_finished_step_is_not_done_again(url: str) -> None:
     async def hang_once() -> str:
         if not ledger.note("hang"):
             await asyncio.Event().wait()
-        return "went on"
+        return "continued"
 
     @workflow(id="crashes")
     async def crashes(ctx: RunContext, input: Any) -> Any:
@@ -75,7 +76,7 @@ async def test_a_finished_step_is_not_done_again(url: str) -> None:
         async with mortal_worker(url, crashes):
             done = await it.ended(run.run_id)
         events = await it.log(run.run_id)
-    assert from_value(done.output) == [[{"number": number} for number in range(3)], "went on"]
+    assert from_value(done.output) == [[{"number": number} for number in range(3)], "continued"]
     assert ledger.done == {"fetch 0": 1, "fetch 1": 1, "fetch 2": 1, "hang": 2}
     assert outcomes(done) == ["worker_lost", "finished"]
     assert not done.attempts[0].HasField("end_time")
@@ -190,7 +191,7 @@ async def test_a_step_is_tried_as_often_as_it_says(url: str) -> None:
 
 
 async def test_what_a_failed_try_said_is_superseded(url: str) -> None:
-    """A step that is tried again begins anew for readers too: what the failed try had said is discarded."""
+    """A step that is tried again starts over for readers too: what the failed try had said is discarded."""
     ledger = Ledger()
 
     @workflow(id="stutters")
@@ -386,7 +387,11 @@ async def steal(it: Replica, run_id: str, definition: Definition) -> int:
     """Takes a run from its worker, as happens to one that was frozen for too long; returns the new attempt."""
     await it.store.commit(Commit(topic_of(run_id), schedule=Schedule.DUE))
     [claim] = await it.store.claim(
-        [f"agent/{definition.agent_id}"], holder="somebody", limit=1, lease_seconds=60, wait_seconds=5
+        [queue_of(definition.agent_id, definition.version)],
+        holder="somebody",
+        limit=1,
+        lease_seconds=60,
+        wait_seconds=5,
     )
     return claim.head.attempt
 
@@ -442,7 +447,8 @@ async def test_a_silent_agent_that_lost_its_run_is_stopped(url: str) -> None:
 
 
 async def test_a_worker_that_takes_its_own_run_again(sqlite_url: str) -> None:
-    """A worker that was frozen for too long, and then claims its run anew itself, does not execute it twice at once."""
+    """A worker that was frozen for too long, and then claims its run again itself, does not execute it twice at
+    once."""
     ledger = Ledger()
 
     @workflow(id="silent")
@@ -555,7 +561,7 @@ async def translates(ctx: RunContext, input: Any) -> str:
 
 
 async def test_an_agent_that_fails_because_it_is_handed_back(sqlite_url: str) -> None:
-    """What an agent raises because it is stopped is no failure of its own: the run goes on elsewhere."""
+    """What an agent raises because it is stopped is no failure of its own: the run continues elsewhere."""
     async with replica(sqlite_url, translates, role="serve") as it:
         run = await it.start("translates")
         async with it.watch(run.run_id) as watch:
@@ -757,7 +763,7 @@ async def test_a_deadline_ends_a_run_that_waits(url: str) -> None:
 
 
 async def test_sleep_waits_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sleep gives the worker back; the run goes on at its moment, through crashes, and other sleeps are apart."""
+    """A sleep gives the worker back; the run continues at its moment, through crashes, and other sleeps are apart."""
     monkeypatch.setattr("agent_service.agents.context._INLINE_SLEEP_SECONDS", 0.2)
     moments: list[float] = []
 
@@ -785,8 +791,15 @@ async def test_sleep_waits_once(url: str, monkeypatch: pytest.MonkeyPatch) -> No
 # Versions
 
 
+@pytest.fixture
+def quick_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that died is missed soon."""
+    monkeypatch.setattr(fleet, "SAY_SECONDS", 0.05)
+    monkeypatch.setattr(fleet, "SILENT_SECONDS", 0.5)
+
+
 def versioned(version: str, names: list[str], ledger: Ledger, on_change: str = "fail") -> Definition:
-    @workflow(id="changes", version=version, on_version_change=on_change)
+    @workflow(id="changes", version=version, on_version_change=on_change, orphan_after=0.2)
     async def changes(ctx: RunContext, input: Any) -> str:
         async def say(name: str) -> str:
             await ctx.emit_text(f"{version}:{name} ")
@@ -801,6 +814,7 @@ def versioned(version: str, names: list[str], ledger: Ledger, on_change: str = "
     return changes
 
 
+@pytest.mark.usefixtures("quick_words")
 async def test_code_that_changed_fails_the_run(url: str) -> None:
     """A run begun with another version of its agent ends FAILED and says so; no result is bound to a wrong step."""
     ledger = Ledger()
@@ -820,6 +834,7 @@ async def test_code_that_changed_fails_the_run(url: str) -> None:
 
 
 @pytest.mark.parametrize("on_change", ["fail", "restart"])
+@pytest.mark.usefixtures("quick_words")
 async def test_a_cancelled_run_whose_code_changed(sqlite_url: str, on_change: str) -> None:
     """A run that is not executed any more needs no code: it ends as it was asked to, and what it said is kept."""
     ledger = Ledger()
@@ -836,8 +851,9 @@ async def test_a_cancelled_run_whose_code_changed(sqlite_url: str, on_change: st
     assert fold(log).text == "1:a "
 
 
+@pytest.mark.usefixtures("quick_words")
 async def test_code_that_changed_restarts_the_run_if_it_says_so(url: str) -> None:
-    """With on_version_change="restart" the run begins anew: nothing that the old version did or said counts."""
+    """With on_version_change="restart" the run starts over: nothing that the old version did or said counts."""
     ledger = Ledger()
     old, new = versioned("1", ["a", "b"], ledger), versioned("2", ["b", "c"], ledger, "restart")
     async with replica(url, old, role="serve") as it:
@@ -856,6 +872,7 @@ async def test_code_that_changed_restarts_the_run_if_it_says_so(url: str) -> Non
     assert [step.name for step in view.steps.values()] == ["b", "c"]
 
 
+@pytest.mark.usefixtures("quick_words")
 async def test_a_run_that_was_not_begun_takes_the_version_there_is(url: str) -> None:
     """A queued run has done nothing: it is executed by a newer version, whatever the policy."""
     ledger = Ledger()

@@ -463,7 +463,7 @@ async def test_an_attempt_that_cannot_be_begun_is_bounded(url: str) -> None:
 
 
 async def test_a_validator_that_exits(memory_url: str) -> None:
-    """StartRun is answered, and the service goes on."""
+    """StartRun is answered, and the service continues."""
 
     class Input(pydantic.BaseModel):
         name: str

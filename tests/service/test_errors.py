@@ -105,7 +105,7 @@ async def test_cursor_mismatch(url: str) -> None:
 
 
 async def test_cursor_expired(url: str) -> None:
-    """Where events after the cursor are gone the error says what is left, and gives the cursor to go on from."""
+    """Where events after the cursor are gone the error says what is left, and gives the cursor to continue from."""
     async with replica(url, steps) as it:
         run = await it.do("steps", 8)
         frames = await it.frames(run.run_id, max_batch_size=1)
@@ -306,7 +306,7 @@ async def test_streams_that_come_while_draining(url: str, monkeypatch: pytest.Mo
 
 
 async def test_stream_max_age(url: str) -> None:
-    """A stream that is as old as the server allows gets `closing` and UNAVAILABLE, and goes on from its cursor."""
+    """A stream that is as old as the server allows gets `closing` and UNAVAILABLE, and continues from its cursor."""
     held = Held()
     async with replica(url, held.definition, stream_max_age_seconds=0.2) as it:
         run = await it.start("held")
@@ -324,7 +324,7 @@ async def test_stream_max_age(url: str) -> None:
 
 
 async def test_store_unavailable(url: str) -> None:
-    """While the store does not answer every call says so, with a delay to try again after; then all goes on."""
+    """While the store does not answer every call says so, with a delay to try again after; then all continues."""
     async with replica(url, speak, wrap=FaultyStore) as it:
         run = await it.do("speak", ["a"])
         it.store.down = True  # type: ignore[attr-defined]
@@ -342,7 +342,7 @@ async def test_store_unavailable(url: str) -> None:
 
 
 async def test_store_unavailable_under_a_live_stream(url: str) -> None:
-    """A stream whose log cannot be read any more is told so; from its cursor it goes on without a gap."""
+    """A stream whose log cannot be read any more is told so; from its cursor it continues without a gap."""
     async with replica(url, bulk, wrap=FaultyStore) as it:
         run = await it.do("bulk", [200_000] * 60)
         async with it.watch(run.run_id) as watch:

@@ -168,7 +168,7 @@ async def test_pages(url: str) -> None:
 
 
 async def test_an_outage_costs_the_fleet_nothing(url: str) -> None:
-    """While the store is away a worker goes on, and it is listed again when the store is back."""
+    """While the store is away a worker continues, and it is listed again when the store is back."""
     stores = list[FaultyStore]()
 
     def wrap(store: Any) -> FaultyStore:

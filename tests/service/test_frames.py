@@ -92,7 +92,7 @@ async def test_opened_comes_at_once_on_an_empty_log(url: str) -> None:
 
 
 async def test_the_cursor_of_every_frame_resumes_after_it(url: str) -> None:
-    """From the cursor of any frame a second stream goes on exactly there, and says whether it resumed."""
+    """From the cursor of any frame a second stream continues exactly there, and says whether it resumed."""
     async with replica(url, steps) as it:
         run = await it.start("steps", 6)
         frames = await it.frames(run.run_id, max_batch_size=3)
@@ -183,7 +183,7 @@ async def test_latest_on_a_run_that_has_ended(url: str) -> None:
 
 
 async def test_heartbeats_carry_the_cursor(url: str) -> None:
-    """An idle stream is heard from in the interval asked for, with the cursor after the last event, and goes on."""
+    """An idle stream is heard from in the interval asked for, with the cursor after the last event, and continues."""
     held = Held()
     async with replica(url, held.definition) as it:
         run = await it.start("held")
@@ -264,7 +264,7 @@ async def test_an_unknown_payload_is_passed_on(url: str) -> None:
 
     async with replica(url, speak, role="serve") as it:
         run = await it.start("speak", ["a"])
-        [claim] = await it.store.claim(["agent/speak"], holder="somebody", limit=1, lease_seconds=30)
+        [claim] = await it.store.claim(["agent/speak@"], holder="somebody", limit=1, lease_seconds=30)
         body = framing.frame(unknown)
         commit = Commit(claim.topic, attempt=1, first=1, last=1, events=body, check=framing.event_check(unknown))
         await it.store.commit(commit)

@@ -16,6 +16,7 @@ from agent_service.agents.context import RunContext
 from agent_service.agents.definition import workflow
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import to_struct, to_value
@@ -42,7 +43,7 @@ async def asks(ctx: RunContext, input: Any) -> Any:
 
 @pytest.fixture
 def rng() -> random.Random:
-    """Seeded by RUNWIRE_FUZZ_SEED, or anew."""
+    """Seeded by RUNWIRE_FUZZ_SEED, or again."""
     seed = int(os.environ.get("RUNWIRE_FUZZ_SEED", "0")) or random.randrange(1, 2**32)
     print(f"RUNWIRE_FUZZ_SEED={seed}")
     return random.Random(seed)
@@ -97,6 +98,8 @@ def scorer_templates(rng: random.Random, texts: list[str]) -> Templates:
         return scorer_pb.RequestScorerRunRequest(scorer_id="keyword-coverage", sample=sample, options=options)
 
     some = scorer_pb.ScorerRunFilter(scorer_id="keyword-coverage")
+    elsewhere = port_pb.ExternalScorer(scorer_id="elsewhere", version="1")
+    version = port_pb.ScorerVersion(scorer_id="elsewhere", version="1")
     return {
         "ListScorers": [lambda: scorer_pb.ListScorersRequest(page_size=2)],
         "ListScorerWorkers": [lambda: scorer_pb.ListScorerWorkersRequest(page_size=1)],
@@ -110,6 +113,14 @@ def scorer_templates(rng: random.Random, texts: list[str]) -> Templates:
         "PauseScorer": [lambda: scorer_pb.PauseScorerRequest(scorer_id="brevity")],
         "ResumeScorer": [lambda: scorer_pb.ResumeScorerRequest(scorer_id="keyword-coverage")],
         "GetScorerStats": [lambda: scorer_pb.GetScorerStatsRequest(scorer_id="brevity")],
+        "SubmitScore": [lambda: scorer_pb.SubmitScoreRequest(run_id=known(), scorer_id="helpful", value=1)],
+        "RegisterScorer": [lambda: port_pb.RegisterScorerRequest(scorer=elsewhere)],
+        "ClaimScorerRuns": [lambda: port_pb.ClaimScorerRunsRequest(worker="w", scorers=[version])],
+        "ReportScorerRun": [
+            lambda: port_pb.ReportScorerRunRequest(
+                worker="w", scorer_run_id=known(), claim=1, scorer_version="1", score={"value": 1}
+            )
+        ],
     }
 
 

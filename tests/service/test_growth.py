@@ -56,7 +56,7 @@ async def test_events_do_not_stay_in_the_worker(sqlite_url: str, scorers: tuple[
 
 
 async def test_a_log_is_not_held_by_who_goes_on_with_it(sqlite_url: str) -> None:
-    """A worker that goes on with a run of many events reads them a page at a time, and keeps the steps alone."""
+    """A worker that continues with a run of many events reads them a page at a time, and keeps the steps alone."""
     held: list[int] = []
     attempts: list[int] = []
 

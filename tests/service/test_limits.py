@@ -69,7 +69,7 @@ def take_nothing(message: bytes) -> None:
 
 
 async def test_streams_that_do_not_read(url: str, accounts: Accounts, caplog: pytest.LogCaptureFixture) -> None:
-    """200 of them hold no more than the budgets, another reader and another's calls go on, and their leaving is no
+    """200 of them hold no more than the budgets, another reader and another's calls continue, and their leaving is no
     fault."""
     async with replica(url, bulk, stream_buffer_bytes=16 * MIB) as it:
         run = await it.do("bulk", [100_000] * 40)

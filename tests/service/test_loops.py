@@ -70,7 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_loop_outlives_an_exception(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """Its turn raises three times: it goes on, the log says so once, and a run is executed as ever."""
+    """Its turn raises three times: it continues, the log says so once, and a run is executed as ever."""
     place, attribute = LOOPS[name]
     failing = Failing(getattr(place, attribute))
     monkeypatch.setattr(place, attribute, failing.method())

@@ -72,7 +72,7 @@ async def test_what_an_agent_produces_is_never_refused(url: str) -> None:
 
 
 async def test_what_a_run_waits_for_is_carried(url: str) -> None:
-    """The same of what a suspended run shows, and the answer goes on with the run."""
+    """The same of what a suspended run shows, and the answer continues with the run."""
 
     @workflow(id="odd-question")
     async def question(ctx: RunContext, input: Any) -> Any:

@@ -477,7 +477,8 @@ async def test_a_page_of_runs_is_bounded_in_bytes(url: str) -> None:
 
 
 async def test_a_token_outlives_the_runs_around_it(url: str) -> None:
-    """A page goes on where the one before it ended, although that run is purged by then and newer ones were started."""
+    """A page continues where the one before it ended, although that run is purged by then and newer ones were
+    started."""
     async with replica(url, echo) as it, replica(url, speak, retention_seconds=0.1) as short:
         last = [(await it.do("echo", number, labels={"k": "v"})).run_id for number in range(3)]
         gone = await short.start("speak", ["x"], labels={"k": "v"})
@@ -893,7 +894,7 @@ async def test_an_answer_that_does_not_fit(url: str) -> None:
 
 
 async def test_nobody_answers_in_time(url: str) -> None:
-    """A request that lapses raises TimeoutError in the workflow, which may go on."""
+    """A request that lapses raises TimeoutError in the workflow, which may continue."""
     async with replica(url, goes_on_alone(0.3)) as it:
         run = await it.start("impatient")
         async with it.watch(run.run_id) as watch:

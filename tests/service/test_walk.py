@@ -13,6 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from runwire import bounds
 from runwire.agent.v1 import agent_service_pb2 as agent_pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import to_value
@@ -103,6 +104,14 @@ async def test_every_field_of_scorers_at_its_extremes(sqlite_url: str, caplog: p
             "CancelScorerRuns": scorer_pb.CancelScorerRunsRequest(scorer_run_ids=["x"]),
             "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
             "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
+            "SubmitScore": scorer_pb.SubmitScoreRequest(run_id="run-1", scorer_id="helpful", value=1),
+            "RegisterScorer": port_pb.RegisterScorerRequest(
+                scorer=port_pb.ExternalScorer(scorer_id="elsewhere", version="1")
+            ),
+            "ClaimScorerRuns": port_pb.ClaimScorerRunsRequest(
+                worker="w", scorers=[port_pb.ScorerVersion(scorer_id="elsewhere", version="1")]
+            ),
+            "ReportScorerRun": port_pb.ReportScorerRunRequest(worker="w", scorer_run_id="x", score={"value": 1}),
         }
         faults = await walked(
             Wire(channel),

@@ -68,7 +68,7 @@ async def test_turns_and_their_scores() -> None:
     "answer, said", [(approve, "deleted /tmp"), (deny, {"return_value": "The tool call was denied."})]
 )
 async def test_an_approval(answer: Any, said: Any) -> None:
-    """A run that waits is returned as it waits, and goes on with an answer."""
+    """A run that waits is returned as it waits, and continues with an answer."""
     with scripted(assistant, call("delete", path="/tmp"), "done"):
         async with serve([served]) as services:
             view = await services.run("assistant", "Clean up")

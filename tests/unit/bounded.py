@@ -156,7 +156,7 @@ def gate(random: Random, loop: SteppedLoop) -> None:
         loop.settle()
         crowd.collect()
         crowd.check()
-    for _ in range(2 * STEPS):  # whoever has a place and does not go on is counted no more
+    for _ in range(2 * STEPS):  # whoever has a place and does not continue is counted no more
         loop.pass_time(1.0)
     assert all(task.done() for tasks in crowd.waiting.values() for task in tasks)
     for place in crowd.taken:

@@ -8,12 +8,14 @@ from types import ModuleType
 
 import pytest
 
-from runwire import budget, gate, read_ahead, tail
+from runwire import budget, calls, gate, outflow, read_ahead, tail
 from tests.log.mutation import mutate
 from tests.log.stepped_loop import SteppedLoop
-from tests.unit import bounded
+from tests.unit import bounded, bounded_calls
 
-HISTORIES = [bounded.budget, bounded.gate, bounded.read_ahead, bounded.rings]
+HISTORIES = [
+    bounded.budget, bounded.gate, bounded.read_ahead, bounded.rings, bounded_calls.calls, bounded_calls.streams,
+]  # fmt: skip
 GUARDS: dict[str, tuple[Callable[[Random, SteppedLoop], None], ModuleType, str, str]] = {
     "the share of a connection": (
         bounded.budget, budget, "not self.used_bytes or self.used_bytes + cost <= self._budget.share_bytes", "True",
@@ -75,6 +77,53 @@ GUARDS: dict[str, tuple[Callable[[Random, SteppedLoop], None], ModuleType, str, 
     ),
     "the room of rings": (
         bounded.rings, tail, "while self.used_bytes > self.limit_bytes and len(self._tails) > 1:", "while False:",
+    ),
+    "that a connection reads its answers": (bounded_calls.calls, calls, "if caller.is_behind():", "if False:"),
+    "the room of a call that leaves before its turn": (
+        bounded_calls.calls, calls, "                held.release()\n                raise", "                raise",
+    ),
+    "who waits": (bounded_calls.calls, calls, "            self.waiting -= 1", "            pass"),
+    "the end of the slowest": (bounded_calls.calls, calls, "if len(self._slow) > _MAX_SLOW:", "if False:"),
+    "that slow requests hold nothing": (
+        bounded_calls.calls,
+        calls,
+        "self.close()\n            self._calls._add_slow(self)",
+        "self._calls._add_slow(self)",
+    ),
+    "the room of a request that does not come": (
+        bounded_calls.calls,
+        calls,
+        "except BaseException:\n            self.close()\n            raise\n        finally:",
+        "except BaseException:\n            raise\n        finally:",
+    ),
+    "the size of a request": (bounded_calls.calls, calls, "self._held.resize(size_bytes)", "pass"),
+    "the end of a call without an answer": (bounded_calls.calls, calls, "if not self._is_sending:", "if False:"),
+    "the answers that are not read": (
+        bounded_calls.calls, calls, "self._held = self._caller.answers.take(size_bytes)", "pass",
+    ),
+    "that a call gives up its place": (
+        bounded_calls.calls, calls, "self._held.release()\n        self._place", "self._place",
+    ),
+    "the number of streams": (bounded_calls.streams, outflow, "if self.streams >= self._max_streams:", "if False:"),
+    "the end of a stream": (bounded_calls.streams, outflow, "self.streams -= 1", "pass"),
+    "the room of a frame": (
+        bounded_calls.streams, outflow, "held = self._account.take(len(frame))", "held = self._account.take(1)",
+    ),
+    "the room that was waited for": (bounded_calls.streams, outflow, "held.resize(len(frame))", "held.release()"),
+    "what a client that does not read has": (
+        bounded_calls.streams, outflow, "self._keep(held)", "held.release()",
+    ),
+    "that it has it until its call is over": (
+        bounded_calls.streams, outflow, "self._context.add_done_callback(lambda *_: held.release())", "pass",
+    ),
+    "the room of a write that is cut": (
+        bounded_calls.streams,
+        outflow,
+        "        except BaseException:\n            held.release()\n",
+        "        except BaseException:\n",
+    ),
+    "the room of a frame that was taken": (
+        bounded_calls.streams, outflow, "        held.release()\n        self._taken += 1", "        self._taken += 1",
     ),
     "what all have had": (bounded.rings, tail, "if len(self._waiting) == self.readers:", "if False:"),
 }  # fmt: skip

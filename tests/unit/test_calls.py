@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 
 
 async def test_calls_wait_for_a_place_in_order() -> None:
-    """No more are worked on than there are places, and the first of a connection is the first to go on."""
+    """No more are worked on than there are places, and the first of a connection is the first to continue."""
     working = Calls(max_calls=2)
     first, second = await working.enter(), await working.enter()
     order: list[int] = []
@@ -307,7 +307,7 @@ async def test_a_large_one_is_not_kept_waiting_by_small_ones() -> None:
 
 
 async def test_a_connection_fills_only_its_own_share() -> None:
-    """One that reads nothing has to wait with what is large; others go on, and small frames always pass."""
+    """One that reads nothing has to wait with what is large; others continue, and small frames always pass."""
     budget = Budget(64 * MIB)
     greedy, other = budget.account("greedy"), budget.account("other")
     holds = []

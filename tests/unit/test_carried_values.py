@@ -119,7 +119,7 @@ def test_what_is_too_deep(lists: bool) -> None:
 
 
 def test_what_holds_itself() -> None:
-    """A cycle ends where it begins anew; the same thing twice beside itself is no cycle."""
+    """A cycle ends where it starts over; the same thing twice beside itself is no cycle."""
     loop: dict[str, Any] = {"n": 1}
     loop["again"] = [loop]
     assert from_value(carry_value(loop)) == {"n": 1, "again": ["[cycle]"]}

@@ -8,6 +8,7 @@ from runwire.bell import work_in
 from runwire.errors import RunExpired, RunNotFound
 from runwire.memory import MemoryStore
 from runwire.pubsub import Commit, LeaseState, Message, Schedule
+from runwire.turns import Turn, pool_of
 from tests.conformance.logs import LONG_SECONDS, QUEUE, Inbox, append, extend, finish, start, started
 
 TOPIC = "default/run"
@@ -126,7 +127,7 @@ async def test_nothing_is_left_after_the_last_sweep(store: MemoryStore, clock: C
     await store.acknowledge("m", [delivery.message_id for delivery in deliveries])
     assert await claimed(store) == []
     kept = {name: value for name, value in vars(store).items() if isinstance(value, (dict, list)) and value}
-    assert kept == {"_due": {work_in(QUEUE): []}}
+    assert kept == {"_due": {work_in(QUEUE): {}}, "_turns": {pool_of([QUEUE], alone=False): Turn("default", 1)}}
 
 
 async def test_purge_and_trim_are_told(store: MemoryStore, clock: Clock) -> None:

@@ -177,7 +177,7 @@ class Late(agent_service_pb2_grpc.AgentServiceServicer):
 
 
 async def test_a_frame_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """A stream that is cut by the end of the server, and goes on a little, is no fault either."""
+    """A stream that is cut by the end of the server, and continues a little, is no fault either."""
     service = Late()
     async with serve("127.0.0.1:0", service, [], grace_seconds=0.0) as server:
         client = await http2.connect(server.address)

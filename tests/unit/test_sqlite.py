@@ -146,7 +146,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_locked_file_is_unavailable_until_it_is_free(store: SqliteStore, path: Path) -> None:
-    """While another process holds the file, writes raise StoreUnavailable and reads go on; then the commit works."""
+    """While another process holds the file, writes raise StoreUnavailable and reads continue; then the commit works."""
     await started(store)
     commit = appending(TOPIC, 1, 1, 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -182,7 +182,7 @@ async def test_a_full_disk_is_unavailable(store: SqliteStore, monkeypatch: pytes
 
 
 async def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path) -> None:
-    """When the file is deleted, readers are told, and the store goes on with a new, empty one."""
+    """When the file is deleted, readers are told, and the store continues with a new, empty one."""
     await started(store)
     await append(store, TOPIC, 1, 1, 1)
     inbox = Inbox()
@@ -201,7 +201,7 @@ async def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path) -> Non
 async def test_a_file_that_is_replaced_while_it_is_opened(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer does not go on with the file that has just lost its name: nobody would find what it wrote there."""
+    """A writer does not continue with the file that has just lost its name: nobody would find what it wrote there."""
     await started(store)
     connect = database.Database.connect
 

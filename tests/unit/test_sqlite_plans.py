@@ -22,6 +22,7 @@ VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 HELD: dict[str, str] = {
     "SELECT count(*) FROM messages WHERE queue = ?": "counts what is waiting, in the index alone",
     "SELECT name, seq FROM sqlite_sequence": "a row for each table",
+    "DELETE FROM turns WHERE put_time < ?": "a row for each set of queues that is claimed from",
     "DELETE FROM notices WHERE id IN": "the oldest notices, as many as one sweep takes",
 }
 """Statements that read more than they give, and why they may."""

@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	pb "runwire.example/agentv1"
+	pb "runwire/agent/v1"
 	"runwire.example/watcher"
 )
 

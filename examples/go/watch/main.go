@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 
-	pb "runwire.example/agentv1"
+	pb "runwire/agent/v1"
 	"runwire.example/watcher"
 )
 

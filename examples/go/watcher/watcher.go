@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	pb "runwire.example/agentv1"
+	pb "runwire/agent/v1"
 )
 
 // Options say where to begin and what to ask of the service.
@@ -24,7 +24,7 @@ type Options struct {
 	MaxBatchSize int32
 }
 
-// Refused says that there is no going on, and why.
+// Refused says that there is no continuing, and why.
 type Refused struct{ Reason string }
 
 func (r Refused) Error() string { return r.Reason }
@@ -35,7 +35,7 @@ type place struct {
 }
 
 // Watch calls handle with each event and save with each cursor, and returns the run's final state. It returns a Refused
-// where there is no going on, and ctx.Err() when ctx is done.
+// where there is no continuing, and ctx.Err() when ctx is done.
 func Watch(ctx context.Context, target, run string, o Options, handle func(*pb.RunEvent) error, save func(string)) (pb.RunState, error) {
 	if o.Heartbeat == 0 {
 		o.Heartbeat = 10 * time.Second

@@ -138,12 +138,12 @@ const handlers = {
   },
 };
 
-// What happened before the page was opened is replayed first; only then is a suspension news.
-const opened = Date.now();
+// The page was rendered as the run was after this event; what follows is news to it.
+const rendered = Number(log.dataset.shown);
 let live = false;
 
 function take(event) {
-  live = Date.parse(event.createTime) > opened;
+  live = Number(event.sequence) > rendered;
   for (const [name, handle] of Object.entries(handlers)) {
     if (event[name] !== undefined) handle(event);
   }

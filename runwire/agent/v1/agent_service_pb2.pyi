@@ -58,7 +58,7 @@ class ListAgentsResponse(_message.Message):
     def __init__(self, agents: _Optional[_Iterable[_Union[_run_pb2.Agent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class StartRunRequest(_message.Message):
-    __slots__ = ("agent_id", "input", "request_id", "labels", "scorers", "timeout", "traceparent", "tracestate", "conversation")
+    __slots__ = ("agent_id", "input", "request_id", "labels", "scorers", "timeout", "traceparent", "tracestate", "conversation", "context", "model", "parts")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,9 @@ class StartRunRequest(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     input: _struct_pb2.Value
     request_id: str
@@ -84,7 +87,10 @@ class StartRunRequest(_message.Message):
     traceparent: str
     tracestate: str
     conversation: _run_pb2.Conversation
-    def __init__(self, agent_id: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., request_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., scorers: _Optional[_Iterable[_Union[_run_pb2.ScorerRef, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., conversation: _Optional[_Union[_run_pb2.Conversation, _Mapping]] = ...) -> None: ...
+    context: _struct_pb2.Struct
+    model: _run_pb2.ModelChoice
+    parts: _containers.RepeatedCompositeFieldContainer[_run_pb2.InputPart]
+    def __init__(self, agent_id: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., request_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., scorers: _Optional[_Iterable[_Union[_run_pb2.ScorerRef, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., conversation: _Optional[_Union[_run_pb2.Conversation, _Mapping]] = ..., context: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., model: _Optional[_Union[_run_pb2.ModelChoice, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[_run_pb2.InputPart, _Mapping]]] = ...) -> None: ...
 
 class StartRunResponse(_message.Message):
     __slots__ = ("run",)
@@ -406,7 +412,7 @@ class ListQueuesResponse(_message.Message):
     def __init__(self, queues: _Optional[_Iterable[_Union[RunQueue, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RunQueue(_message.Message):
-    __slots__ = ("agent_id", "due", "ahead", "running", "oldest_due_age", "workers", "room", "versions")
+    __slots__ = ("agent_id", "due", "ahead", "running", "oldest_due_age", "workers", "room", "versions", "by_version")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     DUE_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
@@ -415,6 +421,7 @@ class RunQueue(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     ROOM_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    BY_VERSION_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     due: int
     ahead: int
@@ -423,15 +430,46 @@ class RunQueue(_message.Message):
     workers: int
     room: int
     versions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, agent_id: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., running: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ..., room: _Optional[int] = ..., versions: _Optional[_Iterable[str]] = ...) -> None: ...
+    by_version: _containers.RepeatedCompositeFieldContainer[RunQueueVersion]
+    def __init__(self, agent_id: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., running: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ..., room: _Optional[int] = ..., versions: _Optional[_Iterable[str]] = ..., by_version: _Optional[_Iterable[_Union[RunQueueVersion, _Mapping]]] = ...) -> None: ...
+
+class RunQueueVersion(_message.Message):
+    __slots__ = ("version", "due", "ahead", "running", "oldest_due_age", "workers")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DUE_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_DUE_AGE_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    due: int
+    ahead: int
+    running: int
+    oldest_due_age: _duration_pb2.Duration
+    workers: int
+    def __init__(self, version: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., running: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class ForkRunRequest(_message.Message):
-    __slots__ = ("run_id", "request_id")
+    __slots__ = ("run_id", "request_id", "turn", "step", "step_name", "message", "agent_id", "wait", "model")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEP_NAME_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     request_id: str
-    def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    turn: int
+    step: int
+    step_name: str
+    message: _struct_pb2.Value
+    agent_id: str
+    wait: bool
+    model: _run_pb2.ModelChoice
+    def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ..., turn: _Optional[int] = ..., step: _Optional[int] = ..., step_name: _Optional[str] = ..., message: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., agent_id: _Optional[str] = ..., wait: bool = ..., model: _Optional[_Union[_run_pb2.ModelChoice, _Mapping]] = ...) -> None: ...
 
 class ForkRunResponse(_message.Message):
     __slots__ = ("run",)

@@ -252,12 +252,18 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForkRun(self, request, context):
-        """Starts a run that goes on where a run that FAILED or was CANCELLED has ended: with its input, labels, scorers and
-        answers, and with everything that its finished steps and tool calls left, which are not done again. Its log begins
-        with what the other log tells of steps. It is executed by the agent's present version.
+        """Starts a run that continues from another: with its input, labels, scorers and answers, and with everything that its
+        steps before a place left, which are not done again. Its log begins with what the other log tells of them. It is
+        executed by the agent's present version, or by another agent.
 
-        FAILED_PRECONDITION / NOT_FORKABLE: the run has not ended, has succeeded, or is a conversation. ALREADY_EXISTS /
-        REQUEST_ID_REUSED. NOT_FOUND / RUN_NOT_FOUND, RUN_EXPIRED, AGENT_NOT_FOUND.
+        A run that has ended is forked at a step; one that FAILED or was CANCELLED also where it ended. A conversation, open
+        or not, is forked at a turn: the new one has the turns before it, and remembers what its agent remembered then.
+
+        INVALID_ARGUMENT / INVALID_REQUEST: there is no such step or turn; the message does not fit the agent's type.
+        FAILED_PRECONDITION / NOT_FORKABLE: the run has not ended; it has succeeded and no step is named.
+        FAILED_PRECONDITION / JOURNAL_GONE: what its steps left is not kept any more; the service keeps it for its
+        `fork_retention` after the end. ALREADY_EXISTS / REQUEST_ID_REUSED. NOT_FOUND / RUN_NOT_FOUND, RUN_EXPIRED,
+        AGENT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -22,54 +22,64 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from runwire.agent.v1 import run_pb2 as runwire_dot_agent_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n runwire/agent/v1/run_event.proto\x12\x10runwire.agent.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arunwire/agent/v1/run.proto\"\xa1\x07\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0c\n\x04step\x18\x04 \x01(\x05\x12\x0c\n\x04turn\x18\x05 \x01(\x05\x12\x33\n\x0brun_started\x18\x10 \x01(\x0b\x32\x1c.runwire.agent.v1.RunStartedH\x00\x12\x35\n\x0cstep_started\x18\x11 \x01(\x0b\x32\x1d.runwire.agent.v1.StepStartedH\x00\x12\x31\n\ntext_delta\x18\x12 \x01(\x0b\x32\x1b.runwire.agent.v1.TextDeltaH\x00\x12;\n\x0freasoning_delta\x18\x13 \x01(\x0b\x32 .runwire.agent.v1.ReasoningDeltaH\x00\x12>\n\x11tool_call_started\x18\x14 \x01(\x0b\x32!.runwire.agent.v1.ToolCallStartedH\x00\x12@\n\x12tool_call_finished\x18\x15 \x01(\x0b\x32\".runwire.agent.v1.ToolCallFinishedH\x00\x12\x37\n\rstep_finished\x18\x16 \x01(\x0b\x32\x1e.runwire.agent.v1.StepFinishedH\x00\x12\x37\n\rrun_suspended\x18\x17 \x01(\x0b\x32\x1e.runwire.agent.v1.RunSuspendedH\x00\x12\x33\n\x0brun_resumed\x18\x18 \x01(\x0b\x32\x1c.runwire.agent.v1.RunResumedH\x00\x12/\n\x06\x63ustom\x18\x19 \x01(\x0b\x32\x1d.runwire.agent.v1.CustomEventH\x00\x12\x35\n\x0crun_finished\x18\x1a \x01(\x0b\x32\x1d.runwire.agent.v1.RunFinishedH\x00\x12\x35\n\x0cturn_started\x18\x1b \x01(\x0b\x32\x1d.runwire.agent.v1.TurnStartedH\x00\x12\x37\n\rturn_finished\x18\x1c \x01(\x0b\x32\x1e.runwire.agent.v1.TurnFinishedH\x00\x12=\n\x10message_received\x18\x1d \x01(\x0b\x32!.runwire.agent.v1.MessageReceivedH\x00\x42\t\n\x07payload\"U\n\nRunStarted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x1b\n\x0bStepStarted\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"e\n\x0fToolCallStarted\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12)\n\targuments\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x97\x01\n\x10ToolCallFinished\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12&\n\x06result\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x32\n\x07outcome\x18\x04 \x01(\x0e\x32!.runwire.agent.v1.ToolCallOutcome\"D\n\x0cStepFinished\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"A\n\x0cRunSuspended\x12\x31\n\x07pending\x18\x01 \x03(\x0b\x32 .runwire.agent.v1.PendingRequest\"7\n\nRunResumed\x12)\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x18.runwire.agent.v1.Answer\"\xdd\x01\n\x06\x41nswer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x07\x61pprove\x18\x02 \x01(\x0b\x32\x19.runwire.agent.v1.ApproveH\x00\x12&\n\x04\x64\x65ny\x18\x03 \x01(\x0b\x32\x16.runwire.agent.v1.DenyH\x00\x12&\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\n\n\x08\x64\x65\x63ision\">\n\x07\x41pprove\x12\x33\n\x12override_arguments\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x17\n\x04\x44\x65ny\x12\x0f\n\x07message\x18\x01 \x01(\t\"B\n\x0b\x43ustomEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12%\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb3\x01\n\x0bRunFinished\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"{\n\x0bTurnStarted\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12+\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.runwire.agent.v1.MessageMode\"\xb4\x01\n\x0cTurnFinished\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"\x7f\n\x0fMessageReceived\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12+\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.runwire.agent.v1.MessageMode*\xbc\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTOOL_CALL_OUTCOME_SUCCEEDED\x10\x01\x12\x1c\n\x18TOOL_CALL_OUTCOME_FAILED\x10\x02\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x03\x12)\n%TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n runwire/agent/v1/run_event.proto\x12\x10runwire.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arunwire/agent/v1/run.proto\"\x8f\t\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0c\n\x04step\x18\x04 \x01(\x05\x12\x0c\n\x04turn\x18\x05 \x01(\x05\x12\x33\n\x0brun_started\x18\x10 \x01(\x0b\x32\x1c.runwire.agent.v1.RunStartedH\x00\x12\x35\n\x0cstep_started\x18\x11 \x01(\x0b\x32\x1d.runwire.agent.v1.StepStartedH\x00\x12\x31\n\ntext_delta\x18\x12 \x01(\x0b\x32\x1b.runwire.agent.v1.TextDeltaH\x00\x12;\n\x0freasoning_delta\x18\x13 \x01(\x0b\x32 .runwire.agent.v1.ReasoningDeltaH\x00\x12>\n\x11tool_call_started\x18\x14 \x01(\x0b\x32!.runwire.agent.v1.ToolCallStartedH\x00\x12@\n\x12tool_call_finished\x18\x15 \x01(\x0b\x32\".runwire.agent.v1.ToolCallFinishedH\x00\x12\x37\n\rstep_finished\x18\x16 \x01(\x0b\x32\x1e.runwire.agent.v1.StepFinishedH\x00\x12\x37\n\rrun_suspended\x18\x17 \x01(\x0b\x32\x1e.runwire.agent.v1.RunSuspendedH\x00\x12\x33\n\x0brun_resumed\x18\x18 \x01(\x0b\x32\x1c.runwire.agent.v1.RunResumedH\x00\x12/\n\x06\x63ustom\x18\x19 \x01(\x0b\x32\x1d.runwire.agent.v1.CustomEventH\x00\x12\x35\n\x0crun_finished\x18\x1a \x01(\x0b\x32\x1d.runwire.agent.v1.RunFinishedH\x00\x12\x35\n\x0cturn_started\x18\x1b \x01(\x0b\x32\x1d.runwire.agent.v1.TurnStartedH\x00\x12\x37\n\rturn_finished\x18\x1c \x01(\x0b\x32\x1e.runwire.agent.v1.TurnFinishedH\x00\x12=\n\x10message_received\x18\x1d \x01(\x0b\x32!.runwire.agent.v1.MessageReceivedH\x00\x12:\n\x0ftool_call_delta\x18\x1e \x01(\x0b\x32\x1f.runwire.agent.v1.ToolCallDeltaH\x00\x12\x35\n\x0coutput_delta\x18\x1f \x01(\x0b\x32\x1d.runwire.agent.v1.OutputDeltaH\x00\x12\x39\n\x0e\x63itation_added\x18  \x01(\x0b\x32\x1f.runwire.agent.v1.CitationAddedH\x00\x12>\n\x11tool_call_retried\x18! \x01(\x0b\x32!.runwire.agent.v1.ToolCallRetriedH\x00\x42\t\n\x07payload\"U\n\nRunStarted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x1b\n\x0bStepStarted\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"K\n\rToolCallDelta\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\".\n\x0bOutputDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\toutput_id\x18\x02 \x01(\t\"f\n\rCitationAdded\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\r\n\x05quote\x18\x04 \x01(\t\x12\r\n\x05start\x18\x05 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x06 \x01(\x05\"u\n\x0fToolCallStarted\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12)\n\targuments\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0e\n\x06native\x18\x04 \x01(\x08\"\x9e\x01\n\x0fToolCallRetried\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12\r\n\x05tries\x18\x04 \x01(\x05\x12(\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc2\x01\n\x10ToolCallFinished\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12&\n\x06result\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x32\n\x07outcome\x18\x04 \x01(\x0e\x32!.runwire.agent.v1.ToolCallOutcome\x12)\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\"D\n\x0cStepFinished\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"A\n\x0cRunSuspended\x12\x31\n\x07pending\x18\x01 \x03(\x0b\x32 .runwire.agent.v1.PendingRequest\"7\n\nRunResumed\x12)\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x18.runwire.agent.v1.Answer\"\xdd\x01\n\x06\x41nswer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x07\x61pprove\x18\x02 \x01(\x0b\x32\x19.runwire.agent.v1.ApproveH\x00\x12&\n\x04\x64\x65ny\x18\x03 \x01(\x0b\x32\x16.runwire.agent.v1.DenyH\x00\x12&\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\n\n\x08\x64\x65\x63ision\">\n\x07\x41pprove\x12\x33\n\x12override_arguments\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x17\n\x04\x44\x65ny\x12\x0f\n\x07message\x18\x01 \x01(\t\"B\n\x0b\x43ustomEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12%\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb3\x01\n\x0bRunFinished\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"{\n\x0bTurnStarted\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12+\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.runwire.agent.v1.MessageMode\"\xb4\x01\n\x0cTurnFinished\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.runwire.agent.v1.RunState\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.runwire.agent.v1.RunError\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.runwire.agent.v1.Usage\"\x7f\n\x0fMessageReceived\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12+\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.runwire.agent.v1.MessageMode*\xbc\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTOOL_CALL_OUTCOME_SUCCEEDED\x10\x01\x12\x1c\n\x18TOOL_CALL_OUTCOME_FAILED\x10\x02\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x03\x12)\n%TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH\x10\x04\x42\x41\n\x10runwire.agent.v1P\x01Z\x18runwire/agent/v1;agentv1\xaa\x02\x10Runwire.Agent.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runwire.agent.v1.run_event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_TOOLCALLOUTCOME']._serialized_start=2704
-  _globals['_TOOLCALLOUTCOME']._serialized_end=2892
-  _globals['_RUNEVENT']._serialized_start=146
-  _globals['_RUNEVENT']._serialized_end=1075
-  _globals['_RUNSTARTED']._serialized_start=1077
-  _globals['_RUNSTARTED']._serialized_end=1162
-  _globals['_STEPSTARTED']._serialized_start=1164
-  _globals['_STEPSTARTED']._serialized_end=1191
-  _globals['_TEXTDELTA']._serialized_start=1193
-  _globals['_TEXTDELTA']._serialized_end=1218
-  _globals['_REASONINGDELTA']._serialized_start=1220
-  _globals['_REASONINGDELTA']._serialized_end=1250
-  _globals['_TOOLCALLSTARTED']._serialized_start=1252
-  _globals['_TOOLCALLSTARTED']._serialized_end=1353
-  _globals['_TOOLCALLFINISHED']._serialized_start=1356
-  _globals['_TOOLCALLFINISHED']._serialized_end=1507
-  _globals['_STEPFINISHED']._serialized_start=1509
-  _globals['_STEPFINISHED']._serialized_end=1577
-  _globals['_RUNSUSPENDED']._serialized_start=1579
-  _globals['_RUNSUSPENDED']._serialized_end=1644
-  _globals['_RUNRESUMED']._serialized_start=1646
-  _globals['_RUNRESUMED']._serialized_end=1701
-  _globals['_ANSWER']._serialized_start=1704
-  _globals['_ANSWER']._serialized_end=1925
-  _globals['_APPROVE']._serialized_start=1927
-  _globals['_APPROVE']._serialized_end=1989
-  _globals['_DENY']._serialized_start=1991
-  _globals['_DENY']._serialized_end=2014
-  _globals['_CUSTOMEVENT']._serialized_start=2016
-  _globals['_CUSTOMEVENT']._serialized_end=2082
-  _globals['_RUNFINISHED']._serialized_start=2085
-  _globals['_RUNFINISHED']._serialized_end=2264
-  _globals['_TURNSTARTED']._serialized_start=2266
-  _globals['_TURNSTARTED']._serialized_end=2389
-  _globals['_TURNFINISHED']._serialized_start=2392
-  _globals['_TURNFINISHED']._serialized_end=2572
-  _globals['_MESSAGERECEIVED']._serialized_start=2574
-  _globals['_MESSAGERECEIVED']._serialized_end=2701
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020runwire.agent.v1P\001Z\030runwire/agent/v1;agentv1\252\002\020Runwire.Agent.V1'
+  _globals['_TOOLCALLOUTCOME']._serialized_start=3423
+  _globals['_TOOLCALLOUTCOME']._serialized_end=3611
+  _globals['_RUNEVENT']._serialized_start=178
+  _globals['_RUNEVENT']._serialized_end=1345
+  _globals['_RUNSTARTED']._serialized_start=1347
+  _globals['_RUNSTARTED']._serialized_end=1432
+  _globals['_STEPSTARTED']._serialized_start=1434
+  _globals['_STEPSTARTED']._serialized_end=1461
+  _globals['_TEXTDELTA']._serialized_start=1463
+  _globals['_TEXTDELTA']._serialized_end=1488
+  _globals['_REASONINGDELTA']._serialized_start=1490
+  _globals['_REASONINGDELTA']._serialized_end=1520
+  _globals['_TOOLCALLDELTA']._serialized_start=1522
+  _globals['_TOOLCALLDELTA']._serialized_end=1597
+  _globals['_OUTPUTDELTA']._serialized_start=1599
+  _globals['_OUTPUTDELTA']._serialized_end=1645
+  _globals['_CITATIONADDED']._serialized_start=1647
+  _globals['_CITATIONADDED']._serialized_end=1749
+  _globals['_TOOLCALLSTARTED']._serialized_start=1751
+  _globals['_TOOLCALLSTARTED']._serialized_end=1868
+  _globals['_TOOLCALLRETRIED']._serialized_start=1871
+  _globals['_TOOLCALLRETRIED']._serialized_end=2029
+  _globals['_TOOLCALLFINISHED']._serialized_start=2032
+  _globals['_TOOLCALLFINISHED']._serialized_end=2226
+  _globals['_STEPFINISHED']._serialized_start=2228
+  _globals['_STEPFINISHED']._serialized_end=2296
+  _globals['_RUNSUSPENDED']._serialized_start=2298
+  _globals['_RUNSUSPENDED']._serialized_end=2363
+  _globals['_RUNRESUMED']._serialized_start=2365
+  _globals['_RUNRESUMED']._serialized_end=2420
+  _globals['_ANSWER']._serialized_start=2423
+  _globals['_ANSWER']._serialized_end=2644
+  _globals['_APPROVE']._serialized_start=2646
+  _globals['_APPROVE']._serialized_end=2708
+  _globals['_DENY']._serialized_start=2710
+  _globals['_DENY']._serialized_end=2733
+  _globals['_CUSTOMEVENT']._serialized_start=2735
+  _globals['_CUSTOMEVENT']._serialized_end=2801
+  _globals['_RUNFINISHED']._serialized_start=2804
+  _globals['_RUNFINISHED']._serialized_end=2983
+  _globals['_TURNSTARTED']._serialized_start=2985
+  _globals['_TURNSTARTED']._serialized_end=3108
+  _globals['_TURNFINISHED']._serialized_start=3111
+  _globals['_TURNFINISHED']._serialized_end=3291
+  _globals['_MESSAGERECEIVED']._serialized_start=3293
+  _globals['_MESSAGERECEIVED']._serialized_end=3420
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 import datetime
 
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from runwire.agent.v1 import run_pb2 as _run_pb2
@@ -26,7 +27,7 @@ TOOL_CALL_OUTCOME_DENIED: ToolCallOutcome
 TOOL_CALL_OUTCOME_UNKNOWN_AFTER_CRASH: ToolCallOutcome
 
 class RunEvent(_message.Message):
-    __slots__ = ("sequence", "create_time", "attempt", "step", "turn", "run_started", "step_started", "text_delta", "reasoning_delta", "tool_call_started", "tool_call_finished", "step_finished", "run_suspended", "run_resumed", "custom", "run_finished", "turn_started", "turn_finished", "message_received")
+    __slots__ = ("sequence", "create_time", "attempt", "step", "turn", "run_started", "step_started", "text_delta", "reasoning_delta", "tool_call_started", "tool_call_finished", "step_finished", "run_suspended", "run_resumed", "custom", "run_finished", "turn_started", "turn_finished", "message_received", "tool_call_delta", "output_delta", "citation_added", "tool_call_retried")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +47,10 @@ class RunEvent(_message.Message):
     TURN_STARTED_FIELD_NUMBER: _ClassVar[int]
     TURN_FINISHED_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALL_DELTA_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_DELTA_FIELD_NUMBER: _ClassVar[int]
+    CITATION_ADDED_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALL_RETRIED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     create_time: _timestamp_pb2.Timestamp
     attempt: int
@@ -65,7 +70,11 @@ class RunEvent(_message.Message):
     turn_started: TurnStarted
     turn_finished: TurnFinished
     message_received: MessageReceived
-    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., turn: _Optional[int] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., text_delta: _Optional[_Union[TextDelta, _Mapping]] = ..., reasoning_delta: _Optional[_Union[ReasoningDelta, _Mapping]] = ..., tool_call_started: _Optional[_Union[ToolCallStarted, _Mapping]] = ..., tool_call_finished: _Optional[_Union[ToolCallFinished, _Mapping]] = ..., step_finished: _Optional[_Union[StepFinished, _Mapping]] = ..., run_suspended: _Optional[_Union[RunSuspended, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., custom: _Optional[_Union[CustomEvent, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., turn_started: _Optional[_Union[TurnStarted, _Mapping]] = ..., turn_finished: _Optional[_Union[TurnFinished, _Mapping]] = ..., message_received: _Optional[_Union[MessageReceived, _Mapping]] = ...) -> None: ...
+    tool_call_delta: ToolCallDelta
+    output_delta: OutputDelta
+    citation_added: CitationAdded
+    tool_call_retried: ToolCallRetried
+    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., turn: _Optional[int] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., step_started: _Optional[_Union[StepStarted, _Mapping]] = ..., text_delta: _Optional[_Union[TextDelta, _Mapping]] = ..., reasoning_delta: _Optional[_Union[ReasoningDelta, _Mapping]] = ..., tool_call_started: _Optional[_Union[ToolCallStarted, _Mapping]] = ..., tool_call_finished: _Optional[_Union[ToolCallFinished, _Mapping]] = ..., step_finished: _Optional[_Union[StepFinished, _Mapping]] = ..., run_suspended: _Optional[_Union[RunSuspended, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., custom: _Optional[_Union[CustomEvent, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., turn_started: _Optional[_Union[TurnStarted, _Mapping]] = ..., turn_finished: _Optional[_Union[TurnFinished, _Mapping]] = ..., message_received: _Optional[_Union[MessageReceived, _Mapping]] = ..., tool_call_delta: _Optional[_Union[ToolCallDelta, _Mapping]] = ..., output_delta: _Optional[_Union[OutputDelta, _Mapping]] = ..., citation_added: _Optional[_Union[CitationAdded, _Mapping]] = ..., tool_call_retried: _Optional[_Union[ToolCallRetried, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
     __slots__ = ("run_id", "agent_id", "input")
@@ -95,27 +104,79 @@ class ReasoningDelta(_message.Message):
     text: str
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
-class ToolCallStarted(_message.Message):
+class ToolCallDelta(_message.Message):
     __slots__ = ("tool_call_id", "tool_name", "arguments")
     TOOL_CALL_ID_FIELD_NUMBER: _ClassVar[int]
     TOOL_NAME_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     tool_call_id: str
     tool_name: str
+    arguments: str
+    def __init__(self, tool_call_id: _Optional[str] = ..., tool_name: _Optional[str] = ..., arguments: _Optional[str] = ...) -> None: ...
+
+class OutputDelta(_message.Message):
+    __slots__ = ("text", "output_id")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_ID_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    output_id: str
+    def __init__(self, text: _Optional[str] = ..., output_id: _Optional[str] = ...) -> None: ...
+
+class CitationAdded(_message.Message):
+    __slots__ = ("url", "title", "source", "quote", "start", "end")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    QUOTE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    title: str
+    source: str
+    quote: str
+    start: int
+    end: int
+    def __init__(self, url: _Optional[str] = ..., title: _Optional[str] = ..., source: _Optional[str] = ..., quote: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class ToolCallStarted(_message.Message):
+    __slots__ = ("tool_call_id", "tool_name", "arguments", "native")
+    TOOL_CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    TOOL_NAME_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    NATIVE_FIELD_NUMBER: _ClassVar[int]
+    tool_call_id: str
+    tool_name: str
     arguments: _struct_pb2.Value
-    def __init__(self, tool_call_id: _Optional[str] = ..., tool_name: _Optional[str] = ..., arguments: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ...) -> None: ...
+    native: bool
+    def __init__(self, tool_call_id: _Optional[str] = ..., tool_name: _Optional[str] = ..., arguments: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., native: bool = ...) -> None: ...
+
+class ToolCallRetried(_message.Message):
+    __slots__ = ("tool_call_id", "tool_name", "error", "tries", "delay")
+    TOOL_CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    TOOL_NAME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
+    tool_call_id: str
+    tool_name: str
+    error: _run_pb2.RunError
+    tries: int
+    delay: _duration_pb2.Duration
+    def __init__(self, tool_call_id: _Optional[str] = ..., tool_name: _Optional[str] = ..., error: _Optional[_Union[_run_pb2.RunError, _Mapping]] = ..., tries: _Optional[int] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ToolCallFinished(_message.Message):
-    __slots__ = ("tool_call_id", "tool_name", "result", "outcome")
+    __slots__ = ("tool_call_id", "tool_name", "result", "outcome", "error")
     TOOL_CALL_ID_FIELD_NUMBER: _ClassVar[int]
     TOOL_NAME_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     tool_call_id: str
     tool_name: str
     result: _struct_pb2.Value
     outcome: ToolCallOutcome
-    def __init__(self, tool_call_id: _Optional[str] = ..., tool_name: _Optional[str] = ..., result: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., outcome: _Optional[_Union[ToolCallOutcome, str]] = ...) -> None: ...
+    error: _run_pb2.RunError
+    def __init__(self, tool_call_id: _Optional[str] = ..., tool_name: _Optional[str] = ..., result: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., outcome: _Optional[_Union[ToolCallOutcome, str]] = ..., error: _Optional[_Union[_run_pb2.RunError, _Mapping]] = ...) -> None: ...
 
 class StepFinished(_message.Message):
     __slots__ = ("name", "usage")

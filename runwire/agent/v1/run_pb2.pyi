@@ -65,7 +65,7 @@ PENDING_KIND_DATA: PendingKind
 PENDING_KIND_TIME: PendingKind
 
 class Agent(_message.Message):
-    __slots__ = ("agent_id", "description", "kind", "version", "input_schema", "output_schema", "scorers")
+    __slots__ = ("agent_id", "description", "kind", "version", "input_schema", "output_schema", "scorers", "models", "model_settings")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,8 @@ class Agent(_message.Message):
     INPUT_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     SCORERS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SETTINGS_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     description: str
     kind: AgentKind
@@ -80,7 +82,41 @@ class Agent(_message.Message):
     input_schema: _struct_pb2.Struct
     output_schema: _struct_pb2.Struct
     scorers: _containers.RepeatedCompositeFieldContainer[ScorerRef]
-    def __init__(self, agent_id: _Optional[str] = ..., description: _Optional[str] = ..., kind: _Optional[_Union[AgentKind, str]] = ..., version: _Optional[str] = ..., input_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., output_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scorers: _Optional[_Iterable[_Union[ScorerRef, _Mapping]]] = ...) -> None: ...
+    models: _containers.RepeatedScalarFieldContainer[str]
+    model_settings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, agent_id: _Optional[str] = ..., description: _Optional[str] = ..., kind: _Optional[_Union[AgentKind, str]] = ..., version: _Optional[str] = ..., input_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., output_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scorers: _Optional[_Iterable[_Union[ScorerRef, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., model_settings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ModelChoice(_message.Message):
+    __slots__ = ("model", "settings")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    settings: _struct_pb2.Struct
+    def __init__(self, model: _Optional[str] = ..., settings: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class InputPart(_message.Message):
+    __slots__ = ("text", "image", "audio", "video", "document")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_FIELD_NUMBER: _ClassVar[int]
+    VIDEO_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    image: Media
+    audio: Media
+    video: Media
+    document: Media
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[_Union[Media, _Mapping]] = ..., audio: _Optional[_Union[Media, _Mapping]] = ..., video: _Optional[_Union[Media, _Mapping]] = ..., document: _Optional[_Union[Media, _Mapping]] = ...) -> None: ...
+
+class Media(_message.Message):
+    __slots__ = ("url", "data", "media_type")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    data: bytes
+    media_type: str
+    def __init__(self, url: _Optional[str] = ..., data: _Optional[bytes] = ..., media_type: _Optional[str] = ...) -> None: ...
 
 class ScorerRef(_message.Message):
     __slots__ = ("scorer_id", "sampling", "scorer_version", "match_labels", "match_states", "options", "name")
@@ -108,7 +144,7 @@ class ScorerRef(_message.Message):
     def __init__(self, scorer_id: _Optional[str] = ..., sampling: _Optional[float] = ..., scorer_version: _Optional[str] = ..., match_labels: _Optional[_Mapping[str, str]] = ..., match_states: _Optional[_Iterable[_Union[RunState, str]]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "agent_id", "state", "input", "output", "error", "attempt", "labels", "usage", "last_sequence", "cursor", "create_time", "start_time", "end_time", "expire_time", "scorers", "agent_version", "pending", "timeout", "attempts", "cancel_requested", "omitted", "owner", "conversation", "turn", "cancelled_by", "forked_from")
+    __slots__ = ("run_id", "agent_id", "state", "input", "output", "error", "attempt", "labels", "usage", "last_sequence", "cursor", "create_time", "start_time", "end_time", "expire_time", "scorers", "agent_version", "pending", "timeout", "attempts", "cancel_requested", "omitted", "owner", "conversation", "turn", "cancelled_by", "forked_from", "context", "model", "trace_id", "forked_from_sequence", "forked_from_turn", "forked_from_step")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +179,12 @@ class Run(_message.Message):
     TURN_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_BY_FIELD_NUMBER: _ClassVar[int]
     FORKED_FROM_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    FORKED_FROM_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FORKED_FROM_TURN_FIELD_NUMBER: _ClassVar[int]
+    FORKED_FROM_STEP_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     agent_id: str
     state: RunState
@@ -170,7 +212,13 @@ class Run(_message.Message):
     turn: Turn
     cancelled_by: str
     forked_from: str
-    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., attempt: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., last_sequence: _Optional[int] = ..., cursor: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scorers: _Optional[_Iterable[_Union[ScorerRef, _Mapping]]] = ..., agent_version: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingRequest, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel_requested: bool = ..., omitted: _Optional[_Iterable[str]] = ..., owner: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., turn: _Optional[_Union[Turn, _Mapping]] = ..., cancelled_by: _Optional[str] = ..., forked_from: _Optional[str] = ...) -> None: ...
+    context: _struct_pb2.Struct
+    model: ModelChoice
+    trace_id: str
+    forked_from_sequence: int
+    forked_from_turn: int
+    forked_from_step: int
+    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., attempt: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., last_sequence: _Optional[int] = ..., cursor: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scorers: _Optional[_Iterable[_Union[ScorerRef, _Mapping]]] = ..., agent_version: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingRequest, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel_requested: bool = ..., omitted: _Optional[_Iterable[str]] = ..., owner: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., turn: _Optional[_Union[Turn, _Mapping]] = ..., cancelled_by: _Optional[str] = ..., forked_from: _Optional[str] = ..., context: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., model: _Optional[_Union[ModelChoice, _Mapping]] = ..., trace_id: _Optional[str] = ..., forked_from_sequence: _Optional[int] = ..., forked_from_turn: _Optional[int] = ..., forked_from_step: _Optional[int] = ...) -> None: ...
 
 class Conversation(_message.Message):
     __slots__ = ("idle_timeout",)

@@ -13,9 +13,14 @@ local names = redis.call('HGET', KEYS[1], 'indexes') or ''
 for name in string.gmatch(names, '[^%z]+') do
   redis.call('ZREM', prefix .. 'index:' .. name, topic)
 end
-redis.call('ZREM', prefix .. 'due:' .. head.queue, topic)
-redis.call('ZREM', prefix .. 'suspects:' .. head.queue, topic)
+for _, kind in ipairs({ 'due:', 'suspects:' }) do
+  unplace(lane(prefix, kind, head.queue, tenant_of(topic)), topic)
+  redis.call('ZREM', prefix .. kind .. head.queue, topic) -- where the version before had it
+end
 redis.call('ZREM', prefix .. 'ends', end_place(topic, head, names))
+if head.aside == '1' then
+  redis.call('UNLINK', aside_of(prefix, topic, head))
+end
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 redis.call('PUBLISH', prefix .. 'live:' .. topic, '')
 return 1

@@ -5,7 +5,8 @@
 --       5 schedule, or 'back' for a claim that nobody got,
 --       6 entry ('' without events)
 --       and, unless all of these are at their defaults:
---       7 due_in, 8 progress ('1'), 9 retention, 10 tombstone, 11 new epoch ('' unless create), 12 queue,
+--       7 due_in, 8 progress ('1'), 9 retention, 10 tombstone, 11 new epoch ('' unless create), 12 queue (also of one
+--       that moves),
 --       13..18 how many indexes, puts, puts_once, deletes, messages and leaves follow: name; name, value; name, value;
 --       name; queue, body; name
 -- Returns {'ok', now, head}, or a refusal: {'exists'}, {'not_found'}, {'expired', final}, {'fenced', attempt},
@@ -42,7 +43,7 @@ end
 head = head or {
   epoch = epoch, attempt = '0', earliest = '1', last = '0', check = '', final = '0', create_time = digits(now),
   expire_time = '0', queue = ARGV[12], leased = '0', woken = '0', losses = '0', token = '', holder = '', alone = '0',
-  alone_losses = '0', lease = '0', suspect = '0', overdue = '0',
+  alone_losses = '0', lease = '0', suspect = '0', overdue = '0', aside = '0',
 }
 if expired(head) then
   return { 'expired', head.final }
@@ -71,8 +72,22 @@ if first then
     return { 'hole', head.last }
   end
 end
+local aside = aside_of(prefix, topic, head)
+-- The hash that this field is in.
+local function hash_of(name)
+  return is_aside(name) and aside or KEYS[3]
+end
+local sets_aside, uses_aside = false, head.aside == '1' and final ~= 0
+for _, some in ipairs({ puts, puts_once, deletes }) do
+  for _, i in ipairs(some) do
+    if is_aside(ARGV[i]) then
+      uses_aside = true
+      sets_aside = sets_aside or some ~= deletes
+    end
+  end
+end
 for _, i in ipairs(puts_once) do
-  local value = redis.call('HGET', KEYS[3], ARGV[i])
+  local value = redis.call('HGET', hash_of(ARGV[i]), ARGV[i])
   if value then
     return { 'field', ARGV[i], value }
   end
@@ -80,7 +95,7 @@ end
 
 -- What the topic becomes
 
-local due_key_before = lane_of(prefix, head)
+local lane_before = lane_of(prefix, head, topic)
 local changes = {}
 local function set(name, value)
   head[name] = value
@@ -117,7 +132,14 @@ if first then
   set('last', last)
   set('check', check)
 end
+if sets_aside and head.aside ~= '1' then
+  set('aside', '1')
+end
 local ends = final ~= 0 or schedule == 'due' or schedule == 'never'
+local moves = epoch == '' and (ARGV[12] or '') ~= '' and (ends or head.leased == '0')
+if moves then
+  set('queue', ARGV[12])
+end
 if final ~= 0 then
   set('final', digits(final))
   set('expire_time', digits(now + tonumber(ARGV[9])))
@@ -129,12 +151,14 @@ elseif schedule == 'never' then
 elseif schedule == 'wake' then
   -- The mark is set without a lease too: a NEVER that the owner repeats after a time-out must not undo it.
   set('woken', '1')
-  local planned = tonumber(redis.call('ZSCORE', due_key_before, topic) or nil)
+  local planned = tonumber(redis.call('ZSCORE', lane_before.key, topic) or nil)
   if head.leased == '0' and not (planned and planned <= now) then
     due = now
+  elseif moves then
+    due = planned
   end
 elseif progress and head.suspect == '1' then
-  due = tonumber(redis.call('ZSCORE', due_key_before, topic) or nil)
+  due = tonumber(redis.call('ZSCORE', lane_before.key, topic) or nil)
 end
 if progress or ends then
   set('losses', '0')
@@ -164,15 +188,13 @@ end
 if #changes == 0 then
   set('last', head.last)
 end
-local due_key = lane_of(prefix, head)
+local lane_after = lane_of(prefix, head, topic)
 
 -- While a cluster moves the slot, a key that is elsewhere already ends the script where it is touched first: here, and
 -- not between two writes. (A key that never was looks the same; the caller tries again until the slot has moved.)
 local touched = {}
 if due ~= nil then
-  touched[1] = due_key
-  touched[2] = due_key_before
-  touched[3] = prefix .. 'queues'
+  touched = { lane_after.key, lane_after.tenants, lane_before.key, lane_before.tenants, prefix .. 'queues' }
 end
 for _, i in ipairs(indexes) do
   touched[#touched + 1] = prefix .. 'index:' .. ARGV[i]
@@ -185,6 +207,9 @@ for _, i in ipairs(messages) do
 end
 if final ~= 0 then
   touched[#touched + 1] = prefix .. 'ends'
+end
+if uses_aside then
+  touched[#touched + 1] = aside
 end
 if #touched > 0 then
   redis.call('EXISTS', unpack(touched))
@@ -201,13 +226,13 @@ if first then
 end
 redis.call('HSET', KEYS[1], unpack(changes))
 for _, i in ipairs(deletes) do
-  redis.call('HDEL', KEYS[3], ARGV[i])
+  redis.call('HDEL', hash_of(ARGV[i]), ARGV[i])
 end
 for _, i in ipairs(puts) do
-  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+  redis.call('HSET', hash_of(ARGV[i]), ARGV[i], ARGV[i + 1])
 end
 for _, i in ipairs(puts_once) do
-  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+  redis.call('HSET', hash_of(ARGV[i]), ARGV[i], ARGV[i + 1])
 end
 for _, i in ipairs(leaves) do
   redis.call('ZREM', prefix .. 'index:' .. ARGV[i], topic)
@@ -215,13 +240,15 @@ end
 for _, i in ipairs(indexes) do
   redis.call('ZADD', prefix .. 'index:' .. ARGV[i], head.create_time, topic)
 end
-if due ~= nil and (not due or due_key ~= due_key_before) then
-  redis.call('ZREM', due_key_before, topic)
+if due ~= nil and (not due or lane_after.key ~= lane_before.key) then
+  unplace(lane_before, topic)
 end
 if due then
-  redis.call('ZADD', due_key, digits(due), topic)
+  place(lane_after, topic, due)
   redis.call('SADD', prefix .. 'queues', head.queue)
-elseif due == false and redis.call('EXISTS', prefix .. 'due:' .. head.queue, prefix .. 'suspects:' .. head.queue) == 0 then
+elseif due == false
+  and redis.call('EXISTS', prefix .. 'tenants:due:' .. head.queue, prefix .. 'tenants:suspects:' .. head.queue) == 0
+then
   redis.call('SREM', prefix .. 'queues', head.queue)
 end
 for _, i in ipairs(messages) do
@@ -232,6 +259,9 @@ if final ~= 0 then
   local expire = tonumber(head.expire_time)
   redis.call('PEXPIREAT', KEYS[2], end_of(expire + SWEPT))
   redis.call('PEXPIREAT', KEYS[3], end_of(expire + SWEPT))
+  if head.aside == '1' then
+    redis.call('PEXPIREAT', aside, end_of(expire + SWEPT))
+  end
   redis.call('PEXPIREAT', KEYS[1], end_of(expire + tonumber(ARGV[10])))
   local names = redis.call('HGET', KEYS[1], 'indexes') or ''
   redis.call('ZADD', prefix .. 'ends', head.expire_time, end_place(topic, head, names))

@@ -7,13 +7,15 @@
 local prefix, found = ARGV[1], {}
 for _, queue in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   local due, all, oldest = 0, 0, nil
-  for _, lane in ipairs({ 'due:', 'suspects:' }) do
-    local key = prefix .. lane .. queue
-    due = due + redis.call('ZCOUNT', key, '-inf', digits(now))
-    all = all + redis.call('ZCARD', key)
-    local first = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
-    if first and first <= now and (not oldest or first < oldest) then
-      oldest = first
+  for _, kind in ipairs({ 'due:', 'suspects:' }) do
+    for _, tenant in ipairs(redis.call('ZRANGE', prefix .. 'tenants:' .. kind .. queue, 0, -1)) do
+      local key = lane(prefix, kind, queue, tenant).key
+      due = due + redis.call('ZCOUNT', key, '-inf', digits(now))
+      all = all + redis.call('ZCARD', key)
+      local first = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+      if first and first <= now and (not oldest or first < oldest) then
+        oldest = first
+      end
     end
   end
   if all == 0 then

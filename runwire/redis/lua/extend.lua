@@ -11,20 +11,20 @@ for i, key in ipairs(KEYS) do
   local topic, attempt, token = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
   local head = read_head(key)
   if head and head.leased == '1' and head.attempt == attempt and head.token == token then
-    if not touched[head.queue] then
-      touch_lanes(prefix, head.queue)
-      touched[head.queue] = true
+    local before, was_lease, was_overdue = lane_of(prefix, head, topic), head.lease, head.overdue
+    if not touched[before.key] then
+      touch_lanes(prefix, head.queue, before.tenant)
+      touched[before.key] = true
     end
-    local before, was_lease, was_overdue = lane_of(prefix, head), head.lease, head.overdue
     hold(head, lease)
-    local after = lane_of(prefix, head)
-    if after ~= before or was_lease ~= head.lease or was_overdue ~= '0' then
+    local after = lane_of(prefix, head, topic)
+    if after.key ~= before.key or was_lease ~= head.lease or was_overdue ~= '0' then
       redis.call('HSET', key, 'lease', head.lease, 'suspect', head.suspect, 'overdue', '0')
     end
-    if after ~= before then
-      redis.call('ZREM', before, topic)
+    if after.key ~= before.key then
+      unplace(before, topic)
     end
-    redis.call('ZADD', after, digits(now + lease), topic)
+    place(after, topic, now + lease)
     states[i] = head.woken == '1' and 'woken' or 'held'
   else
     states[i] = 'lost'

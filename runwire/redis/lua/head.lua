@@ -18,7 +18,7 @@ end
 local function read_head(key)
   local values = redis.call(
     'HMGET', key, 'epoch', 'attempt', 'earliest', 'last', 'check', 'final', 'create_time', 'expire_time', 'queue',
-    'leased', 'woken', 'losses', 'token', 'holder', 'alone', 'alone_losses', 'lease', 'suspect', 'overdue'
+    'leased', 'woken', 'losses', 'token', 'holder', 'alone', 'alone_losses', 'lease', 'suspect', 'overdue', 'aside'
   )
   if not values[1] then
     return nil
@@ -30,17 +30,46 @@ local function read_head(key)
     -- What came later: a head written by the version before has none of it.
     token = values[13] or '', holder = values[14] or '', alone = values[15] or '0', alone_losses = values[16] or '0',
     lease = values[17] or '0', suspect = values[18] or '0', overdue = values[19] or '0',
+    aside = values[20] or '0',
   }
 end
 
--- The set in which a topic has its place by due time.
-local function lane_of(prefix, head)
-  return prefix .. (head.suspect == '1' and 'suspects:' or 'due:') .. head.queue
+-- Whose a topic is: see runwire/turns.py.
+local function tenant_of(topic)
+  return string.match(topic, '^([^/]*)/') or ''
 end
 
--- Both, so that the script ends here if the slot moves and one of them is elsewhere.
-local function touch_lanes(prefix, queue)
-  redis.call('EXISTS', prefix .. 'due:' .. queue, prefix .. 'suspects:' .. queue)
+-- Where the topics of one tenant have their places by due time, in a queue and of a kind ('due:' or 'suspects:'). Beside
+-- it the set of the tenants that have such a place.
+local function lane(prefix, kind, queue, tenant)
+  return {
+    key = prefix .. 'lane:' .. kind .. queue .. '/' .. tenant, tenants = prefix .. 'tenants:' .. kind .. queue, tenant = tenant,
+  }
+end
+
+-- That of a topic.
+local function lane_of(prefix, head, topic)
+  return lane(prefix, head.suspect == '1' and 'suspects:' or 'due:', head.queue, tenant_of(topic))
+end
+
+local function place(at, topic, time)
+  if redis.call('ZADD', at.key, digits(time), topic) == 1 then
+    redis.call('ZADD', at.tenants, 0, at.tenant)
+  end
+end
+
+local function unplace(at, topic)
+  if redis.call('ZREM', at.key, topic) == 1 and redis.call('EXISTS', at.key) == 0 then
+    redis.call('ZREM', at.tenants, at.tenant)
+  end
+end
+
+-- All of a topic's, so that the script ends here if the slot moves and one of them is elsewhere.
+local function touch_lanes(prefix, queue, tenant)
+  for _, kind in ipairs({ 'due:', 'suspects:' }) do
+    local at = lane(prefix, kind, queue, tenant)
+    redis.call('EXISTS', at.key, at.tenants)
+  end
 end
 
 -- See runwire.pubsub.grace_seconds.
@@ -86,6 +115,17 @@ local function end_place(topic, head, names)
   return topic .. '\0' .. head.epoch .. '\0' .. names
 end
 
+-- Whether this field is one that is set aside: claims do not bring it.
+local function is_aside(name)
+  return string.sub(name, 1, 6) == 'aside/'
+end
+
+-- The hash of a topic's fields that are set aside. It is there where head.aside is '1': so nothing else touches a key
+-- that is not there (see commit.lua on slots that move). By the epoch, so that it is no other log's of this name.
+local function aside_of(prefix, topic, head)
+  return prefix .. 'aside:' .. topic .. ':' .. head.epoch
+end
+
 -- {name, value, ...} of those fields in the hash `key` that exist.
 local function named_fields(key, names)
   local found = {}
@@ -101,13 +141,13 @@ local function named_fields(key, names)
   return found
 end
 
--- Up to `limit` topics that are due, of the due sets `keys`, those due longest first.
-local function due_topics(keys, limit)
+-- Up to `limit` topics of these lanes that are due, those due longest first.
+local function due_topics(lanes, limit)
   local ready = {}
-  for _, key in ipairs(keys) do
-    local places = redis.call('ZRANGEBYSCORE', key, '-inf', digits(now), 'WITHSCORES', 'LIMIT', 0, limit)
+  for _, at in ipairs(lanes) do
+    local places = redis.call('ZRANGEBYSCORE', at.key, '-inf', digits(now), 'WITHSCORES', 'LIMIT', 0, limit)
     for i = 1, #places, 2 do
-      ready[#ready + 1] = { key = key, topic = places[i], time = tonumber(places[i + 1]) }
+      ready[#ready + 1] = { at = at, topic = places[i], time = tonumber(places[i + 1]) }
     end
   end
   table.sort(ready, function(a, b)
@@ -117,4 +157,49 @@ local function due_topics(keys, limit)
     ready[i] = nil
   end
   return ready
+end
+
+-- A tenant's lanes in these queues.
+local function lanes_of(prefix, kind, queues, tenant)
+  local found = {}
+  for i, queue in ipairs(queues) do
+    found[i] = lane(prefix, kind, queue, tenant)
+  end
+  return found
+end
+
+local PAGE = 100
+
+-- The tenants that have something due in these queues, from `first` on and round again: `limit` of them and one more, as
+-- the first may have had its turn. Beside them the time at which something is due next where nothing is now.
+local function waiting(prefix, kind, queues, first, limit)
+  local found, seen, next_due = {}, {}, nil
+  for _, range in ipairs({ { '[' .. first, '+' }, { '-', '(' .. first } }) do
+    local names = {}
+    for _, queue in ipairs(queues) do
+      local from, room, page = range[1], limit + 1, nil
+      repeat
+        page = redis.call('ZRANGEBYLEX', prefix .. 'tenants:' .. kind .. queue, from, range[2], 'LIMIT', 0, PAGE)
+        for _, name in ipairs(page) do
+          from = '(' .. name
+          local time = tonumber(redis.call('ZRANGE', lane(prefix, kind, queue, name).key, 0, 0, 'WITHSCORES')[2] or nil)
+          if time and time > now then
+            next_due = math.min(time, next_due or time)
+          elseif time and room > 0 then
+            room = room - 1
+            names[#names + 1] = not seen[name] and name or nil
+            seen[name] = true
+          end
+        end
+      until #page < PAGE or room <= 0
+    end
+    table.sort(names)
+    for _, name in ipairs(names) do
+      found[#found + 1] = #found <= limit and name or nil
+    end
+    if #found > limit then
+      break
+    end
+  end
+  return found, next_due
 end

@@ -6,7 +6,7 @@
 -- Returns milliseconds until the oldest lease ends ('' for none), then {id, body, deliveries} for each.
 --
 -- A consumer's name ends in `:` and its lease in milliseconds; one without has the default. Acknowledged messages are
--- deleted, so a group that is made anew begins at 0 and finds just what is not acknowledged.
+-- deleted, so a group that is re-created begins at 0 and finds just what is not acknowledged.
 
 local stream, group, consumer, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local default_lease, forget_after = tonumber(ARGV[4]), tonumber(ARGV[5])

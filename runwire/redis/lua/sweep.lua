@@ -18,6 +18,9 @@ for _, place in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', digits(now),
     end
     -- Not DEL, nor by expiry: freeing what is large would hold up every other command.
     redis.call('UNLINK', prefix .. 'log:' .. topic, prefix .. 'fields:' .. topic)
+    if head and head.aside == '1' then
+      redis.call('UNLINK', aside_of(prefix, topic, head))
+    end
   end
   redis.call('ZREM', KEYS[1], place)
   removed = removed + 1

@@ -53,7 +53,7 @@ SCORER_RUN_PRIORITY_NORMAL: ScorerRunPriority
 SCORER_RUN_PRIORITY_HIGH: ScorerRunPriority
 
 class Scorer(_message.Message):
-    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused", "holders")
+    __slots__ = ("scorer_id", "version", "description", "direction", "judge", "judge_model", "prompt_version", "paused", "holders", "external", "options_schema", "paused_by")
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,9 @@ class Scorer(_message.Message):
     PROMPT_VERSION_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_BY_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     version: str
     description: str
@@ -72,7 +75,10 @@ class Scorer(_message.Message):
     prompt_version: str
     paused: bool
     holders: _containers.RepeatedCompositeFieldContainer[ScorerHolder]
-    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ..., holders: _Optional[_Iterable[_Union[ScorerHolder, _Mapping]]] = ...) -> None: ...
+    external: bool
+    options_schema: _struct_pb2.Struct
+    paused_by: str
+    def __init__(self, scorer_id: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., direction: _Optional[_Union[ScoreDirection, str]] = ..., judge: bool = ..., judge_model: _Optional[str] = ..., prompt_version: _Optional[str] = ..., paused: bool = ..., holders: _Optional[_Iterable[_Union[ScorerHolder, _Mapping]]] = ..., external: bool = ..., options_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., paused_by: _Optional[str] = ...) -> None: ...
 
 class ScorerHolder(_message.Message):
     __slots__ = ("worker", "version", "seen_time")
@@ -85,7 +91,7 @@ class ScorerHolder(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., version: _Optional[str] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ScorerRun(_message.Message):
-    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives", "scorer_name", "waits", "attempts_omitted", "omitted")
+    __slots__ = ("scorer_run_id", "run_id", "agent_id", "scorer_id", "scorer_version", "state", "score", "error", "attempts", "deliveries", "create_time", "due_time", "end_time", "trace", "sampling", "options", "labels", "priority", "sample", "redrives", "scorer_name", "waits", "attempts_omitted", "omitted", "requested_by", "redriven_by", "cancelled_by", "author", "opinions")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +123,11 @@ class ScorerRun(_message.Message):
     WAITS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     OMITTED_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    REDRIVEN_BY_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_BY_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    OPINIONS_FIELD_NUMBER: _ClassVar[int]
     scorer_run_id: str
     run_id: str
     agent_id: str
@@ -141,7 +152,30 @@ class ScorerRun(_message.Message):
     waits: int
     attempts_omitted: int
     omitted: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ..., scorer_name: _Optional[str] = ..., waits: _Optional[int] = ..., attempts_omitted: _Optional[int] = ..., omitted: _Optional[_Iterable[str]] = ...) -> None: ...
+    requested_by: str
+    redriven_by: str
+    cancelled_by: str
+    author: str
+    opinions: _containers.RepeatedCompositeFieldContainer[Opinion]
+    def __init__(self, scorer_run_id: _Optional[str] = ..., run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., state: _Optional[_Union[ScorerRunState, str]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., error: _Optional[_Union[ScorerRunError, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[ScorerRunAttempt, _Mapping]]] = ..., deliveries: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace: _Optional[_Union[Trace, _Mapping]] = ..., sampling: _Optional[_Union[_scorer_run_requested_pb2.SamplingDecision, _Mapping]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[ScorerRunPriority, str]] = ..., sample: _Optional[_Union[_scorer_run_requested_pb2.Sample, _Mapping]] = ..., redrives: _Optional[int] = ..., scorer_name: _Optional[str] = ..., waits: _Optional[int] = ..., attempts_omitted: _Optional[int] = ..., omitted: _Optional[_Iterable[str]] = ..., requested_by: _Optional[str] = ..., redriven_by: _Optional[str] = ..., cancelled_by: _Optional[str] = ..., author: _Optional[str] = ..., opinions: _Optional[_Iterable[_Union[Opinion, _Mapping]]] = ...) -> None: ...
+
+class Opinion(_message.Message):
+    __slots__ = ("number", "value", "label", "comment", "author", "submitted_by", "submit_time")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    COMMENT_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
+    SUBMIT_TIME_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    value: float
+    label: str
+    comment: str
+    author: str
+    submitted_by: str
+    submit_time: _timestamp_pb2.Timestamp
+    def __init__(self, number: _Optional[int] = ..., value: _Optional[float] = ..., label: _Optional[str] = ..., comment: _Optional[str] = ..., author: _Optional[str] = ..., submitted_by: _Optional[str] = ..., submit_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("value", "label", "reason", "metadata", "direction", "judgement")
@@ -236,7 +270,7 @@ class Trace(_message.Message):
     def __init__(self, traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class ScorerStats(_message.Message):
-    __slots__ = ("scorer_id", "eligible", "sampled", "scored", "failed", "not_scorable", "declined", "cancelled", "waiting", "coverage", "oldest_age", "latency_p50", "latency_p95", "latency_p99", "mean_score", "paused", "counts", "oldest_due_age", "scorer_name")
+    __slots__ = ("scorer_id", "eligible", "sampled", "scored", "failed", "not_scorable", "declined", "cancelled", "waiting", "coverage", "oldest_age", "latency_p50", "latency_p95", "latency_p99", "mean_score", "paused", "counts", "oldest_due_age", "scorer_name", "compared_with_people", "agreement", "mean_distance")
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
     ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +290,9 @@ class ScorerStats(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     OLDEST_DUE_AGE_FIELD_NUMBER: _ClassVar[int]
     SCORER_NAME_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_WITH_PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     eligible: int
     sampled: int
@@ -275,7 +312,10 @@ class ScorerStats(_message.Message):
     counts: _containers.RepeatedCompositeFieldContainer[StateCount]
     oldest_due_age: _duration_pb2.Duration
     scorer_name: str
-    def __init__(self, scorer_id: _Optional[str] = ..., eligible: _Optional[int] = ..., sampled: _Optional[int] = ..., scored: _Optional[int] = ..., failed: _Optional[int] = ..., not_scorable: _Optional[int] = ..., declined: _Optional[int] = ..., cancelled: _Optional[int] = ..., waiting: _Optional[int] = ..., coverage: _Optional[float] = ..., oldest_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mean_score: _Optional[float] = ..., paused: bool = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., scorer_name: _Optional[str] = ...) -> None: ...
+    compared_with_people: int
+    agreement: float
+    mean_distance: float
+    def __init__(self, scorer_id: _Optional[str] = ..., eligible: _Optional[int] = ..., sampled: _Optional[int] = ..., scored: _Optional[int] = ..., failed: _Optional[int] = ..., not_scorable: _Optional[int] = ..., declined: _Optional[int] = ..., cancelled: _Optional[int] = ..., waiting: _Optional[int] = ..., coverage: _Optional[float] = ..., oldest_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., latency_p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mean_score: _Optional[float] = ..., paused: bool = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., scorer_name: _Optional[str] = ..., compared_with_people: _Optional[int] = ..., agreement: _Optional[float] = ..., mean_distance: _Optional[float] = ...) -> None: ...
 
 class StateCount(_message.Message):
     __slots__ = ("state", "count")

@@ -3,15 +3,26 @@ import datetime
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from runwire.scorer.v1 import scorer_port_pb2 as _scorer_port_pb2
 from runwire.scorer.v1 import scorer_run_pb2 as _scorer_run_pb2
 from runwire.scorer.v1 import scorer_run_requested_pb2 as _scorer_run_requested_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Thumb(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    THUMB_UNSPECIFIED: _ClassVar[Thumb]
+    THUMB_UP: _ClassVar[Thumb]
+    THUMB_DOWN: _ClassVar[Thumb]
+THUMB_UNSPECIFIED: Thumb
+THUMB_UP: Thumb
+THUMB_DOWN: Thumb
 
 class ScorerRunFilter(_message.Message):
     __slots__ = ("run_id", "agent_id", "scorer_id", "states", "created_after", "created_before", "scorer_name")
@@ -298,3 +309,29 @@ class ScorerQueue(_message.Message):
     workers: int
     paused: bool
     def __init__(self, scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ..., paused: bool = ...) -> None: ...
+
+class SubmitScoreRequest(_message.Message):
+    __slots__ = ("run_id", "scorer_id", "value", "thumb", "label", "comment", "author", "request_id")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    THUMB_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    COMMENT_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    scorer_id: str
+    value: float
+    thumb: Thumb
+    label: str
+    comment: str
+    author: str
+    request_id: str
+    def __init__(self, run_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., value: _Optional[float] = ..., thumb: _Optional[_Union[Thumb, str]] = ..., label: _Optional[str] = ..., comment: _Optional[str] = ..., author: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SubmitScoreResponse(_message.Message):
+    __slots__ = ("scorer_run",)
+    SCORER_RUN_FIELD_NUMBER: _ClassVar[int]
+    scorer_run: _scorer_run_pb2.ScorerRun
+    def __init__(self, scorer_run: _Optional[_Union[_scorer_run_pb2.ScorerRun, _Mapping]] = ...) -> None: ...

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from runwire.scorer.v1 import scorer_port_pb2 as runwire_dot_scorer_dot_v1_dot_scorer__port__pb2
 from runwire.scorer.v1 import scorer_service_pb2 as runwire_dot_scorer_dot_v1_dot_scorer__service__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
@@ -100,6 +101,26 @@ class ScorerServiceStub(object):
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.SerializeToString,
                 response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.FromString,
                 _registered_method=True)
+        self.RegisterScorer = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/RegisterScorer',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerResponse.FromString,
+                _registered_method=True)
+        self.ClaimScorerRuns = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/ClaimScorerRuns',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ClaimScorerRunsRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ClaimScorerRunsResponse.FromString,
+                _registered_method=True)
+        self.ReportScorerRun = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/ReportScorerRun',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.FromString,
+                _registered_method=True)
+        self.SubmitScore = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/SubmitScore',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreResponse.FromString,
+                _registered_method=True)
 
 
 class ScorerServiceServicer(object):
@@ -152,7 +173,7 @@ class ScorerServiceServicer(object):
 
     def RetryScorerRuns(self, request, context):
         """Redrives scorer runs: those that are FAILED, NOT_SCORABLE, DECLINED or CANCELLED are due again, with attempts and
-        deliveries counted anew. A result is never overwritten: with a scorer_version, terminal ones of any kind are
+        deliveries counted from zero. A result is never overwritten: with a scorer_version, terminal ones of any kind are
         scored again with that version, as scorer runs of their own beside the old ones.
 
         Of any number of scorer runs, page by page: see RetryScorerRunsRequest.page_size.
@@ -201,6 +222,44 @@ class ScorerServiceServicer(object):
 
     def ListScorerQueues(self, request, context):
         """Lists what is to be done, by scorer and by the version that is asked for, with how many workers could do it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterScorer(self, request, context):
+        """Says what an external scorer is: one that is not in this service, whose workers take its scorer runs by
+        ClaimScorerRuns. It is known to its tenant alone, and said again with each start of a worker. What is said of a
+        version later holds; another meaning of scores is another version. A tenant has up to 1000 versions of scorers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimScorerRuns(self, request, context):
+        """Takes scorer runs of external scorers that are due, each under a lease: what is neither reported nor extended until
+        its end is given to another worker. Waits for some, where there are none. An answer that was lost is such a case
+        too: do not repeat the call on its account, claim anew. NOT_FOUND / SCORER_NOT_FOUND for what is not registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportScorerRun(self, request, context):
+        """Says how an attempt ended, or that it goes on. Taken only under the name and the claim that the scorer run was last
+        claimed with; safe to repeat. FAILED_PRECONDITION / CLAIM_LOST for a report that comes too late: somebody else has
+        the scorer run, it was cancelled or redriven, or took longer than its scorer may. Nothing of it is kept, and it is
+        counted. NOT_FOUND / SCORER_RUN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitScore(self, request, context):
+        """Records what a person, or an outcome that came later, says of a run. It is a scorer run of its own beside those of
+        judges, SUCCEEDED, with scorer_name `people`. An author has one for each run and scorer_id: who submits again corrects
+        it, and GetScorerRun returns what was said before. Idempotent by request_id. NOT_FOUND / RUN_NOT_FOUND;
+        ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,6 +327,26 @@ def add_ScorerServiceServicer_to_server(servicer, server):
                     servicer.ListScorerQueues,
                     request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.FromString,
                     response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.SerializeToString,
+            ),
+            'RegisterScorer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterScorer,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerResponse.SerializeToString,
+            ),
+            'ClaimScorerRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimScorerRuns,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ClaimScorerRunsRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ClaimScorerRunsResponse.SerializeToString,
+            ),
+            'ReportScorerRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportScorerRun,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.SerializeToString,
+            ),
+            'SubmitScore': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitScore,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -600,6 +679,114 @@ class ScorerService(object):
             '/runwire.scorer.v1.ScorerService/ListScorerQueues',
             runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.SerializeToString,
             runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterScorer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/RegisterScorer',
+            runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimScorerRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/ClaimScorerRuns',
+            runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ClaimScorerRunsRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ClaimScorerRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportScorerRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/ReportScorerRun',
+            runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitScore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/SubmitScore',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,7 +16,8 @@ def upgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
     op.execute("CREATE SEQUENCE scorer_revisions AS bigint")
-    # The numbers so far were those of transactions: ours go on above them, and cursors that were given out stay good.
+    # The numbers so far were those of transactions: ours continue above them, and cursors that were given out stay
+    # good.
     op.execute(
         sa.text(
             "SELECT setval('scorer_revisions', greatest(1, "

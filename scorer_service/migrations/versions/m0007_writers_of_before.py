@@ -1,4 +1,4 @@
-"""Releases from before 0005 may go on writing during a rolling upgrade: their rows are numbered for them.
+"""Releases from before 0005 may still write during a rolling upgrade: their rows are numbered for them.
 
 They write the number of their transaction as the revision of a row. Such a number says nothing beside those of our
 sequence: a watch that is further has passed it, and would never see the row. So the database itself gives these rows a
@@ -33,7 +33,7 @@ BEGIN
     RETURN NEW;
 END $$
 """
-# Whoever takes numbers from the sequence has no use for that of its transaction. If they should be equal, it gets
+# What takes numbers from the sequence has no use for that of its transaction. If they should be equal, it gets
 # another number of the sequence, which does no harm.
 _TRIGGER = """
 CREATE TRIGGER scorer_runs_renumber BEFORE INSERT OR UPDATE OF revision ON scorer_runs FOR EACH ROW

@@ -3,15 +3,19 @@
 import asyncio
 import gc
 import tracemalloc
+import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from pydantic_ai import Agent
+from pydantic_ai.models.test import TestModel
 
-from agent_service import Retry, RunContext, ScorerRef, workflow
+from agent_service import Retry, RunContext, ScorerRef, durable_agent, workflow
 from agent_service.agents.definition import Definition
 from agent_service.log.history import Past
 from agent_service.log.journal import MAX_ENTRY_BYTES, Journal, JournalEntryTooLarge
@@ -241,14 +245,82 @@ async def twice(number: int) -> int:
         (lambda ctx: ctx.gather(a=twice(1), b=twice), "b cannot be awaited"),
         (lambda ctx: ctx.sleep(0.0, name="x" * 300), "1 to 256 printable"),
         (lambda ctx: ctx.suspend(""), "1 to 256 printable"),
+        (lambda ctx: ctx.step("a", twice, 1, retry=3), "retry is 3; it must be a Retry"),
+        (lambda ctx: ctx.step("a", twice, 1, timeout_seconds=timedelta(1)), "timeout_seconds is .* a number above 0"),
+        (lambda ctx: ctx.step("a", twice, 1, timeout_seconds=0), "timeout_seconds is 0"),
+        (lambda ctx: ctx.sleep("5"), "duration is '5'; it must be a number of seconds or a timedelta"),
+        (lambda ctx: ctx.sleep(None), "duration is None"),
+        (lambda ctx: ctx.suspend("a", timeout="5"), "timeout is '5'"),
+        (lambda ctx: ctx.emit_text(None), "emit_text: expected str, got NoneType"),
+        (lambda ctx: ctx.emit({"text": "a"}), "dict is no payload"),
+        (lambda ctx: ctx.receive(), "start it with StartRunRequest.conversation"),
     ],
 )
 async def test_misuse_says_what_to_write(misuse: Any, hint: str, recwarn: pytest.WarningsRecorder) -> None:
     """A mistake with steps is told as the mistake it is, with what to write, and leaves no coroutine behind."""
-    with pytest.raises((TypeError, ValueError), match=hint):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=hint):
         await misuse(context())
     gc.collect()
     assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    "forget, hint",
+    [
+        (lambda ctx: ctx.step("a", twice, 1), "ctx.step was called and never awaited"),
+        (lambda ctx: ctx.sleep(5.0), "ctx.sleep was called and never awaited"),
+        (lambda ctx: ctx.suspend("a"), "ctx.suspend was called and never awaited"),
+        (lambda ctx: ctx.emit_custom("a", {}), "ctx.emit_custom was called and never awaited"),
+        (lambda ctx: ctx.gather(a=ctx.step("a", twice, 1)), "ctx.step was called and never awaited"),
+    ],
+)
+async def test_what_is_never_awaited(forget: Any, hint: str) -> None:
+    """A workflow that forgets an await does not succeed without what it believes done."""
+
+    @workflow(id="forgetful")
+    async def forgetful(ctx: RunContext, input: Any) -> None:
+        forget(ctx)
+        await ctx.step("b", twice, 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's own, of a gather that is not awaited
+        with pytest.raises(RuntimeError, match=hint):
+            await forgetful.body(context(), None)
+
+
+async def test_what_is_awaited_is_not_kept() -> None:
+    """However many steps there are, few are remembered to look whether they were awaited."""
+    ctx = context()
+    for number in range(500):
+        await ctx.step(f"step-{number}", twice, number)
+    assert len(ctx._unseen) <= 64
+    ctx.check_awaited()
+
+
+@pytest.mark.parametrize(
+    "misuse, hint",
+    [
+        (lambda: workflow(_flow), "write @workflow"),
+        (lambda: workflow()(_flow), "write @workflow"),
+        (lambda: workflow(id="w")(lambda ctx, input: None), "expected `async def"),
+        (lambda: workflow(id="w", scorers=["keyword-coverage"])(_flow), r"scorers=\[ScorerRef"),
+        (lambda: durable_agent("agent"), "expected a pydantic_ai.Agent, got str"),
+        (lambda: durable_agent(_agent, deps={"a": 1}), "deps is 'dict'; it must be a function"),
+        (lambda: durable_agent(_agent, tool_retry=3), "tool_retry is 3; it must be a Retry"),
+        (lambda: durable_agent(_agent, limits=20), "limits is 20; it must be pydantic_ai.usage.UsageLimits"),
+        (lambda: durable_agent(_agent, lifespan=7), "must be a function with @asynccontextmanager"),
+    ],
+)
+def test_a_definition_that_is_misused(misuse: Any, hint: str) -> None:
+    """What would fail in every run is told where it is written, with what to write."""
+    with pytest.raises(ConfigurationError, match=hint):
+        misuse()
+
+
+async def _flow(ctx: RunContext, input: Any) -> None: ...
+
+
+_agent = Agent(TestModel(), name="agent")
 
 
 async def unkept() -> Any:

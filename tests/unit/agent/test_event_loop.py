@@ -107,7 +107,7 @@ BREAKING_OUT: list[Callable[[], Awaitable[None]]] = [
 
 @pytest.mark.parametrize("code", BREAKING_OUT, ids=lambda code: code.__name__)
 def test_what_breaks_out_is_told_to_whose_it_is(code: Callable[[], Awaitable[None]]) -> None:
-    """SystemExit and KeyboardInterrupt, wherever on the loop the code of a run raises them: the loop goes on, and the
+    """SystemExit and KeyboardInterrupt, wherever on the loop the code of a run raises them: the loop continues, and the
     run's owner is told, and nobody else."""
 
     async def service() -> list[BaseException]:

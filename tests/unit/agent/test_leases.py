@@ -84,7 +84,8 @@ async def test_a_blocked_loop_does_not_lose_its_leases(tmp_path: Path) -> None:
 
 
 async def test_a_loop_that_is_blocked_for_too_long_lets_go(tmp_path: Path) -> None:
-    """A loop that has shown no sign of life for `max_blocked_seconds` is taken for dead: its runs go on elsewhere."""
+    """A loop that has shown no sign of life for `max_blocked_seconds` is taken for dead: its runs continue
+    elsewhere."""
     url = f"sqlite:///{tmp_path}/runs.db"
     async with claimed(url, 0.2) as (store, claim):
         leases = Leases(store, lambda: open_store(url), Told(), lease_seconds=0.2, max_blocked_seconds=0.1)
@@ -122,7 +123,7 @@ async def test_a_wake_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_store_that_fails_for_a_while(tmp_path: Path) -> None:
-    """Renewals go on after the store could not be opened, and after it failed in between."""
+    """Renewals continue after the store could not be opened, and after it failed in between."""
     url = f"sqlite:///{tmp_path}/runs.db"
     tries = []
 

@@ -297,7 +297,7 @@ async def _until_lost(desk: Desk) -> bool:
 
 
 async def test_an_event_too_large_leaves_nothing() -> None:
-    """It raises, takes no sequence, and the writer goes on."""
+    """It raises, takes no sequence, and the writer continues."""
     async with Desk() as desk:
         with pytest.raises(EventTooLarge, match=str(MAX_EVENT_BYTES)):
             await desk.emit("x" * MAX_EVENT_BYTES)
@@ -367,7 +367,7 @@ async def _lost(desk: Desk) -> bool:
 
 
 async def test_a_caller_that_is_cancelled_does_not_stop_the_write() -> None:
-    """Cancelling who waits for a write takes nothing back: it may be stored, and the log goes on."""
+    """Cancelling who waits for a write takes nothing back: it may be stored, and the log continues."""
     async with Desk() as desk:
         desk.store.gate.clear()
         async with asyncio.TaskGroup() as group:

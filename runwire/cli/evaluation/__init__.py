@@ -1,0 +1,1 @@
+"""`runwire eval`: an agent over a file of inputs, scored, compared and gated."""
