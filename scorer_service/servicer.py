@@ -32,7 +32,8 @@ from scorer_service.answers import budgets as budget_messages
 from scorer_service.answers import messages
 from scorer_service.answers.controls import Controls, Place, Selection, Walk
 from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Found, Queries
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.answers.watch import Frame, Watch
 from scorer_service.people import messages as people_messages
 from scorer_service.people.opinions import Opinions

@@ -26,7 +26,8 @@ from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Filter, Place, Queries
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.export import Exporter, Verdict
 from scorer_service.people.opinions import Opinions, Said
 from scorer_service.port.external import External
@@ -273,6 +274,7 @@ async def people(database: Database, jobs: Jobs) -> None:
         await queries.changes(Place(1, "a"), upto, tenant="default", run_id=run_id)
         await queries.changes(Place(1), upto, run_id=run_id)
     await queries.progress("default", ["run-1"])
+    await queries.changes_of("default", ["run-1", "run-2"], upto, limit=5, most_weight=1000)
     await queries.paused("default")
     await queries.holdup()
     await controls.rescore("default", Filter("default", states=[5], created_before=1010.0), "2")
