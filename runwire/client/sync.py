@@ -433,6 +433,24 @@ class ScorerClient(Client):
         response: scorer_pb.GetScorerStatsResponse = self._call("GetScorerStats", request)
         return list(response.stats)
 
+    def set_scorer_budget(
+        self,
+        scorer_id: str = "",
+        *,
+        window: timedelta | float = 86_400.0,
+        max_tokens: int | None = None,
+        max_cost_usd: float | None = None,
+    ) -> scorer_pb.ScorerBudget:
+        request = requests.set_scorer_budget(scorer_id, window, max_tokens, max_cost_usd)
+        response: scorer_pb.SetScorerBudgetResponse = self._call("SetScorerBudget", request)
+        return response.budget
+
+    def list_scorer_budgets(self) -> list[scorer_pb.ScorerBudget]:
+        response: scorer_pb.ListScorerBudgetsResponse = self._call(
+            "ListScorerBudgets", scorer_pb.ListScorerBudgetsRequest()
+        )
+        return list(response.budgets)
+
     def submit_score(
         self,
         run_id: str,
