@@ -149,7 +149,11 @@ test-polyglot: $(STAMP) ## clients in other languages against a real server
 test-browser: $(STAMP) ## the pages in a real Chromium, which must be on PATH
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-.PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity
+.PHONY: screenshots
+screenshots: $(STAMP) ## take the pictures of docs/dashboard.md anew; needs a Chromium on PATH
+	$(BIN)/python -m docs.screenshots
+
+.PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity bench-gateway
 bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-identity ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
@@ -164,6 +168,8 @@ bench-growth: $(STAMP) ## what calls cost beside 1,000 to 100,000 runs that have
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 bench-identity: $(STAMP) ## what TLS and tokens cost, as ratios to neither
 	$(BIN)/python -m benchmarks.identity $(ARGS)
+bench-gateway: $(STAMP) ## 2,000 readers by Server-Sent Events, beside the same by gRPC
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
 bench-memory: $(STAMP) ## what a service process needs where clients do their worst (minutes)
 	$(BIN)/python -m benchmarks.memory $(ARGS)
 bench-scorer: $(STAMP) ## scorer runs a second, against job libraries
@@ -179,6 +185,10 @@ bench-quick: $(STAMP) ## what a live event costs beside plain commands, before a
 deploy-check: $(STAMP) ## Dockerfile, compose and Kubernetes files, and the wheel freshly installed; without an engine
 	$(BIN)/python -m deploy.check
 	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" $(ARGS)
+
+.PHONY: audit
+audit: $(STAMP) ## licences of what we depend on, and what is known against it (by pip-audit, where its data can be reached)
+	$(BIN)/python -m deploy.audit
 
 .PHONY: clean
 clean: ## remove what can be made again, the environments too

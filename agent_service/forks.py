@@ -59,7 +59,8 @@ class Forks:
     async def fork(self, who: Principal, request: agent_service_pb2.ForkRunRequest) -> run_pb2.Run:
         """Accepts a run that continues from another; a repeat by request id returns the run that is there.
 
-        Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, JournalGone, AlreadyExists.
+        Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, JournalGone, AlreadyExists,
+        QueueFull.
         """
         run_id, digest = run_id_of(who, request.request_id), _digest(request)
         topic = topic_of(who.tenant, run_id)
@@ -96,6 +97,7 @@ class Forks:
             },
             schedule=Schedule.DUE,
         )
+        await self._runs.admit(who, topic)
         try:
             committed = await self._runs.log.publish(commit)
         except TopicExists:

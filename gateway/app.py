@@ -18,6 +18,7 @@ from gateway import openapi, pages, problems, resources
 from gateway.agui.paths import AgUi
 from gateway.callers import Callers
 from gateway.config import Settings
+from gateway.hub import Hub
 from gateway.responses.paths import Responses
 from gateway.services import Services
 from gateway.streams import Streams
@@ -26,18 +27,18 @@ from runwire.errors import RunwireError
 
 def create(settings: Settings, draining: asyncio.Event | None = None) -> Starlette:
     """The application. Once `draining` is set its streams end, so that their readers go elsewhere."""
-    draining = draining or asyncio.Event()
+    draining, hub = draining or asyncio.Event(), Hub()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with Services(settings) as services:
+        async with Services(settings) as services, hub:
             app.state.services = services
             yield
 
     async def health(_: Request) -> Response:
         return Response("draining" if draining.is_set() else "ok", 503 if draining.is_set() else 200)
 
-    streams = Streams(settings, _services, draining)
+    streams = Streams(settings, _services, hub, draining)
     routes: list[BaseRoute] = [
         Route("/healthz", _alive),
         Route("/readyz", health),

@@ -11,19 +11,22 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from gateway import sse
+from gateway.hub import Frame, Hub, Key
 from gateway.resources import json_of
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.client import AgentClient, RunStream
-from runwire.errors import CursorMalformed, Unavailable
+from runwire.errors import CursorMalformed, RunwireError, Unavailable
 
 MAX_RUNS: Final = 50
 """In one stream of many runs."""
+_CHECKS_AT_ONCE: Final = 8
 _ENDED: Final = "end"
 _PLACE: Final = re.compile(r"([\w-]*)(?:\.(\d{1,18}|end))?", re.ASCII)
 _MAX_KEPT_BYTES: Final = 4096
@@ -67,19 +70,65 @@ async def check(client: AgentClient, run_id: str, place: Place) -> None:
             raise
 
 
-def of_run(client: AgentClient, run_id: str, place: Place) -> sse.Source:
-    """The messages of one run after `place`; a write for each frame of the service."""
+async def check_all(client: AgentClient, places: Mapping[str, Place]) -> None:
+    """As `check`, for several runs, a few at a time. Raises what is wrong with the first that is wrong."""
+    wrong: dict[str, RunwireError] = {}
+    room = asyncio.Semaphore(_CHECKS_AT_ONCE)
+
+    async def one(run_id: str, place: Place) -> None:
+        async with room:
+            try:
+                await check(client, run_id, place)
+            except RunwireError as error:
+                wrong[run_id] = error
+
+    async with asyncio.TaskGroup() as group:
+        for run_id, place in places.items():
+            group.create_task(one(run_id, place))
+    for run_id in places:
+        if run_id in wrong:
+            raise wrong[run_id]
+
+
+def of_run(client: AgentClient, hub: Hub, key: Key, place: Place) -> sse.Source:
+    """The messages of one run after `place`; a write for each frame of the service, or for several that have waited.
+
+    Readers of the same run share a feed of `hub` where they can, and each has a stream of its own where it cannot.
+    """
+    run_id, _ = key
 
     async def source(write: sse.Write) -> None:
-        async with client.watch(run_id, after=place.cursor, last_sequence=place.last_sequence) as stream:
-            async for batch in stream.batches():
-                places = _places(stream, batch)
-                await write(
-                    b"".join(sse.message(rendered(each), id=str(at)) for each, at in zip(batch, places, strict=True))
-                )
-            await write(sse.message(_end(run_id, stream), id=str(Place(stream.next_cursor, ended=True)), event="end"))
+        at = str(place)
+        while not place_of(at).ended:
+            with hub.seat(key, at, partial(_frames, client, run_id, at)) as seat:
+                if seat is not None:
+                    feed, number = seat
+                    async with aclosing(feed.follow(number)) as following:
+                        async for frame in following:
+                            await write(frame.data)
+                            at = frame.place
+            if place_of(at).ended:
+                return
+            async with aclosing(_frames(client, run_id, at)) as frames:
+                async for frame in frames:
+                    await write(frame.data)
+                    at = frame.place
+                    if hub.covers(key, at):
+                        break
 
     return source
+
+
+async def _frames(client: AgentClient, run_id: str, after: str) -> AsyncGenerator[Frame]:
+    """What is sent of each frame of the service after a place; the last one is the end of the run."""
+    place = place_of(after)
+    async with client.watch(run_id, after=place.cursor, last_sequence=place.last_sequence) as stream:
+        async for batch in stream.batches():
+            places = _places(stream, batch)
+            messages = [sse.message(rendered(each), id=str(at)) for each, at in zip(batch, places, strict=True)]
+            yield Frame(b"".join(messages), str(places[-1]))
+        end = str(Place(stream.next_cursor, ended=True))
+        yield Frame(sse.message(_end(run_id, stream), id=end, event="end"), end)
 
 
 def _places(stream: RunStream, batch: Sequence[run_event_pb2.RunEvent]) -> list[Place]:

@@ -49,6 +49,7 @@ def document() -> dict[str, Any]:
     for resource in RESOURCES:
         paths.setdefault(resource.path, {})[resource.verb.lower()] = _operation(resource, schemas)
     paths.update(_streams(schemas))
+    paths.update(_foreign())
     return {
         "openapi": "3.1.0",
         "info": {
@@ -202,3 +203,74 @@ def _streams(schemas: _Schemas) -> dict[str, Any]:
             }
         },
     }
+
+
+def _foreign() -> dict[str, Any]:
+    """The paths of other protocols. Their own documents have the rest; what stands here is what is taken from them."""
+    id = _in_path("id")
+    after = {"name": "starting_after", "in": "query", "schema": {"type": "integer", "minimum": 0}}
+    stream = {"name": "stream", "in": "query", "schema": {"type": "boolean"}}
+    response = {"type": "object", "description": "A response, as the OpenAI Responses API has it."}
+    answer = {"200": _answer(response)}
+    answer["200"]["content"]["text/event-stream"] = {"schema": {"type": "object", "required": ["type"]}}
+    capabilities = _answer({"type": "object", "description": "AgentCapabilities of AG-UI 1.0."})
+    joined = _answer({"type": "object", "required": ["type"], "description": "An AG-UI event."}, "text/event-stream")
+    return {
+        "/v1/models": {"get": _other("ListModels", "The agents, as models", {"200": _answer({"type": "object"})})},
+        "/v1/responses": {"post": _other("CreateResponse", "Start a run as a response", answer, body=_CREATE)},
+        "/v1/responses/{id}": {
+            "get": _other("GetResponse", "A response, or its events", answer, [id, stream, after]),
+        },
+        "/v1/responses/{id}/cancel": {
+            "post": _other("CancelResponse", "Cancel the run of a response", {"200": _answer(response)}, [id])
+        },
+        "/v1/agui/{agentId}": {
+            "post": _other(
+                "RunAgUi", "Start, join or answer a run by AG-UI", {"200": joined}, [_in_path("agentId")], body=_RUN
+            )
+        },
+        "/v1/agui/{agentId}/capabilities": {
+            "get": _other(
+                "GetAgUiCapabilities", "What AG-UI clients may expect", {"200": capabilities}, [_in_path("agentId")]
+            )
+        },
+    }
+
+
+def _other(
+    id: str,
+    summary: str,
+    responses: dict[str, Any],
+    parameters: list[dict[str, Any]] | None = None,
+    *,
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    operation = {"operationId": id, "summary": summary, "parameters": parameters or [], "responses": responses}
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return operation
+
+
+_CREATE: Final = {
+    "type": "object",
+    "required": ["input"],
+    "properties": {
+        "model": {"type": "string", "description": "The agent."},
+        "input": {"description": "Text, one message of a user, or the answers to what a response waits for."},
+        "stream": {"type": "boolean"},
+        "background": {"type": "boolean"},
+        "metadata": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Labels of the run."},
+        "previous_response_id": {"type": "string", "description": "The response that `input` answers."},
+    },
+}
+_RUN: Final = {
+    "type": "object",
+    "required": ["threadId", "runId", "messages"],
+    "description": "RunAgentInput of AG-UI 1.0.",
+    "properties": {
+        "threadId": {"type": "string"},
+        "runId": {"type": "string", "description": "The same id joins the same run."},
+        "messages": {"type": "array", "items": {"type": "object"}},
+        "resume": {"type": "array", "items": {"type": "object"}, "description": "Answers to interrupts."},
+    },
+}

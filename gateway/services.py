@@ -28,6 +28,11 @@ def on_behalf_of(token: str) -> Iterator[None]:
         _TOKEN.reset(reset)
 
 
+def current_token() -> str:
+    """The token that calls carry here; empty without one."""
+    return _TOKEN.get()
+
+
 def _metadata() -> list[tuple[str, str | bytes]]:
     token = _TOKEN.get()
     return [("authorization", f"Bearer {token}")] if token else []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway import sse
@@ -19,8 +19,18 @@ from gateway.resources import body_of
 from gateway.responses.asked import input_of
 from gateway.services import Services
 from gateway.streams import Streams
+from runwire.agent.v1 import run_pb2
 from runwire.client import AgentClient
 from runwire.errors import AgentNotFound, AlreadyAnswered, InvalidRequest, RunwireError, Unavailable
+
+CAPABILITIES: Final[dict[str, Any]] = {
+    "transport": {"streaming": True, "websocket": False, "httpBinary": False, "resumable": True},
+    "tools": {"supported": True, "clientProvided": False},
+    "state": {"snapshots": False, "deltas": False},
+    "reasoning": {"supported": True, "streaming": True, "encrypted": False},
+    "humanInTheLoop": {"supported": True, "approvals": True, "interrupts": True, "approveWithEdits": True},
+}
+"""Of every agent."""
 
 
 class AgUi:
@@ -31,7 +41,16 @@ class AgUi:
         self._streams = streams
 
     def routes(self) -> list[Route]:
-        return [Route("/v1/agui/{agentId}", self._run, methods=["POST"], name="AG-UI")]
+        return [
+            Route("/v1/agui/{agentId}", self._run, methods=["POST"], name="AG-UI"),
+            Route("/v1/agui/{agentId}/capabilities", self._capabilities, name="AG-UI capabilities"),
+        ]
+
+    async def _capabilities(self, request: Request) -> Response:
+        """What a client may expect of an agent, as AG-UI 1.0 says it: AgentCapabilities."""
+        agent = await _agent(self._services(request).agents, request.path_params["agentId"])
+        identity = {"name": agent.agent_id, "type": "runwire", "description": agent.description}
+        return JSONResponse({"identity": identity, **CAPABILITIES})
 
     async def _run(self, request: Request) -> Response:
         asked, client = checked(await body_of(request)), self._services(request).agents
@@ -54,10 +73,15 @@ class AgUi:
         return self._streams.answer(source, b"", _told)
 
 
-async def _start(client: AgentClient, agent_id: str, asked: dict[str, Any]) -> str:
+async def _agent(client: AgentClient, agent_id: str) -> run_pb2.Agent:
     agent = next((each for each in await client.list_agents() if each.agent_id == agent_id), None)
     if agent is None:
         raise AgentNotFound(f"no such agent: {agent_id!r}", agent_id=agent_id)
+    return agent
+
+
+async def _start(client: AgentClient, agent_id: str, asked: dict[str, Any]) -> str:
+    agent = await _agent(client, agent_id)
     given = input_of(last_message(asked), agent)
     run = await client.start_run(agent_id, given, labels=labels(asked), request_id=request_id(agent_id, asked))
     return run.run_id

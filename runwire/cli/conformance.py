@@ -13,6 +13,7 @@ from runwire.cli.output import note, print_table
 from runwire.cli.session import Address, Session, pass_session, service_options
 from runwire.conformance.kit import Kit, Plan, Report
 from runwire.conformance.validators import VALIDATORS
+from runwire.scorer_requests import DEFAULT_TENANT
 
 
 @click.command()
@@ -24,6 +25,7 @@ from runwire.conformance.validators import VALIDATORS
 @click.option("--events", type=click.IntRange(5, 10_000), default=100, show_default=True, help="Deltas of each run.")
 @click.option("--seed", type=int, help="Repeats the random choices of an earlier call.")
 @click.option("--patience", type=click.FloatRange(1, 600), default=30.0, show_default=True, help="Seconds of silence.")
+@click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose the runs are: the token's.")
 @service_options()
 @pass_session
 def conformance(
@@ -36,6 +38,7 @@ def conformance(
     events: int,
     seed: int | None,
     patience: float,
+    tenant: str,
 ) -> int:
     """Hold a client to the contract: break its connections and judge what it makes of them.
 
@@ -50,6 +53,7 @@ def conformance(
         events=events,
         seed=seed,
         patience_seconds=patience,
+        tenant=tenant,
         gateways=gateways,
     )
     for target in plan.targets:

@@ -6,13 +6,14 @@ import asyncio
 import random
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runwire.client import AgentClient
 from runwire.client.access import Access
+from runwire.conformance.encryption import Encryption, encrypted
 from runwire.conformance.http_proxy import HttpFaultProxy
 from runwire.conformance.proxy import Break, Fault, FaultProxy
 from runwire.conformance.reader import Reader
@@ -31,6 +32,7 @@ from runwire.conformance.transcript import (
 )
 from runwire.conformance.validators import VALIDATORS
 from runwire.errors import ConfigurationError
+from runwire.scorer_requests import DEFAULT_TENANT, topic_of
 
 READERS: Final = 2
 """Readers of each run, at the same time."""
@@ -58,6 +60,8 @@ class Plan:
     seed: int = 0
     patience_seconds: float = 30.0
     """A client that says nothing for this long is stuck."""
+    tenant: str = DEFAULT_TENANT
+    """Whose the runs are: that of the token, where there is one. Cursors say it."""
     gateways: Sequence[str] = ()
     """HOST:PORT of gateways of these targets: the client reads there, by HTTP. Empty: at the targets, by gRPC."""
 
@@ -134,19 +138,31 @@ class Kit:
     """Holds one client to the contract."""
 
     def __init__(self, plan: Plan, access: Callable[[str], Access] | None = None) -> None:
-        """`access` says how a target is reached; by default in plain text. The client under test has to know itself."""
+        """`access` says how a target is reached; by default in plain text. Over TLS the client under test is told so by
+        the variables of `runwire.client.access.from_environment`."""
         known = access or (lambda _: Access())
+        self._accesses = {target: known(target) for target in plan.targets}
+        self._encryption: Encryption | None = None
         self.report = Report()
         self._plan = plan
         self._chance = random.Random(plan.seed)
-        self._clients = [AgentClient(target, timeout=10.0, **known(target).arguments()) for target in plan.targets]
+        self._clients = [
+            AgentClient(target, timeout=10.0, **self._accesses[target].arguments()) for target in plan.targets
+        ]
 
     async def run(self) -> Report:
         """Does all that the plan says.
 
         Raises ConfigurationError where the plan cannot be carried out, and the errors of AgentClient.
         """
-        readers = [Reader(self._plan.command, self._plan.patience_seconds) for _ in range(READERS)]
+        with encrypted({} if self._plan.gateways else self._accesses) as self._encryption:
+            return await self._run(self._encryption.environment if self._encryption else {})
+
+    async def _run(self, environment: Mapping[str, str]) -> Report:
+        readers = [
+            Reader(self._plan.command, self._plan.patience_seconds, self._plan.tenant, environment)
+            for _ in range(READERS)
+        ]
         try:
             await self._check_agent()
             for reader in readers:
@@ -208,7 +224,7 @@ class Kit:
         end = (await self._clients[0].get_run(run_id)).cursor
         other = (await self._clients[0].get_run(await self._start(interval_ms=0))).cursor
         for cursor, reason in (
-            (of_another_log(run_id, end), "CURSOR_EPOCH_MISMATCH"),
+            (of_another_log(self._topic(run_id), end), "CURSOR_EPOCH_MISMATCH"),
             ("rubbish", "CURSOR_MALFORMED"),
             (other, "CURSOR_MISMATCH"),
         ):
@@ -223,9 +239,12 @@ class Kit:
             known.set()
             return False
 
-        async with self._proxied(_another_log(run_id, end, known)) as address:
+        async with self._proxied(_another_log(self._topic(run_id), end, known)) as address:
             session = await reader.watch(_request(address, run_id, "", 4), start=0, dies=seen)
         self.report.judge(Transcript(run_id, [session], expects_error="CURSOR_EPOCH_MISMATCH"), log)
+
+    def _topic(self, run_id: str) -> str:
+        return topic_of(self._plan.tenant, run_id)
 
     async def _start(self, *, interval_ms: float) -> str:
         """A run, started at any of the targets."""
@@ -247,15 +266,16 @@ class Kit:
         """What the client is to be told: an address, or a URL, behind which connections break as `choose` says."""
         gateways = self._plan.gateways
         targets = list(gateways or self._plan.targets)
-        proxy = (HttpFaultProxy if gateways else FaultProxy)(self._chance.sample(targets, len(targets)), choose, broke)
+        make = HttpFaultProxy if gateways else FaultProxy
+        proxy = make(self._chance.sample(targets, len(targets)), choose, broke, self._encryption)
         async with proxy.listening() as address:
             yield f"http://{address}" if gateways else address
 
 
-def _another_log(run_id: str, cursor: str, known: asyncio.Event) -> Callable[[], Fault]:
+def _another_log(topic: str, cursor: str, known: asyncio.Event) -> Callable[[], Fault]:
     """Faults for a log that is re-created under a reader: the first connection breaks once the reader has reported an
     event, and all others show another epoch."""
-    position = place(run_id, cursor)
+    position = place(topic, cursor)
     assert position is not None
     renamed = (position.epoch.encode(), another_epoch(position.epoch).encode())
     faults = iter([Fault(Break.CLOSE, 4, when=known)])

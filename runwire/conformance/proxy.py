@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from runwire.conformance.encryption import Encryption
+
 _HEADER: Final = 9
 _DATA: Final = 0
 _HEADERS: Final = 1
@@ -58,10 +60,15 @@ class FaultProxy:
     """Listens on a port of its own and forwards to `targets` in turn. `choose` is asked at each connection."""
 
     def __init__(
-        self, targets: Sequence[str], choose: Callable[[], Fault], broke: Callable[[Fault], None] | None = None
+        self,
+        targets: Sequence[str],
+        choose: Callable[[], Fault],
+        broke: Callable[[Fault], None] | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         """`broke` is told of each fault that was carried out."""
-        self._targets = [target.rpartition(":") for target in targets]
+        self._targets = targets
+        self._encryption = encryption
         self._choose = choose
         self._broke = broke
         self._accepted = 0
@@ -77,7 +84,8 @@ class FaultProxy:
                 connections.add(connection)
                 connection.add_done_callback(connections.discard)
 
-            server = await asyncio.start_server(accept, "127.0.0.1", 0)
+            ours = self._encryption.to_clients if self._encryption else None
+            server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=ours)
             host, port = server.sockets[0].getsockname()[:2]
             try:
                 yield f"{host}:{port}"
@@ -88,10 +96,14 @@ class FaultProxy:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fault = self._choose()
-        host, _, port = self._targets[self._accepted % len(self._targets)]
+        target = self._targets[self._accepted % len(self._targets)]
         self._accepted += 1
+        host, _, port = target.rpartition(":")
+        context, name = self._encryption.to_targets[target] if self._encryption else (None, None)
         try:
-            upstream, to_upstream = await asyncio.open_connection(host.strip("[]"), int(port))
+            upstream, to_upstream = await asyncio.open_connection(
+                host.strip("[]"), int(port), ssl=context, server_hostname=name
+            )
         except OSError:
             writer.close()  # as if nobody listened here
             return

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from runwire.conformance.transcript import Died, Ended, Event, Failed, Handled, Line, Saved, Session, Stuck, place
 from runwire.errors import ConfigurationError
+from runwire.scorer_requests import topic_of
 
 _LISTEN_SECONDS: Final = 0.03
 """How long to listen whether a client continues although it should wait."""
@@ -24,8 +26,13 @@ _MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 class Reader:
     """Drives one client's processes."""
 
-    def __init__(self, command: str, patience_seconds: float) -> None:
+    def __init__(
+        self, command: str, patience_seconds: float, tenant: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`environment`: variables that the processes get beside our own."""
+        self._tenant = tenant
         self._command = _split(command)
+        self._environment = {**os.environ, **(environment or {})}
         self._patience_seconds = patience_seconds
         self._process: asyncio.subprocess.Process | None = None
 
@@ -61,6 +68,7 @@ class Reader:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_MAX_LINE_BYTES,
+                env=self._environment,
                 # A Ctrl-C goes to the kit, which ends its clients itself.
                 start_new_session=True,
             )
@@ -103,7 +111,7 @@ class Reader:
             return Died(f"it wrote a line of more than {_MAX_LINE_BYTES} bytes")
         if not raw:
             return Died(f"its process ended with exit code {await self._process.wait()}")
-        return parse_line(raw, run_id)
+        return parse_line(raw, topic_of(self._tenant, run_id))
 
 
 def _split(command: str) -> list[str]:
@@ -116,14 +124,14 @@ def _split(command: str) -> list[str]:
     return words
 
 
-def parse_line(raw: bytes, run_id: str) -> Line:
+def parse_line(raw: bytes, topic: str) -> Line:
     """What a client said."""
     try:
         said = json.loads(raw)
         if "event" in said:
             return Event(**said["event"])
         if "cursor" in said:
-            position = place(run_id, said["cursor"])
+            position = place(topic, said["cursor"])
             return Saved(said["cursor"], -1 if position is None else position.sequence)
         if "ended" in said:
             return Ended(said["ended"])

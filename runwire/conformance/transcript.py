@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from runwire.agent.v1 import run_event_pb2
 from runwire.cursor import CursorCodec
-from runwire.errors import RunwireError
+from runwire.errors import ConfigurationError, RunwireError
 from runwire.pubsub import Position
-from runwire.scorer_requests import DEFAULT_TENANT, topic_of
 
 
 @dataclass(frozen=True)
@@ -94,12 +93,12 @@ class Transcript:
     """The reason that the client must report; empty: it must read to the end."""
 
 
-def place(run_id: str, cursor: str) -> Position | None:
-    """The position that a cursor of the run stands for; None if it is none. An id of the gateway is a cursor too, with
-    `.` and the sequence behind it inside of a frame."""
+def place(topic: str, cursor: str) -> Position | None:
+    """The position that a cursor of the run's log stands for; None if it is none. An id of the gateway is a cursor too,
+    with `.` and the sequence behind it inside of a frame."""
     before, _, inside = cursor.partition(".")
     try:
-        position = CursorCodec(topic_of(DEFAULT_TENANT, run_id)).decode(before) if before else None
+        position = CursorCodec(topic).decode(before) if before else None
     except RunwireError:
         return None
     if not inside.isdigit():
@@ -107,13 +106,15 @@ def place(run_id: str, cursor: str) -> Position | None:
     return Position(position.epoch if position else "", int(inside))
 
 
-def of_another_log(run_id: str, cursor: str) -> str:
+def of_another_log(topic: str, cursor: str) -> str:
     """The same place in a log of another epoch."""
-    position = place(run_id, cursor)
+    position = place(topic, cursor)
     if position is None:
-        raise ValueError(f"the service gave out {cursor!r}, which this kit cannot read")
+        raise ConfigurationError(
+            f"the service gave out {cursor!r}, no cursor of {topic!r}: name the tenant of your token (--tenant)"
+        )
     other = Position(another_epoch(position.epoch), position.sequence, position.check)
-    return CursorCodec(topic_of(DEFAULT_TENANT, run_id)).encode(other)
+    return CursorCodec(topic).encode(other)
 
 
 def another_epoch(epoch: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from runwire.conformance.validators import VALIDATORS
 from tests.cli.conftest import Runwire
 from tests.cli.wrong_client import FAULTS
 from tests.client.processes import ROOT, AgentProcess
+from tests.identity.secured import Secured
 from tests.servers import free_port
 
 WRONG = f"env PYTHONPATH={ROOT} {sys.executable} -m tests.cli.wrong_client"
@@ -43,6 +45,14 @@ def failed(runwire: Runwire, command: str, *arguments: str) -> list[str]:
 def test_python_clients(runwire: Runwire, adapter: str) -> None:
     """The Python clients pass."""
     assert failed(runwire, f"{sys.executable} -m runwire.conformance.adapter {adapter}", "--cuts", "30") == []
+
+
+def test_over_tls(runwire: Runwire, tmp_path: Path) -> None:
+    """Over TLS and with a token a client passes as many breaks: the kit still sees where messages end."""
+    secured = Secured(tmp_path)
+    with secured.service as service:
+        there = ("--target", service.start().address, "--tenant", secured.tenant, *secured.options)
+        assert failed(runwire, f"{sys.executable} -m runwire.conformance.adapter", "--cuts", "15", *there) == []
 
 
 def test_right_client(runwire: Runwire) -> None:

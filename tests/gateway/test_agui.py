@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from ag_ui.core import Event
+from ag_ui.core import AgentCapabilities, Event
 from pydantic import TypeAdapter
 
 from gateway.agui.asked import checked, resumed
@@ -42,6 +42,17 @@ def events(http: httpx.Client, agent: str, body: dict[str, Any], most: int | Non
                 taken += 1
                 if taken == most:
                     return
+
+
+def test_capabilities(http: httpx.Client) -> None:
+    """What an agent can do is said in the words of the protocol, streams that resume among it; none for no agent."""
+    said = http.get("/v1/agui/ticker/capabilities").json()
+    known = AgentCapabilities.model_validate(said)
+    assert known.model_dump(by_alias=True, exclude_none=True) == said
+    assert known.transport is not None
+    assert known.transport.resumable
+    assert known.model_extra in (None, {})
+    assert http.get("/v1/agui/none/capabilities").status_code == 404
 
 
 class Shown:

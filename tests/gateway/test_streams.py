@@ -153,6 +153,16 @@ def test_many_runs_in_one_stream(http: httpx.Client, start: Callable[..., str]) 
     assert http.get(path, headers={**STREAM, "Last-Event-ID": last_id}).status_code == 204
 
 
+def test_one_of_many_runs_is_wrong(http: httpx.Client, start: Callable[..., str]) -> None:
+    """Fifty runs are looked at before their stream begins: the first that is wrong is the answer."""
+    run_id = start("ticker", {"count": 1, "interval_ms": 0})
+    others = [f"none-{number}" for number in range(49)]
+    path = "/v1/events?" + "&".join(f"run={each}" for each in [run_id, *others])
+    answer = http.get(path, headers=STREAM)
+    assert answer.status_code == 404
+    assert "none-0" in answer.json()["detail"]
+
+
 def test_a_quiet_stream_is_heard(http: httpx.Client, start: Callable[..., str]) -> None:
     """While nothing happens a comment is sent, so that no proxy cuts the stream."""
     run_id = start("asker", "slowly")

@@ -21,6 +21,7 @@ from runwire.conformance.proxy import Break, Fault, FaultProxy
 from runwire.values import carry_value, from_value, to_value
 from tests.client.processes import ROOT, AgentProcess
 from tests.client.test_unreadable import raw, too_deep
+from tests.identity.secured import Secured
 from tests.service.replica import replica
 
 # Building a client takes up to a minute, and three hundred cuts half of one.
@@ -104,6 +105,39 @@ def test_conformance(language: str, request: pytest.FixtureRequest, agent_servic
     )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+def test_conformance_over_tls(language: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The same over TLS and with a token, which all of them need: the kit ends TLS itself, and the client trusts it."""
+    secured = Secured(tmp_path)
+    with secured.service as service:
+        service.start()
+        command = [sys.executable, "-m", "runwire.cli", "conformance", "--target", service.address, *secured.options]
+        command += ["--tenant", secured.tenant]
+        adapter = _adapter(language, request)
+        done = subprocess.run(
+            [*command, "--command", adapter, "--cuts", str(CUTS)], cwd=ROOT, capture_output=True, text=True, timeout=600
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout, done.stderr)
+
+
+async def test_watcher_over_tls(node: Path, tmp_path: Path) -> None:
+    """Node reads a run to its end over TLS with a token; without the token it is refused by its reason."""
+    secured = Secured(tmp_path)
+    watch = ["node", str(node / "watch.js")]
+    with secured.service as service:
+        service.start()
+        async with AgentClient(service.address, **secured.access.arguments()) as client:
+            run = await client.start_run("ticker", {"count": 10, "interval_ms": 5, "text": "tick "})
+        told = [f"RUNWIRE_CA={secured.access.ca}"]
+        out, err, code = await execute("env", *told, *watch, service.address, run.run_id)
+        assert (out, code) == ("", 1)
+        assert "TOKEN_MISSING" in err
+        told.append(f"RUNWIRE_TOKEN_FILE={secured.access.token_file}")
+        out, err, code = await execute("env", *told, *watch, service.address, run.run_id)
+        assert (out, code) == ("tick " * 10, 0), err
 
 
 def _adapter(language: str, request: pytest.FixtureRequest) -> str:

@@ -1,4 +1,5 @@
 // Follows a run through every cut: each event once, in order, and a cursor that is safe to store.
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
@@ -24,7 +25,7 @@ export async function watch(target: string, runId: string, options: Options,
   for (let bound = 50; ; bound = Math.min(bound * 1.6, 10_000)) {
     const before = place.last;
     // A connection of its own each time: a frozen one must not be used again.
-    const client = new AgentService(target, grpc.credentials.createInsecure(), { "grpc.use_local_subchannel_pool": 1 });
+    const client = new AgentService(target, credentials(), { "grpc.use_local_subchannel_pool": 1 });
     const call = client.WatchRun({ run_id: runId, max_batch_size: options.maxBatchSize ?? 0,
       heartbeat_interval: { seconds: options.heartbeatSeconds ?? 10 }, ...(place.cursor && { cursor: place.cursor }) });
     let silence = (options.heartbeatSeconds ?? 10) * 2500;
@@ -62,6 +63,21 @@ export async function watch(target: string, runId: string, options: Options,
     if (place.last > before) bound = 50; // only a new event makes the next wait a short one
     await sleep(Math.random() * bound + retryMs);
   }
+}
+
+// Over TLS where RUNWIRE_CA names whom to trust, with the token that RUNWIRE_TOKEN_FILE or RUNWIRE_TOKEN has. The file is
+// read at each connection: a token is renewed by renewing it.
+function credentials(): grpc.ChannelCredentials {
+  const { RUNWIRE_CA: ca, RUNWIRE_TOKEN_FILE: file, RUNWIRE_TOKEN: token } = process.env;
+  if (!ca) return grpc.credentials.createInsecure();
+  const encrypted = grpc.credentials.createSsl(readFileSync(ca));
+  const proof = file ? readFileSync(file, "utf8").trim() : token;
+  if (!proof) return encrypted;
+  return grpc.credentials.combineChannelCredentials(encrypted, grpc.credentials.createFromMetadataGenerator((_, done) => {
+    const metadata = new grpc.Metadata();
+    metadata.set("authorization", `Bearer ${proof}`);
+    done(null, metadata);
+  }));
 }
 
 function resumable(error: grpc.ServiceError): { retryMs: number } {

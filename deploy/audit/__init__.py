@@ -1,0 +1,1 @@
+"""What we depend on: under which licences, and whether anything is known against it."""
