@@ -25,7 +25,7 @@ from runwire.scorer_requests import OWNER, topic_of
 from runwire.threads import off_loop
 from runwire.times import seconds_of
 
-MAX_TAKEN_BYTES: Final = 64 * 1024 * 1024
+MAX_TAKEN_BYTES: Final = 16 * 1024 * 1024
 """Of the journal, or of what a conversation remembers, that a fork takes over in one commit."""
 _READ_AT_ONCE: Final = 64
 _FIELDS: Final = (*record.WHOLE, inbox.INBOX, inbox.CONSUMED, REMEMBERED, record.TRACE, record.FORMAT)

@@ -18,6 +18,7 @@ from google.protobuf import struct_pb2
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 
+from agent_service.agents.pauses import pause
 from agent_service.log.history import Past
 from agent_service.log.journal import Journal
 from agent_service.log.turns import TurnEnded, Turns
@@ -498,7 +499,7 @@ async def _try(function: Callable[[], Awaitable[Any]], retry: Retry, timeout_sec
             tries += 1
             if tries >= retry.attempts or not isinstance(error, retry.on):
                 raise
-        await asyncio.sleep(retry.delay(tries))
+        await pause(retry.delay(tries))
 
 
 def _is_unbegun(each: Coroutine[Any, Any, Any]) -> bool:

@@ -13,6 +13,7 @@ from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from agent_service.conversations import Conversations
 from agent_service.execution.attempt import Execution
+from agent_service.forks import Forks
 from agent_service.log import record
 from agent_service.log.remembered import Recollections
 from agent_service.runs import Runs
@@ -60,6 +61,10 @@ class MortalStore(MemoryStore):
                 self.died.set()
                 await asyncio.Event().wait()
         return committed
+
+
+def forks_of(stage: Stage) -> Forks:
+    return Forks(stage.store, stage.runs, stage.registry, stage.settings.fork_retention_seconds)
 
 
 @dataclass
@@ -125,6 +130,16 @@ class Stage:
         died = self.store.died.is_set()
         self.store.commits_left, self.store.died = None, asyncio.Event()
         return died
+
+    async def fork(self, request_id: str = "", *, message: Any = None, **at: Any) -> Stage:
+        """A stage for the run that continues, in the same store."""
+        request = agent_service_pb2.ForkRunRequest(run_id=self.run_id, request_id=request_id, **at)
+        if message is not None:
+            request.message.CopyFrom(to_value(message))
+        forks = Forks(self.store, self.runs, self.registry, self.settings.fork_retention_seconds)
+        other = self.beside()
+        other.run_id = (await forks.fork(ANONYMOUS, request)).run_id
+        return other
 
     async def _claim(self) -> Sequence[Claim]:
         """By a process of its own, after the lease of the one before and its grace."""

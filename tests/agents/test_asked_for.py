@@ -10,10 +10,9 @@ from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from agent_service import RunContext, current_run, durable_agent, workflow
-from runwire.agent.v1 import agent_service_pb2, run_pb2
+from runwire.agent.v1 import run_pb2
 from runwire.client import requests
 from runwire.errors import AlreadyExists, InvalidRequest
-from runwire.identity.principal import ANONYMOUS
 from runwire.testing import serve
 from runwire.values import from_struct, to_struct
 from tests.agents.stage import Stage
@@ -73,9 +72,7 @@ async def test_context_survives_crashes_and_forks() -> None:
     await stage.start(None, context=to_struct({"a": 1}))
     await stage.attempt(die_after=1)
     await stage.attempt()
-    forked = await stage.runs.fork(ANONYMOUS, agent_service_pb2.ForkRunRequest(run_id=stage.run_id))
-    stage.run_id = forked.run_id
-    await stage.attempt()
+    await (await stage.fork()).attempt()
     assert seen == [{"a": 1}] * len(seen)
     assert len(seen) >= 2
 

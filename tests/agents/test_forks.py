@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 from pydantic_ai import Agent
@@ -13,15 +12,12 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from agent_service import Retry, RunContext, ScorerRef, durable_agent, workflow
 from agent_service.agents.definition import Definition
-from agent_service.forks import Forks
 from agent_service.log.history import OF_STEP
-from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import AlreadyExists, NotForkable
 from runwire.fold import fold
-from runwire.identity.principal import ANONYMOUS
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer_requests import QUEUE
-from runwire.values import to_value
 from tests.agents.stage import Stage
 
 DONE: Counter[str] = Counter()
@@ -54,17 +50,6 @@ def fragile(is_broken: Callable[[], bool]) -> Definition:
     return durable_agent(agent, tool_retry=Retry(), scorers=[ScorerRef("brevity")])
 
 
-async def forked(stage: Stage, request_id: str = "", *, message: Any = None, **at: Any) -> Stage:
-    """A stage for the run that continues, in the same store."""
-    request = agent_service_pb2.ForkRunRequest(run_id=stage.run_id, request_id=request_id, **at)
-    if message is not None:
-        request.message.CopyFrom(to_value(message))
-    forks = Forks(stage.store, stage.runs, stage.registry, stage.settings.fork_retention_seconds)
-    other = stage.beside()
-    other.run_id = (await forks.fork(ANONYMOUS, request)).run_id
-    return other
-
-
 def told(events: list[run_event_pb2.RunEvent], last_step: int) -> list[tuple[int, bytes]]:
     """What a log tells of its first steps, whoever wrote it and where."""
     found = []
@@ -85,7 +70,7 @@ async def test_a_failed_run_goes_on_in_another() -> None:
     assert (await stage.run()).state == run_pb2.RUN_STATE_FAILED
     await stage.store.receive(QUEUE, consumer="t", limit=10, lease_seconds=1000)
     broken = False
-    other = await forked(stage)
+    other = await stage.fork()
     await other.attempt()
     run, view = await other.run(), await other.view()
     assert (run.state, run.forked_from, view.output) == (run_pb2.RUN_STATE_SUCCEEDED, stage.run_id, "step 3. ")
@@ -107,7 +92,7 @@ async def test_killed_at_every_commit_of_a_fork() -> None:
         await stage.start("x")
         await stage.attempt()
         broken = False
-        other = await forked(stage)
+        other = await stage.fork()
         died = await other.attempt(die_after=number or None)
         if died and not (await other.run()).HasField("end_time"):
             await other.attempt()
@@ -144,7 +129,7 @@ async def test_a_workflow_goes_on() -> None:
     stage = Stage(stumbles)
     await stage.start("x")
     await stage.attempt()
-    other = await forked(stage)
+    other = await stage.fork()
     await other.attempt()
     view = fold(await other.events())
     assert (view.output, view.text) == ("1 1", "at it: ")
@@ -156,12 +141,12 @@ async def test_what_cannot_be_gone_on_from() -> None:
     stage = Stage(stumbles)
     await stage.start("x")
     with pytest.raises(NotForkable, match="has not ended"):
-        await forked(stage)
+        await stage.fork()
     await stage.attempt()
-    first, same = await forked(stage, "once"), await forked(stage, "once")
+    first, same = await stage.fork("once"), await stage.fork("once")
     assert first.run_id == same.run_id
     await first.attempt()
     with pytest.raises(NotForkable, match="neither"):
-        await forked(first)
+        await first.fork()
     with pytest.raises(AlreadyExists):
         await stage.start("x", request_id="once")

@@ -13,10 +13,9 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from agent_service import NonRetriable, Retry, RunContext, durable_agent, workflow
 from agent_service.log import record
-from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
+from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import ConfigurationError
 from runwire.fold import RunView
-from runwire.identity.principal import ANONYMOUS
 from tests.agents.stage import Stage
 
 
@@ -159,10 +158,9 @@ async def test_a_run_that_continues_a_failed_one_tries_anew(raises: int) -> None
     done: list[int] = []
     stage = Stage(shaky([NO] * (raises + 1), done, tool_retry=fast(2)))
     await stage.finish("x")
-    forked = await stage.runs.fork(ANONYMOUS, agent_service_pb2.ForkRunRequest(run_id=stage.run_id))
-    stage.run_id = forked.run_id
-    await stage.attempt()
-    view = await stage.view()
+    fork = await stage.fork()
+    await fork.attempt()
+    view = await fork.view()
     assert len(done) == (3 if raises == 1 else 4)
     assert view.output == ("held" if raises == 1 else None)
 

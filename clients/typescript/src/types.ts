@@ -559,6 +559,8 @@ export interface ScorerRef {
    * takes the place of its agent's.
    */
   name?: string;
+  /** In a conversation: score it as a whole once it has ended, and not each of its turns. */
+  wholeConversation?: boolean;
 }
 
 /** One execution of an agent. A run is an append-only log of events; this message is its current summary. */
@@ -1478,6 +1480,22 @@ export interface Sample {
    * is of a whole run.
    */
   turn?: number;
+  /** The turns of a whole conversation, in order. Its input is the first message, its output that of the last turn. */
+  turns?: SampleTurn[];
+}
+
+/** One turn of a conversation. */
+export interface SampleTurn {
+  /** From 1. */
+  turn?: number;
+  message?: Json;
+  output?: Json;
+  /** Lower-case name of how it ended: `succeeded`, `failed` or `cancelled`. */
+  state?: string;
+  /** Why it failed, if it did. */
+  errorReason?: string;
+  /** Messages that came while it was under way and steered it. */
+  steering?: Json[];
 }
 
 /** One tool call of a run. */
