@@ -99,6 +99,7 @@ def durable_agent(
 
     async def body(run: RunContext, input: Any) -> Any:
         prompt = to_user_prompt(input)
+        run.only_model_steps = True
         steps = Steps(run, retry, tool_policy, stall_seconds)
         # pydantic-ai knows turns by run ids of their own.
         run_id = run.run_id if run.turns is None else f"{run.run_id}#{run.turns.number}"

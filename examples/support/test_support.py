@@ -47,6 +47,9 @@ async def test_orders_of_others_are_not_found(services: Services) -> None:
     """Whose orders they are is said by whoever starts the run, and not by the model."""
     with scripted(agent, call("find_order", number=8), "Which number is it?"):
         view = await services.run("support", "Where is order 8?", context={"account": "B-2"})
+        async with services.conversation("support", context={"account": "B-2"}) as chat:
+            turn = await chat.ask("Where is order 8?")
+    assert view.tool_calls[0].result == turn.tool_calls[0].result
     assert view.state == RunState.RUN_STATE_SUCCEEDED
     assert "There is no order 8" in str(view.tool_calls[0].result)
 

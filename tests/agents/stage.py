@@ -63,10 +63,6 @@ class MortalStore(MemoryStore):
         return committed
 
 
-def forks_of(stage: Stage) -> Forks:
-    return Forks(stage.store, stage.runs, stage.registry, stage.settings.fork_retention_seconds)
-
-
 @dataclass
 class Stage:
     """One run of one agent, attempt by attempt."""
