@@ -97,6 +97,8 @@ RESOURCES: Final = (
     Resource(_SCORER, "RequestScorerRun", "POST", "/v1/scorers/{scorerId}/scorer-runs", "Score a sample",
              status=201, show="scorer_run"),
     Resource(_SCORER, "RetryScorerRuns", "POST", "/v1/scorer-runs/retry", "Redrive scorer runs, or score them again"),
+    Resource(_SCORER, "SetScorerBudget", "POST", "/v1/scorer-budgets", "Say what judges may spend", show="budget"),
+    Resource(_SCORER, "ListScorerBudgets", "GET", "/v1/scorer-budgets", "What judges may spend, and did"),
     Resource(_SCORER, "SubmitScore", "POST", "/v1/runs/{runId}/scores", "Say what a person thinks of a run", status=201,
              show="scorer_run"),
     Resource(_SCORER, "RegisterScorer", "POST", "/v1/scorers", "Say what a scorer is that is carried out elsewhere",

@@ -12,6 +12,7 @@ import click
 from runwire import errors
 from runwire.cli import (
     agents,
+    budgets,
     certificates,
     chat,
     completion,
@@ -51,7 +52,7 @@ def runwire() -> None:
 
 
 for noun in (
-    *(runs, forks, chat, agents, scores, people, evaluation, fleet),
+    *(runs, forks, chat, agents, scores, people, evaluation, budgets, fleet),
     *(dev, doctor, conformance, tokens, certificates, top, completion),
 ):
     for command in noun.COMMANDS:

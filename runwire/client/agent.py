@@ -262,12 +262,25 @@ class AgentClient(Client):
         idle_timeout: timedelta | float | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
     ) -> Conversation:
         """A conversation with an agent; with `run_id` one that was begun before. Nothing is called before its first
         message. Arguments as in `start_run`."""
         if not agent_id and not run_id:
             raise InvalidRequest({"agent_id": "must be set"})
-        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+        return Conversation(
+            self,
+            agent_id,
+            run_id,
+            idle_timeout=idle_timeout,
+            labels=labels,
+            request_id=request_id,
+            context=context,
+            model=model,
+            model_settings=model_settings,
+        )
 
     async def fork_run(
         self,

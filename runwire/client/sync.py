@@ -226,10 +226,23 @@ class AgentClient(Client):
         idle_timeout: timedelta | float | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
     ) -> Conversation:
         if not agent_id and not run_id:
             raise InvalidRequest({"agent_id": "must be set"})
-        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+        return Conversation(
+            self,
+            agent_id,
+            run_id,
+            idle_timeout=idle_timeout,
+            labels=labels,
+            request_id=request_id,
+            context=context,
+            model=model,
+            model_settings=model_settings,
+        )
 
     def fork_run(
         self,
@@ -419,6 +432,24 @@ class ScorerClient(Client):
         request = requests.scorer_stats(scorer_id, created_after, created_before)
         response: scorer_pb.GetScorerStatsResponse = self._call("GetScorerStats", request)
         return list(response.stats)
+
+    def set_scorer_budget(
+        self,
+        scorer_id: str = "",
+        *,
+        window: timedelta | float = 86_400.0,
+        max_tokens: int | None = None,
+        max_cost_usd: float | None = None,
+    ) -> scorer_pb.ScorerBudget:
+        request = requests.set_scorer_budget(scorer_id, window, max_tokens, max_cost_usd)
+        response: scorer_pb.SetScorerBudgetResponse = self._call("SetScorerBudget", request)
+        return response.budget
+
+    def list_scorer_budgets(self) -> list[scorer_pb.ScorerBudget]:
+        response: scorer_pb.ListScorerBudgetsResponse = self._call(
+            "ListScorerBudgets", scorer_pb.ListScorerBudgetsRequest()
+        )
+        return list(response.budgets)
 
     def submit_score(
         self,

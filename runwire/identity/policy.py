@@ -60,6 +60,8 @@ RULES: Final = {
     _SCORER + "ResumeScorer": ADMIN,
     _SCORER + "GetScorerStats": SCORES_READ,
     _SCORER + "SubmitScore": SCORES_WRITE,
+    _SCORER + "SetScorerBudget": ADMIN,
+    _SCORER + "ListScorerBudgets": SCORES_READ,
     _SCORER + "RegisterScorer": SCORES_WORK,
     _SCORER + "ClaimScorerRuns": SCORES_WORK,
     _SCORER + "ReportScorerRun": SCORES_WORK,
@@ -79,7 +81,7 @@ CHANGES: Final = (
         method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE, SCORES_WORK)
     )
     | {_SCORER + "PauseScorer", _SCORER + "ResumeScorer", _AGENT + "CreateRunToken", _AGENT + "DeleteRuns"}
-    | {_SCORER + "DeleteScorerRuns"}
+    | {_SCORER + "DeleteScorerRuns", _SCORER + "SetScorerBudget"}
 )
 """What is written into the audit log."""
 

@@ -166,6 +166,8 @@ def requests(things: Things) -> dict[str, Message]:
         "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
         "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
         "GetScorerStats": scorer_pb.GetScorerStatsRequest(),
+        "ListScorerBudgets": scorer_pb.ListScorerBudgetsRequest(),
+        "SetScorerBudget": scorer_pb.SetScorerBudgetRequest(budget={"max_tokens": 10**9, "window": {"seconds": 60}}),
         "SubmitScore": scorer_pb.SubmitScoreRequest(run_id=things.run_id, scorer_id="helpful", value=1),
         "RegisterScorer": port_pb.RegisterScorerRequest(scorer=port_pb.ExternalScorer(scorer_id="mine", version="1")),
         "ClaimScorerRuns": port_pb.ClaimScorerRunsRequest(

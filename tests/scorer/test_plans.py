@@ -26,12 +26,16 @@ from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Filter, Place, Queries
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.export import Exporter, Verdict
 from scorer_service.people.opinions import Opinions, Said
 from scorer_service.port.external import External
 from scorer_service.port.port import Port, Rules, Wanted
+from scorer_service.push.claims import PushClaims
+from scorer_service.push.targets import Target
 from scorer_service.queue.backlog import Backlog
+from scorer_service.queue.budgets import Budget, Budgets
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.jobs import Held, Jobs, Offer
 from scorer_service.queue.parking import Parking
@@ -49,9 +53,10 @@ OWN = __file__
 FOLDER = Path(scorer_service.__file__).parent
 MODULES = (
     *(f"answers/{name}" for name in ("controls", "queries", "statistics")),
-    *(f"queue/{name}" for name in ("backlog", "holders", "jobs", "parking", "rates", "retention", "rows")),
+    *(f"queue/{name}" for name in ("backlog", "budgets", "holders", "jobs", "parking", "rates", "retention", "rows")),
     *(f"port/{name}" for name in ("claims", "external", "port", "reports", "waiters")),
     "people/opinions",
+    "push/claims",
     "export",
 )
 GROW = ("opinions", "scorer_runs", "attempts", "samples", "exports", "parked_requests")
@@ -210,6 +215,8 @@ async def elsewhere(database: Database, jobs: Jobs) -> None:
         group.create_task(port.claim(ANONYMOUS, Wanted("v", {"outside": ["1"]}, 3, 0.2, 30.0, 1, 1000)))
         await asyncio.sleep(0.1)
         await port.look_once()
+    target = Target(scorer_id="outside", version="1", executor="webhook", url="http://x/")
+    assert await PushClaims(database, target, worker="push:w", backlog=jobs.backlog).held() == 1
 
 
 async def opinions(database: Database, jobs: Jobs) -> None:
@@ -222,6 +229,23 @@ async def opinions(database: Database, jobs: Jobs) -> None:
     await kept.agent_of("default", "run-1")
     for window in (("", None, None), ("brevity", 1.0, 1e11)):
         await kept.agreement("default", *window)
+
+
+async def spending(database: Database, jobs: Jobs) -> None:
+    """What judges may spend."""
+    await jobs.add([NewRun(f"judged-{number}", "default", "judged", sample=b"s") for number in range(2)])
+    await jobs.register(["judged"])
+    budgets = Budgets(database)
+    await budgets.set(Budget("default", "judged", 60.0, 1, None))
+    await budgets.set(Budget("default", "judged", 3600.0, 1, None))
+    await budgets.set(Budget("default", "", 60.0, None, None))
+    await budgets.all("default")
+    jobs.look_again()
+    spent = json.dumps({"input_tokens": 1, "output_tokens": 1, "cost_usd": None})
+    (job,) = (await jobs.claim({"judged": Offer(1)}, 1)).jobs
+    await jobs.finish([Finished(job, State.SUCCEEDED, "1", ScoreRecord(1.0, "", "", "{}", 1, None), spent=spent)])
+    jobs.look_again()
+    assert not (await jobs.claim({"judged": Offer(1)}, 1)).jobs
 
 
 async def people(database: Database, jobs: Jobs) -> None:
@@ -250,6 +274,7 @@ async def people(database: Database, jobs: Jobs) -> None:
         await queries.changes(Place(1, "a"), upto, tenant="default", run_id=run_id)
         await queries.changes(Place(1), upto, run_id=run_id)
     await queries.progress("default", ["run-1"])
+    await queries.changes_of("default", ["run-1", "run-2"], upto, limit=5, most_weight=1000)
     await queries.paused("default")
     await queries.holdup()
     await controls.rescore("default", Filter("default", states=[5], created_before=1010.0), "2")
@@ -291,6 +316,7 @@ async def everything(database: Database) -> None:
     await people(database, jobs)
     await elsewhere(database, jobs)
     await opinions(database, jobs)
+    await spending(database, jobs)
     await others(database, jobs)
 
 

@@ -118,6 +118,8 @@ def scorer_templates(rng: random.Random, texts: list[str]) -> Templates:
         "PauseScorer": [lambda: scorer_pb.PauseScorerRequest(scorer_id="brevity")],
         "ResumeScorer": [lambda: scorer_pb.ResumeScorerRequest(scorer_id="keyword-coverage")],
         "GetScorerStats": [lambda: scorer_pb.GetScorerStatsRequest(scorer_id="brevity")],
+        "ListScorerBudgets": [scorer_pb.ListScorerBudgetsRequest],
+        "SetScorerBudget": [lambda: scorer_pb.SetScorerBudgetRequest(budget={"window": {"seconds": 60}})],
         "SubmitScore": [lambda: scorer_pb.SubmitScoreRequest(run_id=known(), scorer_id="helpful", value=1)],
         "RegisterScorer": [lambda: port_pb.RegisterScorerRequest(scorer=elsewhere)],
         "ClaimScorerRuns": [lambda: port_pb.ClaimScorerRunsRequest(worker="w", scorers=[version])],

@@ -106,6 +106,9 @@ async def test_every_field_of_scorers_at_its_extremes(sqlite_url: str, caplog: p
             "CancelScorerRuns": scorer_pb.CancelScorerRunsRequest(scorer_run_ids=["x"]),
             "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
             "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
+            "SetScorerBudget": scorer_pb.SetScorerBudgetRequest(
+                budget={"max_tokens": 10**9, "window": {"seconds": 60}}
+            ),
             "SubmitScore": scorer_pb.SubmitScoreRequest(run_id="run-1", scorer_id="helpful", value=1),
             "RegisterScorer": port_pb.RegisterScorerRequest(
                 scorer=port_pb.ExternalScorer(scorer_id="elsewhere", version="1")

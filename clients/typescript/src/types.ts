@@ -596,6 +596,8 @@ export interface ScorerRef {
    * takes the place of its agent's.
    */
   name?: string;
+  /** In a conversation: score it as a whole once it has ended, and not each of its turns. */
+  wholeConversation?: boolean;
 }
 
 /** One execution of an agent. A run is an append-only log of events; this message is its current summary. */
@@ -1179,7 +1181,7 @@ export type ScorerRunState =
   | "SCORER_RUN_STATE_FAILED"
   /** The scorer said that this run cannot be scored; error.message says why. */
   | "SCORER_RUN_STATE_NOT_SCORABLE"
-  /** Sampled out. */
+  /** Sampled out; or there was no budget left: then error.reason is `budget`. */
   | "SCORER_RUN_STATE_DECLINED"
   | "SCORER_RUN_STATE_CANCELLED";
 
@@ -1237,7 +1239,7 @@ export interface ScorerRun {
   state?: ScorerRunState;
   /** Set when the state is SCORER_RUN_STATE_SUCCEEDED. */
   score?: Score;
-  /** Set when the state is FAILED, NOT_SCORABLE, CANCELLED or RETRYING. */
+  /** Set when the state is FAILED, NOT_SCORABLE, CANCELLED or RETRYING; and where it is DECLINED for want of a budget. */
   error?: ScorerRunError;
   /** The newest attempts, oldest first: up to 100 from GetScorerRun, elsewhere up to 20. */
   attempts?: ScorerRunAttempt[];
@@ -1515,6 +1517,22 @@ export interface Sample {
    * is of a whole run.
    */
   turn?: number;
+  /** The turns of a whole conversation, in order. Its input is the first message, its output that of the last turn. */
+  turns?: SampleTurn[];
+}
+
+/** One turn of a conversation. */
+export interface SampleTurn {
+  /** From 1. */
+  turn?: number;
+  message?: Json;
+  output?: Json;
+  /** Lower-case name of how it ended: `succeeded`, `failed` or `cancelled`. */
+  state?: string;
+  /** Why it failed, if it did. */
+  errorReason?: string;
+  /** Messages that came while it was under way and steered it. */
+  steering?: Json[];
 }
 
 /** One tool call of a run. */
@@ -1562,6 +1580,8 @@ export interface ScorerRunFilter {
   createdBefore?: string;
   /** This use of a scorer: ScorerRef.name. Set and empty: the one without a name. Unset: any. */
   scorerName?: string;
+  /** Ended for this reason: ScorerRunError.reason. */
+  errorReason?: string;
 }
 
 export interface ListScorersRequest {
@@ -1828,4 +1848,36 @@ export interface SubmitScoreRequest {
 
 export interface SubmitScoreResponse {
   scorerRun?: ScorerRun;
+}
+
+/** What judges may spend. */
+export interface ScorerBudget {
+  /** The scorer; empty: all scorers of the tenant together. Both hold where there are both. */
+  scorerId?: string;
+  /** Windows follow each other from the Unix epoch on: an hour, a day ... 1 second to 366 days. */
+  window?: string;
+  /** Most tokens in a window, those of requests and answers together; unset: any number. */
+  maxTokens?: string;
+  /** Most US dollars in a window; unset: any sum. What has no known price costs nothing here. */
+  maxCostUsd?: number;
+  /** What was spent in the present window. */
+  spentTokens?: string;
+  spentCostUsd?: number;
+}
+
+export interface SetScorerBudgetRequest {
+  /** Without max_tokens and max_cost_usd: there is no budget any more. */
+  budget?: ScorerBudget;
+}
+
+export interface SetScorerBudgetResponse {
+  budget?: ScorerBudget;
+}
+
+export interface ListScorerBudgetsRequest {
+}
+
+export interface ListScorerBudgetsResponse {
+  /** In order of scorer_id; up to 1000. */
+  budgets?: ScorerBudget[];
 }

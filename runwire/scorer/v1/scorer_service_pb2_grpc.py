@@ -121,6 +121,16 @@ class ScorerServiceStub(object):
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.SerializeToString,
                 response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.FromString,
                 _registered_method=True)
+        self.SetScorerBudget = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/SetScorerBudget',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListScorerBudgets = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/ListScorerBudgets',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsResponse.FromString,
+                _registered_method=True)
         self.SubmitScore = channel.unary_unary(
                 '/runwire.scorer.v1.ScorerService/SubmitScore',
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SubmitScoreRequest.SerializeToString,
@@ -269,6 +279,23 @@ class ScorerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetScorerBudget(self, request, context):
+        """Says what judges may spend, of the caller's tenant: all its scorers, or one. In force at the next claim, in all
+        processes. Beyond it scorer runs are DECLINED with the error `budget` instead of being scored, and counted as such;
+        RetryScorerRuns with a filter of that error_reason scores them later. What is under way when the budget is used up is
+        finished, so it is exceeded by no more than that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScorerBudgets(self, request, context):
+        """Lists the budgets of the caller's tenant, with what is spent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubmitScore(self, request, context):
         """Records what a person, or an outcome that came later, says of a run. It is a scorer run of its own beside those of
         judges, SUCCEEDED, with scorer_name `people`. An author has one for each run and scorer_id: who submits again corrects
@@ -361,6 +388,16 @@ def add_ScorerServiceServicer_to_server(servicer, server):
                     servicer.ReportScorerRun,
                     request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.FromString,
                     response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.SerializeToString,
+            ),
+            'SetScorerBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetScorerBudget,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetResponse.SerializeToString,
+            ),
+            'ListScorerBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScorerBudgets,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsResponse.SerializeToString,
             ),
             'SubmitScore': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitScore,
@@ -806,6 +843,60 @@ class ScorerService(object):
             '/runwire.scorer.v1.ScorerService/ReportScorerRun',
             runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.SerializeToString,
             runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetScorerBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/SetScorerBudget',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScorerBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/ListScorerBudgets',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsResponse.FromString,
             options,
             channel_credentials,
             insecure,
