@@ -29,6 +29,8 @@ _RESULTS_HELP = "Where scorer runs are kept: sqlite:///file or postgresql://... 
 @click.option("--store", metavar="URL", help="Where requests come from. [sqlite:///.runwire/runs.db]")
 @click.option("--results", metavar="URL", help=_RESULTS_HELP)
 @click.option("--scorers", metavar="MODULES", help="Modules with scorers of your own, comma-separated.")
+@click.option("--role", "scorer_role", help="all, or dispatch (only pushes scorer runs to executors elsewhere). [all]")
+@click.option("--push-targets", "scorer_push_targets", metavar="FILE", help="The executors: JSON lines.")
 @click.option("--judge-model", metavar="MODEL", help="Model of the judges, such as openai:gpt-4o-mini.")
 @click.option("--concurrency", "scorer_concurrency", type=int, help="Most scorer runs at once in this process. [256]")
 @click.option("--export", "scorer_export", metavar="otel", help="Export results by OTLP. [off]")

@@ -34,6 +34,9 @@ from scorer_service.execution.processes import JudgeSettings, Processes
 from scorer_service.execution.worker import Worker
 from scorer_service.people.opinions import Opinions
 from scorer_service.port.port import Port, Rules
+from scorer_service.push import targets
+from scorer_service.push.dispatcher import dispatch
+from scorer_service.queue.budgets import Budgets
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.jobs import Jobs
@@ -77,6 +80,9 @@ async def run(
     ConfigurationError, StoreUnavailable, and RunwireError where scorers used the process up: they block the others for
     good, or leave behind what never ends.
     """
+    if settings.scorer_role == "dispatch":
+        await _dispatch(settings, announce, stopping or _stop_on_signals())
+        return
     scorers = scorers or registry.load(settings.scorers)
     judge = _judge(settings)
     stopping, stuck = stopping or _stop_on_signals(), list[str]()
@@ -94,6 +100,27 @@ async def run(
             await service.run(stopping, announce)
     if stuck:
         raise RunwireError(f"{stuck[0]}; this process ended for it, and what it held was handed back")
+
+
+async def _dispatch(settings: Settings, announce: Callable[[str], None], stopping: asyncio.Event) -> None:
+    """Pushes scorer runs to executors until it is told to stop. It listens for health checks alone."""
+    found = targets.load(settings.scorer_push_targets)
+    async with (
+        open_database(settings.results, work_seconds=_work_seconds(settings)) as database,
+        serve(settings.listen, lambda _: None, [], access=access_of(settings)) as server,
+        asyncio.TaskGroup() as group,
+    ):
+        await _prepare(database, settings)
+        work = group.create_task(dispatch(database, found, _name()), name="dispatch")
+        await server.set_serving(True)
+        announce(server.address)
+        await stopping.wait()
+        work.cancel()
+
+
+def _name() -> str:
+    """Of this process: another one after each start."""
+    return f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -145,6 +172,7 @@ async def _put_together(
         holders,
         port,
         Opinions(database, jobs),
+        Budgets(database),
         owns=runs.is_owned,
         brief=runs.brief,
         judge_model=settings.judge_model,
@@ -207,7 +235,7 @@ async def _put_together(
 
 
 async def _queue(settings: Settings, database: Database, scorers: Registry, *, exports: bool) -> tuple[Jobs, Holders]:
-    name = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
+    name = _name()
     jobs = Jobs(
         database,
         worker=name,

@@ -28,6 +28,10 @@ class Settings(AccessSettings):
     """HOST:PORT; port 0 picks a free one."""
     scorers: Names = ()
     """Modules with scorers of one's own."""
+    scorer_role: Literal["all", "dispatch"] = "all"
+    """`dispatch`: only push scorer runs to the executors of `scorer_push_targets`."""
+    scorer_push_targets: str = ""
+    """File of JSON lines: the executors that scorer runs are pushed to. See docs/external-scorers.md."""
     scorer_migrate: bool = False
     """Migrate a PostgreSQL database at start. (A SQLite file is always migrated.)"""
 

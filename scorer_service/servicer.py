@@ -28,6 +28,7 @@ from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import PEOPLE, scorer_run_id
 from runwire.times import microseconds_of, seconds_of, timestamp
 from runwire.values import from_struct
+from scorer_service.answers import budgets as budget_messages
 from scorer_service.answers import messages
 from scorer_service.answers.controls import Controls, Place, Selection, Walk
 from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Found, Queries
@@ -39,6 +40,7 @@ from scorer_service.people.opinions import Opinions
 from scorer_service.port import messages as port_messages
 from scorer_service.port.external import External
 from scorer_service.port.port import Port
+from scorer_service.queue.budgets import Budgets
 from scorer_service.queue.holders import Holder, Holders, by_scorer
 from scorer_service.registry import Registry, newest_of
 from scorer_service.results.records import NewRun, Priority, json_text
@@ -69,6 +71,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         holders: Holders,
         port: Port,
         opinions: Opinions,
+        budgets: Budgets,
         *,
         owns: Owns,
         brief: Brief,
@@ -78,6 +81,7 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         self._holders = holders
         self._port = port
         self._opinions = opinions
+        self._budgets = budgets
         self._brief = brief
         self._queries = queries
         self._statistics = statistics
@@ -220,6 +224,14 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         token = _walk_token(request, touched.rest)
         return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
 
+    async def DeleteScorerRuns(
+        self, request: pb.DeleteScorerRunsRequest, context: Context
+    ) -> pb.DeleteScorerRunsResponse:
+        if not request.run_ids:
+            raise InvalidRequest({"run_ids": "must be set"})
+        count, more = await self._controls.delete(caller().tenant, request.run_ids, dry_run=request.dry_run)
+        return pb.DeleteScorerRunsResponse(count=count, more=more)
+
     async def PauseScorer(self, request: pb.PauseScorerRequest, context: Context) -> pb.PauseScorerResponse:
         await self._check_scorer(request.scorer_id)
         await self._controls.pause(request.scorer_id, True, (caller().tenant, caller().name))
@@ -267,6 +279,20 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         return pb.ListScorerQueuesResponse(
             queues=[messages.queue(one, now) for one in found[:size]], next_page_token=token
         )
+
+    async def SetScorerBudget(self, request: pb.SetScorerBudgetRequest, context: Context) -> pb.SetScorerBudgetResponse:
+        who, budget = caller(), budget_messages.budget_of(caller().tenant, request)
+        await self._budgets.set(budget)
+        present = {one.scorer_id: one for one in await self._budgets.all(who.tenant)}
+        return pb.SetScorerBudgetResponse(budget=budget_messages.shown(present.get(budget.scorer_id, budget)))
+
+    async def ListScorerBudgets(
+        self, request: pb.ListScorerBudgetsRequest, context: Context
+    ) -> pb.ListScorerBudgetsResponse:
+        who = caller()
+        who.sees_all("what a tenant spends")
+        found = await self._budgets.all(who.tenant)
+        return pb.ListScorerBudgetsResponse(budgets=map(budget_messages.shown, found))
 
     async def SubmitScore(self, request: pb.SubmitScoreRequest, context: Context) -> pb.SubmitScoreResponse:
         who = caller()
@@ -445,6 +471,7 @@ def _filter(who: Principal, wanted: pb.ScorerRunFilter) -> Filter:
         created_after=_seconds(wanted, "created_after"),
         created_before=_seconds(wanted, "created_before"),
         scorer_name=wanted.scorer_name if wanted.HasField("scorer_name") else None,
+        error_reason=wanted.error_reason,
     )
 
 

@@ -151,6 +151,7 @@ def _chosen(ids: Sequence[str], since: datetime | None, **conditions: Any) -> pb
 @click.command()
 @_selection
 @click.option("--scorer-version", default="", help="Score again with this version, beside the old result.")
+@click.option("--declined", type=click.Choice(["budget"]), help="Those that there was no budget for.")
 @service_options()
 @pass_session
 def redrive(
@@ -159,10 +160,13 @@ def redrive(
     scorer_run_ids: Sequence[str],
     since: datetime | None,
     scorer_version: str,
+    declined: str | None,
     dry_run: bool,
     **conditions: Any,
 ) -> None:
     """Try failed scorer runs again: those named, or those that fit all options."""
+    if declined is not None:
+        conditions |= {"states": [scorer_run_pb2.SCORER_RUN_STATE_DECLINED], "error_reason": declined}
     chosen = _chosen(scorer_run_ids, since, **conditions)
     with session.asking_scorers() as client:
 

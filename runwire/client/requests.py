@@ -184,6 +184,7 @@ def scorer_run_filter(
     agent_id: str | None = None,
     scorer_id: str | None = None,
     scorer_name: str | None = None,
+    error_reason: str = "",
     states: Sequence[scorer_run_pb2.ScorerRunState] = (),
     created_after: datetime | None = None,
     created_before: datetime | None = None,
@@ -195,6 +196,7 @@ def scorer_run_filter(
         agent_id=None if agent_id is None else given(agent_id, "agent_id"),
         scorer_id=None if scorer_id is None else given(scorer_id, "scorer_id"),
         scorer_name=scorer_name,
+        error_reason=error_reason,
         states=states,
         created_after=_timestamp(created_after),
         created_before=_timestamp(created_before),
@@ -261,6 +263,16 @@ _THUMBS: Final[Mapping[str, scorer_service_pb2.Thumb]] = {
     "up": scorer_service_pb2.THUMB_UP,
     "down": scorer_service_pb2.THUMB_DOWN,
 }
+
+
+def set_scorer_budget(
+    scorer_id: str, window: timedelta | float, max_tokens: int | None, max_cost_usd: float | None
+) -> scorer_service_pb2.SetScorerBudgetRequest:
+    return scorer_service_pb2.SetScorerBudgetRequest(
+        budget=scorer_service_pb2.ScorerBudget(
+            scorer_id=scorer_id, window=_duration(window), max_tokens=max_tokens, max_cost_usd=max_cost_usd
+        )
+    )
 
 
 def scorer_stats(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
@@ -143,6 +143,16 @@ class ScorerClient(Client):
             pass
         return walk.total
 
+    async def delete_scorer_runs(self, run_ids: Sequence[str], *, dry_run: bool = False) -> int:
+        """Deletes all scorer runs of these runs for good, whatever their state; how many. Needs the scope admin."""
+        request = pb.DeleteScorerRunsRequest(run_ids=run_ids, dry_run=dry_run)
+        count = 0
+        while True:
+            response: pb.DeleteScorerRunsResponse = await self._call("DeleteScorerRuns", request)
+            count += response.count
+            if not response.more:
+                return count
+
     async def list_scorer_workers(self) -> list[pb.ScorerWorker]:
         """The processes that do scorer runs, in order of their names, and what each has."""
         return [worker async for worker in self._pages("ListScorerWorkers", pb.ListScorerWorkersRequest(), "workers")]
@@ -169,6 +179,25 @@ class ScorerClient(Client):
         request = requests.scorer_stats(scorer_id, created_after, created_before)
         response: pb.GetScorerStatsResponse = await self._call("GetScorerStats", request)
         return list(response.stats)
+
+    async def set_scorer_budget(
+        self,
+        scorer_id: str = "",
+        *,
+        window: timedelta | float = 86_400.0,
+        max_tokens: int | None = None,
+        max_cost_usd: float | None = None,
+    ) -> pb.ScorerBudget:
+        """Says what judges may spend in a window, of one scorer or of all; without a limit there is no budget any
+        more."""
+        request = requests.set_scorer_budget(scorer_id, window, max_tokens, max_cost_usd)
+        response: pb.SetScorerBudgetResponse = await self._call("SetScorerBudget", request)
+        return response.budget
+
+    async def list_scorer_budgets(self) -> list[pb.ScorerBudget]:
+        """The budgets of the tenant, with what is spent."""
+        response: pb.ListScorerBudgetsResponse = await self._call("ListScorerBudgets", pb.ListScorerBudgetsRequest())
+        return list(response.budgets)
 
     async def submit_score(
         self,

@@ -127,7 +127,7 @@ _FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
     "scorer_name": lambda line: line.scorer_name,
     "scorer_version": lambda line: line.scorer_version,
     "state": lambda line: State(line.state),
-    "error": lambda line: _error(line) if line.state in _WITH_ERROR else None,
+    "error": lambda line: _error(line) if line.state in _WITH_ERROR or _is_unpaid(line) else None,
     "deliveries": lambda line: line.deliveries,
     "create_time": lambda line: _time(line.create_time),
     "due_time": lambda line: _time(line.due_time),
@@ -135,7 +135,7 @@ _FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
     "trace": lambda line: (
         pb.Trace(traceparent=line.traceparent, tracestate=line.tracestate) if line.traceparent else None
     ),
-    "sampling": lambda line: requested.SamplingDecision(rate=_finite(line.rate), sampled=line.state != State.DECLINED),
+    "sampling": lambda line: requested.SamplingDecision(rate=_finite(line.rate), sampled=_is_sampled(line)),
     "priority": lambda line: Priority(line.priority),
     "redrives": lambda line: line.redrives,
     "waits": lambda line: line.waits,
@@ -173,6 +173,15 @@ def _add_score(message: pb.ScorerRun, line: Any) -> None:
     if line.judgement:
         with _readable(message, "score.judgement"):
             score.judgement.CopyFrom(pb.Judgement(**json.loads(line.judgement)))
+
+
+def _is_sampled(line: Any) -> bool:
+    return bool(line.state != State.DECLINED or _is_unpaid(line))
+
+
+def _is_unpaid(line: Any) -> bool:
+    """Whether it was declined for want of a budget, and not sampled out."""
+    return bool(line.state == State.DECLINED and line.error_reason)
 
 
 def _error(line: Any) -> pb.ScorerRunError:

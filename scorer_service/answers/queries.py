@@ -32,6 +32,7 @@ class Filter:
     created_before: float | None = None
     scorer_name: str | None = None
     """Empty: the use without a name. None: any."""
+    error_reason: str = ""
 
     def narrowed(self) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
         """The conditions, in those that one index serves, and the rest."""
@@ -48,6 +49,8 @@ class Filter:
             others.append(c.state.in_(self.states))
         if self.scorer_name is not None:
             others.append(c.scorer_name == self.scorer_name)
+        if self.error_reason:
+            others.append(c.error_reason == self.error_reason)
         return [*self._window(), *narrow], others
 
     def conditions(self) -> list[ColumnElement[bool]]:

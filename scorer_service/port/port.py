@@ -36,6 +36,8 @@ from scorer_service.scoring import RetryPolicy
 
 WORKER: Final = "port:"
 """How the names of external workers begin, where processes of the service are listed too."""
+PUSH: Final = "push:"
+"""How the names of dispatchers begin: what they claimed an executor reports, which has another identity."""
 _ALONE_SECONDS: Final = 1.0
 """Least pause for a worker that is told that something wants it to itself, and has other things in hand."""
 _DRAINING: Final = "this server ends: claim from another one"
@@ -159,7 +161,8 @@ class Port:
         found = await self._database.look(lambda connection: held(connection, report.scorer_run_id))
         if found is None or found.job.tenant != who.tenant:
             raise ScorerRunNotFound(f"there is no scorer run {report.scorer_run_id!r}")
-        if found.worker != worker_of(who, report.worker) or found.job.token != report.claim:
+        pushed = found.worker.startswith(PUSH) and report.worker == found.worker
+        if not (pushed or found.worker == worker_of(who, report.worker)) or found.job.token != report.claim:
             await self._refuse(report, "it was claimed by somebody else, cancelled or redriven since")
         scorer = await self._scorer(found.job, report.scorer_version)
         claims = self._claims(who.tenant, found.worker, {}, 0.0)

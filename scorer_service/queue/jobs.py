@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from runwire.errors import StoreUnavailable
-from scorer_service.queue import rows, statements
+from scorer_service.queue import budgets, rows, statements
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.holders import register
 from scorer_service.queue.rates import Permits, Rate, learn
@@ -248,6 +248,7 @@ class Jobs:
     ) -> list[Job]:
         """Leases the candidates, except those that must not run (again, or beside others)."""
         revision, now = next_revision(connection)
+        candidates = budgets.decline(connection, candidates, now, revision)
         lost = [row for row in candidates if self._is_loss(row, held)]
         if lost:
             rows.record_ends(connection, lost, now, rows.lease_ended)
@@ -359,6 +360,7 @@ class Jobs:
                 insert_new(connection, attempts, history)
             tried = [done for done in ours if not done.waited or rows.is_history(done)]
             self.backlog.add(connection, [(done.job.scorer_run_id, done.job.token) for done in tried])
+            budgets.spend(connection, ours)
         return refused
 
     async def refused(self) -> int:

@@ -61,6 +61,7 @@ _INLINE_BYTES: Final = 16_384
 CANDIDATES: Final[Select[Any]] = (
     select(
         c.scorer_run_id,
+        c.tenant,
         c.scorer_id,
         c.sample_id,
         c.state,

@@ -266,6 +266,21 @@ within its tenant and caller, `fingerprint` tells a repeat of it from another on
 
 Index("ix_opinions_request", opinions.c.request_key, unique=True)
 Index("ix_opinions_newest", opinions.c.tenant, opinions.c.newest, opinions.c.submit_time)
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("tenant", String, nullable=False),
+    Column("scorer_id", String, nullable=False),
+    Column("window_seconds", Double, nullable=False),
+    Column("max_tokens", BigInteger),
+    Column("max_cost_usd", Double),
+    Column("window_start", Double, nullable=False),
+    Column("spent_tokens", BigInteger, nullable=False),
+    Column("spent_cost_usd", Double, nullable=False),
+    PrimaryKeyConstraint("tenant", "scorer_id"),
+)
+"""What judges may spend, and did in the window that began at `window_start`. An empty `scorer_id`: all of a tenant."""
+
 Index("ix_holders_tenant", holders.c.tenant)
 Index("ix_holders_scorer", holders.c.scorer_id, holders.c.version, holders.c.seen_time)
 

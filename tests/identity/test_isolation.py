@@ -149,6 +149,8 @@ def requests(things: Things) -> dict[str, Message]:
         "SendMessage": agent_pb.SendMessageRequest(run_id=things.run_id, message=to_value("x")),
         "EndConversation": agent_pb.EndConversationRequest(run_id=things.run_id),
         "ForkRun": agent_pb.ForkRunRequest(run_id=things.run_id),
+        "DeleteRuns": agent_pb.DeleteRunsRequest(run_ids=[things.run_id]),
+        "DeleteScorerRuns": scorer_pb.DeleteScorerRunsRequest(run_ids=[things.run_id]),
         "ListTurns": agent_pb.ListTurnsRequest(run_id=things.run_id),
         "ListWorkers": agent_pb.ListWorkersRequest(),
         "ListQueues": agent_pb.ListQueuesRequest(),
@@ -164,6 +166,8 @@ def requests(things: Things) -> dict[str, Message]:
         "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
         "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
         "GetScorerStats": scorer_pb.GetScorerStatsRequest(),
+        "ListScorerBudgets": scorer_pb.ListScorerBudgetsRequest(),
+        "SetScorerBudget": scorer_pb.SetScorerBudgetRequest(budget={"max_tokens": 10**9, "window": {"seconds": 60}}),
         "SubmitScore": scorer_pb.SubmitScoreRequest(run_id=things.run_id, scorer_id="helpful", value=1),
         "RegisterScorer": port_pb.RegisterScorerRequest(scorer=port_pb.ExternalScorer(scorer_id="mine", version="1")),
         "ClaimScorerRuns": port_pb.ClaimScorerRunsRequest(

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from runwire.connect import open_store
+from scorer_service.push.dispatcher import dispatch
+from scorer_service.push.targets import Target
 from scorer_service.results.database import open_database
 from scorer_service.results.records import State
+from tests.scorer.executor import Executor
 from tests.scorer.processes import ScorerProcess
 from tests.scorer.stage import request, send, service
 from tests.scorer.test_chaos import count_results, counts, persisted_lost_and_refused, until_all_ended
@@ -72,7 +75,36 @@ async def pull(results: str, store: str) -> AsyncIterator[Replace]:
                 process.wait()
 
 
-WAYS = {"inside": inside, "pull": pull}
+@asynccontextmanager
+async def push(results: str, store: str) -> AsyncIterator[Replace]:
+    """The service, a dispatcher, and an executor that loses, doubles, delays and dies."""
+    loop = asyncio.get_running_loop()
+    async with (
+        service(results, store=store, scorers="tests.scorer.scorers", **SETTINGS) as it,
+        Executor(it.address, 1.0) as executor,
+        open_database(results) as database,
+        asyncio.TaskGroup() as group,
+    ):
+        target = Target(
+            scorer_id="chaotic",
+            version="1",
+            executor="webhook",
+            url=f"http://127.0.0.1:{executor.port}/",
+            lease_seconds=1.0,
+            max_silences=100,
+            allow_private=True,
+        )
+        dispatching = group.create_task(dispatch(database, [target], "test"))
+
+        async def die_and_return() -> None:
+            await executor.die()
+            await executor.start()
+
+        yield lambda: asyncio.run_coroutine_threadsafe(die_and_return(), loop).result(20)
+        dispatching.cancel()
+
+
+WAYS = {"inside": inside, "pull": pull, "push": push}
 
 
 async def each_exactly_once(way: str, results: str, store_url: str, total: int, *, kill_every: int) -> str:
@@ -101,10 +133,11 @@ async def each_exactly_once(way: str, results: str, store_url: str, total: int, 
     return f"{way}: {total} scorer runs, {kills} kill -9, {lost} leases lost, {refused} late reports refused"
 
 
-async def test_each_is_scored_exactly_once(sqlite_url: str, tmp_path: Path) -> None:
-    """300 scorer runs in workers elsewhere whose reports are lost, doubled and late, and one of which is killed: each
-    is scored, its score is written once, and what comes late is refused and counted."""
-    await each_exactly_once("pull", sqlite_url, f"sqlite:///{tmp_path}/runs.db", 300, kill_every=100)
+@pytest.mark.parametrize("way", ["pull", "push"])
+async def test_each_is_scored_exactly_once(way: str, sqlite_url: str, tmp_path: Path) -> None:
+    """300 scorer runs in workers elsewhere, or in an executor, whose reports are lost, doubled and late, and which are
+    killed: each is scored, its score is written once, and what comes late is refused and counted."""
+    await each_exactly_once(way, sqlite_url, f"sqlite:///{tmp_path}/runs.db", 300, kill_every=100)
 
 
 @pytest.mark.chaos

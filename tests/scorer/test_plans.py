@@ -32,12 +32,15 @@ from scorer_service.export import Exporter, Verdict
 from scorer_service.people.opinions import Opinions, Said
 from scorer_service.port.external import External
 from scorer_service.port.port import Port, Rules, Wanted
+from scorer_service.push.claims import PushClaims
+from scorer_service.push.targets import Target
 from scorer_service.queue.backlog import Backlog
+from scorer_service.queue.budgets import Budget, Budgets
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.jobs import Held, Jobs, Offer
 from scorer_service.queue.parking import Parking
 from scorer_service.queue.rates import Rate
-from scorer_service.queue.retention import Ages, Retention
+from scorer_service.queue.retention import Ages, Retention, purge
 from scorer_service.registry import Registry
 from scorer_service.results.database import Database, open_database
 from scorer_service.results.records import Asked, Error, Finished, NewRun, ScoreRecord, State
@@ -50,9 +53,10 @@ OWN = __file__
 FOLDER = Path(scorer_service.__file__).parent
 MODULES = (
     *(f"answers/{name}" for name in ("controls", "queries", "statistics")),
-    *(f"queue/{name}" for name in ("backlog", "holders", "jobs", "parking", "rates", "retention", "rows")),
+    *(f"queue/{name}" for name in ("backlog", "budgets", "holders", "jobs", "parking", "rates", "retention", "rows")),
     *(f"port/{name}" for name in ("claims", "external", "port", "reports", "waiters")),
     "people/opinions",
+    "push/claims",
     "export",
 )
 GROW = ("opinions", "scorer_runs", "attempts", "samples", "exports", "parked_requests")
@@ -182,6 +186,9 @@ async def others(database: Database, jobs: Jobs) -> None:
         await Statistics(database).ask(window)
     assert await retention.sweep_runs()
     assert await retention.sweep_samples()
+    await jobs.add([NewRun("purged", "default", "a", run_id="purged", sample=b"purged")])
+    assert await purge(database, "default", ["purged"], dry_run=True) == (1, False)
+    assert await purge(database, "default", ["purged"]) == (1, False)
 
 
 async def elsewhere(database: Database, jobs: Jobs) -> None:
@@ -208,6 +215,8 @@ async def elsewhere(database: Database, jobs: Jobs) -> None:
         group.create_task(port.claim(ANONYMOUS, Wanted("v", {"outside": ["1"]}, 3, 0.2, 30.0, 1, 1000)))
         await asyncio.sleep(0.1)
         await port.look_once()
+    target = Target(scorer_id="outside", version="1", executor="webhook", url="http://x/")
+    assert await PushClaims(database, target, worker="push:w", backlog=jobs.backlog).held() == 1
 
 
 async def opinions(database: Database, jobs: Jobs) -> None:
@@ -220,6 +229,23 @@ async def opinions(database: Database, jobs: Jobs) -> None:
     await kept.agent_of("default", "run-1")
     for window in (("", None, None), ("brevity", 1.0, 1e11)):
         await kept.agreement("default", *window)
+
+
+async def spending(database: Database, jobs: Jobs) -> None:
+    """What judges may spend."""
+    await jobs.add([NewRun(f"judged-{number}", "default", "judged", sample=b"s") for number in range(2)])
+    await jobs.register(["judged"])
+    budgets = Budgets(database)
+    await budgets.set(Budget("default", "judged", 60.0, 1, None))
+    await budgets.set(Budget("default", "judged", 3600.0, 1, None))
+    await budgets.set(Budget("default", "", 60.0, None, None))
+    await budgets.all("default")
+    jobs.look_again()
+    spent = json.dumps({"input_tokens": 1, "output_tokens": 1, "cost_usd": None})
+    (job,) = (await jobs.claim({"judged": Offer(1)}, 1)).jobs
+    await jobs.finish([Finished(job, State.SUCCEEDED, "1", ScoreRecord(1.0, "", "", "{}", 1, None), spent=spent)])
+    jobs.look_again()
+    assert not (await jobs.claim({"judged": Offer(1)}, 1)).jobs
 
 
 async def people(database: Database, jobs: Jobs) -> None:
@@ -290,6 +316,7 @@ async def everything(database: Database) -> None:
     await people(database, jobs)
     await elsewhere(database, jobs)
     await opinions(database, jobs)
+    await spending(database, jobs)
     await others(database, jobs)
 
 

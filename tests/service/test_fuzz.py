@@ -84,6 +84,10 @@ def agent_templates(rng: random.Random, texts: list[str]) -> Templates:
         "ListRunEvents": [lambda: agent_pb.ListRunEventsRequest(run_id=known(), page_size=2)],
         "CancelRun": [lambda: agent_pb.CancelRunRequest(run_id=known(), reason="enough")],
         "ResumeRun": [answer],
+        "DeleteRuns": [
+            lambda: agent_pb.DeleteRunsRequest(run_ids=[known()]),
+            lambda: agent_pb.DeleteRunsRequest(filter={"labels": {"k": "v"}}, page_size=2, cancel=True),
+        ],
     }
 
 
@@ -110,9 +114,12 @@ def scorer_templates(rng: random.Random, texts: list[str]) -> Templates:
         "RequestScorerRun": [ask],
         "RetryScorerRuns": [lambda: scorer_pb.RetryScorerRunsRequest(scorer_run_ids=[known()])],
         "CancelScorerRuns": [lambda: scorer_pb.CancelScorerRunsRequest(scorer_run_ids=[known()])],
+        "DeleteScorerRuns": [lambda: scorer_pb.DeleteScorerRunsRequest(run_ids=[known()])],
         "PauseScorer": [lambda: scorer_pb.PauseScorerRequest(scorer_id="brevity")],
         "ResumeScorer": [lambda: scorer_pb.ResumeScorerRequest(scorer_id="keyword-coverage")],
         "GetScorerStats": [lambda: scorer_pb.GetScorerStatsRequest(scorer_id="brevity")],
+        "ListScorerBudgets": [scorer_pb.ListScorerBudgetsRequest],
+        "SetScorerBudget": [lambda: scorer_pb.SetScorerBudgetRequest(budget={"window": {"seconds": 60}})],
         "SubmitScore": [lambda: scorer_pb.SubmitScoreRequest(run_id=known(), scorer_id="helpful", value=1)],
         "RegisterScorer": [lambda: port_pb.RegisterScorerRequest(scorer=elsewhere)],
         "ClaimScorerRuns": [lambda: port_pb.ClaimScorerRunsRequest(worker="w", scorers=[version])],

@@ -73,6 +73,7 @@ async def test_every_field_of_agents_at_its_extremes(memory_url: str, caplog: py
             "GetRun": agent_pb.GetRunRequest(run_id=waiting.run_id),
             "WatchRun": agent_pb.WatchRunRequest(run_id=waiting.run_id),
             "ListRunEvents": agent_pb.ListRunEventsRequest(run_id=waiting.run_id),
+            "DeleteRuns": agent_pb.DeleteRunsRequest(run_ids=["x"]),
             "CancelRun": agent_pb.CancelRunRequest(run_id=waiting.run_id),
             "CreateRunToken": agent_pb.CreateRunTokenRequest(run_id=waiting.run_id),
             "ResumeRun": agent_pb.ResumeRunRequest(run_id=waiting.run_id, answers=[answer]),
@@ -101,9 +102,13 @@ async def test_every_field_of_scorers_at_its_extremes(sqlite_url: str, caplog: p
             "WatchScorerRuns": scorer_pb.WatchScorerRunsRequest(run_id="run-1"),
             "RequestScorerRun": scorer_pb.RequestScorerRunRequest(scorer_id="keyword-coverage", sample=sample),
             "RetryScorerRuns": scorer_pb.RetryScorerRunsRequest(scorer_run_ids=["x"]),
+            "DeleteScorerRuns": scorer_pb.DeleteScorerRunsRequest(run_ids=["x"]),
             "CancelScorerRuns": scorer_pb.CancelScorerRunsRequest(scorer_run_ids=["x"]),
             "PauseScorer": scorer_pb.PauseScorerRequest(scorer_id="brevity"),
             "ResumeScorer": scorer_pb.ResumeScorerRequest(scorer_id="brevity"),
+            "SetScorerBudget": scorer_pb.SetScorerBudgetRequest(
+                budget={"max_tokens": 10**9, "window": {"seconds": 60}}
+            ),
             "SubmitScore": scorer_pb.SubmitScoreRequest(run_id="run-1", scorer_id="helpful", value=1),
             "RegisterScorer": port_pb.RegisterScorerRequest(
                 scorer=port_pb.ExternalScorer(scorer_id="elsewhere", version="1")

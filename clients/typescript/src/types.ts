@@ -431,6 +431,43 @@ export interface ForkRunResponse {
   run?: Run;
 }
 
+/** Which runs. What is set must all fit; an empty filter selects every run. */
+export interface RunFilter {
+  agentId?: string;
+  /** Any of these. */
+  states?: RunState[];
+  /** All of these. */
+  labels?: { [key: string]: string };
+  createdAfter?: string;
+  createdBefore?: string;
+}
+
+export interface DeleteRunsRequest {
+  /** By id, at most 1000; or by filter if empty. One of the two must be given. */
+  runIds?: string[];
+  filter?: RunFilter;
+  /** Counts and names what would be deleted, and changes nothing. */
+  dryRun?: boolean;
+  /** Cancels selected runs that have not ended. They are deleted by a later call, once they have. */
+  cancel?: boolean;
+  /** With filter: how many runs a call looks at, newest first; at most 500, which is the default. */
+  pageSize?: number;
+  pageToken?: string;
+}
+
+export interface DeleteRunsResponse {
+  /** How many were, or with dry_run would be, deleted by this call. */
+  count?: string;
+  /** Their ids. */
+  runIds?: string[];
+  /** Runs that had not ended, and were (would be) cancelled. */
+  cancelled?: string;
+  /** Runs that had not ended, and were left alone. */
+  skipped?: string;
+  /** Where to continue; empty when all are done. */
+  nextPageToken?: string;
+}
+
 /** How an agent is written. */
 export type AgentKind =
   | "AGENT_KIND_UNSPECIFIED"
@@ -1144,7 +1181,7 @@ export type ScorerRunState =
   | "SCORER_RUN_STATE_FAILED"
   /** The scorer said that this run cannot be scored; error.message says why. */
   | "SCORER_RUN_STATE_NOT_SCORABLE"
-  /** Sampled out. */
+  /** Sampled out; or there was no budget left: then error.reason is `budget`. */
   | "SCORER_RUN_STATE_DECLINED"
   | "SCORER_RUN_STATE_CANCELLED";
 
@@ -1202,7 +1239,7 @@ export interface ScorerRun {
   state?: ScorerRunState;
   /** Set when the state is SCORER_RUN_STATE_SUCCEEDED. */
   score?: Score;
-  /** Set when the state is FAILED, NOT_SCORABLE, CANCELLED or RETRYING. */
+  /** Set when the state is FAILED, NOT_SCORABLE, CANCELLED or RETRYING; and where it is DECLINED for want of a budget. */
   error?: ScorerRunError;
   /** The newest attempts, oldest first: up to 100 from GetScorerRun, elsewhere up to 20. */
   attempts?: ScorerRunAttempt[];
@@ -1543,6 +1580,8 @@ export interface ScorerRunFilter {
   createdBefore?: string;
   /** This use of a scorer: ScorerRef.name. Set and empty: the one without a name. Unset: any. */
   scorerName?: string;
+  /** Ended for this reason: ScorerRunError.reason. */
+  errorReason?: string;
 }
 
 export interface ListScorersRequest {
@@ -1776,6 +1815,19 @@ export interface ScorerQueue {
   paused?: boolean;
 }
 
+export interface DeleteScorerRunsRequest {
+  /** At least 1, at most 1000. */
+  runIds?: string[];
+  dryRun?: boolean;
+}
+
+export interface DeleteScorerRunsResponse {
+  /** How many scorer runs were, or with dry_run would be, deleted by this call. */
+  count?: string;
+  /** There may be more: call again with the same request. */
+  more?: boolean;
+}
+
 export interface SubmitScoreRequest {
   runId?: string;
   /**
@@ -1796,4 +1848,36 @@ export interface SubmitScoreRequest {
 
 export interface SubmitScoreResponse {
   scorerRun?: ScorerRun;
+}
+
+/** What judges may spend. */
+export interface ScorerBudget {
+  /** The scorer; empty: all scorers of the tenant together. Both hold where there are both. */
+  scorerId?: string;
+  /** Windows follow each other from the Unix epoch on: an hour, a day ... 1 second to 366 days. */
+  window?: string;
+  /** Most tokens in a window, those of requests and answers together; unset: any number. */
+  maxTokens?: string;
+  /** Most US dollars in a window; unset: any sum. What has no known price costs nothing here. */
+  maxCostUsd?: number;
+  /** What was spent in the present window. */
+  spentTokens?: string;
+  spentCostUsd?: number;
+}
+
+export interface SetScorerBudgetRequest {
+  /** Without max_tokens and max_cost_usd: there is no budget any more. */
+  budget?: ScorerBudget;
+}
+
+export interface SetScorerBudgetResponse {
+  budget?: ScorerBudget;
+}
+
+export interface ListScorerBudgetsRequest {
+}
+
+export interface ListScorerBudgetsResponse {
+  /** In order of scorer_id; up to 1000. */
+  budgets?: ScorerBudget[];
 }

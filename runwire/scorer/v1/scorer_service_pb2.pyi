@@ -25,7 +25,7 @@ THUMB_UP: Thumb
 THUMB_DOWN: Thumb
 
 class ScorerRunFilter(_message.Message):
-    __slots__ = ("run_id", "agent_id", "scorer_id", "states", "created_after", "created_before", "scorer_name")
+    __slots__ = ("run_id", "agent_id", "scorer_id", "states", "created_after", "created_before", "scorer_name", "error_reason")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     SCORER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class ScorerRunFilter(_message.Message):
     CREATED_AFTER_FIELD_NUMBER: _ClassVar[int]
     CREATED_BEFORE_FIELD_NUMBER: _ClassVar[int]
     SCORER_NAME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     agent_id: str
     scorer_id: str
@@ -40,7 +41,8 @@ class ScorerRunFilter(_message.Message):
     created_after: _timestamp_pb2.Timestamp
     created_before: _timestamp_pb2.Timestamp
     scorer_name: str
-    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerRunState, str]]] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scorer_name: _Optional[str] = ...) -> None: ...
+    error_reason: str
+    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., scorer_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_scorer_run_pb2.ScorerRunState, str]]] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scorer_name: _Optional[str] = ..., error_reason: _Optional[str] = ...) -> None: ...
 
 class ListScorersRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -310,6 +312,22 @@ class ScorerQueue(_message.Message):
     paused: bool
     def __init__(self, scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ..., paused: bool = ...) -> None: ...
 
+class DeleteScorerRunsRequest(_message.Message):
+    __slots__ = ("run_ids", "dry_run")
+    RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    run_ids: _containers.RepeatedScalarFieldContainer[str]
+    dry_run: bool
+    def __init__(self, run_ids: _Optional[_Iterable[str]] = ..., dry_run: bool = ...) -> None: ...
+
+class DeleteScorerRunsResponse(_message.Message):
+    __slots__ = ("count", "more")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    more: bool
+    def __init__(self, count: _Optional[int] = ..., more: bool = ...) -> None: ...
+
 class SubmitScoreRequest(_message.Message):
     __slots__ = ("run_id", "scorer_id", "value", "thumb", "label", "comment", "author", "request_id")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -335,3 +353,41 @@ class SubmitScoreResponse(_message.Message):
     SCORER_RUN_FIELD_NUMBER: _ClassVar[int]
     scorer_run: _scorer_run_pb2.ScorerRun
     def __init__(self, scorer_run: _Optional[_Union[_scorer_run_pb2.ScorerRun, _Mapping]] = ...) -> None: ...
+
+class ScorerBudget(_message.Message):
+    __slots__ = ("scorer_id", "window", "max_tokens", "max_cost_usd", "spent_tokens", "spent_cost_usd")
+    SCORER_ID_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_USD_FIELD_NUMBER: _ClassVar[int]
+    SPENT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SPENT_COST_USD_FIELD_NUMBER: _ClassVar[int]
+    scorer_id: str
+    window: _duration_pb2.Duration
+    max_tokens: int
+    max_cost_usd: float
+    spent_tokens: int
+    spent_cost_usd: float
+    def __init__(self, scorer_id: _Optional[str] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_tokens: _Optional[int] = ..., max_cost_usd: _Optional[float] = ..., spent_tokens: _Optional[int] = ..., spent_cost_usd: _Optional[float] = ...) -> None: ...
+
+class SetScorerBudgetRequest(_message.Message):
+    __slots__ = ("budget",)
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    budget: ScorerBudget
+    def __init__(self, budget: _Optional[_Union[ScorerBudget, _Mapping]] = ...) -> None: ...
+
+class SetScorerBudgetResponse(_message.Message):
+    __slots__ = ("budget",)
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    budget: ScorerBudget
+    def __init__(self, budget: _Optional[_Union[ScorerBudget, _Mapping]] = ...) -> None: ...
+
+class ListScorerBudgetsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListScorerBudgetsResponse(_message.Message):
+    __slots__ = ("budgets",)
+    BUDGETS_FIELD_NUMBER: _ClassVar[int]
+    budgets: _containers.RepeatedCompositeFieldContainer[ScorerBudget]
+    def __init__(self, budgets: _Optional[_Iterable[_Union[ScorerBudget, _Mapping]]] = ...) -> None: ...

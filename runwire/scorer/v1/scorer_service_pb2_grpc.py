@@ -101,6 +101,11 @@ class ScorerServiceStub(object):
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.SerializeToString,
                 response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.FromString,
                 _registered_method=True)
+        self.DeleteScorerRuns = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/DeleteScorerRuns',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsResponse.FromString,
+                _registered_method=True)
         self.RegisterScorer = channel.unary_unary(
                 '/runwire.scorer.v1.ScorerService/RegisterScorer',
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerRequest.SerializeToString,
@@ -115,6 +120,16 @@ class ScorerServiceStub(object):
                 '/runwire.scorer.v1.ScorerService/ReportScorerRun',
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.SerializeToString,
                 response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.FromString,
+                _registered_method=True)
+        self.SetScorerBudget = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/SetScorerBudget',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListScorerBudgets = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/ListScorerBudgets',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsResponse.FromString,
                 _registered_method=True)
         self.SubmitScore = channel.unary_unary(
                 '/runwire.scorer.v1.ScorerService/SubmitScore',
@@ -227,6 +242,15 @@ class ScorerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteScorerRuns(self, request, context):
+        """Removes everything there is of the scorer runs of these runs, whatever their state: attempts, scores, samples, and what is
+        still to be exported. For operators of a tenant (scope admin), as DeleteRuns of the agent service, and audited. What a
+        worker scores just then is not kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterScorer(self, request, context):
         """Says what an external scorer is: one that is not in this service, whose workers take its scorer runs by
         ClaimScorerRuns. It is known to its tenant alone, and said again with each start of a worker. What is said of a
@@ -250,6 +274,23 @@ class ScorerServiceServicer(object):
         claimed with; safe to repeat. FAILED_PRECONDITION / CLAIM_LOST for a report that comes too late: somebody else has
         the scorer run, it was cancelled or redriven, or took longer than its scorer may. Nothing of it is kept, and it is
         counted. NOT_FOUND / SCORER_RUN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetScorerBudget(self, request, context):
+        """Says what judges may spend, of the caller's tenant: all its scorers, or one. In force at the next claim, in all
+        processes. Beyond it scorer runs are DECLINED with the error `budget` instead of being scored, and counted as such;
+        RetryScorerRuns with a filter of that error_reason scores them later. What is under way when the budget is used up is
+        finished, so it is exceeded by no more than that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScorerBudgets(self, request, context):
+        """Lists the budgets of the caller's tenant, with what is spent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -328,6 +369,11 @@ def add_ScorerServiceServicer_to_server(servicer, server):
                     request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.FromString,
                     response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.SerializeToString,
             ),
+            'DeleteScorerRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteScorerRuns,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsResponse.SerializeToString,
+            ),
             'RegisterScorer': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterScorer,
                     request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerRequest.FromString,
@@ -342,6 +388,16 @@ def add_ScorerServiceServicer_to_server(servicer, server):
                     servicer.ReportScorerRun,
                     request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.FromString,
                     response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.SerializeToString,
+            ),
+            'SetScorerBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetScorerBudget,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetResponse.SerializeToString,
+            ),
+            'ListScorerBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScorerBudgets,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsResponse.SerializeToString,
             ),
             'SubmitScore': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitScore,
@@ -690,6 +746,33 @@ class ScorerService(object):
             _registered_method=True)
 
     @staticmethod
+    def DeleteScorerRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/DeleteScorerRuns',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RegisterScorer(request,
             target,
             options=(),
@@ -760,6 +843,60 @@ class ScorerService(object):
             '/runwire.scorer.v1.ScorerService/ReportScorerRun',
             runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunRequest.SerializeToString,
             runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.ReportScorerRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetScorerBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/SetScorerBudget',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.SetScorerBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScorerBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/ListScorerBudgets',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerBudgetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_opinions_request", "opinions", ["request_key"], unique=True)
     op.create_index("ix_opinions_newest", "opinions", ["tenant", "newest", "submit_time"], unique=False)
+    op.create_table(
+        "budgets",
+        sa.Column("tenant", sa.String(), nullable=False),
+        sa.Column("scorer_id", sa.String(), nullable=False),
+        sa.Column("window_seconds", sa.Double(), nullable=False),
+        sa.Column("max_tokens", sa.BigInteger()),
+        sa.Column("max_cost_usd", sa.Double()),
+        sa.Column("window_start", sa.Double(), nullable=False),
+        sa.Column("spent_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("spent_cost_usd", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "scorer_id"),
+    )
     # With a default for the rows of releases from before: theirs are processes of the service.
     op.add_column("holders", sa.Column("tenant", sa.String(), nullable=False, server_default=""))
     op.create_index("ix_holders_tenant", "holders", ["tenant"], unique=False)

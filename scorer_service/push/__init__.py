@@ -1,0 +1,1 @@
+"""Scorer runs that are pushed to an executor elsewhere, which reports how they ended."""
