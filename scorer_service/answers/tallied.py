@@ -101,7 +101,7 @@ def counting(window: Window, *, kept: bool) -> Select[Any]:
         parts = [_of_rows(window.conditions(k))]
     each = union_all(*parts, *_running(window)).subquery().c
     use = (each.scorer_id, each.scorer_name, each.state, each.ad_hoc, each.bin)
-    number = func.sum(each.number)
+    number = func.sum(cast(each.number, Double))  # exact for any number there is, and PostgreSQL is quicker with it
     of_scale = select(
         *use, number.label("number"), func.sum(each.total).label("total"), func.min(each.low).label("low")
     )

@@ -13,6 +13,7 @@ What was there before is counted
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from sqlalchemy import func, select, text, update
@@ -21,7 +22,7 @@ from sqlalchemy.engine import Connection
 from scorer_service.results.database import Database
 from scorer_service.results.schema import scorer_runs, tallied, tally_changes
 
-FOLDED: Final = 5000
+FOLDED: Final = 1000
 """Most changes that one transaction adds up."""
 LEFT: Final = 500
 """So many may wait: they cost a reader nothing."""
@@ -29,7 +30,8 @@ COUNTED: Final = 2000
 """Scorer runs from before that one transaction counts, on SQLite."""
 _IDLE_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = 0.02
-"""Between steps, where there is more to do: others want to write too."""
+_TIMES_COST: Final = 4.0
+"""Pauses between steps, where there is more to do, by how long a step took: others want to write too, and first."""
 _LIMIT_SECONDS: Final = 3600.0
 """Longest that the count may take, on PostgreSQL."""
 
@@ -82,10 +84,13 @@ class Tallies:
 
     async def run_once(self) -> float:
         """One step; returns when to make the next."""
+        began = time.monotonic()
         if not self._complete:
             self._complete = await self._complete_once()
-            return _PAUSE_SECONDS if self._complete or self._database.embedded else _IDLE_SECONDS
-        return _PAUSE_SECONDS if await self.fold(left=LEFT) == FOLDED else _IDLE_SECONDS
+            is_next = self._complete or self._database.embedded
+        else:
+            is_next = await self.fold(left=LEFT) == FOLDED
+        return max(_PAUSE_SECONDS, _TIMES_COST * (time.monotonic() - began)) if is_next else _IDLE_SECONDS
 
     async def fold(self, *, left: int = 0) -> int:
         """Adds up the oldest changes, FOLDED at most, if there are more than `left`. Returns how many."""
