@@ -35,6 +35,7 @@ from runwire.rpc import Server, serve
 from runwire.scaler import Scaler
 
 SERVICE: Final = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+QUEUES: Final = "runwire.queues"
 _RUNS_A_WORKER: Final = 20.0
 """What a worker is to have where KEDA is not told otherwise."""
 _HEALTH_SECONDS: Final = 2.0
@@ -158,7 +159,9 @@ class Service:
             idle_check = group.create_task(repeat("idle check", logs.run), name="idle check")
             watching = [group.create_task(repeat("health", partial(_watch_store, store, server)), name="health")]
             if settings.role != "work":
-                watching.append(group.create_task(repeat("queues", fleet.watch_once), name="queues"))
+                watching.append(
+                    group.create_task(repeat("queues", partial(_watch_queues, fleet, server)), name="queues")
+                )
             if settings.metrics or settings.metrics_export:
                 watching.append(group.create_task(repeat("loop lag", telemetry.watch_lag), name="loop lag"))
             if settings.role != "serve":
@@ -176,6 +179,13 @@ class Service:
             await asyncio.sleep(_COMING_IN_SECONDS)
             await server.stop(_STREAM_GRACE_SECONDS)
             idle_check.cancel()
+
+
+async def _watch_queues(fleet: Fleet, server: Server) -> float:
+    """The health detail QUEUES is NOT_SERVING while something waits that no worker can do."""
+    pause = await fleet.watch_once()
+    await server.set_detail(QUEUES, not fleet.has_stranded)
+    return pause
 
 
 async def _watch_store(store: Store, server: Server) -> None:

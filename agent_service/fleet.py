@@ -88,6 +88,11 @@ class Fleet:
         ):
             yield
 
+    @property
+    def has_stranded(self) -> bool:
+        """Whether `watch_once` has found something due that nobody can do."""
+        return bool(self._complained)
+
     async def workers(self) -> list[pb.Worker]:
         """In order of their names."""
         return [worker for notice in await self._store.notices(BOARD) if (worker := _worker(notice)) is not None]

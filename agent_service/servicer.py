@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, Final, TypeAlias
@@ -30,6 +31,7 @@ from runwire.errors import (
     RunTokensOff,
     RunwireError,
     ServerDraining,
+    SlowConsumer,
     StoreUnavailable,
     StreamMaxAge,
 )
@@ -39,11 +41,14 @@ from runwire.identity.run_tokens import DEFAULT_SECONDS, RunTokens
 from runwire.outflow import RETRY_DELAY_SECONDS, Outflow, Stream
 from runwire.paging import decode_token, encode_token, page_size
 from runwire.pubsub import Position
+from runwire.runbook import Entry
 from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
 
 _HEARTBEAT_SECONDS: Final = 10.0
 _EVENTS_PAGE_SIZE: Final = 100
+
+logger = logging.getLogger("agent_service")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -249,6 +254,8 @@ def _counted() -> Iterator[None]:
         yield
     except RunwireError as error:
         metrics.STREAMS_ENDED.add(reason=error.reason.lower())
+        if isinstance(error, SlowConsumer):
+            logger.info("a client was cut off: %s", error, extra=Entry.STREAMS_CUT.said())
         raise
     except BaseException:
         metrics.STREAMS_ENDED.add(reason="left")

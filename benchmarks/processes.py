@@ -38,6 +38,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def cpu_seconds_of_all(pid: int) -> float:
+    """Of a process and of those that it has started and that live."""
+    children = [task.read_text().split() for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    return cpu_seconds(pid) + sum(cpu_seconds(int(child)) for some in children for child in some)
+
+
 def resident_bytes(pid: int) -> int:
     """Memory a process has."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -453,6 +453,11 @@ class Server:
         for service in ("", *self._services):
             await self._health.set(service, state)
 
+    async def set_detail(self, name: str, well: bool) -> None:
+        """What a health check of this name is told, whatever the others are: it takes no traffic away."""
+        state = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(name, state)
+
     async def stop(self, grace_seconds: float) -> None:
         """Takes no more calls, waits for those under way, and cuts them off after the grace."""
         await self._server.stop(grace_seconds)

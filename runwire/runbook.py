@@ -16,10 +16,7 @@ class Entry(StrEnum):
     RUNS_FAIL = "RunwireRunsFail"
     RUNS_KILL_WORKERS = "RunwireRunsKillWorkers"
     WORKERS_DIE = "RunwireWorkersDie"
-    LEASES_LOST = "RunwireLeasesLost"
     STORE_TAKES_NO_COMMITS = "RunwireStoreTakesNoCommits"
-    LOOP_BLOCKED = "RunwireLoopBlocked"
-    NOTIFICATIONS_LOST = "RunwireNotificationsLost"
     STREAMS_CUT = "RunwireStreamsCut"
     SCORER_FAILS = "RunwireScorerFails"
 

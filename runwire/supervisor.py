@@ -206,7 +206,10 @@ class _Supervisor:
 
     async def _hear(self, number: int, reader: asyncio.StreamReader) -> None:
         """A member says one thing: that it answers, and where it shows its metrics."""
-        line = await reader.readline()
+        try:
+            line = await reader.readline()
+        except ConnectionError:  # it died before it had read its order
+            line = b""
         if not line:
             return
         self._ready.add(number)

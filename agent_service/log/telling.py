@@ -11,6 +11,7 @@ from agent_service.log import record
 from runwire import logs, metrics, tracing
 from runwire.agent.v1 import run_pb2
 from runwire.pubsub import Claim
+from runwire.runbook import Entry
 
 logger = logging.getLogger("agent_service.runs")
 
@@ -61,7 +62,7 @@ def claimed(claim: Claim, run: run_pb2.Run) -> None:
         metrics.RUN_WAIT_SECONDS.record(claim.time - claim.head.create_time, agent_id=run.agent_id)
     if claim.losses:
         before = run.attempts[-1].worker if run.attempts else None
-        logger.info(Told.TAKEN_OVER, extra=logs.fields(losses=claim.losses, from_worker=before))
+        logger.info(Told.TAKEN_OVER, extra=Entry.WORKERS_DIE.said(losses=claim.losses, from_worker=before))
     else:
         logger.info(Told.CLAIMED, extra=logs.fields(agent_version=run.agent_version))
 
@@ -88,7 +89,9 @@ def ended(run: run_pb2.Run, state: run_pb2.RunState, reason: str, seconds: float
     name = _name(state)
     metrics.RUNS_ENDED.add(state=name, reason=reason, **_agent(run))
     metrics.RUN_SECONDS.record(seconds, agent_id=run.agent_id, state=name)
-    _say_end(Told.ENDED, Told.FAILED, state, frames, reason=reason or None, seconds=round(seconds, 3))
+    entry = Entry.RUNS_KILL_WORKERS if reason == "worker_lost" else Entry.RUNS_FAIL
+    runbook = entry.value if state == run_pb2.RUN_STATE_FAILED else None
+    _say_end(Told.ENDED, Told.FAILED, state, frames, reason=reason or None, seconds=round(seconds, 3), runbook=runbook)
 
 
 def turn_ended(number: int, state: run_pb2.RunState, reason: str, frames: str) -> None:

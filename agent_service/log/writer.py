@@ -27,11 +27,14 @@ from runwire.pubsub import (
     Message,
     Schedule,
 )
+from runwire.runbook import Entry
 from runwire.values import make_readable
 
 _MAX_PENDING_EVENTS: Final = 4 * MAX_COMMIT_EVENTS
 _MAX_PENDING_BYTES: Final = 4 * MAX_COMMIT_BYTES
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+_AWAY: Final = Entry.STORE_TAKES_NO_COMMITS.said()
 
 logger = logging.getLogger("agent_service.log.writer")
 
@@ -308,7 +311,7 @@ class LogWriter:
                 return await self._log.publish(commit)
             except StoreUnavailable as error:
                 delay = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
-                logger.warning("%s: commit will be repeated in %s s: %s", self._topic, delay, error)
+                logger.warning("%s: commit will be repeated in %s s: %s", self._topic, delay, error, extra=_AWAY)
                 tries += 1
                 await asyncio.sleep(delay)
 

@@ -2,7 +2,7 @@
 
     make bench-peers                        three rounds, into .bench/results
     make bench-peers ARGS=--quick           one short round
-    make bench-peers ARGS="--only live"     live, or replay (with bursts)
+    make bench-peers ARGS="--only live"     live, replay (with bursts), or loads (those without a peer)
     make bench-peers ARGS=--publish         into docs/benchmarks and docs/benchmarks.md
 
 Absolute figures are this machine's. What counts are the ratios inside one table, and processor time an event.
@@ -11,6 +11,7 @@ Absolute figures are this machine's. What counts are the ratios inside one table
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import platform
 import subprocess
@@ -22,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from benchmarks.peers import sides
+from benchmarks.peers import loads, sides
 from benchmarks.peers.install import FOLDER, NODE, PYTHON, ROOT, install
 from benchmarks.peers.measured import Measured
 from tests.servers import RedisBinary, RedisServer, redis_servers, start_redis
@@ -58,6 +59,30 @@ def replay(measured: Measured, binary: RedisBinary, count: int) -> None:
             measured.add(*found)
     for found in (*sides.durable_streams_replay(count), *sides.nats_replay(count)):
         measured.add(*found)
+
+
+def alone(measured: Measured, binary: RedisBinary, growth: tuple[int, ...], seconds: int) -> None:
+    """Loads for which there is no peer here; each has a service and a Redis of its own."""
+    for runs in growth:
+        with _redis(binary) as redis:
+            rate = loads.RATE / runs
+            figures = asyncio.run(loads.growth(redis.url, redis.pid, runs, rate, seconds))
+            measured.add(f"growth, {loads.RATE:,} events/s of all runs together", f"Runwire, {runs:,} runs", figures)
+    runs, rate = loads.FULL
+    for processes in loads.PROCESSES:
+        with _redis(binary) as redis:
+            figures = asyncio.run(loads.growth(redis.url, redis.pid, runs, rate, seconds, processes))
+            measured.add(
+                f"a full core, {runs} runs, {rate} events/s of each", f"Runwire, --processes {processes}", figures
+            )
+    for name, load in (
+        ("500 streams opened while 500 follow", loads.opening),
+        ("500 readers cut at once, and back with their cursors", loads.resuming),
+        ("5,000 idle streams", loads.idle),
+        ("runs that do nothing, started and followed to their end, 32 at a time", loads.run_rate),
+    ):
+        with _redis(binary) as redis:
+            measured.add(name, "Runwire on Redis", asyncio.run(load(redis.url)))
 
 
 @contextmanager
@@ -106,7 +131,7 @@ def publish(measured: Measured, said: Mapping[str, str], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["live", "replay"])
+    parser.add_argument("--only", choices=["live", "replay", "loads"])
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--publish", action="store_true", help="write into docs/")
     given = parser.parse_args()
@@ -115,10 +140,12 @@ def main() -> None:
     measured, rounds = Measured(), 1 if given.quick else given.rounds
     said = about(binary, rounds)
     for _ in range(rounds):
-        if given.only != "replay":
+        if given.only in (None, "live"):
             live(measured, binary, _QUICK_SHAPES if given.quick else _SHAPES, 2 if given.quick else 5)
-        if given.only != "live":
+        if given.only in (None, "replay"):
             replay(measured, binary, 20_000 if given.quick else 100_000)
+        if given.only in (None, "loads"):
+            alone(measured, binary, loads.GROWTH[:2] if given.quick else loads.GROWTH, 2 if given.quick else 5)
     folder = ROOT / "docs" / "benchmarks" if given.publish else FOLDER / "results"
     publish(measured, said, folder)
 

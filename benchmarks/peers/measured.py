@@ -31,17 +31,19 @@ class Measured:
         path.write_text(json.dumps({"about": about, "rounds": self.rounds}, indent=1) + "\n")
 
     def markdown(self, baseline: str) -> Iterator[str]:
-        """A table a shape; the last column is the first figure beside that of the side `baseline`."""
+        """A table a shape; the last column is the first figure beside that of `baseline`, where it took part."""
         for shape in self.rounds:
             sides = self.medians(shape)
             names = list(dict.fromkeys(name for figures in sides.values() for name in figures))
             base = next((figures for side, figures in sides.items() if side.startswith(baseline)), {})
-            yield f"| {shape} | {' | '.join(names)} | {names[0]}, x {baseline} |"
-            yield f"|---|{'--:|' * (len(names) + 1)}"
+            heads = [shape, *names, *([f"{names[0]}, x {baseline}"] if base else [])]
+            yield f"| {' | '.join(heads)} |"
+            yield f"|---|{'--:|' * (len(heads) - 1)}"
             for side, figures in sides.items():
                 cells = [show(figures[name]) if name in figures else "" for name in names]
-                ratio = f"{figures[names[0]] / base[names[0]]:.2f}" if base.get(names[0]) else ""
-                yield f"| {side} | {' | '.join(cells)} | {ratio} |"
+                if base:
+                    cells.append(f"{figures[names[0]] / base[names[0]]:.2f}" if base.get(names[0]) else "")
+                yield f"| {side} | {' | '.join(cells)} |"
             yield ""
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from runwire import logs, metrics
+from runwire.runbook import Entry
 from scorer_service.results.records import Finished, Job, State
 
 logger = logging.getLogger("scorer_service.runs")
@@ -45,8 +46,9 @@ def written(ends: Iterable[Finished], worker: str) -> None:
         level, said = _LEVELS.get(done.state, (logging.DEBUG, Told.ENDED))
         if logger.isEnabledFor(level):
             reason = done.error.reason if done.error else None
+            runbook = Entry.SCORER_FAILS.value if done.state is State.FAILED else None
             with about(done.job, worker):
-                logger.log(level, said, extra=logs.fields(state=state, reason=reason))
+                logger.log(level, said, extra=logs.fields(state=state, reason=reason, runbook=runbook))
 
 
 _LEVELS = {

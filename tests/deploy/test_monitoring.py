@@ -10,7 +10,7 @@ import pytest
 # Its reader of YAML comes with the tools of the group dev; `make test-lowest` runs without them.
 pytest.importorskip("yaml")
 from deploy.check import monitoring
-from runwire import metrics
+from runwire import metrics, runbook
 
 ROOT = Path(__file__).parents[2]
 ALERTS, RUNBOOK, BOARD = "deploy/monitoring/alerts.yaml", "docs/runbook.md", "deploy/monitoring/runs.json"
@@ -61,3 +61,9 @@ def test_a_renamed_metric_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     problems = list(monitoring.check(ROOT))
     assert any(problem.startswith("RunwireLeasesLost: ") for problem in problems)
     assert any(problem.startswith("runs.json: ") for problem in problems)
+
+
+def test_the_log_names_entries_that_there_are() -> None:
+    """Each entry of the run book that a line of the log can name is an alert's."""
+    alerts = (ROOT / ALERTS).read_text()
+    assert all(f"alert: {entry}\n" in alerts for entry in runbook.Entry)

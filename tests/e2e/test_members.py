@@ -118,6 +118,16 @@ async def _states(address: str, watched: asyncio.Event) -> list[int]:
     return found
 
 
+async def test_stopped_while_it_starts(sqlite_url: str) -> None:
+    """SIGTERM while the first process is only being started, and has not read its order: nothing is wrong."""
+    with processes(sqlite_url) as start:
+        service = start.launch(arguments=TWO)
+        await until(lambda: members(service))
+        service.terminate()
+        assert await service.wait() == 0
+        assert "ERROR" not in service.errors
+
+
 async def test_nobody_stays_without_a_supervisor(sqlite_url: str, ledger: Ledger) -> None:
     """kill -9 of the supervisor: its processes drain and end, nobody holds the port, and another one takes it."""
     with processes(sqlite_url, **ledger.environment) as start:

@@ -7,7 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agent_service import RunContext, fleet, workflow
 from runwire.agent.v1 import agent_service_pb2 as pb
@@ -189,3 +191,27 @@ async def test_an_outage_costs_the_fleet_nothing(url: str) -> None:
         async with it.watch(run.run_id) as watch:
             await watch.until_event("text_delta")
         await it.cancel(run.run_id)
+
+
+async def test_health_says_what_nobody_can_do(sqlite_url: str) -> None:
+    """The detail `runwire.queues` is NOT_SERVING while runs wait for nobody; the service itself goes on serving."""
+    async with replica(sqlite_url, asks, role="serve") as it:
+        stub: Any = health_pb2_grpc.HealthStub(it.channel)
+
+        async def is_well(name: str = "runwire.queues") -> bool:
+            try:
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+            except grpc.aio.AioRpcError:
+                return False  # it has not looked yet
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        await eventually(is_well)
+        await it.start("asks")
+
+        async def is_ill() -> bool:
+            return not await is_well()
+
+        await eventually(is_ill)
+        assert await is_well("")
+        async with replica(sqlite_url, asks, role="work"):
+            await eventually(is_well)
