@@ -113,6 +113,8 @@ def _count(meter: Meter, usage: Any, messages: Any, prompt: str) -> None:
     # One that nobody answered was made all the same.
     requests = len(responses) + (meter.answered != "answered")  # also by a provider that hangs until we are stopped
     meter.add(requests, usage.input_tokens, usage.output_tokens, _cost(messages))
+    if not responses:
+        meter.keep(prompt, "")  # what was asked is known, also where nobody answered
     for response in responses:
         meter.keep(prompt, "\n".join(_said(part) for part in response.parts))
 

@@ -15,9 +15,11 @@ from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from scorer_service import NotScorable, Sample, ToolCall, run_scorer
+from scorer_service.meter import METER, Meter
 from scorer_service.registry import load
 from scorer_service.scorers.model import configured_judge
 from scorer_service.scorers.prompt import MAX_PROMPT_LENGTH
+from scorer_service.scoring import ProviderUnavailable
 from tests.scorer.openai_server import Answer, OpenAIServer, failure
 from tests.scorer.stage import request, service
 
@@ -398,6 +400,19 @@ async def test_a_provider_that_hangs_is_waited_for(sqlite_url: str, openai: Open
         run = await running.score(message)
         gate.set()
     assert (run.state, run.waits, len(run.attempts)) == (S.SCORER_RUN_STATE_SUCCEEDED, 1, 1)
+
+
+async def test_what_was_asked_is_kept_where_nobody_answers(openai: OpenAIServer) -> None:
+    """The prompt of a request that the provider refuses is kept with the attempt, with an empty answer, once."""
+    openai.refuse = lambda: failure(503, "down")
+    meter = Meter(with_content=True)
+    token = METER.set(meter)
+    try:
+        with pytest.raises(ProviderUnavailable):
+            await configured_judge(MODEL).ask("Judge.", "the prompt", str)
+    finally:
+        METER.reset(token)
+    assert [(each["prompt"], each["answer"]) for each in meter.exchanges] == [("Judge.\n\nthe prompt", "")]
 
 
 @pytest.mark.parametrize("keep", [False, True])
