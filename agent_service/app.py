@@ -29,6 +29,7 @@ from runwire.errors import StoreUnavailable
 from runwire.identity.settings import access_of
 from runwire.loop import repeat
 from runwire.outflow import Outflow
+from runwire.pace import Pace
 from runwire.pubsub import Store
 from runwire.rpc import Server, serve
 from runwire.scaler import Scaler
@@ -92,7 +93,8 @@ def _on_signals(end: BoundedEnd, stop: Callable[[], None]) -> None:
 async def listen(agents: Registry, settings: Settings, shared_port: bool = False) -> AsyncIterator[Service]:
     """A service that listens, until the block is left. Raises ConfigurationError for a wrong address."""
     outflow = Outflow(settings.stream_buffer_bytes // 2, settings.max_streams, settings.write_timeout_seconds)
-    calls = Calls(settings.max_calls, settings.call_buffer_bytes)
+    pace = Pace()
+    calls = Calls(settings.max_calls, settings.call_buffer_bytes, pace)
     access = access_of(settings)
     servicer = AgentServicer(agents, settings, outflow, access.run_tokens)
 
@@ -108,27 +110,33 @@ async def listen(agents: Registry, settings: Settings, shared_port: bool = False
     ) as server:
         # Asked by the collector, in another thread.
         with metrics.STREAMS_OPEN.of(lambda: outflow.streams), metrics.CALLS_WAITING.of(lambda: calls.waiting):
-            yield Service(agents, settings, servicer, server)
+            yield Service(agents, settings, servicer, server, pace)
 
 
 class Service:
     """Listens, and serves once it is given a store. Made by `listen`."""
 
-    def __init__(self, agents: Registry, settings: Settings, servicer: AgentServicer, server: Server) -> None:
+    def __init__(
+        self, agents: Registry, settings: Settings, servicer: AgentServicer, server: Server, pace: Pace
+    ) -> None:
         self._agents = agents
         self._settings = settings
         self._servicer = servicer
         self._server = server
+        self._pace = pace
 
     async def run_on(self, store: Store, stopping: asyncio.Event, announce: Callable[[str], None]) -> None:
         """Serves and executes the runs of this store until `stopping` is set, then drains. Raises ConfigurationError
         for a lifespan that cannot be opened."""
         settings = self._settings
         buffer_bytes = settings.stream_buffer_bytes // 2
-        logs = CachingPubSub(store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes)
+        pace = self._pace
+        logs = CachingPubSub(
+            store.pubsub, store, check_seconds=settings.check_seconds, buffer_bytes=buffer_bytes, pace=pace
+        )
         fleet = Fleet(store, self._agents)
-        self._servicer.open(Runs(store, logs, self._agents), fleet)
-        worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store))
+        self._servicer.open(Runs(store, logs, self._agents, settings.tenant_queued_runs), fleet)
+        worker = Worker(store, logs, self._agents, settings, _reopen(store, settings.store), pace)
         with fleet.shown(), suppress(StoppedEarly):
             if settings.role == "serve":
                 await self._run(store, logs, fleet, worker, stopping, announce)

@@ -47,6 +47,9 @@ class Settings(AccessSettings):
     tenant_weights: Annotated[Names, AfterValidator(_are_weights)] = ()
     """Tenants whose queued runs are to have more than one turn at a time, such as `shop=3,lab=2`: workers take runs of
     all tenants in turn."""
+    tenant_queued_runs: int = Field(100_000, ge=0, le=10_000_000)
+    """How many runs of a tenant may wait for a worker, over all replicas; 0: any number. Counted once a second, so
+    that it may be a few more; not counted without authentication."""
     lease_seconds: Seconds = 15.0
     """After this long without a sign of life a worker's runs are given to others."""
     max_losses: int = Field(5, ge=1, le=1000)

@@ -25,7 +25,7 @@ from runwire.scorer_requests import OWNER, topic_of
 from runwire.threads import off_loop
 from runwire.times import seconds_of
 
-MAX_TAKEN_BYTES: Final = 64 * 1024 * 1024
+MAX_TAKEN_BYTES: Final = 16 * 1024 * 1024
 """Of the journal, or of what a conversation remembers, that a fork takes over in one commit."""
 _READ_AT_ONCE: Final = 64
 _FIELDS: Final = (*record.WHOLE, inbox.INBOX, inbox.CONSUMED, REMEMBERED, record.TRACE, record.FORMAT)
@@ -59,7 +59,8 @@ class Forks:
     async def fork(self, who: Principal, request: agent_service_pb2.ForkRunRequest) -> run_pb2.Run:
         """Accepts a run that continues from another; a repeat by request id returns the run that is there.
 
-        Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, JournalGone, AlreadyExists.
+        Raises InvalidRequest, RunNotFound, RunExpired, AgentNotFound, NotForkable, JournalGone, AlreadyExists,
+        QueueFull.
         """
         run_id, digest = run_id_of(who, request.request_id), _digest(request)
         topic = topic_of(who.tenant, run_id)
@@ -96,6 +97,7 @@ class Forks:
             },
             schedule=Schedule.DUE,
         )
+        await self._runs.admit(who, topic)
         try:
             committed = await self._runs.log.publish(commit)
         except TopicExists:

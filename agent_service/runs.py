@@ -11,6 +11,7 @@ from typing import Final
 from agent_service.agents.definition import repeated_scorer
 from agent_service.agents.registry import Registry
 from agent_service.log import record, telling, turns
+from agent_service.queue_limit import QueueLimit
 from runwire import parts, tracing
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.bounds import FILES_BY_URL, MAX_INPUT_BYTES, too_large
@@ -23,6 +24,7 @@ from runwire.errors import (
     InvalidRequest,
     LogClosed,
     NotSuspended,
+    QueueFull,
     RunExpired,
     RunNotFound,
     StoreUnavailable,
@@ -56,8 +58,10 @@ _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class Runs:
     """The runs of all tenants in one store."""
 
-    def __init__(self, store: Store, log: CachingPubSub, agents: Registry) -> None:
+    def __init__(self, store: Store, log: CachingPubSub, agents: Registry, max_queued: int = 0) -> None:
+        """`max_queued`: how many runs of a tenant may wait for a worker; 0: any number."""
         self.store = store
+        self._queue_limit = QueueLimit(store, self._queues, max_queued)
         self.log = log
         """The log of every run, to be read."""
         self._agents = agents
@@ -65,7 +69,7 @@ class Runs:
     async def start(self, who: Principal, request: agent_service_pb2.StartRunRequest) -> run_pb2.Run:
         """Accepts a run; a repeat by request id returns the run that is there.
 
-        Raises InvalidRequest, AgentNotFound, AlreadyExists.
+        Raises InvalidRequest, AgentNotFound, AlreadyExists, QueueFull.
         """
         given = tracing.carrier_of(request.traceparent, request.tracestate)
         with tracing.span(
@@ -118,6 +122,7 @@ class Runs:
             },
             schedule=Schedule.DUE,
         )
+        await self.admit(who, topic)
         try:
             committed = await self.log.publish(commit)
         except TopicExists:
@@ -126,6 +131,19 @@ class Runs:
         if request.HasField("context"):
             run.context.CopyFrom(request.context)
         return record.with_head(run, topic, committed.head, False)
+
+    def _queues(self) -> Sequence[str]:
+        """Where the runs that are accepted here wait."""
+        agents = [(definition.agent_id, definition.version) for definition in self._agents]
+        return [*{record.queue_of(*agent) for agent in agents}, *{record.any_queue_of(name) for name, _ in agents}]
+
+    async def admit(self, who: Principal, topic: str) -> None:
+        """Whether another run may be accepted; what was accepted before is not asked. Raises QueueFull."""
+        try:
+            await self._queue_limit.check(who)
+        except QueueFull:
+            if await self.store.get(topic, ()) is None:
+                raise
 
     async def get(self, who: Principal, run_id: str) -> run_pb2.Run:
         """Raises RunNotFound, RunExpired."""

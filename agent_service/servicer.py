@@ -12,6 +12,7 @@ import grpc
 from agent_service.agents.registry import Registry
 from agent_service.config import Settings
 from agent_service.conversations import Conversations
+from agent_service.deletion import Deletion
 from agent_service.fleet import Fleet
 from agent_service.forks import Forks
 from agent_service.runs import MAX_TRACE_LENGTH, MAX_TRACEPARENT_LENGTH, Runs, check_run_id
@@ -176,6 +177,11 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         queues = [one for one in await self.fleet.queues() if place is None or one.agent_id > place[0]]
         token = encode_token(request, queues[size - 1].agent_id) if len(queues) > size else ""
         return agent_service_pb2.ListQueuesResponse(queues=queues[:size], next_page_token=token)
+
+    async def DeleteRuns(
+        self, request: agent_service_pb2.DeleteRunsRequest, context: Context
+    ) -> agent_service_pb2.DeleteRunsResponse:
+        return await Deletion(self._runs).delete(caller(), request)
 
     async def ListRunEvents(self, request: agent_service_pb2.ListRunEventsRequest, context: Context) -> bytes:
         topic = await self._topic(request.run_id)

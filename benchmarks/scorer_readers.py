@@ -36,7 +36,8 @@ from runwire.pubsub import Commit, Message, Schedule, Store
 from runwire.scorer.v1 import scorer_run_requested_pb2, scorer_service_pb2_grpc
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import scorer_run_id
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.results.database import open_database
 from scorer_service.results.migrate import migrate
 from scorer_service.results.records import State

@@ -82,6 +82,8 @@ RESOURCES: Final = (
     Resource(_AGENT, "ListTurns", "GET", "/v1/runs/{runId}/turns", "The turns of a conversation, oldest first"),
     Resource(_AGENT, "ListWorkers", "GET", "/v1/workers", "The processes that execute runs"),
     Resource(_AGENT, "ListQueues", "GET", "/v1/queues", "What waits, by agent, and who could do it"),
+    Resource(_AGENT, "DeleteRuns", "POST", "/v1/runs/delete", "Delete ended runs for good"),
+    Resource(_SCORER, "DeleteScorerRuns", "POST", "/v1/scorer-runs/delete", "Delete the scorer runs of runs for good"),
     Resource(_SCORER, "ListScorers", "GET", "/v1/scorers", "The scorers that there are"),
     Resource(_SCORER, "PauseScorer", "POST", "/v1/scorers/{scorerId}/pause", "Hold a scorer's work", show="scorer"),
     Resource(_SCORER, "ResumeScorer", "POST", "/v1/scorers/{scorerId}/resume", "End a pause", show="scorer"),

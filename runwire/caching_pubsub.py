@@ -45,6 +45,7 @@ from runwire.errors import (
     StoreUnavailable,
 )
 from runwire.gate import Gate
+from runwire.pace import Pace
 from runwire.pubsub import (
     MAX_COMMIT_BYTES,
     MAX_COMMIT_EVENTS,
@@ -149,7 +150,8 @@ class Way(Protocol):
 class CachingPubSub:
     """Logs that can be followed from any position, over any PubSub and EventCache.
 
-    Keeps at most `buffer_bytes` for its readers: half of it in tails, half in pages that were read ahead.
+    Keeps at most `buffer_bytes` for its readers: half of it in tails, half in pages that were read ahead. `pace` is
+    told how long commits of events take.
     """
 
     def __init__(
@@ -159,10 +161,12 @@ class CachingPubSub:
         *,
         check_seconds: float = 3.0,
         buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        pace: Pace | None = None,
     ) -> None:
         self._pubsub = pubsub
         self._cache = cache
         self._check_seconds = check_seconds
+        self._pace = pace
         self._rings = Rings(buffer_bytes // 2)
         self._ahead = ReadAhead(buffer_bytes // 2)
         self._reads = Gate(_READS_AT_ONCE)
@@ -197,8 +201,11 @@ class CachingPubSub:
         except StoreUnavailable:
             metrics.COMMIT_FAILURES.add()
             raise
-        metrics.COMMIT_SECONDS.record(time.perf_counter() - began)
+        took = time.perf_counter() - began
+        metrics.COMMIT_SECONDS.record(took)
         if commit.events:
+            if self._pace is not None:
+                self._pace.took(took)
             metrics.EVENTS.add(commit.last - commit.first + 1)
             metrics.EVENT_BYTES.add(len(commit.events))
         return committed

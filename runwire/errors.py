@@ -52,6 +52,7 @@
         +-- TooManyStreams          TOO_MANY_STREAMS
         +-- TooManyRequests         TOO_MANY_REQUESTS
         +-- RateExceeded            RATE_EXCEEDED: a tenant starts more than it may
+        +-- QueueFull               QUEUE_FULL: as many runs of a tenant wait as may
         +-- TooManyMessages         TOO_MANY_MESSAGES: as many wait in the conversation as may
         +-- KeysUnavailable         KEYS_UNAVAILABLE: who signed the token cannot be looked up
 
@@ -410,6 +411,12 @@ class RateExceeded(Unavailable):
     """A tenant starts more in a second than it may. Metadata: tenant."""
 
     reason = "RATE_EXCEEDED"
+
+
+class QueueFull(Unavailable):
+    """As many runs of the tenant wait for a worker as may. Metadata: tenant."""
+
+    reason = "QUEUE_FULL"
 
 
 class TooManyMessages(Unavailable):

@@ -22,6 +22,16 @@ class Gate:
         self._taken = 0
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
 
+    @property
+    def taken(self) -> int:
+        """How many places are taken."""
+        return self._taken
+
+    def resize(self, places: int) -> None:
+        """From now on there are so many. Nobody who has one loses it."""
+        self._places = places
+        self._let_in()
+
     def waiting(self, key: Hashable) -> int:
         """How many of this caller wait."""
         return len(self._waiting.get(key, ()))
@@ -53,6 +63,9 @@ class Gate:
 
     def _leave(self) -> None:
         self._taken -= 1
+        self._let_in()
+
+    def _let_in(self) -> None:
         while self._waiting and self._taken < self._places:
             key = next(iter(self._waiting))
             queue = self._waiting.pop(key)

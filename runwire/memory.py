@@ -418,6 +418,11 @@ class MemoryStore:
                     found.setdefault(self._topics[name].topic.queue, set()).add((due, name))
         return [_depth(queue, [due for due, _ in found[queue]], now) for queue in sorted(found)]
 
+    async def queued(self, queues: Sequence[str], tenant: str) -> int:
+        now, lanes = self._clock(), [work_in(queue) for queue in dict.fromkeys(queues)]
+        places = ((lane, *place) for lane in lanes for place in set(self._due.get(lane, {}).get(tenant, ())))
+        return sum(due <= now and self._counts(lane, due, name) for lane, due, name in places)
+
     async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
         now = self._clock()
         up = {key: each for key, each in self._boards.get(board, {}).items() if each[0] > now and key != name}

@@ -509,6 +509,11 @@ class Store(EventCache, Protocol):
         """Every queue that has a topic with a due time, in order of its name: whether anybody claims from it or not."""
         ...
 
+    async def queued(self, queues: Sequence[str], tenant: str) -> int:
+        """How many topics of the tenant are due in these queues and wait to be claimed, suspects aside. A store of
+        several parts counts in those that answer."""
+        ...
+
     async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
         """Puts `value` up on a board under this name, in place of what was there under it. It comes down by itself
         after so many seconds; at once, where they are 0. For what is said again and again: nothing else keeps it."""

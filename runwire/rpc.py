@@ -63,6 +63,7 @@ STATUS_CODES: Final[tuple[tuple[type[RunwireError], int], ...]] = (
     (errors.TooManyStreams, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyRequests, code_pb2.RESOURCE_EXHAUSTED),
     (errors.RateExceeded, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.QueueFull, code_pb2.RESOURCE_EXHAUSTED),
     (errors.TooManyMessages, code_pb2.RESOURCE_EXHAUSTED),
     (errors.Unavailable, code_pb2.UNAVAILABLE),
     (errors.CommitRefused, code_pb2.ABORTED),

@@ -103,6 +103,19 @@ def add_content(sample: pb.Sample, run: run_pb2.Run) -> None:
         sample.output.CopyFrom(run.output)
 
 
+def add_turns(sample: pb.Sample, view: RunView) -> None:
+    """Adds the turns of a conversation, in order."""
+    for number, turn in sorted(view.turns.items()):
+        sample.turns.add(
+            turn=number,
+            message=carry_value(turn.message),
+            output=carry_value(turn.output),
+            state=state_name(turn.state),
+            error_reason=turn.error.reason if turn.error is not None else "",
+            steering=[carry_value(content) for _, content in turn.received],
+        )
+
+
 def add_steps(sample: pb.Sample, view: RunView) -> None:
     """Adds steps and tool calls, in order."""
     for number, step in sorted(view.steps.items()):

@@ -43,6 +43,7 @@ from scorer_service.queue.jobs import Jobs
 from scorer_service.queue.metrics import QueueMetrics
 from scorer_service.queue.rates import Rate
 from scorer_service.queue.retention import Ages, Retention
+from scorer_service.queue.tallies import Tallies
 from scorer_service.registry import Registry
 from scorer_service.results import migrate, revisions
 from scorer_service.results.database import WORK_SECONDS, Database, open_database
@@ -226,6 +227,7 @@ async def _put_together(
         port=port,
         watch=watch,
         statistics=statistics,
+        tallies=Tallies(database),
         retention=Retention(database, _ages(settings), backlog=jobs.backlog),
         exporter=exporter,
         queue_metrics=queue_metrics,
@@ -300,6 +302,7 @@ class _Service:
     port: Port
     watch: Watch
     statistics: Statistics
+    tallies: Tallies
     retention: Retention
     exporter: Exporter | None
     queue_metrics: QueueMetrics | None
@@ -316,6 +319,7 @@ class _Service:
                 ("claims from outside", self.port.look_once, self.port.looking),
                 ("watch", self.watch.poll_once, Wakeup()),
                 ("statistics", self.statistics.run_once, Wakeup()),
+                ("tallies", self.tallies.run_once, Wakeup()),
                 ("retention", self.retention.run_once, Wakeup()),
                 ("deadlines", self.retention.end_late_once, Wakeup()),
                 ("health", self._check_health, Wakeup()),

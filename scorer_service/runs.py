@@ -8,7 +8,7 @@ from runwire.errors import NotFound, StoreUnavailable, Unavailable
 from runwire.fold import Fold, RunView, view_of_turn
 from runwire.pubsub import Store
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
-from runwire.scorer_requests import BRIEF, OWNER, QUEUE, add_steps, is_owned, state_name, topic_of
+from runwire.scorer_requests import BRIEF, OWNER, QUEUE, add_steps, add_turns, is_owned, state_name, topic_of
 from runwire.values import carry_value
 from scorer_service.results.records import Job
 from scorer_service.scoring import NonRetriableError
@@ -96,6 +96,8 @@ def _complete(stub: wire.Sample, view: RunView) -> wire.Sample:
     sample.by_reference = False
     if stub.turn:
         view = view_of_turn(view, stub.turn)
+    else:
+        add_turns(sample, view)
     sample.run_state = state_name(view.state)
     sample.input.CopyFrom(carry_value(view.input))
     sample.output.CopyFrom(carry_value(view.output))

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from runwire.values import from_value
-from scorer_service.scoring import Sample, Step, ToolCall, Usage
+from scorer_service.scoring import Sample, Step, ToolCall, Turn, Usage
 
 
 def from_wire(message: wire.Sample) -> Sample:
@@ -31,6 +31,8 @@ def from_wire(message: wire.Sample) -> Sample:
         end_time=_datetime(message.end_time) if message.HasField("end_time") else None,
         ground_truth=from_value(message.ground_truth),
         context=list(message.context),
+        turn=message.turn,
+        turns=[_turn(turn) for turn in message.turns],
     )
 
 
@@ -43,6 +45,17 @@ def _usage(usage: wire.SampleUsage) -> Usage:
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         tool_calls=usage.tool_calls,
+    )
+
+
+def _turn(turn: wire.SampleTurn) -> Turn:
+    return Turn.model_construct(
+        turn=turn.turn,
+        message=from_value(turn.message),
+        output=from_value(turn.output),
+        state=turn.state or "succeeded",
+        error_reason=turn.error_reason,
+        steering=[from_value(message) for message in turn.steering],
     )
 
 

@@ -67,6 +67,21 @@ class Step(BaseModel):
     text: str = ""
 
 
+class Turn(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    turn: int
+    message: Any = None
+    output: Any = None
+    state: str = "succeeded"
+    """`succeeded`, `failed` or `cancelled`."""
+    error_reason: str = ""
+    steering: list[Any] = Field(default_factory=list)
+    """Messages that came while it was under way."""
+
+
 class Usage(BaseModel):
     """What a run used."""
 
@@ -103,6 +118,10 @@ class Sample(BaseModel):
     """What a right answer looks like; None where nobody said."""
     context: list[str] = Field(default_factory=list)
     """Passages that the answer should rest on."""
+    turn: int = 0
+    """The turn of a conversation that this is a sample of: `input` is its message. 0: of a whole run."""
+    turns: list[Turn] = Field(default_factory=list)
+    """Of a whole conversation, in order."""
 
     @property
     def input_text(self) -> str:

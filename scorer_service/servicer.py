@@ -32,7 +32,8 @@ from scorer_service.answers import budgets as budget_messages
 from scorer_service.answers import messages
 from scorer_service.answers.controls import Controls, Place, Selection, Walk
 from scorer_service.answers.queries import MAX_ANSWER_WEIGHT, Filter, Found, Queries
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.answers.watch import Frame, Watch
 from scorer_service.people import messages as people_messages
 from scorer_service.people.opinions import Opinions
@@ -222,6 +223,14 @@ class ScorerServicer(scorer_service_pb2_grpc.ScorerServiceServicer):
         touched = await self._controls.cancel(who.tenant, selection, **how)
         token = _walk_token(request, touched.rest)
         return pb.CancelScorerRunsResponse(count=touched.count, scorer_run_ids=touched.ids, next_page_token=token)
+
+    async def DeleteScorerRuns(
+        self, request: pb.DeleteScorerRunsRequest, context: Context
+    ) -> pb.DeleteScorerRunsResponse:
+        if not request.run_ids:
+            raise InvalidRequest({"run_ids": "must be set"})
+        count, more = await self._controls.delete(caller().tenant, request.run_ids, dry_run=request.dry_run)
+        return pb.DeleteScorerRunsResponse(count=count, more=more)
 
     async def PauseScorer(self, request: pb.PauseScorerRequest, context: Context) -> pb.PauseScorerResponse:
         await self._check_scorer(request.scorer_id)

@@ -18,6 +18,7 @@ from google.protobuf import struct_pb2
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 
+from agent_service.agents.pauses import pause
 from agent_service.log.history import Past
 from agent_service.log.journal import Journal
 from agent_service.log.turns import TurnEnded, Turns
@@ -198,6 +199,8 @@ class RunContext:
         self._body_started = False
         self._unseen: list[Coroutine[Any, Any, Any]] = []
         """What was begun and may not have been awaited."""
+        self.only_model_steps = False
+        """Whether its steps are the requests to a model, which an adapter numbers: there are no others beside them."""
         self._cancelled = asyncio.Event()
         self.heeds_cancellation = False
 
@@ -229,7 +232,6 @@ class RunContext:
         for piece in (text,) if _is_plain(text) else pieces(text):
             await self._tell(text_delta=run_event_pb2.TextDelta(text=piece))
 
-    @_awaited_once
     async def emit_custom(self, type: str, data: Mapping[str, Any]) -> None:
         """Appends an event of your own kind. What JSON cannot hold is carried as `runwire.values` says."""
         await self.emit(run_event_pb2.CustomEvent(type=carry_text(type, _MAX_NAME_BYTES), data=carry_struct(data)))
@@ -303,6 +305,8 @@ class RunContext:
         Raises EndOfConversation once no message will come, RuntimeError in a run that is no conversation, and
         pydantic.ValidationError for a message that is not of the type.
         """
+        if self.only_model_steps:
+            raise RuntimeError("receive: the messages of an agent's conversation are given to its model")
         if self.turns is None:
             raise RuntimeError("receive: this run is no conversation: start it with StartRunRequest.conversation")
         data = self.journal.get(received_key(self._received + 1))
@@ -345,6 +349,11 @@ class RunContext:
         try raised, TimeoutError, ValueError for a name used twice, JournalEntryTooLarge.
         """
         _check_step(name, function, retry, timeout_seconds)
+        if self.only_model_steps:
+            raise RuntimeError(
+                f"step {name!r}: tools of an agent have no steps of their own; the result of a tool is remembered as a "
+                "whole: make it a tool of its own, or use a workflow"
+            )
         name = carry_text(name)
         key = f"step/{name}"
         self._begin(key)
@@ -498,7 +507,7 @@ async def _try(function: Callable[[], Awaitable[Any]], retry: Retry, timeout_sec
             tries += 1
             if tries >= retry.attempts or not isinstance(error, retry.on):
                 raise
-        await asyncio.sleep(retry.delay(tries))
+        await pause(retry.delay(tries))
 
 
 def _is_unbegun(each: Coroutine[Any, Any, Any]) -> bool:

@@ -53,6 +53,8 @@ class ScorerRef:
     name: str = ""
     """Tells this use of the scorer from others, as where one scorer is asked twice with different options. At most 128
     printable characters."""
+    whole_conversation: bool = False
+    """In a conversation: asked once, when it has ended, and not at the end of each turn."""
 
     def to_proto(self) -> run_pb2.ScorerRef:
         """The reference as it stands in a Run. Raises ConfigurationError for values that cannot be."""
@@ -70,6 +72,7 @@ class ScorerRef:
             match_states=[_ENDS[state] for state in self.match_states],
             options=self._options(),
             name=self.name,
+            whole_conversation=self.whole_conversation,
         )
 
     def _options(self) -> struct_pb2.Struct:

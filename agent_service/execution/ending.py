@@ -203,17 +203,17 @@ class Ending:
 
     def _requests(self, form: Form, run: run_pb2.Run, max_sample_bytes: int) -> Iterator[Message]:
         tenant, _ = record.split_topic(self.claim.topic)
+        conversation = self.message is None and run.HasField("conversation")
         if self.message is not None:
             run = self._of_turn(run, form)
-        elif run.HasField("conversation"):
-            return iter(())  # they were asked at the end of each turn
         trace = self.trace or record.trace_of(self.claim.fields.get(record.TRACE, b""))
         return scoring.requests(
             tenant,
             run,
             self.excerpt,
             max_sample_bytes=max_sample_bytes,
-            by_reference=form is not Form.WHOLE or not self.whole,
+            # What was kept of the log is its last turn.
+            by_reference=form is not Form.WHOLE or not self.whole or conversation,
             traceparent=trace.get("traceparent", ""),
             tracestate=trace.get("tracestate", ""),
             turn=run.turn.turn if self.message is not None else 0,

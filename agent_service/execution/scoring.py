@@ -36,7 +36,10 @@ def requests(
     A sample that is larger than `max_sample_bytes`, or cannot be made whole, goes by reference. A scorer for which no
     message can be made is logged, and the others are asked: a run ends whatever is in it.
     """
-    eligible = [scorer for scorer in run.scorers if _is_asked(scorer, run)]
+    # A conversation is scored turn by turn, and by some as a whole.
+    of_turns = [scorer for scorer in run.scorers if scorer.whole_conversation == (turn == 0)]
+    candidates = of_turns if run.HasField("conversation") else run.scorers
+    eligible = [scorer for scorer in candidates if _is_asked(scorer, run)]
     if not eligible:
         return
     sample = _bounded_sample(run, excerpt, max_sample_bytes, by_reference or not excerpt.whole)
@@ -44,7 +47,8 @@ def requests(
     for scorer in eligible:
         try:
             request = _request(tenant, run, scorer, sample)
-            request.sibling_count = 0 if turn else len(eligible)  # how many turns there will be is not known
+            # How many turns there are, and which of them were eligible, is not known.
+            request.sibling_count = 0 if run.HasField("conversation") else len(eligible)
             request.traceparent, request.tracestate = traceparent, tracestate
             message = Message(QUEUE, request.SerializeToString())
         except Exception:

@@ -30,13 +30,18 @@ from runwire.backoff import Backoff
 from runwire.caching_pubsub import CachingPubSub
 from runwire.errors import RunwireError
 from runwire.loop import Wakeup, repeat, wait_for
+from runwire.pace import Pace
 from runwire.pubsub import MAX_CLAIM_BYTES, Claim, Commit, Lease, LeaseState, Schedule, Store
 from runwire.times import timestamp
 from runwire.turns import weights_of
 
 _MAX_HOST: Final = 64
 _CLAIM_WAIT_SECONDS: Final = 1.0
+_MEMORY_CLAIM_WAIT_SECONDS: Final = 0.1
+"""In this process it costs nothing to look again, and a test's services end so much sooner."""
 _FULL_WAIT_SECONDS: Final = 0.1
+_YOUNG_SECONDS: Final = 0.5
+"""After which an execution that goes on is no longer one that begins."""
 _PAUSES: Final = Backoff(1.0, 1.0, jitter=0.0)
 _SWEEP_SECONDS: Final = 30.0
 _SUSPECT_SECONDS: Final = 1.0
@@ -49,7 +54,13 @@ class Worker:
     """Executes runs of the registry's agents. `run` until cancelled, or until all is done after `drain`."""
 
     def __init__(
-        self, store: Store, log: CachingPubSub, agents: Registry, settings: Settings, open_store: OpenStore | None
+        self,
+        store: Store,
+        log: CachingPubSub,
+        agents: Registry,
+        settings: Settings,
+        open_store: OpenStore | None,
+        pace: Pace | None = None,
     ) -> None:
         """`open_store` opens the same store once more, for the leases; None: it cannot be (memory)."""
         self.name = f"{os.uname().nodename[:_MAX_HOST]}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -69,6 +80,9 @@ class Worker:
         # A store in memory is this process's own, and nobody's who executes a run elsewhere.
         elsewhere = not self._in_memory and settings.suspect_processes > 0
         self._children = Children(settings, self.name) if elsewhere else None
+        self._pace = pace or Pace()
+        self._young: dict[Execution | AloneExecution, float] = {}
+        """Those that began a moment ago, and when."""
         self._changed = asyncio.Event()
         self._freed = asyncio.Event()
         """A suspect has left its process, or there are to be no more."""
@@ -110,6 +124,10 @@ class Worker:
         queues, limit, wait_seconds = self._room()
         if not queues:
             await self._wait_for_change(_CLAIM_WAIT_SECONDS)
+            return
+        limit = min(limit, self._pace.of(self._settings.concurrency) - self._count_young())
+        if limit <= 0:
+            await self._wait_for_change(_YOUNG_SECONDS / 4)
             return
         await self._leases.renew_overdue()
         for claim in await self._claim_suspect(queues) or await self._store.claim(
@@ -217,7 +235,7 @@ class Worker:
         ):
             return [], 0, 0.0
         queues: list[str] = []
-        wait_seconds = _CLAIM_WAIT_SECONDS
+        wait_seconds = _MEMORY_CLAIM_WAIT_SECONDS if self._in_memory else _CLAIM_WAIT_SECONDS
         for definition in self._agents:
             room = (
                 limit if definition.concurrency is None else definition.concurrency - self._running[definition.agent_id]
@@ -229,6 +247,14 @@ class Worker:
                 # Its queue is not waited for: look again soon, as one of its runs may end.
                 wait_seconds = _FULL_WAIT_SECONDS
         return queues, limit, wait_seconds
+
+    def _count_young(self) -> int:
+        """How many began a moment ago. Those that come beside them make each turn of the event loop longer, for them
+        and for every run and stream that was here before: so they come as `runwire.pace` lets them."""
+        since = asyncio.get_running_loop().time() - _YOUNG_SECONDS
+        while self._young and next(iter(self._young.values())) <= since:
+            del self._young[next(iter(self._young))]
+        return len(self._young)
 
     def _begin(self, claim: Claim, group: asyncio.TaskGroup, bodies: asyncio.TaskGroup) -> None:
         alone = claim.topic in self._suspects and not is_given_up(claim, self._settings)
@@ -253,6 +279,8 @@ class Worker:
             # Ours, from before this process was frozen for longer than its lease: the lease of now says nothing of it.
             before.lease_changed(LeaseState.LOST)
         self._executions[claim.topic] = execution
+        self._young[execution] = asyncio.get_running_loop().time()
+        self._pace.begins()
         self._claimed_bytes += _size(claim)
         self._leases.hold(claim.lease)
         group.create_task(self._execute(claim, agent_id, execution), name=f"execution {claim.topic}")
@@ -277,6 +305,7 @@ class Worker:
             self._claimed_bytes -= _size(claim)
             if isinstance(execution, Execution):
                 self._running[agent_id] -= 1
+            self._young.pop(execution, None)
             if self._executions.get(claim.topic) is execution:
                 del self._executions[claim.topic]
             self._changed.set()

@@ -10,7 +10,7 @@ from typing import Any, Final, Union, cast, get_type_hints
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_ai import Agent, NativeOutput, PromptedOutput, TextOutput, ToolOutput
-from pydantic_ai.durable_exec import BaseDurabilityCapability, replay_scope
+from pydantic_ai.durable_exec import BaseDurabilityCapability
 from pydantic_ai.exceptions import ModelAPIError, UsageLimitExceeded, UserError
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
@@ -26,6 +26,7 @@ from agent_service.log.remembered import MAX_PART_BYTES
 from agent_service.pydantic_ai.durability import Durability
 from agent_service.pydantic_ai.memory import HISTORY_BYTES, Compact, Memory
 from agent_service.pydantic_ai.prompt import Prompt, to_user_prompt
+from agent_service.pydantic_ai.replay import replay_scope
 from agent_service.pydantic_ai.steps import AfterCrash, Steps
 from agent_service.pydantic_ai.tries import AtTheEnd, Retries, policy
 from runwire.agent.v1 import run_pb2
@@ -98,6 +99,7 @@ def durable_agent(
 
     async def body(run: RunContext, input: Any) -> Any:
         prompt = to_user_prompt(input)
+        run.only_model_steps = True
         steps = Steps(run, retry, tool_policy, stall_seconds)
         # pydantic-ai knows turns by run ids of their own.
         run_id = run.run_id if run.turns is None else f"{run.run_id}#{run.turns.number}"
@@ -110,7 +112,7 @@ def durable_agent(
                     message_history=await memory.before(history_bytes, compact) if memory is not None else None,
                     deps=await _made(deps, run) if deps is not None else None,
                     usage_limits=limits,
-                    model=offered[run.model] if run.model else None,
+                    model=_chosen(offered, run.model),
                     model_settings=cast(ModelSettings, dict(run.model_settings)) if run.model_settings else None,
                     capabilities=[capability],
                 )
@@ -168,6 +170,13 @@ def _type_of_setting(name: str) -> Any:
     except PydanticUserError:
         return Any
     return declared
+
+
+def _chosen(offered: Mapping[str, Model | str], name: str) -> Model | str | None:
+    """Raises ModelFailed for one that the agent offered when the run was accepted, and does not offer any more."""
+    if name and name not in offered:
+        raise ModelFailed(f"the run asked for the model {name!r}, which this version of the agent does not offer")
+    return offered[name] if name else None
 
 
 async def _made(deps: Callable[[RunContext], Any], run: RunContext) -> Any:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from google.protobuf import struct_pb2
-from pydantic_ai.durable_exec import JSON_CODEC, record_durable_unit
+from pydantic_ai.durable_exec import JSON_CODEC
 from pydantic_ai.exceptions import (
     ModelConnectionError,
     ModelRateLimitError,
@@ -60,6 +60,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from agent_service.agents.context import Retry, RunContext, pieces, within_step
 from agent_service.agents.current import within_call
+from agent_service.agents.pauses import pause
 from agent_service.pydantic_ai.events import (
     citations,
     finished,
@@ -71,6 +72,7 @@ from agent_service.pydantic_ai.events import (
 )
 from agent_service.pydantic_ai.growth import Growth
 from agent_service.pydantic_ai.prompt import read
+from agent_service.pydantic_ai.replay import record_durable_unit
 from agent_service.pydantic_ai.tries import Failure, ToolPolicy, Tries
 from runwire import tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
@@ -276,7 +278,7 @@ class Steps:
                 if tries >= self._retry.attempts:
                     raise
                 delay = max(self._retry.delay(tries), min(error.retry_after or 0.0, self._retry.max_delay_seconds))
-            await asyncio.sleep(delay)
+            await pause(delay)
 
     async def _unless_silent(self, body: Body) -> Any:
         """Gives a provider up that sends nothing for too long."""

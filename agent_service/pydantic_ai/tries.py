@@ -8,7 +8,6 @@ dies in between. A run that another continues from leaves these entries behind: 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
@@ -18,6 +17,7 @@ from pydantic_ai.messages import ToolCallPart
 from pydantic_core import from_json, to_json
 
 from agent_service.agents.context import NonRetriable, Retry
+from agent_service.agents.pauses import pause
 from agent_service.log.journal import FAILED, Journal
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import ConfigurationError
@@ -130,7 +130,7 @@ class Tries:
 
     async def pause(self, last: Failure) -> None:
         """Waits for what is left of the pause after it."""
-        await asyncio.sleep(max(0.0, (last.again_at or 0.0) - self._now()))
+        await pause((last.again_at or 0.0) - self._now())
 
     async def failed(
         self, call: str, part: ToolCallPart, before: Sequence[Failure], error: Exception, step: int, repeatable: bool

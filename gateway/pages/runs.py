@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.pages import charts
 from gateway.pages.view import View, without_empty
 from gateway.resources import RESOURCES, parsed, request_of
 from runwire.agent.v1 import agent_service_pb2, run_pb2
@@ -63,13 +65,34 @@ async def one(view: View, request: Request) -> Response:
     except RunwireError as error:
         scores, problem = [], error.message  # a scorer service that is away hides no run
     ended = bool(run.end_time.seconds)
-    return view.render(request, "run.html", run=run, scores=scores, scores_problem=problem, ended=ended)
+    return view.render(
+        request,
+        "run.html",
+        run=run,
+        scores=scores,
+        scores_problem=problem,
+        ended=ended,
+        bars=charts.timeline(run, datetime.now(UTC)),
+        fork_id=str(uuid.uuid4()),
+    )
 
 
 async def cancel(view: View, request: Request) -> Response:
     run_id = request.path_params["runId"]
     await view.services(request).agents.cancel_run(run_id, reason="cancelled on the page")
     return view.go(f"/runs/{run_id}")
+
+
+async def fork(view: View, request: Request) -> Response:
+    """Continues a run that has ended in another one: from where it ended, or from a step or turn that is given. The
+    form has an id, so that sending it twice makes one run."""
+    run_id = request.path_params["runId"]
+    form = await request.form(max_files=0, max_fields=10)
+    members = {"runId": run_id, "requestId": text_of(form, "request_id") or str(uuid.uuid4())}
+    members |= {name: text_of(form, name) for name in ("step", "turn") if text_of(form, name)}
+    asked = parsed(members, agent_service_pb2.ForkRunRequest())
+    forked = await view.services(request).agents.call("ForkRun", asked)
+    return view.go(f"/runs/{forked.run.run_id}")
 
 
 async def answer(view: View, request: Request) -> Response:

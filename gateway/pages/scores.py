@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.pages import charts
 from gateway.pages.runs import text_of
 from gateway.pages.view import View, without_empty
 from gateway.resources import RESOURCES, request_of
@@ -14,6 +15,7 @@ from runwire.errors import InvalidRequest
 from runwire.scorer.v1 import scorer_run_pb2, scorer_service_pb2
 
 _LIST = next(each for each in RESOURCES if each.rpc == "ListScorerRuns")
+_MOST_SCORES: Final = 1000
 STATES = [
     value.name.removeprefix("SCORER_RUN_STATE_").lower()
     for value in scorer_run_pb2.ScorerRunState.DESCRIPTOR.values[1:]
@@ -26,6 +28,24 @@ async def scorers(view: View, request: Request) -> Response:
     known = await client.list_scorers()
     stats = await client.get_scorer_stats()
     return view.render(request, "scorers.html", scorers=known, stats=stats)
+
+
+async def scorer(view: View, request: Request) -> Response:
+    """One scorer: how its newest scores spread over time, by version."""
+    client, scorer_id = view.services(request).scorers, request.path_params["scorerId"]
+    known = next((each for each in await client.list_scorers() if each.scorer_id == scorer_id), None)
+    chosen = scorer_service_pb2.ScorerRunFilter(scorer_id=scorer_id, states=[scorer_run_pb2.SCORER_RUN_STATE_SUCCEEDED])
+    asked = scorer_service_pb2.ListScorerRunsRequest(filter=chosen, page_size=_MOST_SCORES)
+    answer = await client.call("ListScorerRuns", asked)
+    return view.render(
+        request,
+        "scorer.html",
+        scorer_id=scorer_id,
+        description=known.description if known else "",
+        distributions=charts.distributions(each for each in answer.scorer_runs if each.HasField("score")),
+        partial=bool(answer.next_page_token),
+        read=len(answer.scorer_runs),
+    )
 
 
 async def hold(view: View, request: Request) -> Response:

@@ -25,6 +25,7 @@ from runwire.cli import (
     runs,
     scores,
     tokens,
+    top,
 )
 from runwire.cli.evaluation import command as evaluation
 from runwire.cli.session import Interrupted, service_options, settle
@@ -45,13 +46,14 @@ def runwire() -> None:
 
     \b
     Exit codes: 0 succeeded, 1 the run (or the service) failed, 2 usage or bad input,
-    3 a service cannot be reached, 4 events are gone, 130 interrupted.
+    3 a service cannot be reached, 4 events are gone, 5 the run waits for an answer,
+    130 interrupted.
     """
 
 
 for noun in (
     *(runs, forks, chat, agents, scores, people, evaluation, budgets, fleet),
-    *(dev, doctor, conformance, tokens, certificates, completion),
+    *(dev, doctor, conformance, tokens, certificates, top, completion),
 ):
     for command in noun.COMMANDS:
         runwire.add_command(command)

@@ -9,11 +9,12 @@ import click
 
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.cli.follow import PlainView, compact
+from runwire.cli import asking
+from runwire.cli.follow import PlainView
 from runwire.cli.interruption import CtrlC
-from runwire.cli.output import note, print_json, state_name
+from runwire.cli.output import compact, note, print_json, state_name
 from runwire.cli.session import Interrupted, Session, pass_session, service_options
-from runwire.client import approve, deny, from_value, supply
+from runwire.client import from_value
 from runwire.client.replies import number_under_way
 from runwire.client.sync import AgentClient
 from runwire.client.sync_conversation import Conversation, Reply
@@ -210,7 +211,7 @@ class _Talk:
             names = ", ".join(each.request_id for each in open_still)
             problem = f"it waits for {names}; answer with: runwire resume {self._conversation.run_id}"
             raise RunwireError(problem)
-        answers = [_ask(each) for each in open_still]
+        answers = [asking.ask(each) for each in open_still]
         if answers:
             try:
                 self._conversation.answer(answers)
@@ -220,16 +221,6 @@ class _Talk:
 
 def _state(turn: run_pb2.Turn) -> str:
     return state_name(turn.state, run_pb2.RunState)
-
-
-def _ask(request: run_pb2.PendingRequest) -> run_event_pb2.Answer:
-    what = f"{request.name} {compact(from_value(request.arguments))}"
-    if request.kind == run_pb2.PENDING_KIND_APPROVAL:
-        said = input(f"approve {what}? [y/N, or why not] ").strip()
-        if said.lower() in ("y", "yes"):
-            return approve(request.request_id)
-        return deny(request.request_id, "" if said.lower() in ("", "n", "no") else said)
-    return supply(request.request_id, input(f"{what}: "))
 
 
 COMMANDS = (chat,)

@@ -43,8 +43,7 @@ def queues(session: Session) -> int:
             print_json(queue)
     else:
         columns = ("QUEUE", "DUE", "OLDEST", "AHEAD", "RUNNING", "WORKERS", "VERSIONS", "STATE")
-        of_runs = [row for queue in runs for row in (_run_queue(queue), *_versions(queue))]
-        print_table(columns, [*of_runs, *map(_scorer_queue, scorer_runs)], empty="nothing waits")
+        print_table(columns, rows(runs, scorer_runs), empty="nothing waits")
     return 1 if stranded(runs, scorer_runs) else 0
 
 
@@ -61,6 +60,16 @@ def stranded(
             version = f" version {queue.scorer_version!r}" if queue.scorer_version else ""
             found.append(f"{queue.due} scorer runs of {queue.scorer_id!r}{version}")
     return found
+
+
+def rows(
+    runs: Iterable[agent_service_pb2.RunQueue], scorer_runs: Iterable[scorer_service_pb2.ScorerQueue]
+) -> Iterator[tuple[object, ...]]:
+    """The lines of a table of queues."""
+    for queue in runs:
+        yield _run_queue(queue)
+        yield from _versions(queue)
+    yield from map(_scorer_queue, scorer_runs)
 
 
 def _stranded_runs(queue: agent_service_pb2.RunQueue) -> Iterator[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -17,11 +18,15 @@ from rich.text import Text
 
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.cli import asking
 from runwire.cli.interruption import CtrlC
-from runwire.cli.output import STYLES, note, print_json, span, state_name
+from runwire.cli.output import STYLES, compact, note, print_json, span, state_name
 from runwire.cli.session import Interrupted, Session, on_terminal
 from runwire.client import Fold, RunView, from_value
-from runwire.client.sync import RunStream
+from runwire.client.sync import AgentClient, RunStream
+
+WAITS: Final = 5
+"""Exit code: the run waits for an answer, and there was nobody to ask."""
 
 _MARKS = {
     run_event_pb2.TOOL_CALL_OUTCOME_SUCCEEDED: ("✓", "green"),
@@ -31,8 +36,12 @@ _MARKS = {
 }
 
 
-def follow(session: Session, run_id: str, *, after: str = "", latest: bool = False) -> int:
-    """Shows a run until it ends; returns the exit code. Ctrl-C raises Interrupted with the cursor to continue from."""
+def follow(session: Session, run_id: str, *, after: str = "", latest: bool = False, answers: bool = False) -> int:
+    """Shows a run until it ends; returns the exit code. Ctrl-C raises Interrupted with the cursor to continue from.
+
+    With `answers` the person at the terminal is asked what the run waits for; where nobody is, it is not followed any
+    longer: the exit code is WAITS.
+    """
     shown = after
     try:
         with (
@@ -46,11 +55,26 @@ def follow(session: Session, run_id: str, *, after: str = "", latest: bool = Fal
                 with ctrl_c.held_off():
                     view.show(batch, stream.next_cursor)
                     shown = stream.next_cursor
+                if answers and (asked := _asked(client, run_id, batch)):
+                    if not asking.is_possible():
+                        names = ", ".join(each.request_id for each in asked)
+                        note(f"it waits for {names}; answer with: runwire resume {run_id}")
+                        return WAITS
+                    with view.paused():
+                        client.resume_run(run_id, [asking.ask(each) for each in asked])
             view.end(stream)
     except KeyboardInterrupt:
         cursor = f" --after {shown}" if shown else ""
         raise Interrupted(f"interrupted; the run continues. Follow it with: runwire watch {run_id}{cursor}") from None
     return 0 if stream.state == run_pb2.RUN_STATE_SUCCEEDED else 1
+
+
+def _asked(client: AgentClient, run_id: str, events: Sequence[run_event_pb2.RunEvent]) -> list[run_pb2.PendingRequest]:
+    """What the run waits for that somebody can answer; looked at only where the newest events say that it waits."""
+    if not events or not events[-1].HasField("run_suspended"):
+        return []
+    pending = client.get_run(run_id).pending
+    return [each for each in pending if each.kind != run_pb2.PENDING_KIND_TIME]
 
 
 class View(Protocol):
@@ -67,6 +91,9 @@ class View(Protocol):
 
     def end(self, stream: RunStream) -> None:
         """Says how the run ended."""
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Inside, the terminal is somebody else's."""
 
 
 def _view(session: Session, stream: RunStream) -> View:
@@ -86,6 +113,9 @@ class JsonView:
 
     def show(self, events: Sequence[run_event_pb2.RunEvent], cursor: str) -> None:
         print_json(pb.WatchRunResponse(cursor=cursor, batch=pb.Batch(events=events)))
+
+    def paused(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def end(self, stream: RunStream) -> None:
         ended = pb.Ended(state=stream.state, last_sequence=stream.last_sequence)
@@ -123,6 +153,10 @@ class PlainView:
         if output:
             print(output, flush=True)
         note(summary(self._fold.view, stream, time.monotonic() - self._began).plain)
+
+    def paused(self) -> AbstractContextManager[object]:
+        self._break_line()
+        return nullcontext()
 
     def _text(self, text: str) -> None:
         if text:
@@ -185,6 +219,15 @@ class TerminalView:
         if output:
             self._console.print(output, markup=False)
         self._console.print(summary(self._fold.view, stream, time.monotonic() - self._began))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._break_line()
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def _text(self, text: str, style: str) -> None:
         if style != self._style:
@@ -302,12 +345,6 @@ _LINES: dict[str | None, Any] = {
     "turn_finished": _turn_finished,
     "message_received": _message_received,
 }
-
-
-def compact(value: object) -> str:
-    """A value in one line."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split())
 
 
 def output_text(view: RunView) -> str:

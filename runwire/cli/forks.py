@@ -8,24 +8,45 @@ from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_pb2
 from runwire.cli.follow import follow
 from runwire.cli.inputs import read_input
-from runwire.cli.output import note, print_json
+from runwire.cli.many import Selection, chosen, retry_many, selecting
+from runwire.cli.output import note, print_json, state_name
 from runwire.cli.session import Session, pass_session, service_options
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="[RUN]", required=False)
 @click.option("--watch", "-w", is_flag=True, help="Follow the new run to its end.")
 @click.option("--request-id", help="Makes a repeated command return the same run.")
+@selecting
+@click.option("--all", "every", is_flag=True, help="Every run that failed or was cancelled.")
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
 @service_options()
 @pass_session
-def retry(session: Session, run_id: str, watch: bool, request_id: str | None) -> int:
-    """Continue with a run that failed or was cancelled, in a new run, whose id is printed.
+def retry(
+    session: Session,
+    run_id: str | None,
+    watch: bool,
+    request_id: str | None,
+    selection: Selection,
+    every: bool,
+    dry_run: bool,
+) -> int:
+    """Continue with a run that failed or was cancelled, in a new run, whose id is printed; or with all that fit.
 
     What its finished steps and tool calls left is taken over and not done again; the rest is done by the agent as it
-    is now.
+    is now. Of many, none is retried twice by the same options.
     """
+    if (several := chosen([run_id] if run_id else [], selection, every=every)) is not None:
+        if watch or request_id:
+            raise click.UsageError("--watch and --request-id are for one RUN")
+        retry_many(session, several, dry_run=dry_run)
+        return 0
+    assert run_id is not None
     with session.asking_agents() as client:
-        run = client.fork_run(run_id, request_id=request_id)
+        run = client.get_run(run_id) if dry_run else client.fork_run(run_id, request_id=request_id)
+    if dry_run:
+        print(f"{run.run_id} is {state_name(run.state, run_pb2.RunState)}")
+        return 0
     return _show(session, run, watch)
 
 

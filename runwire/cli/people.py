@@ -11,8 +11,7 @@ from typing import Final
 import click
 
 from runwire.agent.v1 import run_pb2
-from runwire.cli.follow import compact
-from runwire.cli.output import note, print_json, state_name
+from runwire.cli.output import compact, note, print_json, state_name
 from runwire.cli.session import Session, pass_session, service_options
 from runwire.client import from_value, scorer_run_filter
 from runwire.client.sync import AgentClient, ScorerClient

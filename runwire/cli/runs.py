@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
-from runwire.cli.follow import compact, describe, follow
+from runwire.cli.follow import describe, follow
 from runwire.cli.inputs import (
     Duration,
-    Since,
-    State,
     pairs,
     parse_input,
     parse_json,
@@ -25,17 +24,20 @@ from runwire.cli.inputs import (
     read_input,
     read_parts,
 )
-from runwire.cli.output import age, note, print_json, print_table, state_name, when
+from runwire.cli.many import Selection, cancel_many, chosen, delete_many, selecting
+from runwire.cli.output import age, compact, note, print_json, print_table, span, state_name, when
 from runwire.cli.session import Session, on_terminal, pass_session, service_options
 from runwire.client import Fold, RunView, approve, deny, from_value, supply
+from runwire.times import seconds_of
 
-_STATE = State(run_pb2.RunState)
+_MOST: Final = 100_000
+"""Runs that are looked at to sort or to count them."""
 
 
 @click.command()
 @click.argument("agent")
 @click.argument("input", required=False)
-@click.option("--watch", "-w", is_flag=True, help="Follow the run to its end.")
+@click.option("--watch", "-w", is_flag=True, help="Follow the run to its end; answer here what it asks.")
 @click.option("--text", is_flag=True, help="Take INPUT as text, although it looks like JSON.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the run; repeatable.")
 @click.option("--scorer", "scorers", multiple=True, metavar="ID", help="Scorer to ask for too; repeatable.")
@@ -91,7 +93,7 @@ def start(
         print(run.run_id, flush=True)
         if on_terminal():
             note(f"follow it with: runwire watch {run.run_id}")
-    return follow(session, run.run_id) if watch else 0
+    return follow(session, run.run_id, answers=True) if watch else 0
 
 
 @click.command()
@@ -115,35 +117,59 @@ def watch(session: Session, run_id: str, after: str, latest: bool) -> int:
 
 
 @click.command("runs")
-@click.option("--agent", default="", metavar="ID", help="Only runs of this agent.")
-@click.option("--state", "states", multiple=True, type=_STATE, help="Only runs in this state; repeatable.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only runs with this label; repeatable.")
-@click.option("--since", type=Since(), help="Only runs created since: 2h, or 2026-01-31T12:00.")
+@selecting
+@click.option(
+    "--sort",
+    type=click.Choice(["newest", "oldest", "longest"]),
+    default="newest",
+    show_default=True,
+    help="oldest and longest look at all that fit, up to 100,000.",
+)
+@click.option("--counts", is_flag=True, help="How many there are in each state, instead of the runs.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most this many.")
 @service_options()
 @pass_session
-def list_runs(
-    session: Session, agent: str, states: Sequence[Any], labels: Sequence[str], since: datetime | None, limit: int
-) -> None:
+def list_runs(session: Session, selection: Selection, sort: str, counts: bool, limit: int) -> None:
     """List runs, newest first."""
     with session.asking_agents() as client:
-        found = client.list_runs(
-            agent_id=agent,
-            states=states,
-            labels=pairs(labels, "--label"),
-            created_after=since,
-            page_size=min(limit, 1000),
-        )
-        runs = list(islice(found, limit))
+        found = selection.find(client)
+        runs = list(islice(found, limit if sort == "newest" and not counts else _MOST))
+    if counts:
+        _print_counts(session, runs)
+        return
+    if sort == "oldest":
+        runs.reverse()
+    elif sort == "longest":
+        runs.sort(key=_lasted, reverse=True)
     if session.json:
-        for run in runs:
+        for run in runs[:limit]:
             print_json(run)
         return
     print_table(
-        ("RUN", "AGENT", "STATE", "EVENTS", "CREATED", "INPUT"),
-        ((r.run_id, r.agent_id, _state(r.state), r.last_sequence, _created(r), _input(r)) for r in runs),
+        ("RUN", "AGENT", "STATE", "EVENTS", "CREATED", "LASTED", "INPUT"),
+        (
+            (r.run_id, r.agent_id, _state(r.state), r.last_sequence, _created(r), span(_lasted(r)), _input(r))
+            for r in runs[:limit]
+        ),
         empty="no runs; start one with: runwire start AGENT INPUT --watch",
     )
+
+
+def _print_counts(session: Session, runs: Sequence[run_pb2.Run]) -> None:
+    counted = Counter(_state(run.state) for run in runs)
+    if session.json:
+        print(json.dumps(counted))
+        return
+    rows = [(state, counted[state]) for state in sorted(counted, key=lambda state: -counted[state])]
+    print_table(("STATE", "RUNS"), [*rows, ("all", len(runs))], empty="no runs")
+    if len(runs) == _MOST:
+        note(f"there are more: only the newest {_MOST:,} were counted")
+
+
+def _lasted(run: run_pb2.Run) -> float:
+    """Seconds from its acceptance to its end, or to now."""
+    end = seconds_of(run.end_time) if run.end_time.seconds else time.time()
+    return max(0.0, end - seconds_of(run.create_time))
 
 
 @click.command()
@@ -181,20 +207,27 @@ def events(session: Session, run_id: str, after: str, limit: int | None) -> None
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="[RUN]", required=False)
+@selecting
+@click.option("--all", "every", is_flag=True, help="Every run that has not ended.")
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
 @click.option("--reason", default="", help="Why, for people who read the run later.")
 @service_options()
 @pass_session
-def cancel(session: Session, run_id: str, reason: str) -> None:
-    """Ask a run to stop. Of no effect on a run that has ended."""
+def cancel(session: Session, run_id: str | None, selection: Selection, every: bool, dry_run: bool, reason: str) -> None:
+    """Ask a run to stop, or all runs that fit the options. Of no effect on runs that have ended."""
+    if (several := chosen([run_id] if run_id else [], selection, every=every)) is not None:
+        cancel_many(session, several, reason, dry_run=dry_run)
+        return
+    assert run_id is not None
     with session.asking_agents() as client:
-        run = client.cancel_run(run_id, reason=reason)
+        run = client.get_run(run_id) if dry_run else client.cancel_run(run_id, reason=reason)
     if session.json:
         print_json(run)
     elif run.end_time.seconds:
         print(f"{run.run_id} has ended: {_state(run.state)}")
     else:
-        print(f"{run.run_id} is asked to stop; it is {_state(run.state)}")
+        print(f"{run.run_id} {'would be' if dry_run else 'is'} asked to stop; it is {_state(run.state)}")
 
 
 @click.command()
@@ -230,7 +263,33 @@ def resume(
         _print_pending(run)
 
 
-COMMANDS = (start, watch, list_runs, show, events, cancel, resume)
+@click.command()
+@click.argument("run_ids", metavar="[RUN]...", nargs=-1)
+@selecting
+@click.option("--all", "every", is_flag=True, help="Every run of the tenant.")
+@click.option("--cancel", is_flag=True, help="Cancel those that have not ended first, and wait for it.")
+@click.option("--keep-scores", is_flag=True, help="Leave what the scorer service has of them.")
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@service_options()
+@pass_session
+def delete(
+    session: Session,
+    run_ids: Sequence[str],
+    selection: Selection,
+    every: bool,
+    cancel: bool,
+    keep_scores: bool,
+    dry_run: bool,
+) -> None:
+    """Delete ended runs for good, with their logs, conversations and scores: those named, or those that fit.
+
+    Needs the scope admin, where the services ask for tokens.
+    """
+    several = chosen(run_ids, selection, every=every)
+    delete_many(session, run_ids, several, scores=not keep_scores, cancel=cancel, dry_run=dry_run)
+
+
+COMMANDS = (start, watch, list_runs, show, events, cancel, resume, delete)
 
 
 def _print_pending(run: run_pb2.Run) -> None:

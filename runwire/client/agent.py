@@ -221,6 +221,24 @@ class AgentClient(Client):
         """What waits, by agent, and how many workers could do it."""
         return [queue async for queue in self._pages("ListQueues", pb.ListQueuesRequest(), "queues")]
 
+    async def delete_runs(
+        self,
+        run_ids: Sequence[str] = (),
+        *,
+        filter: pb.RunFilter | None = None,
+        dry_run: bool = False,
+        cancel: bool = False,
+    ) -> AsyncIterator[pb.DeleteRunsResponse]:
+        """Deletes ended runs for good, by ids or by filter, and gives what each page of them came to. With `cancel`
+        those that have not ended are cancelled: ask again until none is left. Needs the scope admin."""
+        request = pb.DeleteRunsRequest(run_ids=run_ids, filter=filter, dry_run=dry_run, cancel=cancel)
+        while True:
+            response: pb.DeleteRunsResponse = await self._call("DeleteRuns", request)
+            yield response
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
     async def cancel_run(self, run_id: str, *, reason: str = "") -> run_pb2.Run:
         """Asks the run to stop, and returns at once; `watch` shows it end. Of no effect on a run that has ended."""
         request = pb.CancelRunRequest(run_id=run_id, reason=reason)
@@ -244,12 +262,25 @@ class AgentClient(Client):
         idle_timeout: timedelta | float | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
     ) -> Conversation:
         """A conversation with an agent; with `run_id` one that was begun before. Nothing is called before its first
         message. Arguments as in `start_run`."""
         if not agent_id and not run_id:
             raise InvalidRequest({"agent_id": "must be set"})
-        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+        return Conversation(
+            self,
+            agent_id,
+            run_id,
+            idle_timeout=idle_timeout,
+            labels=labels,
+            request_id=request_id,
+            context=context,
+            model=model,
+            model_settings=model_settings,
+        )
 
     async def fork_run(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.errors import ConversationEnded, NotAConversation
 from runwire.fold import Fold, Turn
+from runwire.values import Json
 
 Talk = TypeVar("Talk")
 
@@ -27,6 +28,9 @@ class ConversationBase:
         idle_timeout: timedelta | float | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
     ) -> None:
         self._client = client
         self.run_id = run_id
@@ -37,6 +41,9 @@ class ConversationBase:
             "labels": labels,
             "conversation": True,
             "idle_timeout": idle_timeout,
+            "context": context,
+            "model": model,
+            "model_settings": model_settings,
         }
         """What its run is started with, beside agent and message."""
 

@@ -143,6 +143,16 @@ class ScorerClient(Client):
             pass
         return walk.total
 
+    async def delete_scorer_runs(self, run_ids: Sequence[str], *, dry_run: bool = False) -> int:
+        """Deletes all scorer runs of these runs for good, whatever their state; how many. Needs the scope admin."""
+        request = pb.DeleteScorerRunsRequest(run_ids=run_ids, dry_run=dry_run)
+        count = 0
+        while True:
+            response: pb.DeleteScorerRunsResponse = await self._call("DeleteScorerRuns", request)
+            count += response.count
+            if not response.more:
+                return count
+
     async def list_scorer_workers(self) -> list[pb.ScorerWorker]:
         """The processes that do scorer runs, in order of their names, and what each has."""
         return [worker async for worker in self._pages("ListScorerWorkers", pb.ListScorerWorkersRequest(), "workers")]

@@ -189,6 +189,22 @@ class AgentClient(Client):
     def list_queues(self) -> list[agent_pb.RunQueue]:
         return list(self._pages("ListQueues", agent_pb.ListQueuesRequest(), "queues"))
 
+    def delete_runs(
+        self,
+        run_ids: Sequence[str] = (),
+        *,
+        filter: agent_pb.RunFilter | None = None,
+        dry_run: bool = False,
+        cancel: bool = False,
+    ) -> Iterator[agent_pb.DeleteRunsResponse]:
+        request = agent_pb.DeleteRunsRequest(run_ids=run_ids, filter=filter, dry_run=dry_run, cancel=cancel)
+        while True:
+            response: agent_pb.DeleteRunsResponse = self._call("DeleteRuns", request)
+            yield response
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
     def cancel_run(self, run_id: str, *, reason: str = "") -> run_pb2.Run:
         request = agent_pb.CancelRunRequest(run_id=run_id, reason=reason)
         response: agent_pb.CancelRunResponse = self._call("CancelRun", request)
@@ -210,10 +226,23 @@ class AgentClient(Client):
         idle_timeout: timedelta | float | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        context: Mapping[str, object] | None = None,
+        model: str = "",
+        model_settings: Mapping[str, Json] | None = None,
     ) -> Conversation:
         if not agent_id and not run_id:
             raise InvalidRequest({"agent_id": "must be set"})
-        return Conversation(self, agent_id, run_id, idle_timeout=idle_timeout, labels=labels, request_id=request_id)
+        return Conversation(
+            self,
+            agent_id,
+            run_id,
+            idle_timeout=idle_timeout,
+            labels=labels,
+            request_id=request_id,
+            context=context,
+            model=model,
+            model_settings=model_settings,
+        )
 
     def fork_run(
         self,
@@ -370,6 +399,15 @@ class ScorerClient(Client):
         while walk.take(self._call("CancelScorerRuns", walk.request)):
             pass
         return walk.total
+
+    def delete_scorer_runs(self, run_ids: Sequence[str], *, dry_run: bool = False) -> int:
+        request = scorer_pb.DeleteScorerRunsRequest(run_ids=run_ids, dry_run=dry_run)
+        count = 0
+        while True:
+            response: scorer_pb.DeleteScorerRunsResponse = self._call("DeleteScorerRuns", request)
+            count += response.count
+            if not response.more:
+                return count
 
     def list_scorer_workers(self) -> list[scorer_pb.ScorerWorker]:
         return list(self._pages("ListScorerWorkers", scorer_pb.ListScorerWorkersRequest(), "workers"))

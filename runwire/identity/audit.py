@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from runwire.identity import policy
 from runwire.identity.principal import caller
 
-_NAMES: Final = ("run_id", "request_id", "agent_id", "scorer_id", "scorer_version", "dry_run")
+_NAMES: Final = ("run_id", "request_id", "agent_id", "scorer_id", "scorer_version", "dry_run", "cancel")
 _MAX_IDS: Final = 20
 _MAX_LENGTH: Final = 256
 
@@ -58,6 +58,8 @@ def _named(request: Message) -> dict[str, Any]:
     found: dict[str, Any] = {name: _cut(fields[name]) for name in _NAMES if name in fields}
     if ids := fields.get("scorer_run_ids"):
         found |= {"scorer_run_ids": [_cut(each) for each in ids[:_MAX_IDS]], "ids": len(ids)}
+    if ids := fields.get("run_ids"):
+        found |= {"run_ids": [_cut(each) for each in ids[:_MAX_IDS]], "ids": len(ids)}
     if "filter" in fields:
         found["filter"] = _cut(" ".join(str(fields["filter"]).split()))
     if "answers" in fields:

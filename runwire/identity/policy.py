@@ -37,6 +37,7 @@ RULES: Final = {
     _AGENT + "EndConversation": RUNS_WRITE,
     _AGENT + "ListTurns": RUNS_READ,
     _AGENT + "ForkRun": RUNS_WRITE,
+    _AGENT + "DeleteRuns": ADMIN,
     # They are of all tenants.
     _AGENT + "ListWorkers": ADMIN,
     _AGENT + "ListQueues": ADMIN,
@@ -53,6 +54,7 @@ RULES: Final = {
     _SCORER + "RequestScorerRun": SCORES_WRITE,
     _SCORER + "RetryScorerRuns": SCORES_WRITE,
     _SCORER + "CancelScorerRuns": SCORES_WRITE,
+    _SCORER + "DeleteScorerRuns": ADMIN,
     # A pause holds for all tenants.
     _SCORER + "PauseScorer": ADMIN,
     _SCORER + "ResumeScorer": ADMIN,
@@ -74,9 +76,13 @@ RULES: Final = {
 OF_ONE_RUN: Final = frozenset(_AGENT + name for name in ("GetRun", "WatchRun", "ListRunEvents", "ListTurns"))
 """What a run token may call."""
 
-CHANGES: Final = frozenset(
-    method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE, SCORES_WORK)
-) | {_SCORER + "SetScorerBudget", _SCORER + "PauseScorer", _SCORER + "ResumeScorer", _AGENT + "CreateRunToken"}
+CHANGES: Final = (
+    frozenset(
+        method for method, scope in RULES.items() if scope in (RUNS_WRITE, RUNS_ANSWER, SCORES_WRITE, SCORES_WORK)
+    )
+    | {_SCORER + "PauseScorer", _SCORER + "ResumeScorer", _AGENT + "CreateRunToken", _AGENT + "DeleteRuns"}
+    | {_SCORER + "DeleteScorerRuns", _SCORER + "SetScorerBudget"}
+)
 """What is written into the audit log."""
 
 

@@ -73,6 +73,10 @@ class Shards:
         """Sets of the tenants that have something planned in these queues, or among their suspects."""
         return [f"{self.prefix(shard)}tenants:{lane_name(alone)}:{queue}" for queue in queues]
 
+    def lanes(self, shard: int, queues: Iterable[str], tenant: str) -> Sequence[str]:
+        """Where a tenant's topics have their places by due time."""
+        return [f"{self.prefix(shard)}lane:{lane_name(False)}:{queue}/{tenant}" for queue in queues]
+
     def turn(self, shard: int, pool: str) -> str:
         """Who had the last turn (runwire/turns.py)."""
         return f"{self.prefix(shard)}turn:{pool}"

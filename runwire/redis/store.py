@@ -253,6 +253,9 @@ class RedisStore:
     async def depths(self) -> Sequence[Depth]:
         return await self._boards.depths()
 
+    async def queued(self, queues: Sequence[str], tenant: str) -> int:
+        return await self._work.queued(tuple(dict.fromkeys(queues)), tenant)
+
     async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
         await self._boards.put_up(board, name, value, seconds)
 

@@ -14,7 +14,7 @@ from runwire.redis.commits import HAND_BACK, words_of
 from runwire.redis.doorbells import POLL_SECONDS, Doorbells
 from runwire.redis.link import Reply, Word
 from runwire.redis.records import fields_of, head_of, microseconds, seconds, understood
-from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND
+from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND, QUEUED
 from runwire.redis.shards import Shards, lane_name, those_that_answer
 from runwire.turns import Turn, Turns, pool_of, tenant_of
 
@@ -228,6 +228,15 @@ class Work:
         shard = self._shards.of(claim.topic)
         words = words_of(self._shards.prefix(shard), commit, HAND_BACK)
         self._client.send_and_forget(COMMIT, shard, self._shards.topic(claim.topic), words)
+
+    async def queued(self, queues: Sequence[str], tenant: str) -> int:
+        """Of the shards that answer."""
+
+        async def queued_in(shard: int) -> int:
+            return int(await self._client.poll(QUEUED, shard, self._shards.lanes(shard, queues, tenant), ()))
+
+        with understood():
+            return sum(await those_that_answer(queued_in(shard) for shard in self._shards)) if queues else 0
 
     async def extend(self, leases: Sequence[Lease], lease_seconds: float) -> Sequence[LeaseState]:
         states = [LeaseState.UNKNOWN] * len(leases)

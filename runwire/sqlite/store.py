@@ -197,6 +197,9 @@ class SqliteStore:
     async def depths(self) -> Sequence[Depth]:
         return await self._reader.read(tables.depths)
 
+    async def queued(self, queues: Sequence[str], tenant: str) -> int:
+        return await self._reader.read(lambda connection, now: tables.queued(connection, now, queues, tenant))
+
     async def put_up(self, board: str, name: str, value: bytes, *, seconds: float) -> None:
         await self._writer.write(lambda tx: tables.put_up(tx, board, name, value, seconds))
 

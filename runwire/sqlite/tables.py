@@ -746,6 +746,12 @@ def _depth(connection: sqlite3.Connection, queue: str, now: float) -> Depth:
     return Depth(queue, min(due, MAX_COUNTED), min(ahead, MAX_COUNTED), min(oldest, default=0.0))
 
 
+def queued(connection: sqlite3.Connection, now: float, queues: Sequence[str], tenant: str) -> int:
+    statement = f"SELECT count(*) FROM topics WHERE queue = ? AND suspect = 0 AND {_TENANT} = ? AND due <= ?"
+    places = ((queue, f"{tenant}/", now) for queue in dict.fromkeys(queues))
+    return sum(connection.execute(statement, place).fetchone()[0] for place in places)
+
+
 def put_up(tx: Transaction, board: str, name: str, value: bytes, seconds: float) -> None:
     tx.connection.execute("DELETE FROM boards WHERE board = ? AND (end_time <= ? OR name = ?)", (board, tx.now, name))
     if seconds > 0:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from agent_service import app, config
+from agent_service.agents import pauses
 from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from runwire.agent.v1 import run_event_pb2, run_pb2
@@ -64,6 +65,13 @@ class Services:
                 folded.add(event)
                 if event.sequence > answered and _asks(event) and await self._is_last(run_id, event.sequence):
                     break
+        return folded.view
+
+    async def view(self, run_id: str) -> RunView:
+        """A run or a conversation as it is now."""
+        folded = Fold()
+        async for event in self.client.list_run_events(run_id):
+            folded.add(event)
         return folded.view
 
     async def _is_last(self, run_id: str, sequence: int) -> bool:
@@ -133,7 +141,8 @@ async def serve(
 ) -> AsyncIterator[Services]:
     """Serves `agents` in this process until the block is left, on a store in memory of its own, over real gRPC on a
     free port of the loopback. With `scorers` (an empty list: the prebuilt ones alone) the scorer service too, with a
-    database that ends with it. `settings` are those of the agent service, by name.
+    database that ends with it. `settings` are those of the agent service, by name. Pauses before tools, steps and
+    requests to the model are tried again take no time.
     """
     problem: BaseException | None = None
     clock, name = Clock(), uuid4().hex
@@ -204,7 +213,8 @@ async def _serve_agents(
     given = {"shutdown_grace_seconds": 0.1, "lease_seconds": _LEASE_SECONDS, "suspect_processes": 0}
     loaded = config.load(listen="127.0.0.1:0", store=url, **{**given, **(settings or {})})
     async with app.listen(agents, loaded) as service:
-        await service.run_on(store, stopping, announce)
+        with pauses.skipped():
+            await service.run_on(store, stopping, announce)
 
 
 async def _serve_scorers(

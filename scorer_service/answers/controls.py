@@ -26,6 +26,7 @@ from scorer_service.answers.pages import Page, Pages
 from scorer_service.answers.queries import Filter, scan, scan_states
 from scorer_service.queue.holders import ORPHAN_SECONDS, is_held
 from scorer_service.queue.jobs import Jobs
+from scorer_service.queue.retention import purge
 from scorer_service.queue.rows import record_ends
 from scorer_service.registry import Registry
 from scorer_service.results.database import Database
@@ -159,6 +160,10 @@ class Controls:
         )
         connection.execute(query)
         return list(ids)
+
+    async def delete(self, tenant: str, run_ids: Sequence[str], *, dry_run: bool = False) -> tuple[int, bool]:
+        """As `retention.purge`."""
+        return await purge(self._database, tenant, run_ids, dry_run=dry_run)
 
     async def rescore(
         self, tenant: str, selection: Selection, version: str, *, by: str = "", dry_run: bool = False, walk: Walk = _ALL

@@ -294,6 +294,37 @@ class Queries:
 
         return await self._database.read(work)
 
+    async def changes_of(
+        self, tenant: str, run_ids: Sequence[str], upto: int, *, limit: int, most_weight: int
+    ) -> dict[str, Changes]:
+        """For several runs at once: all scorer runs of each whose newest change is not after a revision that is
+        settled, in the order of changes. Without the runs that have more than `limit`, or that weigh more than
+        `most_weight`, or that too much was read before."""
+        place = func.row_number().over(partition_by=c.run_id, order_by=(c.revision, c.scorer_run_id))
+        ranked = select(c.run_id, c.scorer_run_id, place.label("place")).where(
+            c.tenant == tenant, c.run_id.in_(run_ids), c.revision <= upto
+        )
+        each = ranked.subquery()
+        query = select(each).where(each.c.place <= limit + 1).order_by(each.c.run_id, each.c.place)
+
+        def work(connection: Connection) -> dict[str, Changes]:
+            ids: dict[str, list[str]] = {run_id: [] for run_id in run_ids}
+            for row in connection.execute(query):
+                ids[row.run_id].append(row.scorer_run_id)
+            wanted = [key for keys in ids.values() if len(keys) <= limit for key in keys]
+            loaded, looked_at = _load(connection, wanted)
+            complete, found = set(wanted[:looked_at]), {one.run.scorer_run_id: one for one in loaded}
+            result = {}
+            for run_id, keys in ids.items():
+                # What changed again between the two statements comes later, with its new number.
+                these = [found[key] for key in keys if key in found and found[key].run.revision <= upto]
+                fits = len(keys) <= limit and sum(one.weight for one in these) <= most_weight
+                if fits and complete.issuperset(keys):
+                    result[run_id] = Changes(these, Place(upto), True)
+            return result
+
+        return await self._database.read(work)
+
     async def progress(self, tenant: str, run_ids: Sequence[str]) -> dict[str, Progress]:
         """How far some runs are: of those that have scorer runs."""
         # Those that people asked for, now or of another version, have no siblings.

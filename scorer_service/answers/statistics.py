@@ -1,9 +1,9 @@
 """Counts, ages and latencies by scorer.
 
-They come from one pass over one index, which has all that they are made of. A pass takes the longer the more there
-is: so its result is kept, for 20 times as long as it took, 10 seconds at most, and those who ask meanwhile get that.
-All who ask for the same at once wait for one pass, and one pass at a time is made. Whatever is asked for again and
-again is brought up to date in the background, so that nobody waits for it.
+They come from counts that are kept with every change (see `tallied`). Its result is kept for 20 times as long as it
+took, 10 seconds at most, and those who ask meanwhile get that. All who ask for the same at once wait for one pass, and
+one pass at a time is made. Whatever is asked for again and again is brought up to date in the background, so that
+nobody waits for it.
 
 What an autoscaler needs is never old: `oldest_due_age` and `paused` are looked up after it has asked, from the queue's
 index, once for all who asked meanwhile.
@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Integer, Select, and_, case, cast, func, literal, null, select
+from sqlalchemy import Integer, case, func, literal, null, select
 from sqlalchemy.engine import Connection
 
 from scorer_service.answers.gate import Gate
+from scorer_service.answers.tallied import COMPLETE, Window, counting, latency_seconds, oldest
 from scorer_service.results.database import Database
-from scorer_service.results.records import OPEN, Priority, State
+from scorer_service.results.records import OPEN, State
 from scorer_service.results.schema import NOW, Lane, scorer_runs, scorers
 
 c = scorer_runs.c
@@ -40,27 +41,6 @@ _LOOK_SECONDS: Final = 0.5
 
 Use = tuple[str, str]
 """A scorer, and the name under which it is used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Which scorer runs are counted: those of a tenant, of one scorer or all, created in a window."""
-
-    tenant: str
-    scorer_id: str = ""
-    after: float | None = None
-    before: float | None = None
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        # By state first, as the index has it. Requests that could not be understood are nobody's.
-        found = [c.state.in_([int(state) for state in State]), c.tenant == self.tenant, c.scorer_id != ""]
-        if self.scorer_id:
-            found.append(c.scorer_id == self.scorer_id)
-        if self.after is not None:
-            found.append(c.create_time > self.after)
-        if self.before is not None:
-            found.append(c.create_time < self.before)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +69,16 @@ class _Counted:
     cancelled_ad_hoc: int = 0
     oldest: float | None = None
     sum_of_scores: float = 0.0
-    bins: list[tuple[int, int, float]] = field(default_factory=list)
-    """Of latencies: place in their order, how many, and the highest of them. Until they are counted."""
+    bins: dict[int, int] = field(default_factory=dict)
+    """Of latencies: how many are at a place in their order. Until they are counted."""
     latencies: tuple[float, float, float] | None = None
 
     def count_latencies(self) -> None:
         """Makes the percentiles of the bins."""
-        bins = sorted(self.bins, key=lambda one: one[0])
+        bins = sorted(self.bins.items())
         if bins:
             self.latencies = (_percentile(bins, 50), _percentile(bins, 95), _percentile(bins, 99))
-        self.bins = []
+        self.bins = {}
 
 
 @dataclass(slots=True)
@@ -226,90 +206,85 @@ class Statistics:
         return kept
 
 
+_STATES: Final = frozenset(map(int, State))
+
+
 def _pass(connection: Connection, window: Window) -> dict[Use, _Counted]:
     found: dict[Use, _Counted] = {}
-    for row in connection.execute(counting(window)):
+    lows: dict[Use, int] = {}
+    for row in connection.execute(counting(window, kept=connection.execute(COMPLETE).scalar_one())):
         # SQLite keeps whatever a damaged row has in a column: such a row must not take the statistics with it.
-        if not isinstance(row.state, int):
+        if row.state not in _STATES or row.number <= 0:
             continue
-        one = found.setdefault((str(row.scorer_id), str(row.scorer_name)), _Counted())
+        use = str(row.scorer_id), str(row.scorer_name)
+        one = found.setdefault(use, _Counted())
         one.counts[row.state] = one.counts.get(row.state, 0) + row.number
         one.cancelled_ad_hoc += row.number if row.ad_hoc else 0
-        if row.state in OPEN and isinstance(row.oldest, float):
-            one.oldest = row.oldest if one.oldest is None else min(one.oldest, row.oldest)
+        if row.state in OPEN and row.low is not None:
+            lows[use] = min(row.low, lows.get(use, row.low))
         if row.state == State.SUCCEEDED:
             one.sum_of_scores += row.total or 0.0
-            one.bins.append((row.bin, row.number, row.highest))
-    for one in found.values():
+            one.bins[row.bin] = one.bins.get(row.bin, 0) + row.number
+    for use, one in found.items():
+        if use in lows:
+            times = connection.execute(oldest(window, use, lows[use])).one()
+            one.oldest = min((time for time in times if isinstance(time, float)), default=None)
         one.count_latencies()  # once, and not again for everybody who asks
     return found
 
 
-def counting(window: Window) -> Select[Any]:
-    """The statement of a pass."""
-    latency = c.end_time - c.create_time
-    ad_hoc = case((and_(c.state == int(State.CANCELLED), c.priority == int(Priority.HIGH)), 1), else_=0)
-    scored = c.state == int(State.SUCCEEDED)
-    use = (c.scorer_id, c.scorer_name)
-    columns = (*use, c.state, ad_hoc.label("ad_hoc"), case((scored, _bin(latency)), else_=0).label("bin"))
-    return (
-        select(
-            *columns,
-            func.count().label("number"),
-            func.min(c.create_time).label("oldest"),
-            func.sum(case((c.score_value.between(-_MAX_SCORE, _MAX_SCORE), c.score_value))).label("total"),
-            func.max(latency).label("highest"),
-        )
-        .where(*window.conditions())
-        .group_by(*use, c.state, "ad_hoc", "bin")
-    )
-
-
-_MAX_SCORE: Final = 1e300
-"""Scores beyond are left out of the mean: the sum of two of them can be no number, which PostgreSQL calls an error."""
-_DECADES: Final = 10
-_FIRST_DECADE_SECONDS: Final = 1e-3
-
-
-def _bin(latency: ColumnElement[float]) -> ColumnElement[Any]:
-    """Where a latency stands among others, to three digits: by decade from a millisecond, up to 1000 places each."""
-    places, ends = [], _FIRST_DECADE_SECONDS
-    for decade in range(_DECADES):
-        place = cast(latency * literal(1000.0 / ends), Integer) + 1000 * decade
-        places.append((latency < ends, place))
-        ends *= 10.0
-    return case((latency < 0.0, -1), *places, else_=1000 * _DECADES)
-
-
-def _percentile(bins: Sequence[tuple[int, int, float]], percent: int) -> float:
-    """By nearest rank, of what is in order: the highest of the latencies that share three digits with it."""
-    total, seen = sum(number for _, number, _ in bins), 0
-    for _, number, highest in bins:
+def _percentile(bins: Sequence[tuple[int, int]], percent: int) -> float:
+    """By nearest rank, of what is in order: the upper end of its bin."""
+    total, seen = sum(number for _, number in bins), 0
+    for place, number in bins:
         seen += number
         if seen * 100 >= total * percent:
-            return highest
-    return bins[-1][2]
+            return latency_seconds(place)
+    return latency_seconds(bins[-1][0])
+
+
+def _first_version(scorer_id: Any, above: Any = None) -> Any:
+    """The first version that is wanted of a scorer, of what is open, after another one."""
+    wanted = select(func.min(c.wanted_version)).where(c.scorer_id == scorer_id, c.due_time.is_not(None))
+    if above is not None:
+        wanted = wanted.where(c.wanted_version > above)
+    return wanted.scalar_subquery().label("version")
+
+
+_WANTED: Final = select(scorers.c.scorer_id, scorers.c.paused, _first_version(scorers.c.scorer_id)).cte(
+    "wanted", recursive=True
+)
+_VERSIONS: Final = _WANTED.union_all(
+    select(_WANTED.c.scorer_id, _WANTED.c.paused, _first_version(_WANTED.c.scorer_id, _WANTED.c.version)).where(
+        _WANTED.c.version.is_not(None)
+    )
+)
+"""Each scorer with each version that is wanted of it, and with none at last: as many look-ups in the index of claims as
+there are of them, and not one for each scorer run."""
 
 
 def _due_since(lane: Lane) -> Any:
-    of_lane = (c.scorer_id == scorers.c.scorer_id, c.lane == literal(int(lane), Integer), c.due_time <= NOW)
-    return select(func.min(c.due_time)).where(*of_lane).scalar_subquery()
+    of_version = (c.scorer_id == _VERSIONS.c.scorer_id, c.wanted_version == _VERSIONS.c.version)
+    due = (c.lane == literal(int(lane), Integer), c.due_time <= NOW)
+    return select(func.min(c.due_time)).where(*of_version, *due).scalar_subquery()
 
 
 HELD: Final = select(
     NOW.label("now"),
-    scorers.c.scorer_id,
-    scorers.c.paused,
-    *[case((scorers.c.paused, null()), else_=_due_since(lane)).label(lane.name) for lane in Lane],
+    _VERSIONS.c.scorer_id,
+    _VERSIONS.c.paused,
+    *[case((_VERSIONS.c.paused, null()), else_=_due_since(lane)).label(lane.name) for lane in Lane],
 )
-"""The scorers, with since when something of each lane is due of those that are not paused."""
+"""The scorers by version, with since when something of each lane is due of those that are not paused."""
 
 
 def _held(connection: Connection) -> tuple[float, dict[str, _Held]]:
-    found, now = {}, 0.0
+    found, now = dict[str, _Held](), 0.0
     for row in connection.execute(HELD):
         now = row.now
         due = [since for since in (getattr(row, lane.name) for lane in Lane) if since is not None]
+        if row.scorer_id in found and (known := found[row.scorer_id].due_since) is not None:
+            due.append(known)
         found[row.scorer_id] = _Held(bool(row.paused), min(due, default=None))
     return now or float(connection.execute(select(NOW)).scalar_one()), found
 

@@ -18,7 +18,8 @@ from runwire.cursor import CursorCodec
 from runwire.errors import CursorAhead, CursorEpochMismatch, TooManyStreams
 from runwire.pubsub import Position
 from scorer_service.answers.feed import Feed, Key, Listener
-from scorer_service.answers.queries import Found, Place, Progress, Queries
+from scorer_service.answers.gathered import Gathered
+from scorer_service.answers.queries import Changes, Found, Place, Progress, Queries
 
 LOOK_SECONDS: Final = 2.0
 """How often to look at first whether a run that has no scorer runs, or not all, will ever have them."""
@@ -29,6 +30,8 @@ _PAGE: Final = 100
 _FRAME_WEIGHT: Final = 256 * 1024
 _READING: Final = 2
 """How many readers read the database by themselves at once."""
+_OPENED: Final = 100
+"""Most runs whose watches begin by one read."""
 _ASKING: Final = 8
 """How many ask the store at once whether a run has sent all its requests."""
 
@@ -59,6 +62,8 @@ class Watch:
         self._queries = queries
         self._readers = 0
         self._reading = asyncio.Semaphore(_READING)
+        self._opening: Gathered[Key, Changes] = Gathered(self._of_runs, most=_OPENED)
+        self._progress: Gathered[Key, Progress] = Gathered(self._how_far, most=_OPENED)
         self._asking = asyncio.Semaphore(_ASKING)
 
     async def poll_once(self) -> float:
@@ -96,6 +101,10 @@ class Watch:
     async def changes(self, key: Key, place: Place) -> tuple[Sequence[Found], Place]:
         """The next changes of a reader that the feed has left behind, and its place after them."""
         tenant, run_id = key
+        if run_id and place == Place(-1):
+            opened = await self._opening.ask(key)
+            if opened is not None:
+                return opened.found, opened.upto
         async with self._reading:
             upto = self.feed.upto
             found = await self._queries.changes(
@@ -105,10 +114,22 @@ class Watch:
 
     async def progress(self, key: Key) -> Progress:
         """How far a run is."""
-        tenant, run_id = key
-        async with self._reading:
-            known = await self._queries.progress(tenant, [run_id])
-        return known.get(run_id, Progress(False, False, -1))
+        return await self._progress.ask(key) or Progress(False, False, -1)
+
+    async def _of_runs(self, keys: Sequence[Key]) -> dict[Key, Changes]:
+        """All changes of some runs, of those where they make one frame."""
+        upto, found = self.feed.upto, dict[Key, Changes]()
+        for tenant, run_ids in _by_tenant(keys):
+            known = await self._queries.changes_of(tenant, run_ids, upto, limit=_PAGE, most_weight=_FRAME_WEIGHT)
+            found |= {(tenant, run_id): changes for run_id, changes in known.items()}
+        return found
+
+    async def _how_far(self, keys: Sequence[Key]) -> dict[Key, Progress]:
+        found = dict[Key, Progress]()
+        for tenant, run_ids in _by_tenant(keys):
+            known = await self._queries.progress(tenant, run_ids)
+            found |= {(tenant, run_id): progress for run_id, progress in known.items()}
+        return found
 
     async def has_sent_all(self, key: Key) -> bool:
         """Whether all requests of a run are known to be in the database."""
@@ -221,6 +242,13 @@ class _Reader:
                 await self._listener.news.wait()
         except TimeoutError:
             pass
+
+
+def _by_tenant(keys: Sequence[Key]) -> list[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for tenant, run_id in keys:
+        found.setdefault(tenant, []).append(run_id)
+    return list(found.items())
 
 
 def _within(found: Sequence[Found]) -> int:

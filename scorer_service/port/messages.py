@@ -119,7 +119,7 @@ def _sample(body: bytes, most_bytes: int) -> requested.Sample:
     """The sample, or what remains of one that is larger than its worker takes."""
     sample = requested.Sample.FromString(body)
     if len(body) > most_bytes:
-        for name in ("input", "output", "tool_calls", "steps", "ground_truth", "context", "error_message"):
+        for name in ("input", "output", "tool_calls", "steps", "turns", "ground_truth", "context", "error_message"):
             sample.ClearField(name)
         sample.by_reference = True
     return sample

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import and_, delete, exists, or_, select
+from sqlalchemy import and_, delete, exists, func, or_, select
 from sqlalchemy.engine import Connection
 
 from scorer_service.queue.aside import Aside
@@ -135,6 +135,30 @@ class Retention:
     def _oldest(self, now: float) -> float | None:
         ages = [age for age in (self._ages.runs, self._ages.failed, self._ages.samples) if age]
         return now - min(ages) if ages else None
+
+
+async def purge(database: Database, tenant: str, run_ids: Sequence[str], *, dry_run: bool = False) -> tuple[int, bool]:
+    """Removes up to a batch of the scorer runs of these runs, whatever their state, and their samples where nothing
+    else needs them. Returns how many (would be) removed, and whether there may be more."""
+    found = select(c.scorer_run_id).where(c.tenant == tenant, c.run_id.in_(run_ids))
+    if dry_run:
+        count = select(func.count()).select_from(found.subquery())
+        return int(await database.look(lambda connection: connection.execute(count).scalar_one())), False
+
+    def work(connection: Connection) -> int:
+        query = found.add_columns(c.sample_id).order_by(c.scorer_run_id).limit(BATCH).with_for_update()
+        lines = connection.execute(query).all()
+        if lines:
+            ids = [line.scorer_run_id for line in lines]
+            connection.execute(delete(attempts).where(attempts.c.scorer_run_id.in_(ids)))
+            connection.execute(delete(exports).where(exports.c.scorer_run_id.in_(ids)))
+            connection.execute(delete(scorer_runs).where(c.scorer_run_id.in_(ids)))
+            unused = (samples.c.sample_id.in_({line.sample_id for line in lines}), ~exists(_users()))
+            connection.execute(delete(samples).where(*unused))
+        return len(lines)
+
+    count_removed = await database.write(work, limit_seconds=_LIMIT_SECONDS)
+    return count_removed, count_removed == BATCH
 
 
 def _users() -> Any:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, Column, String, Table, any_, bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement, FunctionElement, column
@@ -54,7 +54,27 @@ def insert_new(connection: Connection, table: Table, rows: Rows) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(_insert_arrays(table, tuple(rows[0])), _arrays(rows))
     else:
-        connection.execute(sqlite.insert(table).on_conflict_do_nothing(), list(rows))
+        _insert_some(connection, table, rows)
+
+
+_AT_ONCE: Final = (64, 16, 4, 1)
+"""Rows of one statement in SQLite: a few sizes, so that each is parsed once. A statement that changes a table with
+triggers keeps what it may have to undo, which costs as much for one row as for many."""
+
+
+def _insert_some(connection: Connection, table: Table, rows: Rows) -> None:
+    names, start = tuple(rows[0]), 0
+    while start < len(rows):
+        size = next(size for size in _AT_ONCE if size <= len(rows) - start)
+        values = tuple(row[name] for row in rows[start : start + size] for name in names)
+        connection.exec_driver_sql(_insert_values(table, names, size), values)
+        start += size
+
+
+@cache
+def _insert_values(table: Table, names: tuple[str, ...], size: int) -> str:
+    places = ", ".join([f"({', '.join('?' * len(names))})"] * size)
+    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {places} ON CONFLICT DO NOTHING"
 
 
 @cache

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -31,12 +32,14 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    column,
     false,
+    table,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
-HEAD: Final = "0010"
+HEAD: Final = "0011"
 """The newest migration; a test holds it to migrations/."""
 
 VERSION_TABLE: Final = "runwire_scorer_version"
@@ -312,6 +315,80 @@ EPOCH: Final = "epoch"
 """A random number that tells this database from one that replaces it: see WatchScorerRuns."""
 HOME: Final = "home"
 """Which PostgreSQL server, database and sequence the numbers of writes belong to: see `revisions.settle_in`."""
+
+kinds = table(
+    "scorer_run_kinds",
+    *[column(name, String) for name in ("scorer_run_id", "tenant", "scorer_id", "scorer_name")],
+    *[column(name, Integer) for name in ("kept_state", "hour", "state", "ad_hoc", "bin", "scale")],
+    *[column(name, Double) for name in ("create_time", "score")],
+)
+"""A view of `scorer_runs`: of what kind each of them is, in the words of the triggers that keep `tallies`. Indexes of
+`scorer_runs` are entered by `tenant`, `create_time` and `kept_state`, which is its state."""
+
+_TALLY_ID: Final = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _tally_columns() -> list[Column[Any]]:
+    return [
+        Column("scorer_id", String, nullable=False),
+        Column("scorer_name", String, nullable=False),
+        Column("state", SmallInteger, nullable=False),
+        Column("ad_hoc", SmallInteger, nullable=False),
+        Column("bin", Integer, nullable=False),
+        Column("scale", SmallInteger, nullable=False),
+        Column("number", BigInteger, nullable=False),
+        Column("total", Double, nullable=False),
+    ]
+
+
+tally_changes = Table(
+    "tally_changes",
+    metadata,
+    Column("change_id", _TALLY_ID, Identity(), primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("hour", BigInteger, nullable=False),
+    *_tally_columns(),
+)
+"""What changes of `scorer_runs` added to `tallies` and took away, written by triggers (migration 0011) in the same
+transaction, not added up yet. Only added to, so that no commit waits for another's."""
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("tenant", String, nullable=False),
+    Column("period_hours", SmallInteger, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    *_tally_columns(),
+    PrimaryKeyConstraint(
+        "tenant", "period_hours", "start", "scorer_id", "scorer_name", "state", "ad_hoc", "bin", "scale"
+    ),
+    sqlite_with_rowid=False,
+)
+"""How many scorer runs there are (`number`), by the hour and the day of their creation, in hours since 1970, and by
+their kind:
+
+    state       what is RUNNING counts as PENDING
+    ad_hoc      1: cancelled, and asked for by somebody
+    bin         of the latency, at most one percent wide
+    scale       of the score: sums of each scale are kept apart, so that a large score that comes and goes leaves of
+                a small one what it was
+
+`total` is the sum of their scores. Together with `tally_changes` they are what a count would find, at any moment."""
+
+Index(
+    "ix_tallies_none",
+    tallies.c.number,
+    sqlite_where=tallies.c.number == 0,
+    postgresql_where=tallies.c.number == 0,
+)
+
+tallied = Table(
+    "tallied",
+    metadata,
+    Column("upto", String, nullable=False),
+    Column("complete", Boolean, nullable=False),
+)
+"""One row: whether the scorer runs from before the triggers are counted (`complete`), and on SQLite up to which id."""
 
 rate_limits = Table(
     "rate_limits",

@@ -145,3 +145,14 @@ async def test_the_choice_is_remembered() -> None:
     await stage.attempt(die_after=1)
     await stage.attempt()
     assert str((await stage.view()).output).startswith("large")
+
+
+async def test_a_model_that_is_offered_no_more() -> None:
+    """A run that asked for it fails and says so, where the agent has changed meanwhile."""
+    stage = Stage(chooser)
+    await stage.start("x", model=run_pb2.ModelChoice(model="large"))
+    stage.definition = durable_agent(Agent(model("own"), name="chooser"))
+    await stage.attempt()
+    error = (await stage.view()).error
+    assert error is not None
+    assert (error.reason, "'large'" in error.message) == ("model_error", True)

@@ -15,10 +15,11 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.tools import RunContext as ToolContext
 from pydantic_ai.usage import UsageLimits
 
-from agent_service import Retry, RunContext, current_idempotency_key, durable_agent
+from agent_service import Retry, RunContext, current_idempotency_key, current_run, durable_agent
 from agent_service.log import record
 from agent_service.pydantic_ai.steps import AfterCrash
 from runwire.agent.v1 import run_event_pb2, run_pb2
+from runwire.client import supply
 from runwire.fold import RunView
 from runwire.values import from_struct, to_struct
 from tests.agents.stage import Stage
@@ -192,3 +193,43 @@ async def test_an_approval_has_words_both_ways() -> None:
     view = await stage.view()
     assert view.state == run_pb2.RUN_STATE_SUCCEEDED
     assert view.output == "deleted, as {'ticket': 'T-1'}"
+
+
+@pytest.mark.parametrize(
+    "misuse, said",
+    [
+        (lambda run: run.step("a", asyncio.sleep, 0), "tools of an agent have no steps of their own"),
+        (lambda run: run.receive(), "are given to its model"),
+    ],
+)
+async def test_what_tools_cannot_do(misuse: Any, said: str) -> None:
+    """A tool that uses what is a workflow's is told so; it would have taken the number of a request to the model."""
+    agent = Agent(FunctionModel(answer), name="confused")
+
+    @agent.tool_plain
+    async def look() -> str:
+        await misuse(current_run())
+        return "seen"
+
+    view = await Stage(durable_agent(agent, tool_retry=FAST)).finish("x")
+    assert view.error is not None
+    assert said in view.error.message
+
+
+async def test_a_tool_that_sleeps_and_asks() -> None:
+    """What waits without a worker works within a tool: the run is suspended, and the tool is called again."""
+    agent = Agent(FunctionModel(answer), name="waiting")
+    calls: list[int] = []
+
+    @agent.tool_plain
+    async def look() -> str:
+        calls.append(1)
+        return str(await current_run().suspend("which", answer_type=str))
+
+    stage = Stage(durable_agent(agent))
+    await stage.start("x")
+    await stage.attempt()
+    assert [each.request_id for each in (await stage.run()).pending] == ["suspend/which"]
+    await stage.resume(supply("suspend/which", "this"))
+    await stage.attempt()
+    assert ((await stage.view()).output, len(calls)) == ("this", 2)

@@ -66,6 +66,12 @@ async def collector(ctx: RunContext, input: str) -> list[str]:
     return heard
 
 
+@workflow(id="sleeper")
+async def sleeper(ctx: RunContext, input: str) -> str:
+    """Waits for an answer that nobody gives in time."""
+    return str(await ctx.suspend("go on", {}, answer_type=str))
+
+
 def _wait_for(path: Path) -> None:
     while not path.exists():
         time.sleep(0.02)

@@ -132,3 +132,18 @@ async def test_nobody_waits_for_more_than_a_turn_of_each_other(store: Store, see
                     assert passed[tenant] <= weights.get(tenant, 1), f"{name} waits for {tenant} again"
                 elif not waiting:
                     since.pop(name, None)
+
+
+async def test_what_a_tenant_has_queued_is_counted(store: Store) -> None:
+    """What is due in the queues asked for and nobody has: of this tenant, without what sleeps, was claimed or is of
+    another."""
+    for number in range(5):
+        await start(store, f"a/{number}", queue=f"q{number % 2}")
+    await start(store, "a/later", queue="q0", due_in=LONG_SECONDS)
+    await start(store, "a/elsewhere", queue="q2")
+    await start(store, "ab/1", queue="q0")
+    assert await store.queued(["q0", "q1", "q0"], "a") == 5
+    assert await store.queued(["q0"], "ab") == 1
+    assert await store.queued(["q0"], "b") == await store.queued([], "a") == 0
+    assert len(await claimed(store, 2, "q0")) == 2
+    assert await store.queued(["q0", "q1"], "a") == 4

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.gateway.conftest import messages
 from tests.gateway.test_streams import read
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202e\x07"
@@ -116,3 +118,30 @@ def test_a_scorer_is_paused_and_resumed(http: httpx.Client) -> None:
     assert 'action="/scorers/content-similarity/resume"' in http.get("/scorers").text
     assert http.post(f"{path}/resume").status_code == 303
     assert http.post(f"{path}/odd").status_code == 400
+
+
+def test_a_failed_run_is_retried(http: httpx.Client, start: Callable[..., str]) -> None:
+    """The button of a failed run continues it in another: one, however often the form is sent."""
+    run_id = start("broken", "x")
+    read(http, f"/v1/runs/{run_id}/events")
+    assert ">Retry</button>" in http.get(f"/runs/{run_id}").text
+    forks = {http.post(f"/runs/{run_id}/fork", data={"request_id": "once"}).headers["location"] for _ in range(2)}
+    assert len(forks) == 1
+    [fork] = forks
+    assert f'href="/runs/{run_id}"' in http.get(fork).text
+    assert http.post(f"/runs/{run_id}/fork", data={"step": "odd"}).status_code == 400
+
+
+def test_the_scores_of_a_scorer(http: httpx.Client, start: Callable[..., str], tmp_path: Path) -> None:
+    """The page of a scorer shows its scores by version as a picture, and in a table beside it."""
+    (tmp_path / "there").touch()
+    scorers = [{"scorerId": "moody", "options": {"file": str(tmp_path / "there")}}]
+    run_id = start("ticker", {"count": 1, "interval_ms": 0}, scorers=scorers)
+    path = f"/v1/runs/{run_id}/scorer-runs/events"
+    with http.stream("GET", path, headers={"Accept": "text/event-stream"}) as stream:
+        assert [each.event for each in messages(stream.iter_lines())][-1] == "end"
+    page = http.get("/scorers/moody").text
+    assert "Scores of version 1" in page
+    assert "<svg" in page
+    assert '<td class="number">0.75</td>' in page
+    assert "no score yet" in http.get("/scorers/content-similarity").text

@@ -149,6 +149,8 @@ def requests(things: Things) -> dict[str, Message]:
         "SendMessage": agent_pb.SendMessageRequest(run_id=things.run_id, message=to_value("x")),
         "EndConversation": agent_pb.EndConversationRequest(run_id=things.run_id),
         "ForkRun": agent_pb.ForkRunRequest(run_id=things.run_id),
+        "DeleteRuns": agent_pb.DeleteRunsRequest(run_ids=[things.run_id]),
+        "DeleteScorerRuns": scorer_pb.DeleteScorerRunsRequest(run_ids=[things.run_id]),
         "ListTurns": agent_pb.ListTurnsRequest(run_id=things.run_id),
         "ListWorkers": agent_pb.ListWorkersRequest(),
         "ListQueues": agent_pb.ListQueuesRequest(),

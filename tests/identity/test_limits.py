@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,16 +13,18 @@ from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_service import RunContext, workflow
+from agent_service import RunContext, queue_limit, workflow
+from agent_service.queue_limit import QueueLimit
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import agent_service_pb2_grpc
-from runwire.errors import RateExceeded, TooManyStreams
+from runwire.connect import open_store
+from runwire.errors import QueueFull, RateExceeded, TooManyStreams
 from runwire.identity import limits
 from runwire.identity.limits import Limits, Most
 from runwire.identity.principal import ANONYMOUS, Principal
 from runwire.values import to_value
 from tests.identity.proofs import Proofs, metadata
-from tests.service.replica import LIMIT_SECONDS, refusal_of, replica
+from tests.service.replica import LIMIT_SECONDS, Replica, refusal_of, replica
 
 START = "/runwire.agent.v1.AgentService/StartRun"
 WATCH = "/runwire.agent.v1.AgentService/WatchRun"
@@ -122,3 +125,54 @@ async def test_limits_on_the_wire(tmp_path: Path) -> None:
             assert refusal_of(caught.value).reason == "TOO_MANY_STREAMS"
         for stream in open_streams:
             stream.cancel()
+
+
+async def test_a_full_queue_is_told_and_others_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where as many runs of a tenant wait as may, another is refused with a time to come back, by every replica; one
+    that was accepted is found again, another tenant is served, and there is room once workers have taken some."""
+    monkeypatch.setattr(queue_limit, "LOOK_SECONDS", 0.0)
+    proofs, url = Proofs(tmp_path), f"sqlite:///{tmp_path}/runs.db"
+    settings = {**proofs.settings, "role": "serve", "tenant_queued_runs": 3}
+    flood, quiet = (metadata(proofs.token("anna", tenant)) for tenant in ("flood", "quiet"))
+
+    async def start(it: Replica, name: str, token: Any) -> str:
+        request = pb.StartRunRequest(agent_id="waits", input=to_value("x"), request_id=name)
+        stub = agent_service_pb2_grpc.AgentServiceStub(it.channel)
+        return str((await stub.StartRun(request, metadata=token, timeout=LIMIT_SECONDS)).run.run_id)
+
+    async with replica(url, waits, **settings) as one, replica(url, waits, **settings) as other:
+        accepted = [await start(each, str(number), flood) for number, each in enumerate((one, other, one))]
+        for each in (one, other):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await start(each, "beyond", flood)
+            refusal = refusal_of(caught.value)
+            assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+            assert refusal.retry_seconds
+            assert await start(each, "0", flood) == accepted[0]
+            assert await start(each, "0", quiet) != accepted[0]
+        async with open_store(url) as store:
+            queues = [depth.queue for depth in await store.depths()]
+            assert len(await store.claim(queues, holder="worker", limit=2, lease_seconds=60)) == 2
+        assert await start(one, "beyond", flood)
+
+
+async def test_the_store_is_asked_once_a_second(tmp_path: Path) -> None:
+    """In between what this process accepts is counted here; and whoever is not known is not counted."""
+    asked: list[str] = []
+
+    class Counting:
+        async def queued(self, queues: list[str], tenant: str) -> int:
+            asked.append(tenant)
+            return 7
+
+    clock = [0.0]
+    limit = QueueLimit(Counting(), lambda: ["q"], 10, lambda: clock[0])  # type: ignore[arg-type]
+    for _ in range(3):
+        await limit.check(somebody("flood"))
+    with pytest.raises(QueueFull):
+        await limit.check(somebody("flood"))
+    assert asked == ["flood"]
+    clock[0] += queue_limit.LOOK_SECONDS
+    await limit.check(somebody("flood"))
+    await limit.check(ANONYMOUS)
+    assert asked == ["flood", "flood"]

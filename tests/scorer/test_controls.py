@@ -23,7 +23,7 @@ from scorer_service.queue.jobs import Jobs, Offer
 from scorer_service.registry import Registry
 from scorer_service.results.database import Database, open_database
 from scorer_service.results.records import OPEN, Error, Finished, NewRun, State
-from scorer_service.results.schema import scorer_runs
+from scorer_service.results.schema import samples, scorer_runs
 from scorer_service.scoring import Sample, scorer
 from tests.scorer.many import fill
 from tests.scorer.stage import service
@@ -249,3 +249,34 @@ async def test_what_another_process_has_is_asked_for_and_paused(results_url: str
                     pb.RequestScorerRunRequest(**missing, sample=scorer_run_requested_pb2.Sample())
                 )
             assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def asked(run_id: str) -> scorer_run_requested_pb2.ScorerRunRequested:
+    return scorer_run_requested_pb2.ScorerRunRequested(
+        scorer_run_id=f"{run_id}-brevity",
+        tenant="default",
+        scorer_id="brevity",
+        sampling={"rate": 1.0, "sampled": True},
+        sample={"run_id": run_id, "agent_id": "a", "output": {"string_value": "short"}},
+    )
+
+
+async def test_all_scores_of_a_run_are_deleted(results_url: str) -> None:
+    """DeleteScorerRuns removes what there is of a run's scorer runs, with attempts and samples, and of no other's."""
+    first, second = asked("gone"), asked("kept")
+    async with service(results_url) as running, open_database(results_url) as database:
+        await running.score(first)
+        await running.score(second)
+        ask = pb.DeleteScorerRunsRequest(run_ids=[first.sample.run_id], dry_run=True)
+        assert (await running.stub.DeleteScorerRuns(ask)).count == 1
+        ask.dry_run = False
+        answer = await running.stub.DeleteScorerRuns(ask)
+        assert (answer.count, answer.more) == (1, False)
+        assert (await running.stub.DeleteScorerRuns(ask)).count == 0
+        left = (await running.stub.ListScorerRuns(pb.ListScorerRunsRequest())).scorer_runs
+        assert [each.scorer_run_id for each in left] == [second.scorer_run_id]
+        rows = {}
+        for table in (scorer_runs, samples):
+            query = select(func.count()).select_from(table)
+            rows[table.name] = await database.read(lambda c, query=query: c.execute(query).scalar_one())
+    assert rows == {"scorer_runs": 1, "samples": 1}

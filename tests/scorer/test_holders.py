@@ -152,11 +152,11 @@ async def test_it_can_be_asked_who_has_what(database: Database) -> None:
     mine, other = holders_of(database, "mine", a=["1", "2"]), holders_of(database, "other", a=["2"])
     for one in (mine, other):
         await one.sweep()
-    found = [(one.scorer_id, one.version, one.worker) for one in await mine.all()]
+    found = [(one.scorer_id, one.version, one.worker) for one in await mine.all("default")]
     assert found == [("a", "1", "mine"), ("a", "2", "mine"), ("a", "2", "other")]
     await age(database, 10 * ORPHAN_SECONDS)
     await mine.sweep()
-    assert {one.worker for one in await mine.all()} == {"mine"}
+    assert {one.worker for one in await mine.all("default")} == {"mine"}
 
 
 async def test_many_scorers_that_nobody_knows_are_walked_in_turn(

@@ -15,9 +15,11 @@ from scorer_service.answers.statistics import Statistics
 from scorer_service.answers.watch import Watch
 from scorer_service.execution.worker import Worker
 from scorer_service.export import Exporter
+from scorer_service.port.port import Port
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.retention import Retention
+from scorer_service.queue.tallies import Tallies
 from tests.scorer.stage import request, service
 from tests.servers import free_port
 from tests.service.test_loops import Failing
@@ -25,8 +27,10 @@ from tests.service.test_loops import Failing
 LOOPS: dict[str, tuple[Any, str]] = {
     "intake": (Intake, "run_once"),
     "parked requests": (Intake, "retry_once"),
+    "claims from outside": (Port, "look_once"),
     "watch": (Watch, "poll_once"),
     "statistics": (Statistics, "run_once"),
+    "tallies": (Tallies, "run_once"),
     "retention": (Retention, "run_once"),
     "deadlines": (Retention, "end_late_once"),
     "health": (app._Service, "_check_health"),

@@ -26,7 +26,8 @@ from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_requested_pb2 as wire
 from scorer_service.answers.controls import Controls
 from scorer_service.answers.queries import Filter, Place, Queries
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.export import Exporter, Verdict
 from scorer_service.people.opinions import Opinions, Said
 from scorer_service.port.external import External
@@ -39,7 +40,7 @@ from scorer_service.queue.holders import Holders
 from scorer_service.queue.jobs import Held, Jobs, Offer
 from scorer_service.queue.parking import Parking
 from scorer_service.queue.rates import Rate
-from scorer_service.queue.retention import Ages, Retention
+from scorer_service.queue.retention import Ages, Retention, purge
 from scorer_service.registry import Registry
 from scorer_service.results.database import Database, open_database
 from scorer_service.results.records import Asked, Error, Finished, NewRun, ScoreRecord, State
@@ -185,6 +186,9 @@ async def others(database: Database, jobs: Jobs) -> None:
         await Statistics(database).ask(window)
     assert await retention.sweep_runs()
     assert await retention.sweep_samples()
+    await jobs.add([NewRun("purged", "default", "a", run_id="purged", sample=b"purged")])
+    assert await purge(database, "default", ["purged"], dry_run=True) == (1, False)
+    assert await purge(database, "default", ["purged"]) == (1, False)
 
 
 async def elsewhere(database: Database, jobs: Jobs) -> None:
@@ -270,6 +274,7 @@ async def people(database: Database, jobs: Jobs) -> None:
         await queries.changes(Place(1, "a"), upto, tenant="default", run_id=run_id)
         await queries.changes(Place(1), upto, run_id=run_id)
     await queries.progress("default", ["run-1"])
+    await queries.changes_of("default", ["run-1", "run-2"], upto, limit=5, most_weight=1000)
     await queries.paused("default")
     await queries.holdup()
     await controls.rescore("default", Filter("default", states=[5], created_before=1010.0), "2")

@@ -14,7 +14,8 @@ from sqlalchemy import text
 from runwire.errors import ConfigurationError, StoreUnavailable
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from scorer_service.answers.queries import Filter, Queries
-from scorer_service.answers.statistics import Statistics, Window
+from scorer_service.answers.statistics import Statistics
+from scorer_service.answers.tallied import Window
 from scorer_service.queue.jobs import Jobs, Offer
 from scorer_service.results import migrate, postgres
 from scorer_service.results.database import open_database

@@ -15,7 +15,8 @@ from sqlalchemy.util import await_only
 from runwire.errors import StoreUnavailable, TooManyRequests
 from scorer_service.answers import statistics
 from scorer_service.answers.queries import Filter, Place, Queries
-from scorer_service.answers.statistics import Statistics, Stats, Window
+from scorer_service.answers.statistics import Statistics, Stats
+from scorer_service.answers.tallied import Window
 from scorer_service.queue.jobs import Jobs, Offer
 from scorer_service.results import schema
 from scorer_service.results.database import Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from runwire.errors import StoreUnavailable
 from scorer_service.answers import feed as feeds
+from scorer_service.answers.gathered import Gathered
 from scorer_service.answers.queries import Queries
 from scorer_service.answers.watch import Frame, Watch
 from scorer_service.queue.jobs import Jobs, Offer
@@ -38,6 +39,10 @@ class Counting(Queries):
     async def changes(self, *given: Any, **named: Any) -> Any:
         self.asked["changes"] += 1
         return await super().changes(*given, **named)
+
+    async def changes_of(self, *given: Any, **named: Any) -> Any:
+        self.asked["changes_of"] += 1
+        return await super().changes_of(*given, **named)
 
     async def progress(self, *given: Any) -> Any:
         self.asked["progress"] += 1
@@ -218,3 +223,57 @@ async def test_watchers_that_do_not_read_cost_others_nothing(results_url: str) -
         assert all(frame.ByteSize() < 600_000 for frame in frames)
         for call in silent:
             call.cancel()
+
+
+async def test_watches_that_are_opened_together_are_read_together(database: Database) -> None:
+    """150 watches of a run each, opened at once: each gets what is of its run, also the one whose run has more than a
+    frame, and runs are read and asked about many at a time."""
+    queries = Counting(database)
+    watch, jobs = Watch(queries), Jobs(database, worker="w")
+    await jobs.register(["a"])
+    await jobs.add([new(number) for number in range(120)] + [new(119, number) for number in range(1, 140)])
+    await finish_all(jobs)
+    followers = [Follower(watch, f"run-{number}") for number in range(150)]
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for follower in followers:
+            group.create_task(follower.read())
+    assert [len(each.states) for each in followers] == [1] * 119 + [140] + [0] * 30
+    assert all(each.ended for each in followers[:119])
+    assert queries.asked["changes_of"] <= 10, queries.asked
+    assert queries.asked["progress"] <= 40, queries.asked
+    for follower in followers:
+        await follower.close()
+
+
+async def test_one_question_for_many() -> None:
+    """Who asks while a read is under way gets the answer of a later one; if the one who reads for the others is
+    cancelled, another reads; an error is that of all who waited for it, and of nobody else."""
+    reads = list[list[int]]()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def read(keys: Sequence[int]) -> dict[int, str]:
+        reads.append(list(keys))
+        turn = len(reads)
+        begun.set()
+        await go_on.wait()
+        if 13 in keys:
+            raise StoreUnavailable("injected")
+        return {key: f"{key} in {turn}" for key in keys if key != 7}
+
+    gathered = Gathered(read, most=3)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        leader = group.create_task(gathered.ask(1))
+        await begun.wait()
+        others = [group.create_task(gathered.ask(key)) for key in (1, 7, 2)]
+        bad = [asyncio.ensure_future(gathered.ask(key)) for key in (13, 3)]
+        gone = group.create_task(gathered.ask(4))
+        await asyncio.sleep(0)
+        leader.cancel()
+        gone.cancel()
+        go_on.set()
+        told = await asyncio.gather(*bad, return_exceptions=True)
+    assert reads[0] == [1]
+    assert reads[1:] == [[1, 7, 2], [13, 3]]
+    assert [task.result() for task in others][:2] == ["1 in 2", None]
+    assert [str(each) for each in told] == ["injected"] * 2
+    assert gathered._waiting == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from pydantic_ai import Agent
@@ -20,6 +22,9 @@ from runwire.fold import fold
 from runwire.scorer.v1 import scorer_run_requested_pb2
 from runwire.scorer_requests import QUEUE, scorer_run_id
 from runwire.values import from_value
+from scorer_service.results.records import Job
+from scorer_service.runs import Runs
+from scorer_service.samples import from_wire
 from tests.service.replica import TENANT, Replica, mortal_worker, refused, replica, value
 
 
@@ -263,3 +268,37 @@ async def test_whoever_comes_back_reads_the_turn_under_way(memory_url: str) -> N
         plain = await client.start_run("talker", "one")
         with pytest.raises(NotAConversation):
             await client.conversation(run_id=plain.run_id).under_way()
+
+
+async def test_a_conversation_is_scored_as_a_whole(url: str) -> None:
+    """By those that want it so, once, when it has ended; their sample has every turn, and those of turns none."""
+    asks = [ScorerRef("of-turns"), ScorerRef("of-all", whole_conversation=True)]
+    agent = durable_agent(Agent(FunctionModel(stream_function=speak), name="asked"), scorers=asks)
+    async with replica(url, agent) as it, AgentClient(it.address) as client:
+        async with client.conversation("asked") as chat:
+            for word in ("one", "two"):
+                await chat.ask(word)
+            await chat.end()
+            await it.ended(chat.run_id)
+        plain = await client.start_run("asked", "three")
+        await it.ended(plain.run_id)
+        deliveries = await it.store.receive(QUEUE, consumer="t", limit=10, lease_seconds=60, wait_seconds=0)
+        asked = [scorer_run_requested_pb2.ScorerRunRequested.FromString(each.body) for each in deliveries]
+        whole = [each for each in asked if each.sample.run_id == chat.run_id and each.scorer_id == "of-all"]
+        assert sorted((each.sample.run_id == chat.run_id, each.scorer_id, each.sample.turn) for each in asked) == [
+            (False, "of-all", 0),
+            (False, "of-turns", 0),
+            (True, "of-all", 0),
+            (True, "of-turns", 1),
+            (True, "of-turns", 2),
+        ]
+        assert len({each.scorer_run_id for each in asked}) == 5
+        runs = Runs(max_fetched_bytes=1 << 20)
+        runs.open(it.store)
+        job = SimpleNamespace(tenant=TENANT, sample=whole[0].sample.SerializeToString())
+        sample = from_wire(scorer_run_requested_pb2.Sample.FromString(await runs.fetch(cast(Job, job))))
+    turns = [(turn.turn, turn.message, turn.output, turn.state) for turn in sample.turns]
+    assert turns == [(1, "one", "1 one", "succeeded"), (2, "two", "3 two", "succeeded")]
+    assert (sample.input, sample.output, sample.turn) == ("one", "3 two", 0)
+    of_turn = next(each.sample for each in asked if each.sample.turn == 2)
+    assert (from_wire(of_turn).turn, from_wire(of_turn).turns) == (2, [])

@@ -84,6 +84,10 @@ def agent_templates(rng: random.Random, texts: list[str]) -> Templates:
         "ListRunEvents": [lambda: agent_pb.ListRunEventsRequest(run_id=known(), page_size=2)],
         "CancelRun": [lambda: agent_pb.CancelRunRequest(run_id=known(), reason="enough")],
         "ResumeRun": [answer],
+        "DeleteRuns": [
+            lambda: agent_pb.DeleteRunsRequest(run_ids=[known()]),
+            lambda: agent_pb.DeleteRunsRequest(filter={"labels": {"k": "v"}}, page_size=2, cancel=True),
+        ],
     }
 
 
@@ -110,6 +114,7 @@ def scorer_templates(rng: random.Random, texts: list[str]) -> Templates:
         "RequestScorerRun": [ask],
         "RetryScorerRuns": [lambda: scorer_pb.RetryScorerRunsRequest(scorer_run_ids=[known()])],
         "CancelScorerRuns": [lambda: scorer_pb.CancelScorerRunsRequest(scorer_run_ids=[known()])],
+        "DeleteScorerRuns": [lambda: scorer_pb.DeleteScorerRunsRequest(run_ids=[known()])],
         "PauseScorer": [lambda: scorer_pb.PauseScorerRequest(scorer_id="brevity")],
         "ResumeScorer": [lambda: scorer_pb.ResumeScorerRequest(scorer_id="keyword-coverage")],
         "GetScorerStats": [lambda: scorer_pb.GetScorerStatsRequest(scorer_id="brevity")],

@@ -9,6 +9,7 @@ import pytest
 
 from agent_service import RunContext, app, workflow
 from agent_service.execution.leases import Leases
+from agent_service.execution.orphans import Orphans
 from agent_service.execution.suspects import Children
 from agent_service.execution.worker import Worker
 from agent_service.fleet import Fleet, Presence
@@ -30,6 +31,7 @@ LOOPS: dict[str, tuple[Any, str]] = {
     "health": (app, "_watch_store"),
     "leases": (Leases, "_extend"),
     "presence": (Presence, "_say"),
+    "orphans": (Orphans, "look"),
     "queues": (Fleet, "watch_once"),
 }
 """What does a turn of each, by the name of its task."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent
 
-from agent_service import RunContext, ScorerRef, durable_agent, workflow
+from agent_service import Retry, RunContext, ScorerRef, durable_agent, workflow
 from runwire.client import approve, deny
 from runwire.testing import Services, call, called, scripted, serve
 from scorer_service import Sample, Score, scorer
@@ -162,3 +162,54 @@ def test_the_plugin_asks_for_no_service() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@workflow(id="shaky")
+async def shaky(ctx: RunContext, input: Any) -> int:
+    tries: list[int] = []
+
+    async def shake() -> int:
+        tries.append(1)
+        if len(tries) < 4:
+            raise ConnectionError
+        return len(tries)
+
+    return await ctx.step("shake", shake, retry=Retry(attempts=9, delay_seconds=3_600))
+
+
+async def test_pauses_between_tries_take_no_time() -> None:
+    """Steps, tools and requests that are tried again after hours are tried again at once."""
+    agent = Agent("test", name="persistent")
+    calls: list[int] = []
+
+    @agent.tool_plain
+    def shake() -> str:
+        calls.append(1)
+        if len(calls) < 3:
+            raise ConnectionError
+        return "held"
+
+    hourly = Retry(attempts=3, delay_seconds=3_600, max_delay_seconds=3_600)
+    async with serve([shaky, durable_agent(agent, tool_retry=hourly)]) as services:
+        assert (await services.run("shaky")).output == 4
+        with scripted(agent, call("shake"), "done"):
+            view = await services.run("persistent", "go")
+    assert (view.output, view.tool_calls[0].tries) == ("done", 2)
+
+
+async def test_what_a_test_raises_comes_out_as_it_is() -> None:
+    """A failed assertion is no group of errors."""
+    with pytest.raises(AssertionError, match="mine"):
+        async with serve([patient]):
+            raise AssertionError("mine")
+
+
+async def test_a_conversation_as_it_is_now() -> None:
+    """`view` shows all turns."""
+    with scripted(assistant, "one", call("look_up", city="Bern"), "two"):
+        async with serve([served]) as services, services.conversation("assistant") as chat:
+            await chat.ask("a")
+            await chat.ask("b")
+            view = await services.view(chat.run_id)
+    assert [turn.output for turn in view.turns.values()] == ["one", "two"]
+    assert called(view.turns[2]) == [("look_up", {"city": "Bern"})]

@@ -74,6 +74,7 @@ async def everything(path: Path) -> None:
         await finish(store, "default/long", 1, 1, deletes=deletes, retention=LONG_SECONDS)
         await start(store, "default/cleared", indexes=["all"], messages=[Message("m", b"x")])
         await store.depths()
+        await store.queued(["runs"], "default")
         await claim_one(store)
         await store.clear("default/cleared")
         while await store.sweep():

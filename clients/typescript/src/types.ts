@@ -431,6 +431,43 @@ export interface ForkRunResponse {
   run?: Run;
 }
 
+/** Which runs. What is set must all fit; an empty filter selects every run. */
+export interface RunFilter {
+  agentId?: string;
+  /** Any of these. */
+  states?: RunState[];
+  /** All of these. */
+  labels?: { [key: string]: string };
+  createdAfter?: string;
+  createdBefore?: string;
+}
+
+export interface DeleteRunsRequest {
+  /** By id, at most 1000; or by filter if empty. One of the two must be given. */
+  runIds?: string[];
+  filter?: RunFilter;
+  /** Counts and names what would be deleted, and changes nothing. */
+  dryRun?: boolean;
+  /** Cancels selected runs that have not ended. They are deleted by a later call, once they have. */
+  cancel?: boolean;
+  /** With filter: how many runs a call looks at, newest first; at most 500, which is the default. */
+  pageSize?: number;
+  pageToken?: string;
+}
+
+export interface DeleteRunsResponse {
+  /** How many were, or with dry_run would be, deleted by this call. */
+  count?: string;
+  /** Their ids. */
+  runIds?: string[];
+  /** Runs that had not ended, and were (would be) cancelled. */
+  cancelled?: string;
+  /** Runs that had not ended, and were left alone. */
+  skipped?: string;
+  /** Where to continue; empty when all are done. */
+  nextPageToken?: string;
+}
+
 /** How an agent is written. */
 export type AgentKind =
   | "AGENT_KIND_UNSPECIFIED"
@@ -559,6 +596,8 @@ export interface ScorerRef {
    * takes the place of its agent's.
    */
   name?: string;
+  /** In a conversation: score it as a whole once it has ended, and not each of its turns. */
+  wholeConversation?: boolean;
 }
 
 /** One execution of an agent. A run is an append-only log of events; this message is its current summary. */
@@ -1478,6 +1517,22 @@ export interface Sample {
    * is of a whole run.
    */
   turn?: number;
+  /** The turns of a whole conversation, in order. Its input is the first message, its output that of the last turn. */
+  turns?: SampleTurn[];
+}
+
+/** One turn of a conversation. */
+export interface SampleTurn {
+  /** From 1. */
+  turn?: number;
+  message?: Json;
+  output?: Json;
+  /** Lower-case name of how it ended: `succeeded`, `failed` or `cancelled`. */
+  state?: string;
+  /** Why it failed, if it did. */
+  errorReason?: string;
+  /** Messages that came while it was under way and steered it. */
+  steering?: Json[];
 }
 
 /** One tool call of a run. */
@@ -1758,6 +1813,19 @@ export interface ScorerQueue {
   workers?: number;
   /** The scorer is held by PauseScorer. */
   paused?: boolean;
+}
+
+export interface DeleteScorerRunsRequest {
+  /** At least 1, at most 1000. */
+  runIds?: string[];
+  dryRun?: boolean;
+}
+
+export interface DeleteScorerRunsResponse {
+  /** How many scorer runs were, or with dry_run would be, deleted by this call. */
+  count?: string;
+  /** There may be more: call again with the same request. */
+  more?: boolean;
 }
 
 export interface SubmitScoreRequest {

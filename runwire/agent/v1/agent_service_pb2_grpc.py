@@ -124,6 +124,11 @@ class AgentServiceStub(object):
                 request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
                 response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
                 _registered_method=True)
+        self.DeleteRuns = channel.unary_unary(
+                '/runwire.agent.v1.AgentService/DeleteRuns',
+                request_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.DeleteRunsRequest.SerializeToString,
+                response_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.DeleteRunsResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer(object):
@@ -292,6 +297,18 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteRuns(self, request, context):
+        """Removes ended runs for good, with their logs, journals and conversations; their tombstones too, so that a request id can
+        be used again. For operators of a tenant (scope admin): it reaches every run of the tenant, and is written into the audit
+        log. Readers of a run that is deleted get EVENTS_LOST. What the scorer service has of it, DeleteScorerRuns removes: call
+        that first, as it needs the ids.
+
+        Safe to repeat. INVALID_ARGUMENT: neither run_ids nor filter, or both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -369,6 +386,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ListQueues,
                     request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.FromString,
                     response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.SerializeToString,
+            ),
+            'DeleteRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRuns,
+                    request_deserializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.DeleteRunsRequest.FromString,
+                    response_serializer=runwire_dot_agent_dot_v1_dot_agent__service__pb2.DeleteRunsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -791,6 +813,33 @@ class AgentService(object):
             '/runwire.agent.v1.AgentService/ListQueues',
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesRequest.SerializeToString,
             runwire_dot_agent_dot_v1_dot_agent__service__pb2.ListQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.agent.v1.AgentService/DeleteRuns',
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.DeleteRunsRequest.SerializeToString,
+            runwire_dot_agent_dot_v1_dot_agent__service__pb2.DeleteRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -119,7 +119,7 @@ class Media(_message.Message):
     def __init__(self, url: _Optional[str] = ..., data: _Optional[bytes] = ..., media_type: _Optional[str] = ...) -> None: ...
 
 class ScorerRef(_message.Message):
-    __slots__ = ("scorer_id", "sampling", "scorer_version", "match_labels", "match_states", "options", "name")
+    __slots__ = ("scorer_id", "sampling", "scorer_version", "match_labels", "match_states", "options", "name", "whole_conversation")
     class MatchLabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class ScorerRef(_message.Message):
     MATCH_STATES_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     scorer_id: str
     sampling: float
     scorer_version: str
@@ -141,7 +142,8 @@ class ScorerRef(_message.Message):
     match_states: _containers.RepeatedScalarFieldContainer[RunState]
     options: _struct_pb2.Struct
     name: str
-    def __init__(self, scorer_id: _Optional[str] = ..., sampling: _Optional[float] = ..., scorer_version: _Optional[str] = ..., match_labels: _Optional[_Mapping[str, str]] = ..., match_states: _Optional[_Iterable[_Union[RunState, str]]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
+    whole_conversation: bool
+    def __init__(self, scorer_id: _Optional[str] = ..., sampling: _Optional[float] = ..., scorer_version: _Optional[str] = ..., match_labels: _Optional[_Mapping[str, str]] = ..., match_states: _Optional[_Iterable[_Union[RunState, str]]] = ..., options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., name: _Optional[str] = ..., whole_conversation: bool = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("run_id", "agent_id", "state", "input", "output", "error", "attempt", "labels", "usage", "last_sequence", "cursor", "create_time", "start_time", "end_time", "expire_time", "scorers", "agent_version", "pending", "timeout", "attempts", "cancel_requested", "omitted", "owner", "conversation", "turn", "cancelled_by", "forked_from", "context", "model", "trace_id", "forked_from_sequence", "forked_from_turn", "forked_from_step")

@@ -49,7 +49,7 @@ class SamplingDecision(_message.Message):
     def __init__(self, rate: _Optional[float] = ..., sampled: bool = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("run_id", "agent_id", "agent_version", "run_state", "input", "output", "error_reason", "error_message", "tool_calls", "steps", "usage", "labels", "start_time", "end_time", "ground_truth", "context", "by_reference", "turn")
+    __slots__ = ("run_id", "agent_id", "agent_version", "run_state", "input", "output", "error_reason", "error_message", "tool_calls", "steps", "usage", "labels", "start_time", "end_time", "ground_truth", "context", "by_reference", "turn", "turns")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class Sample(_message.Message):
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     BY_REFERENCE_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     agent_id: str
     agent_version: str
@@ -93,7 +94,24 @@ class Sample(_message.Message):
     context: _containers.RepeatedScalarFieldContainer[str]
     by_reference: bool
     turn: int
-    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., run_state: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[SampleToolCall, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[SampleStep, _Mapping]]] = ..., usage: _Optional[_Union[SampleUsage, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ground_truth: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., context: _Optional[_Iterable[str]] = ..., by_reference: bool = ..., turn: _Optional[int] = ...) -> None: ...
+    turns: _containers.RepeatedCompositeFieldContainer[SampleTurn]
+    def __init__(self, run_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., run_state: _Optional[str] = ..., input: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[SampleToolCall, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[SampleStep, _Mapping]]] = ..., usage: _Optional[_Union[SampleUsage, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ground_truth: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., context: _Optional[_Iterable[str]] = ..., by_reference: bool = ..., turn: _Optional[int] = ..., turns: _Optional[_Iterable[_Union[SampleTurn, _Mapping]]] = ...) -> None: ...
+
+class SampleTurn(_message.Message):
+    __slots__ = ("turn", "message", "output", "state", "error_reason", "steering")
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
+    STEERING_FIELD_NUMBER: _ClassVar[int]
+    turn: int
+    message: _struct_pb2.Value
+    output: _struct_pb2.Value
+    state: str
+    error_reason: str
+    steering: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]
+    def __init__(self, turn: _Optional[int] = ..., message: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., output: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., state: _Optional[str] = ..., error_reason: _Optional[str] = ..., steering: _Optional[_Iterable[_Union[_struct_pb2.Value, _Mapping]]] = ...) -> None: ...
 
 class SampleToolCall(_message.Message):
     __slots__ = ("tool_call_id", "tool_name", "arguments", "result", "outcome", "step")

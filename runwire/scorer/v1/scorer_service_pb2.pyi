@@ -312,6 +312,22 @@ class ScorerQueue(_message.Message):
     paused: bool
     def __init__(self, scorer_id: _Optional[str] = ..., scorer_version: _Optional[str] = ..., due: _Optional[int] = ..., ahead: _Optional[int] = ..., oldest_due_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., workers: _Optional[int] = ..., paused: bool = ...) -> None: ...
 
+class DeleteScorerRunsRequest(_message.Message):
+    __slots__ = ("run_ids", "dry_run")
+    RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    run_ids: _containers.RepeatedScalarFieldContainer[str]
+    dry_run: bool
+    def __init__(self, run_ids: _Optional[_Iterable[str]] = ..., dry_run: bool = ...) -> None: ...
+
+class DeleteScorerRunsResponse(_message.Message):
+    __slots__ = ("count", "more")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    more: bool
+    def __init__(self, count: _Optional[int] = ..., more: bool = ...) -> None: ...
+
 class SubmitScoreRequest(_message.Message):
     __slots__ = ("run_id", "scorer_id", "value", "thumb", "label", "comment", "author", "request_id")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

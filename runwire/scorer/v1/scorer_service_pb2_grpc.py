@@ -101,6 +101,11 @@ class ScorerServiceStub(object):
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.SerializeToString,
                 response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.FromString,
                 _registered_method=True)
+        self.DeleteScorerRuns = channel.unary_unary(
+                '/runwire.scorer.v1.ScorerService/DeleteScorerRuns',
+                request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsRequest.SerializeToString,
+                response_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsResponse.FromString,
+                _registered_method=True)
         self.RegisterScorer = channel.unary_unary(
                 '/runwire.scorer.v1.ScorerService/RegisterScorer',
                 request_serializer=runwire_dot_scorer_dot_v1_dot_scorer__port__pb2.RegisterScorerRequest.SerializeToString,
@@ -237,6 +242,15 @@ class ScorerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteScorerRuns(self, request, context):
+        """Removes everything there is of the scorer runs of these runs, whatever their state: attempts, scores, samples, and what is
+        still to be exported. For operators of a tenant (scope admin), as DeleteRuns of the agent service, and audited. What a
+        worker scores just then is not kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterScorer(self, request, context):
         """Says what an external scorer is: one that is not in this service, whose workers take its scorer runs by
         ClaimScorerRuns. It is known to its tenant alone, and said again with each start of a worker. What is said of a
@@ -354,6 +368,11 @@ def add_ScorerServiceServicer_to_server(servicer, server):
                     servicer.ListScorerQueues,
                     request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.FromString,
                     response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.SerializeToString,
+            ),
+            'DeleteScorerRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteScorerRuns,
+                    request_deserializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsRequest.FromString,
+                    response_serializer=runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsResponse.SerializeToString,
             ),
             'RegisterScorer': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterScorer,
@@ -716,6 +735,33 @@ class ScorerService(object):
             '/runwire.scorer.v1.ScorerService/ListScorerQueues',
             runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesRequest.SerializeToString,
             runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.ListScorerQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteScorerRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runwire.scorer.v1.ScorerService/DeleteScorerRuns',
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsRequest.SerializeToString,
+            runwire_dot_scorer_dot_v1_dot_scorer__service__pb2.DeleteScorerRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

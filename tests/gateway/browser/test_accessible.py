@@ -41,7 +41,11 @@ def paths(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> 
             answer = http.post(f"/v1/agents/{agent}/runs", json={"input": input, **more})
             return str(answer.json()["runId"])
 
-        scorers = [{"scorerId": "moody", "options": {"file": str(tmp_path_factory.mktemp("none") / "none")}}]
+        folder = tmp_path_factory.mktemp("moody")
+        (folder / "there").touch()
+        scorers = [
+            {"scorerId": "moody", "name": name, "options": {"file": str(folder / name)}} for name in ("there", "none")
+        ]
         done = started("tooled", "x", scorers=scorers, labels={"team": "a"})
         talk = started("echo", "one", conversation={})
         waits, bad = started("careful", "clean up"), started("hostile", "")
@@ -53,7 +57,15 @@ def paths(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> 
         while not (failing := http.get("/v1/scorer-runs?scorer=moody&state=failed").json().get("scorerRuns")):
             pass
     runs = [f"/runs/{run_id}" for run_id in (done, talk, waits, bad, failed)]
-    lists = ["/runs", "/runs?state=failed", "/scorers", "/scorer-runs", "/scorer-runs?state=failed", "/workers"]
+    lists = [
+        "/runs",
+        "/runs?state=failed",
+        "/scorers",
+        "/scorers/moody",
+        "/scorer-runs",
+        "/scorer-runs?state=failed",
+        "/workers",
+    ]
     return [*lists, *runs, f"/scorer-runs/{failing[0]['scorerRunId']}", "/sign-in", "/runs/none"]
 
 
