@@ -20,9 +20,10 @@ import inspect
 import math
 import reprlib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -414,6 +415,10 @@ class Pipeline(Scorer):
 
 
 OnStep = Callable[[str, Any], None]
+StepRun = Callable[[], Awaitable[Any]]
+"""Carries out a step; its result as JSON."""
+RunStep = Callable[[str, StepRun], Awaitable[Any]]
+"""Has a step carried out, by an engine that keeps what it returned; returns that."""
 
 
 async def evaluate(
@@ -424,10 +429,12 @@ async def evaluate(
     judge: Judge | None = None,
     done: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
+    run_step: RunStep | None = None,
 ) -> Score:
     """Scores a sample: one attempt, without retries or a time-out.
 
     `done` holds the results of steps that an earlier attempt completed, as JSON; `on_step` is told each further one.
+    `run_step` carries them out, instead of this.
     Raises what the scorer raises, NotScorable, NonRetriableError for options that do not fit, and BadScore.
     """
     values: dict[str, Any] = {"judge": judge}
@@ -435,18 +442,30 @@ async def evaluate(
     for step in scorer.steps:
         if step.name in done:
             result = step.result.validate_python(done[step.name])
+        elif run_step is not None:
+            work = partial(_as_json, step, sample, values, options or {})
+            result = step.result.validate_python(await run_step(step.name, work))
         else:
-            if "options" in step.wants:
-                values["options"] = _options(step.options_type, options or {})
-            result = await step.call(sample, values)
-            if step.name == "score":
-                result = _as_score(result)
+            result = await _called(step, sample, values, options or {})
             if on_step is not None and len(scorer.steps) > 1 and step.name != "reason":
                 _tell(on_step, step, result)
         if step.name == "reason":
             return replace(typing.cast(Score, values["score"]), reason=text_of_any(result))
         values[_RESULT_NAMES[step.name]] = result
     return typing.cast(Score, values["score"])
+
+
+async def _called(step: _Step, sample: Sample, values: dict[str, Any], options: Mapping[str, Any]) -> Any:
+    """What a step returns."""
+    if "options" in step.wants:
+        values["options"] = _options(step.options_type, options)
+    result = await step.call(sample, values)
+    return _as_score(result) if step.name == "score" else result
+
+
+async def _as_json(step: _Step, sample: Sample, values: dict[str, Any], options: Mapping[str, Any]) -> Any:
+    """The same, as JSON."""
+    return step.result.dump_python(await _called(step, sample, values, options), mode="json")
 
 
 def _tell(on_step: OnStep, step: _Step, result: Any) -> None:

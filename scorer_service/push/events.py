@@ -11,7 +11,7 @@ from typing import Any, Final
 from google.protobuf import json_format
 
 from runwire.scorer.v1 import scorer_port_pb2 as pb
-from runwire.times import timestamp
+from runwire.times import duration, timestamp
 from scorer_service.push.targets import Target
 
 INNGEST_NAME: Final = "scorer.run.requested"
@@ -21,7 +21,8 @@ SIGNATURE: Final = "Runwire-Signature"
 
 def event_of(target: Target, claimed: pb.ClaimedScorerRun, worker: str, now: float) -> tuple[bytes, Mapping[str, str]]:
     """Body and headers. The id is that of the claim: an executor that knows it has it already."""
-    data = {"worker": worker, **json_format.MessageToDict(claimed, preserving_proto_field_name=True)}
+    lease = duration(target.lease_seconds).ToJsonString()
+    data = {"worker": worker, "lease": lease, **json_format.MessageToDict(claimed, preserving_proto_field_name=True)}
     key = f"{claimed.scorer_run_id}:{claimed.claim}"
     if target.executor == "inngest":
         return _inngest(key, data, now)
