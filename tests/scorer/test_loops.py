@@ -33,7 +33,6 @@ LOOPS: dict[str, tuple[Any, str]] = {
     "tallies": (Tallies, "run_once"),
     "retention": (Retention, "run_once"),
     "deadlines": (Retention, "end_late_once"),
-    "claims from outside": (Port, "look_once"),
     "health": (app._Service, "_check_health"),
     "registration": (Holders, "run_once"),
     "export": (Exporter, "run_once"),
