@@ -153,7 +153,7 @@ test-browser: $(STAMP) ## the pages in a real Chromium, which must be on PATH
 screenshots: $(STAMP) ## take the pictures of docs/dashboard.md anew; needs a Chromium on PATH
 	$(BIN)/python -m docs.screenshots
 
-.PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity bench-gateway
+.PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity bench-flood bench-gateway
 bench: bench-streams bench-store bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-identity ## every benchmark, as ratios
 bench-streams: $(STAMP) ## live streams: fan-out, replay, idle, opening
 	$(BIN)/python -m benchmarks.streams $(ARGS)
@@ -170,6 +170,8 @@ bench-identity: $(STAMP) ## what TLS and tokens cost, as ratios to neither
 	$(BIN)/python -m benchmarks.identity $(ARGS)
 bench-gateway: $(STAMP) ## 2,000 readers by Server-Sent Events, beside the same by gRPC
 	$(BIN)/python -m benchmarks.gateway $(ARGS)
+bench-flood: $(STAMP) ## what a tenant that floods costs a quiet one, as a ratio to alone
+	$(BIN)/python -m benchmarks.flood $(ARGS)
 bench-memory: $(STAMP) ## what a service process needs where clients do their worst (minutes)
 	$(BIN)/python -m benchmarks.memory $(ARGS)
 bench-scorer: $(STAMP) ## scorer runs a second, against job libraries

@@ -29,6 +29,20 @@ _KIND_OF: Final[Mapping[str, str]] = {"image": "image", "audio": "audio", "video
 
 Part = dict[str, Json]
 
+_FIELDS: Final = frozenset({"type", "text", "url", "data", "media_type"})
+
+
+def as_text(value: Mapping[str, object]) -> str | None:
+    """What is shown of a part where only text can be: its text, its URL, or its kind. None for what is no part."""
+    kind = value.get("type")
+    if not _FIELDS.issuperset(value) or len(value) < 2:
+        return None
+    if kind == "text":
+        return str(value.get("text", ""))
+    if kind not in ("image", "audio", "video", "document"):
+        return None
+    return str(value["url"]) if "url" in value else f"[{kind} {value.get('media_type', '')}]"
+
 
 def image(source: str | bytes | Path, media_type: str = "") -> Part:
     """An image: a URL, a file, or its bytes with their `media_type`. Raises InvalidRequest, OSError."""

@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from runwire import parts
 from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError
 from runwire.scorer_errors import NonRetriableError as NonRetriableError
@@ -134,7 +135,8 @@ class Sample(BaseModel):
 
 
 def text_of(value: Any) -> str:
-    """A JSON value as text: a string as it is, anything else the strings and numbers in it, a line each."""
+    """A JSON value as text: a string as it is, anything else the strings and numbers in it, a line each; of parts
+    (`runwire.parts`) the text, the URL, or what kind of file it is."""
     if isinstance(value, str):
         return value
     return "\n".join(_leaves(value))
@@ -144,6 +146,8 @@ def _leaves(value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, Mapping):
+        if (said := parts.as_text(value)) is not None:
+            return [said]  # of an image its kind: a judge is not to be paid for a megabyte of base64
         return [leaf for item in value.values() for leaf in _leaves(item)]
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in _leaves(item)]

@@ -24,6 +24,10 @@ _NEEDS: Final = {
 }
 _GATEWAY_NEEDS: Final = ("starlette", "uvicorn", "jinja2", "multipart")
 _FILE: Final = click.Path(exists=True, dir_okay=False)
+_DEMO: Final = "agent_service.demo"
+_EXAMPLES: Final = ("runwire start librarian 'How does a cursor work?' --watch",)
+_EXAMPLES_OF_OWN: Final = ("runwire agents", "runwire chat AGENT", "runwire start AGENT 'What can you do?' --watch")
+"""Which agents there are, the service knows."""
 _LINE_BYTES: Final = 1024 * 1024
 _STOP_SECONDS: Final = 25.0
 _LAST_LINES_SECONDS: Final = 2.0
@@ -35,7 +39,7 @@ Result = TypeVar("Result")
 
 
 @click.command()
-@click.option("--agents", default="agent_service.demo", show_default=True, help="Modules with agents.")
+@click.option("--agents", default=_DEMO, show_default=True, help="Modules with agents.")
 @click.option("--scorers", default="", help="Modules with scorers, beside those built in.")
 @click.option("--model", default="", help="Model of the librarian, such as openai:gpt-5; without: a local stand-in.")
 @click.option("--judge-model", default="", help="Model of the judges, such as openai:gpt-5-mini. [--model]")
@@ -104,7 +108,8 @@ def dev(
     }
     given = {name: value for name, value in environment.items() if value}
     watch = SourceWatch(Path.cwd()) if reload else None
-    return asyncio.run(_Development(services, gateway_port if gateway else None, given, watch).run())
+    examples = _EXAMPLES if agents == _DEMO else _EXAMPLES_OF_OWN
+    return asyncio.run(_Development(services, gateway_port if gateway else None, given, watch, examples).run())
 
 
 COMMANDS = (dev,)
@@ -161,7 +166,9 @@ class _Development:
         gateway_port: int | None,
         environment: Mapping[str, str] | None = None,
         watch: SourceWatch | None = None,
+        examples: tuple[str, ...] = _EXAMPLES,
     ) -> None:
+        self._examples = examples
         self._services = services
         self._gateway_port = gateway_port
         self._watch = watch
@@ -199,7 +206,7 @@ class _Development:
     async def _open(self, group: asyncio.TaskGroup) -> None:
         """Says what can be done now, or starts the gateway first."""
         if self._gateway_port is None:
-            _say_what_next(self._addresses)
+            _say_what_next(self._addresses, self._examples)
             return
         places = ("--agent-address", self._addresses["agent"], "--scorer-address", self._addresses["scorer"])
         listen = f"127.0.0.1:{self._gateway_port}"
@@ -278,7 +285,7 @@ class _Development:
     def _heard(self) -> None:
         """After a service said where it listens."""
         if "gateway" in self._addresses:
-            _say_what_next(self._addresses)
+            _say_what_next(self._addresses, self._examples)
         elif len(self._addresses) == len(self._services):
             self._up.set()
 
@@ -316,15 +323,15 @@ async def _stop(process: asyncio.subprocess.Process, *reasons: asyncio.Event) ->
         process.kill()
 
 
-def _say_what_next(addresses: dict[str, str]) -> None:
+def _say_what_next(addresses: dict[str, str], examples: tuple[str, ...]) -> None:
     agent, scorer = addresses["agent"], addresses["scorer"]
     options = "" if agent.endswith(":50051") else f" --agent-address {agent}"
     scorer_options = "" if scorer.endswith(":50052") else f" --scorer-address {scorer}"
     page = f"Look at {addresses['gateway']} in a browser. " if "gateway" in addresses else ""
     print(
         f"\nBoth services are up. {page}In another terminal:\n\n"
-        f"    runwire start librarian 'How does a cursor work?' --watch{options}\n"
-        f"    runwire runs{options}\n"
+        + "".join(f"    {example}{options}\n" for example in examples)
+        + f"    runwire runs{options}\n"
         f"    runwire scores RUN --follow{options}{scorer_options}\n\n"
         "Ctrl-C stops them; finished and unfinished runs are kept.\n",
         flush=True,

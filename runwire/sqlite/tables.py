@@ -582,15 +582,18 @@ class Wanted:
 
 def claim(tx: Transaction, wanted: Wanted) -> list[Claim]:
     pool, max_bytes = pool_of(wanted.queues, wanted.alone), wanted.max_bytes
-    turns = Turns(_turn(tx, pool), _slashed(wanted.weights), lambda tenant, most: _due(tx, wanted, tenant, most))
+    waiting: dict[str, set[str]] = {}
+    turns = Turns(
+        _turn(tx, pool), _slashed(wanted.weights), lambda tenant, most: _due(tx, wanted, tenant, waiting[tenant], most)
+    )
     before = turns.turn
     claims: dict[int, Claim] = {}
     more = True
     while more and len(claims) < wanted.limit and max_bytes > 0:
         left = wanted.limit - len(claims)
-        tenants = _waiting(tx, wanted, turns.turn.tenant, left)
+        waiting = _waiting(tx, wanted, turns.turn.tenant, left)
         more = False
-        for row in turns.round(tenants, left) if tenants else ():
+        for row in turns.round(list(waiting), left) if waiting else ():
             if max_bytes <= 0:
                 break
             if row.id in claims:
@@ -627,30 +630,31 @@ _WAITING: Final = (
 )
 
 
-def _waiting(tx: Transaction, wanted: Wanted, first: str, limit: int) -> list[str]:
-    """The tenants that have something due, from `first` on and round again: so many as can have a turn, and one more,
-    as the first may have had its turn."""
-    found: dict[str, None] = {}
+def _waiting(tx: Transaction, wanted: Wanted, first: str, limit: int) -> dict[str, set[str]]:
+    """The tenants that have something due, each with the queues in which that is, from `first` on and round again: so
+    many as can have a turn, and one more, as the first may have had its turn."""
+    found: dict[str, set[str]] = {}
     for start in (first, ""):
-        names: set[str] = set()
+        names: dict[str, set[str]] = {}
         for queue in dict.fromkeys(wanted.queues):
-            statement = (queue, wanted.alone, start, tx.now, limit + 1)
-            names.update(name for (name,) in tx.connection.execute(_WAITING, statement))
-        found.update(dict.fromkeys(sorted(names)))
+            place = (queue, wanted.alone, start, tx.now, limit + 1)
+            for (name,) in tx.connection.execute(_WAITING, place):
+                names.setdefault(name, set()).add(queue)
+        for name in sorted(names):
+            found.setdefault(name, set()).update(names[name])
         if not first or len(found) > limit:
             break
-    return list(islice(found, limit + 1))
+    return dict(islice(found.items(), limit + 1))
 
 
-def _due(tx: Transaction, wanted: Wanted, tenant: str, limit: int) -> list[Row]:
+def _due(tx: Transaction, wanted: Wanted, tenant: str, queues: Iterable[str], limit: int) -> list[Row]:
     """The tenant's topics of the lane that are due longest."""
     statement = (
         f"SELECT due, id, topic, {_TOPIC} FROM topics"
         f" WHERE queue = ? AND suspect = ? AND {_TENANT} = ? AND due <= ? ORDER BY due LIMIT ?"
     )
     found = [
-        tx.connection.execute(statement, (queue, wanted.alone, tenant, tx.now, limit)).fetchall()
-        for queue in dict.fromkeys(wanted.queues)
+        tx.connection.execute(statement, (queue, wanted.alone, tenant, tx.now, limit)).fetchall() for queue in queues
     ]
     longest = islice(merge(*found, key=lambda values: values[0]), limit)
     return [Row(topic_id, name, Topic(*values)) for _, topic_id, name, *values in longest]

@@ -24,7 +24,6 @@ from runwire.identity.principal import ANONYMOUS
 from runwire.values import from_value, to_value
 from tests.agents.stage import Stage
 from tests.agents.test_conversations import Shortener, consistent, outputs, speaker, told
-from tests.agents.test_forks import forked
 from tests.agents.test_forks import told as told_of_steps
 
 SUCCEEDED, FAILED, WAITING = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_WAITING
@@ -91,7 +90,7 @@ async def forked_at_random(chance: random.Random) -> None:
     last = max(before_view.steps)
     step = chance.randint(1, last)
     before = Counter(done)
-    other = await forked(stage, step=step, message=chance.choice([None, "another input"]))
+    other = await stage.fork(step=step, message=chance.choice([None, "another input"]))
     if chance.random() < 0.3:
         await other.attempt(die_after=chance.randint(1, 3))
     await other.settle_after_death()
@@ -134,7 +133,7 @@ async def test_the_first_attempt_of_a_fork_dies_anywhere() -> None:
         done = Ledger()
         stage = Stage(walker([2, 1, 2], done))
         await stage.finish("x")
-        other = await forked(stage, step=4)
+        other = await stage.fork(step=4)
         died = await other.attempt(die_after=number or None)
         await other.settle_after_death()
         said = (
@@ -183,13 +182,13 @@ async def test_answers_before_the_place_are_taken_over() -> None:
     stage = Stage(asks_twice)
     await stage.start("x")
     await answered(stage, first="a", second="b")
-    early = await forked(stage, step_name="one")
+    early = await stage.fork(step_name="one")
     await answered(early, second="c")
     assert (await early.view()).output == ["one a", "two c"]
-    late = await forked(stage, step_name="two")
+    late = await stage.fork(step_name="two")
     await answered(late)
     assert (await late.view()).output == ["one a", "two b"]
-    anew = await forked(stage, step=1)
+    anew = await stage.fork(step=1)
     await answered(anew, first="d", second="e")
     assert (await anew.view()).output == ["one d", "two e"]
 
@@ -199,9 +198,9 @@ async def test_a_fork_of_a_fork() -> None:
     done = Ledger()
     stage = Stage(walker([1, 1, 1], done))
     await stage.finish("x")
-    other = await forked(stage, step=4)
+    other = await stage.fork(step=4)
     await other.attempt()
-    third = await forked(other, step=3)
+    third = await other.fork(step=3)
     before = Counter(done)
     await third.attempt()
     assert (await third.view()).output == "step 4. "
@@ -221,8 +220,8 @@ async def test_another_agent_continues() -> None:
     other = durable_agent(Agent(FunctionModel(stream_function=blunt), name="blunt"))
     stage.registry = Registry([stage.definition, other, asks_twice])
     with pytest.raises(InvalidRequest, match="kind"):
-        await forked(stage, step=2, agent_id="asks-twice")
-    fork = await forked(stage, step=2, agent_id="blunt")
+        await stage.fork(step=2, agent_id="asks-twice")
+    fork = await stage.fork(step=2, agent_id="blunt")
     fork.definition = other
     await fork.attempt()
     assert (await fork.view()).output == "enough after 3"
@@ -234,7 +233,7 @@ async def test_places_that_do_not_exist() -> None:
     stage = Stage(walker([1, 1], Ledger()))
     await stage.finish("x")
     with pytest.raises(NotForkable, match="name the step"):
-        await forked(stage)
+        await stage.fork()
     for at, problem in (
         ({"step": 4}, "1 to 3"),
         ({"step": 0}, "1 to 3"),
@@ -246,7 +245,7 @@ async def test_places_that_do_not_exist() -> None:
         ({"step": 1, "message": {"no": "prompt"}}, "message"),
     ):
         with pytest.raises(InvalidRequest, match=problem):
-            await forked(stage, **at)
+            await stage.fork(**at)
     await stage.converse("1")
     await stage.settle()
     for at, problem in (
@@ -258,7 +257,7 @@ async def test_places_that_do_not_exist() -> None:
         ({"turn": 1, "wait": True, "message": "x"}, "wait"),
     ):
         with pytest.raises(InvalidRequest, match=problem):
-            await forked(stage, **at)
+            await stage.fork(**at)
 
 
 async def test_what_is_not_kept_any_more() -> None:
@@ -269,13 +268,13 @@ async def test_what_is_not_kept_any_more() -> None:
         stage.settings = config.load(max_losses=1000, fork_retention_seconds=seconds)
         await stage.finish("x")
         if seconds:
-            await (await forked(stage, step=2)).attempt()
+            await (await stage.fork(step=2)).attempt()
         kept = [name for name in stage.store._topics[stage.topic].fields if name.startswith("journal/")]
         assert bool(kept) == bool(seconds)
         stage.clock.seconds += 101
         with pytest.raises(JournalGone):
-            await forked(stage, step=2)
-        anew = await forked(stage, step=1)
+            await stage.fork(step=2)
+        anew = await stage.fork(step=1)
         await anew.attempt()
         assert (await anew.run()).state == SUCCEEDED
 
@@ -288,7 +287,7 @@ async def test_a_run_of_before_kept_no_journal() -> None:
     await stage.finish("x")
     stage.settings = config.load(max_losses=1000)
     with pytest.raises(JournalGone, match="step 1"):
-        await forked(stage, step=3)
+        await stage.fork(step=3)
 
 
 # Conversations
@@ -318,7 +317,7 @@ async def test_a_conversation_is_forked_at_every_turn() -> None:
     whole = outputs(await consistent(stage))
     for turn in range(1, turns + 1):
         for message in (None, "otherwise"):
-            other = await forked(stage, turn=turn, message=message)
+            other = await stage.fork(turn=turn, message=message)
             await other.settle()
             view = await consistent(other)
             assert outputs(view)[: turn - 1] == whole[: turn - 1]
@@ -374,14 +373,14 @@ async def test_a_conversation_is_forked_where_it_is() -> None:
         if end:
             await stage.conversations.end(ANONYMOUS, stage.run_id)
             await stage.settle()
-        other = await forked(stage)
+        other = await stage.fork()
         await other.settle()
         run = await other.run()
         assert (run.state, run.turn.turn, run.usage.requests) == (WAITING, 2, 2)
         assert await other.send("three") == 3
         await other.settle()
         assert outputs(await consistent(other))[2] == "heard one, two, three"
-        earlier = await forked(stage, turn=2, wait=True)
+        earlier = await stage.fork(turn=2, wait=True)
         await earlier.settle()
         assert (await earlier.run()).state == WAITING
         assert await earlier.send("zwei") == 2
@@ -394,7 +393,7 @@ async def test_killed_at_every_commit_of_a_forked_conversation() -> None:
     expected: object = None
     for number in range(40):
         stage = await talked(("one", "QUEUE"), ("look two", "QUEUE"), ("three", "QUEUE"))
-        other = await forked(stage, turn=3)
+        other = await stage.fork(turn=3)
         died = await other.attempt(die_after=number or None)
         await other.settle_after_death()
         said = (outputs(await consistent(other)), (await other.run()).usage.requests)
@@ -410,8 +409,8 @@ async def test_a_fork_before_a_compaction() -> None:
     words = [("one" + "x" * 4000, "QUEUE"), ("two", "QUEUE"), ("three", "QUEUE")]
     stage = await talked(*words, history_bytes=5000, compact=Shortener())
     assert told(await stage.view(), "compacted")
-    late = await forked(stage, message="four")
-    early = await forked(stage, turn=2, message="due")
+    late = await stage.fork(message="four")
+    early = await stage.fork(turn=2, message="due")
     for other in (late, early):
         await other.settle()
     assert str(outputs(await consistent(late))[3]).endswith("(onexxx), two, three, four")
@@ -428,13 +427,13 @@ async def test_turns_that_are_not_kept() -> None:
         await stage.send(str(number))
     await stage.settle()
     with pytest.raises(JournalGone):
-        await forked(stage, turn=3)
-    await forked(stage)  # what counts now is there
+        await stage.fork(turn=3)
+    await stage.fork()  # what counts now is there
     await stage.conversations.end(ANONYMOUS, stage.run_id)
     await stage.settle()
     stage.clock.seconds += 1
     with pytest.raises(JournalGone, match="ended"):
-        await forked(stage)
+        await stage.fork()
 
 
 async def test_an_old_conversation_is_not_over_at_once() -> None:
@@ -443,7 +442,7 @@ async def test_an_old_conversation_is_not_over_at_once() -> None:
     await stage.converse("one", idle_timeout=duration_pb2.Duration(seconds=3600))
     await stage.settle()
     stage.clock.seconds += 3500
-    other = await forked(stage)
+    other = await stage.fork()
     stage.clock.seconds += 600
     await other.settle()
     assert (await other.run()).state == WAITING
@@ -474,7 +473,7 @@ async def test_a_workflow_that_talks_is_forked() -> None:
         await stage.send(word)
     await stage.settle()
     assert (await stage.run()).state == WAITING
-    other = await forked(stage, turn=3, message="C")
+    other = await stage.fork(turn=3, message="C")
     await other.settle()
     await other.send("D")
     await other.settle()

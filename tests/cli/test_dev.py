@@ -136,6 +136,14 @@ def said_by(runwire: Runwire, address: str, run_id: str) -> str:
         return next(event.text_delta.text for event in stream if event.HasField("text_delta"))
 
 
+def test_own_agents_are_named_by_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    """With agents of one's own no agent is proposed that is not there."""
+    dev._say_what_next({"agent": "127.0.0.1:5", "scorer": "127.0.0.1:6"}, dev._EXAMPLES_OF_OWN)
+    out, _ = capfd.readouterr()
+    assert "runwire chat AGENT --agent-address 127.0.0.1:5" in out
+    assert "librarian" not in out
+
+
 async def test_changes_are_noticed(tmp_path: Path) -> None:
     """Files that are written, come or go are noticed; what is no code of this folder's is not looked at."""
     (tmp_path / "a.py").write_text("1")

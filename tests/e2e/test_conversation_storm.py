@@ -148,6 +148,6 @@ async def storm(url: str, workers: int, conversations: int, messages: int, seed:
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
 @pytest.mark.parametrize("url, workers", [("sqlite_url", 2), ("valkey_url", 3)])
 async def test_messages_while_workers_die(request: pytest.FixtureRequest, url: str, workers: int) -> None:
-    """Messages at random moments, in random modes, sent twice each, while a worker is killed every second: each is
-    consumed exactly once, in the order of acceptance, and each answer belongs to its turn."""
+    """Messages at random moments, in random modes, sent twice each; as long as they come a worker that has started is
+    killed every second. Each is consumed exactly once, in the order of acceptance, and each answer is of its turn."""
     await storm(request.getfixturevalue(url), workers, CONVERSATIONS, MESSAGES, seed=random.randrange(10**6))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf import duration_pb2
@@ -28,6 +29,7 @@ from runwire.scorer.v1 import scorer_service_pb2 as scorer_pb
 from runwire.values import to_value
 from tests.identity.proofs import FAR, Issuer, Proofs, metadata
 from tests.scorer.stage import service
+from tests.servers import PostgresServer
 from tests.service.conftest import sqlite_url, valkey_server, valkey_url  # noqa: F401 - fixtures
 from tests.service.fuzzing import AGENT_SERVICE, SCORER_SERVICE, class_of
 from tests.service.replica import LIMIT_SECONDS, Refusal, refusal_of, replica
@@ -392,6 +394,44 @@ async def test_two_deployments_on_one_redis(valkey_url: str, tmp_path: Path) -> 
         assert same.run_id == things.run_id
         await green_stub.do("CancelRun", token, run_id=same.run_id)
         assert not (await blue.do("GetRun", token, run_id=things.run_id)).run.cancel_requested
+
+
+async def test_two_deployments_in_one_postgresql(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    """With a schema each, the same tenant and request id are two scorer runs; neither deployment lists, counts or
+    cancels the other's, and a pause holds in its own."""
+    database = postgres_url.rpartition("/")[2]
+    connection = await asyncpg.connect(postgres_server.url(database))
+    try:
+        await connection.execute("CREATE SCHEMA blue; CREATE SCHEMA green")
+    finally:
+        await connection.close()
+    proofs = Proofs(tmp_path)
+    urls = {name: f"{postgres_url}?options=-c%20search_path%3D{name}" for name in ("blue", "green")}
+    stores = {name: f"sqlite:///{tmp_path}/{name}.db" for name in urls}
+    async with (
+        service(urls["blue"], store=stores["blue"], **proofs.settings) as blue,
+        service(urls["green"], store=stores["green"], **proofs.settings) as green,
+        grpc.aio.insecure_channel(blue.address) as blue_channel,
+        grpc.aio.insecure_channel(green.address) as green_channel,
+    ):
+        here, there = (Deployment(proofs, {"ScorerService": each}) for each in (blue_channel, green_channel))
+        token = proofs.token("anna", "acme", ADMIN)
+        await here.do("PauseScorer", token, scorer_id="brevity")
+        sample = scorer_run_requested_pb2.Sample(output=to_value(SECRET))
+        given = {"scorer_id": "brevity", "sample": sample, "request_id": "one"}
+        asked = (await here.do("RequestScorerRun", token, **given)).scorer_run
+        assert not (await there.do("ListScorerRuns", token)).scorer_runs
+        assert not any(each.eligible for each in (await there.do("GetScorerStats", token)).stats)
+        assert (await there.do("CancelScorerRuns", token, scorer_run_ids=[asked.scorer_run_id])).count == 0
+        assert not any(each.paused for each in (await there.do("ListScorers", token)).scorers)
+        same = (await there.do("RequestScorerRun", token, **given)).scorer_run
+        assert same.scorer_run_id == asked.scorer_run_id
+        while not same.HasField("end_time"):
+            same = (await there.do("GetScorerRun", token, scorer_run_id=same.scorer_run_id)).scorer_run
+        held = (await here.do("GetScorerRun", token, scorer_run_id=asked.scorer_run_id)).scorer_run
+        assert not held.HasField("end_time"), "a pause here held nothing here"
 
 
 async def test_a_run_token_reads_one_run(url: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.client import AgentClient
 from runwire.conformance.proxy import Break, Fault, FaultProxy
-from runwire.values import carry_value, to_value
+from runwire.values import carry_value, from_value, to_value
 from tests.client.processes import ROOT, AgentProcess
 from tests.client.test_unreadable import raw, too_deep
 from tests.identity.secured import Secured
@@ -49,6 +49,28 @@ async def test_watcher(watcher: list[str], agent_service: AgentProcess) -> None:
             assert (out, code) == ("tick " * 30, 0)
             cursor = err.split()[-1]
             assert await execute(*watcher, address, run.run_id, cursor) == ("", err, 0)
+
+
+async def test_a_conversation_in_node(node: Path) -> None:
+    """Each line is a message that is accepted once, and the answers come in order, through cuts of every kind."""
+    faults = chain([Fault(), Fault(Break.HALF, 2), Fault(Break.RESET, 3), Fault(Break.CLOSE, 1)], repeat(Fault()))
+    with AgentProcess("tests.cli.sample_agents") as service:
+        service.start()
+        async with FaultProxy([service.address], lambda: next(faults)).listening() as address:
+            chat = await asyncio.create_subprocess_exec(
+                "node",
+                str(node / "chat.js"),
+                address,
+                "collector",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await asyncio.wait_for(chat.communicate(b"a\nb\nc\n"), 60)
+        assert (out, chat.returncode) == (b"heard a\nheard b\nheard c\n", 0), err
+        async with AgentClient(service.address) as client:
+            turns = [turn async for turn in client.list_turns(err.decode().split()[-1])]
+    assert [from_value(turn.message) for turn in turns] == ["a", "b", "c"]
 
 
 async def test_watcher_leaves_a_frozen_stream(watcher: list[str], agent_service: AgentProcess) -> None:

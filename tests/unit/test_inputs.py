@@ -22,6 +22,7 @@ from runwire.client import requests
 from runwire.client.inputs import as_value
 from runwire.errors import InvalidRequest
 from runwire.values import from_value
+from scorer_service import Sample
 
 
 class Colour(Enum):
@@ -149,3 +150,16 @@ def test_parts_of_messages() -> None:
         assert parts.of_proto(run_pb2.InputPart(**{kind: url}), "p") == {"type": kind, "url": "https://e.org"}  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest, match="holds no content"):
         parts.of_proto(run_pb2.InputPart(), "p")
+
+
+def test_parts_as_text() -> None:
+    """Scorers see the text of parts, and of files their address or kind: no base64, and no names of fields."""
+    given = [
+        "What?",
+        {"type": "text", "text": "And?"},
+        parts.image(b"\xff" * 1000, "image/png"),
+        parts.audio("https://e.org/a"),
+    ]
+    assert Sample(input=given).input_text == "What?\nAnd?\n[image image/png]\nhttps://e.org/a"
+    for other in ({"type": "text"}, {"type": "refund", "text": "a"}, {"type": "image", "url": "a", "more": 1}):
+        assert parts.as_text(other) is None

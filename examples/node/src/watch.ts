@@ -12,7 +12,7 @@ import { details } from "./status.js";
 const protos = fileURLToPath(new URL("../../../../proto", import.meta.url));
 const definition = loader.loadSync("runwire/agent/v1/agent_service.proto",
   { includeDirs: [protos], longs: Number, enums: String, defaults: true, oneofs: true, keepCase: true });
-const { AgentService } = (grpc.loadPackageDefinition(definition) as unknown as ProtoGrpcType).runwire.agent.v1;
+export const { AgentService } = (grpc.loadPackageDefinition(definition) as unknown as ProtoGrpcType).runwire.agent.v1;
 
 export interface Options { cursor?: string; heartbeatSeconds?: number; maxBatchSize?: number }
 export class Refused extends Error { constructor(readonly reason: string, message = "") { super(message); this.name = reason; } }

@@ -122,32 +122,36 @@ local function visit(there)
   return true
 end
 
+-- Those whose topics are to be looked at, and the lanes of each.
 local function tenants_in_turn(left)
+  local names, lanes = {}, {}
   if not planned then
-    local names
-    names, next_due = waiting(prefix, kind, queues, turn.tenant, left)
-    return names
+    names, lanes, next_due = waiting(prefix, kind, queues, turn.tenant, left)
+    return names, lanes
   end
-  local names = {}
   for name, count in pairs(numbers) do
     names[#names + 1] = count > 0 and name or nil
+    lanes[name] = {}
+    for i, queue in ipairs(queues) do
+      lanes[name][i] = lane(prefix, kind, queue, name)
+    end
   end
-  return names
+  return names, lanes
 end
 
 -- One round (see runwire.turns.Turns.round). Whether there may be more.
 local function look()
   local left, more, lists = limit + 2 - #claims, false, {}
-  local names = tenants_in_turn(left)
+  local names, lanes = tenants_in_turn(left)
   table.sort(names)
   for i = #names, 1, -1 do
     local name = names[i]
-    for _, queue in ipairs(queues) do
-      touch_lanes(prefix, queue, name)
+    for _, at in ipairs(lanes[name]) do
+      touch_lanes(prefix, at.queue, name)
     end
     -- One more than it will be if all have as many: a list that is used up may have to be looked at again.
     local most = planned and numbers[name] or math.max(math.ceil(left / #names), weight(name)) + 1
-    lists[name] = due_topics(lanes_of(prefix, kind, queues, name), most)
+    lists[name] = due_topics(lanes[name], most)
     lists[name].most = most
     lists[name].at = 1
   end

@@ -8,10 +8,10 @@ local prefix, limit, kind, first, most = ARGV[1], tonumber(ARGV[2]), ARGV[3], AR
 local queues = { unpack(ARGV, 6) }
 
 local found = {}
-local names = waiting(prefix, kind, queues, first, limit)
+local names, lanes = waiting(prefix, kind, queues, first, limit)
 for i, name in ipairs(names) do
   local times = {}
-  for k, place in ipairs(due_topics(lanes_of(prefix, kind, queues, name), math.ceil(limit / #names) + most + 1)) do
+  for k, place in ipairs(due_topics(lanes[name], math.ceil(limit / #names) + most + 1)) do
     times[k] = digits(place.time)
   end
   found[i] = { name, times }

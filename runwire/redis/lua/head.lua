@@ -44,6 +44,7 @@ end
 local function lane(prefix, kind, queue, tenant)
   return {
     key = prefix .. 'lane:' .. kind .. queue .. '/' .. tenant, tenants = prefix .. 'tenants:' .. kind .. queue, tenant = tenant,
+    queue = queue,
   }
 end
 
@@ -159,21 +160,13 @@ local function due_topics(lanes, limit)
   return ready
 end
 
--- A tenant's lanes in these queues.
-local function lanes_of(prefix, kind, queues, tenant)
-  local found = {}
-  for i, queue in ipairs(queues) do
-    found[i] = lane(prefix, kind, queue, tenant)
-  end
-  return found
-end
-
 local PAGE = 100
 
 -- The tenants that have something due in these queues, from `first` on and round again: `limit` of them and one more, as
--- the first may have had its turn. Beside them the time at which something is due next where nothing is now.
+-- the first may have had its turn. Then the lanes of each in which that is, and the time at which something is due next
+-- where nothing is now.
 local function waiting(prefix, kind, queues, first, limit)
-  local found, seen, next_due = {}, {}, nil
+  local found, lanes, next_due = {}, {}, nil
   for _, range in ipairs({ { '[' .. first, '+' }, { '-', '(' .. first } }) do
     local names = {}
     for _, queue in ipairs(queues) do
@@ -182,13 +175,15 @@ local function waiting(prefix, kind, queues, first, limit)
         page = redis.call('ZRANGEBYLEX', prefix .. 'tenants:' .. kind .. queue, from, range[2], 'LIMIT', 0, PAGE)
         for _, name in ipairs(page) do
           from = '(' .. name
-          local time = tonumber(redis.call('ZRANGE', lane(prefix, kind, queue, name).key, 0, 0, 'WITHSCORES')[2] or nil)
+          local at = lane(prefix, kind, queue, name)
+          local time = tonumber(redis.call('ZRANGE', at.key, 0, 0, 'WITHSCORES')[2] or nil)
           if time and time > now then
             next_due = math.min(time, next_due or time)
           elseif time and room > 0 then
             room = room - 1
-            names[#names + 1] = not seen[name] and name or nil
-            seen[name] = true
+            names[#names + 1] = not lanes[name] and name or nil
+            lanes[name] = lanes[name] or {}
+            table.insert(lanes[name], at)
           end
         end
       until #page < PAGE or room <= 0
@@ -201,5 +196,5 @@ local function waiting(prefix, kind, queues, first, limit)
       break
     end
   end
-  return found, next_due
+  return found, lanes, next_due
 end

@@ -2,6 +2,8 @@
 // Usage: node agui.js URL RUN INPUT CUTS; prints the messages that are shown at the end, and the number of cuts, as JSON.
 import { HttpAgent, EventType } from "@ag-ui/client";
 
+// The package leaves a promise of its own unhandled where a connection breaks.
+process.on("unhandledRejection", () => undefined);
 const [url, runId, input, cuts] = process.argv.slice(2);
 const agent = new HttpAgent({ url, threadId: `thread of ${runId}` });
 agent.messages = [{ id: "m1", role: "user", content: input }];
@@ -22,7 +24,7 @@ for (let attempt = 0; !last; attempt += 1) {
       },
     });
   } catch (error) {
-    if (attempt > 1000) throw error;
+    if (attempt > 2000) throw error;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
