@@ -191,6 +191,10 @@ RUN_FIRST_EVENT_SECONDS = Histogram(
 )
 LEASES_LOST = Counter("runwire.leases.lost", "", "Leases that this process lost while it executed the run.")
 
+SUSPECTS_LOST = Counter(
+    "runwire.suspects.lost", "", "Attempts at suspects, each in a process of its own, that were lost with that process."
+)
+
 # The log
 COMMIT_SECONDS = Histogram("runwire.commit.duration", "s", "What a commit to the store takes.", ("engine",))
 EVENTS = Counter("runwire.events", "", "Events that were stored.", ("engine",))

@@ -29,10 +29,12 @@ from typing import Any, Final
 from agent_service.config import Settings
 from agent_service.execution.attempt import Interrupt
 from agent_service.log import record
+from runwire import metrics
 from runwire.agent.v1 import run_pb2
 from runwire.errors import CommitRefused, NotFound, StoreUnavailable
 from runwire.loop import repeat
 from runwire.pubsub import Claim, Commit, Lease, LeaseState, Schedule, Store
+from runwire.runbook import Entry
 from runwire.times import timestamp
 
 _START_SECONDS: Final = 60.0
@@ -44,6 +46,8 @@ _STUBBORN_SECONDS: Final = 11.0
 """How long a child may need to stop its run: a second more than it gives its body."""
 _RETRY_SECONDS: Final = 1.0
 _LAST_WORDS_SECONDS: Final = 0.1
+
+_KILLS: Final = Entry.RUNS_KILL_WORKERS.said()
 
 logger = logging.getLogger("agent_service.execution.suspects")
 
@@ -279,7 +283,8 @@ class AloneExecution:
 
     async def _lose(self, how: str) -> None:
         """Counts the loss at once, and tells of it in the run's record."""
-        logger.error("%s: attempt %d, executed alone, was lost: %s", *self._owner(), how)
+        metrics.SUSPECTS_LOST.add()
+        logger.error("%s: attempt %d, executed alone, was lost: %s", *self._owner(), how, extra=_KILLS)
         puts = {record.DEATH: how.encode(errors="replace")[:1000]}
         with suppress(StoreUnavailable):
             stored = await self._store.get(self.lease.topic, [record.RUN])
