@@ -27,6 +27,7 @@ from tests.service.test_loops import Failing
 LOOPS: dict[str, tuple[Any, str]] = {
     "intake": (Intake, "run_once"),
     "parked requests": (Intake, "retry_once"),
+    "claims from outside": (Port, "look_once"),
     "watch": (Watch, "poll_once"),
     "statistics": (Statistics, "run_once"),
     "tallies": (Tallies, "run_once"),
