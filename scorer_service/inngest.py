@@ -72,7 +72,8 @@ def scorer_function(
     async def carry_out(ctx: inngest.Context) -> str:
         data: Any = ctx.event.data
         ended = await _evaluate(ctx, scorer, judge, service, data)
-        return await ctx.step.run("report", lambda: _report(service, data, ended))
+        reported: str = await ctx.step.run("report", lambda: _report(service, data, ended))
+        return reported
 
     return create(carry_out)
 

@@ -8,22 +8,22 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
-import inngest
 import pytest
-from inngest.experimental import mocked
 
 from runwire.client import ScorerClient
 from runwire.scorer.v1 import scorer_port_pb2 as port_pb
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from scorer_service import NonRetriableError, NotScorable, Pipeline, RetryAfter, Sample, Score
-from scorer_service.inngest import scorer_function
 from scorer_service.push.events import event_of
 from scorer_service.push.targets import Target
 from tests.scorer.stage import Service, request, service
 from tests.scorer.test_port import ID, Hand
 
+inngest: Any = pytest.importorskip("inngest", reason="MISSING inngest: not installed")
+mocked: Any = pytest.importorskip("inngest.experimental.mocked")
 CLIENT = inngest.Inngest(app_id="tests", event_key="key", is_production=False)
 MOCK = mocked.Inngest(app_id="tests")
+scorer_function: Any = pytest.importorskip("scorer_service.inngest").scorer_function
 TARGET = Target(scorer_id=ID, version="1", executor="inngest", url="https://inn.gs/e/key")
 calls: Counter[str] = Counter()
 
