@@ -150,7 +150,7 @@ test-browser: $(STAMP) ## the pages in a real Chromium, which must be on PATH
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
 .PHONY: screenshots
-screenshots: $(STAMP) ## take the pictures of docs/dashboard.md anew; needs a Chromium on PATH
+screenshots: $(STAMP) ## take the pictures of docs/dashboard.md again; needs a Chromium on PATH
 	$(BIN)/python -m docs.screenshots
 
 .PHONY: bench bench-streams bench-store bench-conversation bench-sqlite bench-scorer bench-scorer-readers bench-growth bench-memory bench-peers bench-quick bench-identity bench-flood bench-gateway

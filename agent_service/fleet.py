@@ -150,7 +150,7 @@ def _work(queue: pb.RunQueue, names: frozenset[str]) -> int:
     if not names or queue.agent_id in names:
         return queue.due + queue.running
     asked = [each for each in queue.by_version if f"{queue.agent_id}@{each.version}" in names]
-    # What any version may go on with is work of each.
+    # What any version may continue with is work of each.
     free = queue.due - sum(each.due for each in queue.by_version) if asked else 0
     return free + sum(each.due + each.running for each in asked)
 

@@ -307,7 +307,7 @@ def _next_number(source: Stored, turn: run_pb2.Turn | None) -> int:
 
 
 def _step(request: agent_service_pb2.ForkRunRequest, told: Told) -> int:
-    """The first step that is done anew. Raises InvalidRequest."""
+    """The first step that is done again. Raises InvalidRequest."""
     at = request.WhichOneof("at")
     if at == "step":
         if request.step != 1 and request.step not in told.begun:

@@ -1,4 +1,4 @@
-"""How many runs of a tenant may wait for a worker: whoever starts more is told to come again, and nobody else is."""
+"""How many runs of a tenant may wait for a worker: a tenant that starts more is told to come again, and no other is."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ async def coming_back(agents: str, gateway: str, readers: int) -> None:
     answered = time.perf_counter() - begin
     await asyncio.gather(*(each.first for each in again))
     seconds = time.perf_counter() - begin
-    print(f"{readers} SSE readers come back at once: answered after {answered:.1f} s, all go on after {seconds:.1f} s")
+    print(f"{readers} SSE readers come back at once: answered after {answered:.1f} s, all continue at {seconds:.1f} s")
     for each in again:
         each.cut()
 

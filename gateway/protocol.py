@@ -9,7 +9,7 @@ class OneAtATime(HttpToolsProtocol):
     """Closes a connection on which a request comes before the last one is answered.
 
     uvicorn would keep it for later, and then not tell the answer that is being sent that its reader has left: a stream
-    would go on for nobody, for as long as the run does. No browser, and no client that we know, pipelines requests.
+    would continue for nobody, for as long as the run does. No browser, and no client that we know, pipelines requests.
     """
 
     def on_headers_complete(self) -> None:

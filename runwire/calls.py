@@ -4,7 +4,7 @@ A request is not even received before its call has a place: until then the clien
 ahead (64 KiB). Places and room are given in turn between connections, and each has at most a part of the room. So a
 flood of calls, or of large ones, costs those who send it their time, and nobody else memory; and between two calls that
 are worked on the streams of everybody get their turn. There are fewer places while that makes the event loop less late
-(`runwire.pace`): what is streamed already goes before what is asked for anew.
+(`runwire.pace`): what is streamed already goes before what is newly asked for.
 
 Who sends slowly, or does not read its answer, keeps neither a place nor another's room: of slow requests the oldest is
 refused once there are many, and a connection that has not taken its answers gets no further ones.

@@ -1,4 +1,4 @@
-"""How much may be begun at once, so that what goes on already is not kept waiting.
+"""How much may be begun at once, so that what continues already is not kept waiting.
 
 Everything in a process shares one event loop, and one way into its store. Sixteen calls that are worked on at once, or
 a hundred runs that begin at once, make each turn of the loop and each transaction as long as all of them take together,
@@ -30,7 +30,7 @@ TRY: Final = 40
 """After so many decisions at less than the whole, this being late, the whole is tried."""
 _LOOK_SECONDS: Final = 0.01
 _LINGER_SECONDS: Final = 0.5
-"""For so long after something was begun it is looked on."""
+"""For this long after something was begun it is looked on."""
 _HELPS: Final = 0.75
 """The part of the lateness that is left at most where less at once helps."""
 

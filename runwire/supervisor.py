@@ -6,7 +6,7 @@ what another replica is.
 
 - The first is started alone, so that what is wrong with settings is said once, and a store is laid out by one. It says
   that it listens once all of them do. A member that ends before that ends all, with its exit code.
-- A member that dies later is started again, after a pause that grows while they die soon; the others go on.
+- A member that dies later is started again, after a pause that grows while they die soon; the others continue.
 - SIGTERM and SIGINT: all drain at once. It ends when the last has, with 0 if each ended well; who is not gone by then,
   although every process sees to its own end, is killed.
 - Without it none of them stays: a member whose supervisor is gone drains.
@@ -83,7 +83,7 @@ def _kept(listen: str) -> Iterator[str]:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
             with socket.socket(family, kind, protocol) as probe:
-                # Whoever listens there is somebody else, also if he would share.
+                # It is another program that listens there, even if it would share.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
                 address = probe.getsockname()

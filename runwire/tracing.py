@@ -25,7 +25,7 @@ _content = False
 
 
 class Span:
-    """What is going on now. Without tracing it is nothing, and takes everything."""
+    """What is continuing now. Without tracing it is nothing, and takes everything."""
 
     carrier: Mapping[str, str] = {}
     """Its W3C trace context, `traceparent` and perhaps `tracestate`; empty without tracing."""
@@ -159,7 +159,8 @@ def carrier_of(traceparent: str, tracestate: str = "") -> dict[str, str]:
 
 
 def current() -> Mapping[str, str]:
-    """The context of the span around the caller, whoever made it; empty where there is none, or no OpenTelemetry."""
+    """The context of the span around the caller, no matter who made it; empty where there is none, or no
+    OpenTelemetry."""
     try:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     except ImportError:

@@ -1,8 +1,8 @@
 """Turns of the tenants: in which order the topics of several are claimed, so that none waits for another's queue.
 
 A turn is one topic, or as many as the tenant's weight. Turns go round in the order of the tenants' names, among those
-that have something due. Whoever claims from the same queues continues where the last one stopped. So the topic of a
-tenant that is due longest waits for one turn of each other at most, however many topics the others have.
+that have something due. A worker that claims from the same queues continues where the last one stopped. So the topic
+of a tenant that is due longest waits for one turn of each other at most, however many topics the others have.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class RunContext:
         self.attempt = run.attempt
         self.labels: Mapping[str, str] = dict(run.labels)
         self.context: Mapping[str, Any] = context or {}
-        """What whoever started the run says to the agent's code: `StartRunRequest.context`."""
+        """What the caller who started the run says to the agent's code: `StartRunRequest.context`."""
         self.resources = resources
         """What the agent's `lifespan` has opened for all runs of this process."""
         self.model = run.model.model

@@ -103,7 +103,7 @@ class Definition:
     output_type: Any = Any
     description: str = ""
     version: str = ""
-    """Of the agent's code. Only workers that have the version that a run was begun with go on with it."""
+    """Of the agent's code. Only workers that have the version that a run was begun with continue with it."""
     on_version_change: str = "fail"
     """What becomes of a run under way whose version nobody has had for `orphan_after`: `fail`, `restart` (journal
     forgotten) or `wait`. One that was not begun yet is begun by this version, unless it is `wait`."""

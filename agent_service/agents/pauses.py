@@ -11,7 +11,7 @@ _skipped: ContextVar[bool] = ContextVar("runwire_pauses_skipped", default=False)
 
 
 async def pause(seconds: float) -> None:
-    """Waits for so long."""
+    """Waits for this long."""
     await asyncio.sleep(0.0 if _skipped.get() else max(0.0, seconds))
 
 

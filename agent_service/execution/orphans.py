@@ -2,9 +2,9 @@
 
 A run waits in the queue of the version that began it (see `agent_service.log.record`), and only workers that have that
 version take it. Where it is due and no worker has it, the moment at which somebody noticed is put up on a board, for
-all to see: workers come and go, and none has to watch for so long itself. After the agent's `orphan_after` any worker
+all to see: workers come and go, and none has to watch for this long itself. After the agent's `orphan_after` any worker
 that has another version brings such runs into its own queue, marked as orphans. What becomes of them is for the attempt
-to say (`on_version_change`). A board that is lost begins the wait anew.
+to say (`on_version_change`). A board that is lost begins the wait again.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _MEMORY_CLAIM_WAIT_SECONDS: Final = 0.1
 """In this process it costs nothing to look again, and a test's services end so much sooner."""
 _FULL_WAIT_SECONDS: Final = 0.1
 _YOUNG_SECONDS: Final = 0.5
-"""After which an execution that goes on is no longer one that begins."""
+"""After which an execution that continues is no longer one that begins."""
 _PAUSES: Final = Backoff(1.0, 1.0, jitter=0.0)
 _SWEEP_SECONDS: Final = 30.0
 _SUSPECT_SECONDS: Final = 1.0
@@ -336,7 +336,7 @@ class Worker:
 
 
 def _queues_of(definition: Definition) -> tuple[str, str]:
-    """Where its runs are found: those of its version, and those that any version may go on with."""
+    """Where its runs are found: those of its version, and those that any version may continue with."""
     return (
         record.queue_of(definition.agent_id, definition.version),
         record.any_queue_of(definition.agent_id),

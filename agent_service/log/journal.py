@@ -14,7 +14,7 @@ from runwire.errors import RunwireError
 
 PREFIX: Final = "journal/"
 FAILED: Final = "failed/"
-"""Begins keys of what was tried and raised; a run that continues this one tries it anew."""
+"""Begins keys of what was tried and raised; a run that continues this one tries it again."""
 MAX_ENTRY_BYTES: Final = 1024 * 1024
 
 

@@ -22,7 +22,7 @@ from runwire.pubsub import Position
 ALL_STEPS: Final = 2**31 - 1
 ALL_EVENTS: Final = 2**63 - 1
 _FIRST_STEP: Final = 1
-"""In a workflow the body, which is told anew by each attempt."""
+"""In a workflow the body, which is told again by each attempt."""
 _NUMBERED: Final = frozenset({"model", "answer", "steer", "tool", "began", "unknown", "unit"})
 """Kinds of journal entries with the number of their step in their key."""
 

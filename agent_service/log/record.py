@@ -84,8 +84,8 @@ def queue_of(agent_id: str, version: str) -> str:
 
 
 def any_queue_of(agent_id: str) -> str:
-    """The queue of an agent's runs that any version may go on with: conversations between two turns, and what is only
-    to be ended."""
+    """The queue of an agent's runs that any version may continue with: conversations between two turns, and what is
+    only to be ended."""
     return f"{_QUEUE}{agent_id.replace('%', '%25').replace('@', '%40')}"
 
 

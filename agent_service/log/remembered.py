@@ -47,7 +47,7 @@ class Remembered:
     size_bytes: int = 0
     """Of what counts."""
     check: bytes = bytes(8)
-    """Of what counts: whoever has it in memory knows it by this."""
+    """Of what counts: a worker that has it in memory knows it by this."""
     kept: int = 1
     """The oldest turn whose part is in the store."""
     written_bytes: int = 0

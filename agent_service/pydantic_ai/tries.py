@@ -3,7 +3,7 @@
     failed/<step>/<call>/<n>    the n-th time that a tool raised for this call: what, and when it is called again
 
 Each is recorded before anything follows from it, so that a tool is called as often as its policy says, whatever process
-dies in between. A run that another continues from leaves these entries behind: there the tool is called anew.
+dies in between. A run that another continues from leaves these entries behind: there the tool is called again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ToolPolicy:
     named_ends: Mapping[str, AtTheEnd]
 
     def retry(self, tool: str, error: Exception) -> Retry | None:
-        """How it goes on after this; None: it does not."""
+        """How it continues after this; None: it does not."""
         if isinstance(error, (*_MISUSE, NonRetriable)):
             return None
         policies = self.named.get(tool, self.retries)

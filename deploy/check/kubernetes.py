@@ -19,7 +19,7 @@ VERSIONS: Final = ("1.30", "1.37")
 """The oldest that has all we use (`preStop: sleep`), and the newest that we have a schema of."""
 KUSTOMIZATIONS: Final = ("base", "overlays/split", "migrate", "certificates")
 BLOCKED_LOOP_SECONDS: Final = 300
-"""For so long a service keeps its leases while a tool blocks its event loop (agent_service/execution/leases.py)."""
+"""For this long a service keeps its leases while a tool blocks its event loop (agent_service/execution/leases.py)."""
 _FOREIGN: Final = ("cert-manager.io/", "gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
 """Kinds that Kubernetes itself does not have, and has no schema of."""
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]*:[^/@\s]+@")

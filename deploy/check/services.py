@@ -68,7 +68,7 @@ class Service:
     def protection_problems(self, environment: Mapping[str, str | None], *folders: str) -> Iterator[str]:
         """Whether it listens over TLS and knows callers, by files that are in `folders`."""
         if environment.get("RUNWIRE_INSECURE"):
-            yield "RUNWIRE_INSECURE is set: whoever reaches it could do everything"
+            yield "RUNWIRE_INSECURE is set: anyone who reaches it could do everything"
         for variable in ("RUNWIRE_TLS_CERT_FILE", "RUNWIRE_TLS_KEY_FILE", "RUNWIRE_TOKENS"):
             if (environment.get(variable) or "").rpartition("/")[0] not in folders:
                 yield f"{variable} is {environment.get(variable)!r}, and nothing is mounted there"

@@ -85,7 +85,7 @@ bool Once(const std::string& target, const std::string& run, Place& place, agent
   return ended;
 }
 
-// How long to wait at least before the stream is opened again. Throws Refused where there is no continuing.
+// How long to wait at least before the stream is opened again. Throws Refused where it cannot continue.
 double RetryDelay(const grpc::Status& status) {
   google::rpc::Status details;
   google::rpc::ErrorInfo info;

@@ -55,7 +55,7 @@ class Deps:
 
 
 def deps(run: Run) -> Deps:
-    """Whose orders they are comes from whoever starts the run, and not from what the model says."""
+    """Whose orders they are comes from the caller who starts the run, and not from what the model says."""
     return Deps(run.resources, str(run.context.get("account", "A-1")))
 
 

@@ -44,7 +44,7 @@ async def test_a_large_refund_waits_for_a_person(services: Services, answer: obj
 
 
 async def test_orders_of_others_are_not_found(services: Services) -> None:
-    """Whose orders they are is said by whoever starts the run, and not by the model."""
+    """Whose orders they are is said by the caller who starts the run, and not by the model."""
     with scripted(agent, call("find_order", number=8), "Which number is it?"):
         view = await services.run("support", "Where is order 8?", context={"account": "B-2"})
         async with services.conversation("support", context={"account": "B-2"}) as chat:

@@ -21,14 +21,14 @@ from runwire.client.sync_conversation import Conversation, Reply
 from runwire.errors import ConversationEnded, InvalidRequest, NotFound, PreconditionFailed, RunwireError
 
 _HELP = (
-    "/history shows what was said, /turns lists the turns, /fork [TURN] goes on in a copy (of the turns before TURN), "
+    "/history shows what was said, /turns lists the turns, /fork [TURN] begins a copy (of the turns before TURN), "
     "/end ends the conversation, /cancel ends it at once, /quit leaves it as it is"
 )
 
 
 @click.command()
 @click.argument("agent", required=False, default="")
-@click.option("--run", "run_id", default="", metavar="RUN", help="Go on with this conversation.")
+@click.option("--run", "run_id", default="", metavar="RUN", help="Continue with this conversation.")
 @service_options()
 @pass_session
 def chat(session: Session, agent: str, run_id: str) -> int:
@@ -39,7 +39,7 @@ def chat(session: Session, agent: str, run_id: str) -> int:
     the conversation as it is; exits with 1 if its last turn failed.
     """
     if bool(agent) == bool(run_id):
-        raise click.UsageError("name an AGENT, or with --run a conversation to go on with")
+        raise click.UsageError("name an AGENT, or with --run a conversation to continue with")
     _check(session, agent, run_id)
     with session.asking_agents(patiently=True) as client, CtrlC().heard() as ctrl_c:
         talk = _Talk(session, client, client.conversation(agent, run_id=run_id), ctrl_c)
@@ -96,7 +96,7 @@ class _Talk:
     def how_to_go_on(self) -> str:
         if not self._conversation.run_id:
             return "nothing was said"
-        return f"the conversation goes on. Come back with: runwire chat --run {self._conversation.run_id}"
+        return f"the conversation continues. Come back with: runwire chat --run {self._conversation.run_id}"
 
     def come_back(self) -> bool:
         """Shows the answer that is under way. False: the conversation is over."""
@@ -151,7 +151,7 @@ class _Talk:
         sys.stdout.flush()
 
     def _fork(self, turn: str) -> None:
-        """Goes on in another conversation, which has the turns before this one."""
+        """Continues in another conversation, which has the turns before this one."""
         if turn and not (turn.isdecimal() and len(turn) < 7):
             note(f"/fork takes the number of a turn, not {turn!r}")
             return
@@ -161,7 +161,7 @@ class _Talk:
         except (PreconditionFailed, InvalidRequest) as error:
             note(str(error))
         else:
-            note(f"now in {self._conversation.run_id}; the other goes on with: runwire chat --run {before.run_id}")
+            note(f"now in {self._conversation.run_id}; the other continues with: runwire chat --run {before.run_id}")
 
     def _show_all(self, reply: Reply) -> bool:
         """Shows the answer as it comes. False: the conversation is over."""
@@ -198,8 +198,8 @@ class _Talk:
         return self.open
 
     def _answer(self, pending: Sequence[run_pb2.PendingRequest]) -> None:
-        """Asks whoever sits here, for what is still to be answered. Where nobody does, the conversation is left as it
-        is."""
+        """Asks the person at the terminal for what is still to be answered. Where nobody is, the conversation is left
+        as it is."""
         asked = {each.request_id for each in pending if each.kind != run_pb2.PENDING_KIND_TIME}
         if not asked:
             return

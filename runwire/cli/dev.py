@@ -32,7 +32,7 @@ _LINE_BYTES: Final = 1024 * 1024
 _STOP_SECONDS: Final = 25.0
 _LAST_LINES_SECONDS: Final = 2.0
 _BRIEF_GRACE: Final = {"RUNWIRE_SHUTDOWN_GRACE_SECONDS": "0.5", "RUNWIRE_SCORER_GRACE_SECONDS": "0.5"}
-"""Whoever has changed a line wants to see it, and runs go on in the new process."""
+"""An author who has changed a line wants to see it, and runs continue in the new process."""
 _COLOURS: Final = {"agent": "36", "scorer": "35", "gateway": "34"}
 
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 @click.option("--scorers", default="", help="Modules with scorers, beside those built in.")
 @click.option("--model", default="", help="Model of the librarian, such as openai:gpt-5; without: a local stand-in.")
 @click.option("--judge-model", default="", help="Model of the judges, such as openai:gpt-5-mini. [--model]")
-@click.option("--reload", is_flag=True, help="Start the services anew when a Python file below this folder changes.")
+@click.option("--reload", is_flag=True, help="Restart the services when a Python file below this folder changes.")
 @click.option("--agent-port", type=click.IntRange(0, 65535), default=50051, show_default=True)
 @click.option("--scorer-port", type=click.IntRange(0, 65535), default=50052, show_default=True)
 @click.option("--gateway-port", type=click.IntRange(0, 65535), default=8080, show_default=True)
@@ -157,8 +157,8 @@ def _given(option: str, value: str) -> tuple[str, ...]:
 
 class _Development:
     """The processes of one `runwire dev`. The gateway, on `gateway_port`, is started once it can be told where the
-    services are; None: without it. With a `watch` the services, but not the gateway, are started anew when it says so:
-    what they execute is handed back, and goes on there."""
+    services are; None: without it. With a `watch` the services, but not the gateway, are restarted when it says so:
+    what they execute is handed back, and continues there."""
 
     def __init__(
         self,
@@ -215,13 +215,13 @@ class _Development:
 
     async def _look_out(self, watch: SourceWatch) -> None:
         while (path := await _unless(self._stopping, watch.changed())) is not None:
-            note(f"{path} has changed: the services start anew")
+            note(f"{path} has changed: the services restart")
             for change in self._changes.values():
                 change.set()
 
     async def _keep(self, service: Service) -> None:
         """Runs one service until it ends or everything is to stop, and then makes everything stop; where code is
-        watched it is run anew after each change, also if it ended by itself."""
+        watched it is run again after each change, also if it ended by itself."""
         change = self._changes.get(service.name) if self._watch is not None else None
         while True:
             if change is not None:

@@ -52,8 +52,8 @@ def retry(
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-@click.option("--step", metavar="STEP", help="Do this step and those after it anew: its number, or its name.")
-@click.option("--turn", type=int, metavar="N", help="Of a conversation: do this turn and those after it anew.")
+@click.option("--step", metavar="STEP", help="Do this step and those after it again: its number, or its name.")
+@click.option("--turn", type=int, metavar="N", help="Of a conversation: do this turn and those after it again.")
 @click.option("--message", metavar="INPUT", help="In place of the run's input, or of the turn's message; as of start.")
 @click.option("--text", is_flag=True, help="Take the message as text, although it looks like JSON.")
 @click.option("--agent", "agent_id", default="", metavar="AGENT", help="Another agent of the same kind continues.")

@@ -297,11 +297,11 @@ class AgentClient(Client):
     ) -> run_pb2.Run:
         """Starts a run that continues from another; what it takes over is not done again.
 
-        A run that has ended is forked at a `step` (its number, or the name that a workflow gave it), which is done anew
-        with all that came after it; one that FAILED or was CANCELLED also where it ended. A conversation is forked at a
-        `turn`: its message is answered again, or `message` in its place; with `wait` the fork waits for one. Without
-        `turn` it is forked after its last turn that is done. `message` of another run is its input. `agent_id` is
-        another agent of the same kind; `model`, `model_settings` and `request_id` are as in `start_run`.
+        A run that has ended is forked at a `step` (its number, or the name that a workflow gave it), which is done
+        again with all that came after it; one that FAILED or was CANCELLED also where it ended. A conversation is
+        forked at a `turn`: its message is answered again, or `message` in its place; with `wait` the fork waits for
+        one. Without `turn` it is forked after its last turn that is done. `message` of another run is its input.
+        `agent_id` is another agent of the same kind; `model`, `model_settings` and `request_id` are as in `start_run`.
 
         Raises NotForkable, JournalGone, InvalidRequest, RunNotFound, RunExpired, AgentNotFound.
         """

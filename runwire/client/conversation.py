@@ -24,7 +24,7 @@ class Conversation(ConversationBase):
             print(turn.output)
 
     The run is started by the first message. To leave the block does not end the conversation: `run_id`, given to
-    `AgentClient.conversation` again, goes on with it, also from another process; `end` ends it. Made by AgentClient.
+    `AgentClient.conversation` again, continues with it, also from another process; `end` ends it. Made by AgentClient.
     """
 
     _client: AgentClient
@@ -47,7 +47,7 @@ class Conversation(ConversationBase):
         return await self.send(message, mode=mode).result()
 
     async def under_way(self) -> Reply | None:
-        """The turn under way, from its beginning: for whoever comes back. None between turns."""
+        """The turn under way, from its beginning: for a client that comes back. None between turns."""
         number = number_under_way(await self._client.get_run(self.run_id)) if self.run_id else 0
         return Reply(self, number=number) if number else None
 

@@ -246,6 +246,6 @@ class ScorerClient(Client):
     async def report_scorer_run(
         self, request: scorer_port_pb2.ReportScorerRunRequest
     ) -> scorer_port_pb2.ReportScorerRunResponse:
-        """Says how an attempt ended, or that it goes on. Raises ClaimLost where it comes too late."""
+        """Says how an attempt ended, or that it continues. Raises ClaimLost where it comes too late."""
         response: scorer_port_pb2.ReportScorerRunResponse = await self._call("ReportScorerRun", request)
         return response

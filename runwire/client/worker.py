@@ -215,7 +215,7 @@ class ScorerWorker:
             await self._pause(1, error)
             return
         except ScorerNotFound:
-            await self._register()  # the database was made anew
+            await self._register()  # the database was re-created
             return
         self._alone_waiting = answer.alone_waiting and not answer.scorer_runs
         for claimed in answer.scorer_runs:

@@ -42,7 +42,7 @@ def make(cert: Path, key: Path, names: Sequence[str], days: int) -> None:
 
 
 def is_good(cert: Path, key: Path, names: Sequence[str], left: timedelta) -> bool:
-    """Whether there is one for just these names that is good for so long still."""
+    """Whether there is one for just these names that is good for this long still."""
     try:
         found = x509.load_pem_x509_certificate(cert.read_bytes())
         known = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -55,7 +55,7 @@ _AFTER_ASIDE: Final = ASIDE[:-1] + chr(ord(ASIDE[-1]) + 1)
 _FORGOTTEN: Final = "\0"
 """Begins the name of a topic that was cleared and is not swept yet. No caller's topic has such a name."""
 _TURN_SECONDS: Final = 86400.0
-"""For so long at least it is known who had the last turn."""
+"""For this long at least it is known who had the last turn."""
 _NEVER: Final = float("inf")
 _MAX_PARAMETERS: Final = 500
 """How many values one statement takes; SQLite's own limit was 999 for long."""

@@ -1,4 +1,4 @@
-"""How long a scorer run waits for its next attempt, whoever carries it out."""
+"""How long a scorer run waits for its next attempt, no matter who carries it out."""
 
 from __future__ import annotations
 

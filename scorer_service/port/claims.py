@@ -162,7 +162,7 @@ def count_due(connection: Connection, tenant: str, scorer_id: str, version: str,
 
 
 def held(connection: Connection, scorer_run_id: str) -> Held | None:
-    """A scorer run as it is now, whoever has it; its sample is left out."""
+    """A scorer run as it is now, no matter who has it; its sample is left out."""
     row = connection.execute(_JOB, {"scorer_run_id": scorer_run_id}).first()
     if row is None:
         return None

@@ -67,7 +67,7 @@ class Reports:
         try:
             stuck = dict(await write_in_parts(batch, write))
         except BaseException as error:
-            # Whoever wrote for the others may have been cancelled, or the database is away.
+            # The one that wrote for the others may have been cancelled, or the database is away.
             why = error if isinstance(error, StoreUnavailable) else StoreUnavailable("the report was not written")
             _settle(batch, why)
             raise

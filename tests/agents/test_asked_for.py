@@ -59,7 +59,7 @@ async def test_context_is_a_part_of_the_request() -> None:
 
 
 async def test_context_survives_crashes_and_forks() -> None:
-    """Every attempt has it, and so has the run that goes on from a failed one."""
+    """Every attempt has it, and so has the run that continues from a failed one."""
     seen: list[Any] = []
 
     @workflow(id="failing")
@@ -139,7 +139,7 @@ async def test_a_choice_that_is_not_offered(agent_id: str, choice: dict[str, Any
 
 
 async def test_the_choice_is_remembered() -> None:
-    """After a crash the run goes on with the model that it asked for."""
+    """After a crash the run continues with the model that it asked for."""
     stage = Stage(chooser)
     await stage.start("x", model=run_pb2.ModelChoice(model="large"))
     await stage.attempt(die_after=1)

@@ -443,7 +443,7 @@ async def test_what_a_worker_has_in_memory_is_what_is_stored() -> None:
 
 
 async def test_a_memory_of_another_log_is_not_believed() -> None:
-    """A worker's memory that is not what the store has (of a log that was rolled back) is read anew."""
+    """A worker's memory that is not what the store has (of a log that was rolled back) is read again."""
     stage = Stage(speaker())
     stage.known = Recollections(1 << 20)
     await stage.converse("one")
@@ -458,7 +458,7 @@ async def test_a_memory_of_another_log_is_not_believed() -> None:
 
 
 async def test_what_is_remembered_and_gone_is_told() -> None:
-    """A store that has lost a turn's part: the run fails and says so, and does not go on with a part of it."""
+    """A store that has lost a turn's part: the run fails and says so, and does not continue with a part of it."""
     stage = Stage(speaker())
     await stage.converse("one")
     await stage.settle()

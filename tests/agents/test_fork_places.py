@@ -188,9 +188,9 @@ async def test_answers_before_the_place_are_taken_over() -> None:
     late = await stage.fork(step_name="two")
     await answered(late)
     assert (await late.view()).output == ["one a", "two b"]
-    anew = await stage.fork(step=1)
-    await answered(anew, first="d", second="e")
-    assert (await anew.view()).output == ["one d", "two e"]
+    again = await stage.fork(step=1)
+    await answered(again, first="d", second="e")
+    assert (await again.view()).output == ["one d", "two e"]
 
 
 async def test_a_fork_of_a_fork() -> None:
@@ -274,9 +274,9 @@ async def test_what_is_not_kept_any_more() -> None:
         stage.clock.seconds += 101
         with pytest.raises(JournalGone):
             await stage.fork(step=2)
-        anew = await stage.fork(step=1)
-        await anew.attempt()
-        assert (await anew.run()).state == SUCCEEDED
+        again = await stage.fork(step=1)
+        await again.attempt()
+        assert (await again.run()).state == SUCCEEDED
 
 
 async def test_a_run_of_before_kept_no_journal() -> None:
@@ -310,7 +310,7 @@ WORDS = [("one", "QUEUE"), ("look two", "QUEUE"), ("at once", "STEER"), ("three"
 
 async def test_a_conversation_is_forked_at_every_turn() -> None:
     """The fork has the turns before, told as they were and listed, remembers them, answers the message of the turn
-    again or another one, and goes on from there; the other stays as it is."""
+    again or another one, and continues from there; the other stays as it is."""
     stage = await talked(*WORDS, ("five", "QUEUE"))
     before = list(await stage.events())
     turns = (await stage.run()).turn.turn

@@ -88,7 +88,7 @@ async def test_a_policy_is_by_class_and_tool(raises: list[Exception], tool_retry
 
 @pytest.mark.parametrize("by_name", [False, True])
 async def test_the_model_is_told(by_name: bool) -> None:
-    """Where the policy says so the model gets what the last try raised, without secrets, and the run goes on."""
+    """Where the policy says so the model gets what the last try raised, without secrets, and the run continues."""
     done: list[int] = []
     error = ConnectionError("refused by db, password=hunter2")
     end: Any = {"shake": "tell_model"} if by_name else "tell_model"

@@ -69,7 +69,7 @@ async def collector(ctx: RunContext, input: str) -> list[str]:
 @workflow(id="sleeper")
 async def sleeper(ctx: RunContext, input: str) -> str:
     """Waits for an answer that nobody gives in time."""
-    return str(await ctx.suspend("go on", {}, answer_type=str))
+    return str(await ctx.suspend("continue", {}, answer_type=str))
 
 
 def _wait_for(path: Path) -> None:

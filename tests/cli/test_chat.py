@@ -63,7 +63,7 @@ def run_of(terminal: Terminal) -> str:
 
 
 def test_approvals_on_a_terminal(agent_service: AgentProcess) -> None:
-    """Whoever sits there is asked, and may say no and why; the answer goes on from there."""
+    """Whoever sits there is asked, and may say no and why; the answer continues from there."""
     with Terminal("chat", "janitor", "--agent-address", agent_service.address) as terminal:
         terminal.until("> ")
         terminal.type("delete all")
@@ -86,7 +86,7 @@ def test_approvals_on_a_terminal(agent_service: AgentProcess) -> None:
 
 
 def test_a_conversation_is_forked_on_a_terminal(agent_service: AgentProcess) -> None:
-    """/fork goes on in a copy, with all turns or with those before one, and says how to come back to the other."""
+    """/fork continues in a copy, with all turns or with those before one, and says how to come back to the other."""
     with Terminal("chat", "janitor", "--agent-address", agent_service.address) as terminal:
         for word in ("one", "two"):
             terminal.until("> ")
@@ -94,7 +94,7 @@ def test_a_conversation_is_forked_on_a_terminal(agent_service: AgentProcess) -> 
         terminal.until("told one, two")
         terminal.until("> ")
         terminal.type("/fork 2")
-        terminal.until("the other goes on with: runwire chat --run ")
+        terminal.until("the other continues with: runwire chat --run ")
         first = terminal.until("> ").split()[0]
         terminal.type("zwei")
         terminal.until("told one, zwei")

@@ -100,7 +100,7 @@ async def waiting(ctx, input: str) -> str:
 
 def test_reload(tmp_path: Path, runwire: Runwire) -> None:
     """Code that is changed is served at once, at the same address; code that is broken is told and waited for; a run
-    under way goes on in the new code, and what it has done is not done again."""
+    under way continues in the new code, and what it has done is not done again."""
     module = tmp_path / "my_agents.py"
     module.write_text(WAITING.replace("VERSION", "old"))
     ports = ["--agent-port", "0", "--scorer-port", "0", "--no-gateway"]

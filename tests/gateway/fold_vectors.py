@@ -1,6 +1,6 @@
 """What `fold` makes of logs, as JSON that clients in every language are held to: tests/vectors/fold.json.
 
-`python -m tests.gateway.fold_vectors` writes the file anew.
+`python -m tests.gateway.fold_vectors` writes the file again.
 """
 
 from __future__ import annotations

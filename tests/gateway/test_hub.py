@@ -122,7 +122,7 @@ async def test_many_readers_need_one_stream() -> None:
 
 
 async def test_what_ends_a_stream_is_told_to_all() -> None:
-    """An error of the service reaches each reader, after what came before it, and the next reader asks anew."""
+    """An error of the service reaches each reader, after what came before it, and the next reader asks again."""
     log = Log([10] * 3, error=RunNotFound("run"))
 
     async def reader() -> int:

@@ -15,6 +15,7 @@ from scorer_service.answers.statistics import Statistics
 from scorer_service.answers.watch import Watch
 from scorer_service.execution.worker import Worker
 from scorer_service.export import Exporter
+from scorer_service.port.port import Port
 from scorer_service.queue.holders import Holders
 from scorer_service.queue.intake import Intake
 from scorer_service.queue.retention import Retention

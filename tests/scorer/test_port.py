@@ -146,7 +146,7 @@ async def test_what_a_report_makes_of_an_attempt(it: Service, hand: Hand) -> Non
 
 async def test_a_scorer_that_raises_is_tried_as_often_as_it_says(it: Service, hand: Hand) -> None:
     """`retries` of the registration holds, steps that were kept come with the next attempt of the same version, and a
-    redrive counts anew."""
+    redrive counts again."""
     await hand.register(retries=1)
     message = request(ID)
     await it.send(message)
@@ -231,8 +231,8 @@ async def test_pauses_deadlines_and_cancellations_hold(it: Service, hand: Hand) 
 
 
 async def test_what_killed_its_workers_is_given_by_itself(it: Service, hand: Hand) -> None:
-    """After two deaths a scorer run goes only to a worker with nothing else in hand, alone; innocents go on meanwhile,
-    and after as many deaths as inside it is FAILED, `worker_lost`."""
+    """After two deaths a scorer run goes only to a worker with nothing else in hand, alone; innocents continue
+    meanwhile, and after as many deaths as inside it is FAILED, `worker_lost`."""
     message = request(ID, "killer")
     await it.send(message)
     claimed = await hand.one(lease=duration(1.0))
@@ -278,7 +278,7 @@ async def test_versions(it: Service, hand: Hand) -> None:
 
 
 async def test_bad_reports_leave_an_attempt_as_it_was(it: Service, hand: Hand) -> None:
-    """A score that is not finite, no report at all and an unknown version are refused, and the attempt goes on."""
+    """A score that is not finite, no report at all and an unknown version are refused, and the attempt continues."""
     await it.send(request(ID))
     claimed = await hand.one()
     for fields, field in (

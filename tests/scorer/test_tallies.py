@@ -167,8 +167,8 @@ async def ask_both(database: Database, window: Window) -> None:
 
 async def empty_and_count_anew(database: Database) -> None:
     """As a migration leaves tables that had rows."""
-    anew = update(schema.tallied).values(complete=False, upto="")
-    for statement in (delete(schema.tallies), delete(schema.tally_changes), anew):
+    again = update(schema.tallied).values(complete=False, upto="")
+    for statement in (delete(schema.tallies), delete(schema.tally_changes), again):
         await database.write(lambda connection, s=statement: connection.execute(s))  # type: ignore[misc]
 
 

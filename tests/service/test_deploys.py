@@ -42,7 +42,7 @@ class Load:
         async def ship(ctx: RunContext, input: Any) -> str:
             for name in STEPS[version]:
                 await ctx.step(name, self._work, ctx.run_id, name)
-            await ctx.suspend("go on", answer_type=bool)
+            await ctx.suspend("continue", answer_type=bool)
             await ctx.step("last", self._work, ctx.run_id, "last")
             return version
 
@@ -59,7 +59,7 @@ class Load:
 
     async def answer(self, it: Replica, run_id: str) -> None:
         await it.suspended(run_id)
-        await it.resume(run_id, run_event_pb2.Answer(request_id="suspend/go on", data=value(True)))
+        await it.resume(run_id, run_event_pb2.Answer(request_id="suspend/continue", data=value(True)))
 
 
 async def versions(it: Replica) -> dict[str, pb.RunQueueVersion]:
@@ -127,7 +127,7 @@ async def test_twenty_deploys(url: str) -> None:
 
 
 async def test_a_deploy_leaves_runs_to_the_version_that_began_them(url: str) -> None:
-    """What a killed worker had is not touched by workers of another version; it goes on when its version is back."""
+    """What a killed worker had is not touched by workers of another version; it continues when its version is back."""
     load = Load()
     async with replica(url, load.version("2")) as it:
         async with replica(url, load.version("1"), role="serve") as before:
@@ -135,7 +135,7 @@ async def test_a_deploy_leaves_runs_to_the_version_that_began_them(url: str) -> 
         run_id = load.started[0][0]
         async with mortal_worker(url, load.version("1")):
             await it.suspended(run_id)
-        await it.resume(run_id, run_event_pb2.Answer(request_id="suspend/go on", data=value(True)))
+        await it.resume(run_id, run_event_pb2.Answer(request_id="suspend/continue", data=value(True)))
 
         async def waits() -> bool:
             found = await versions(it)

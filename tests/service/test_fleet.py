@@ -194,7 +194,7 @@ async def test_an_outage_costs_the_fleet_nothing(url: str) -> None:
 
 
 async def test_health_says_what_nobody_can_do(sqlite_url: str) -> None:
-    """The detail `runwire.queues` is NOT_SERVING while runs wait for nobody; the service itself goes on serving."""
+    """The detail `runwire.queues` is NOT_SERVING while runs wait for nobody; the service itself continues serving."""
     async with replica(sqlite_url, asks, role="serve") as it:
         stub: Any = health_pb2_grpc.HealthStub(it.channel)
 

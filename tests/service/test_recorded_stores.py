@@ -1,4 +1,4 @@
-"""Stores as earlier releases left them: everything in them is read, and goes on, by this one."""
+"""Stores as earlier releases left them: everything in them is read, and continues, by this one."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ async def test_one_trace_of_a_run(
 
 
 async def test_a_trace_outlives_its_worker(url: str, spans: Spans) -> None:
-    """What another worker goes on with after a suspension is in the same trace, and linked to the attempt before."""
+    """What another worker continues with after a suspension is in the same trace, and linked to the attempt before."""
     async with replica(url, asks, role="serve") as it:
         run = await it.start("asks")
         async with mortal_worker(url, asks):

@@ -39,7 +39,7 @@ export class RunwireClient {
     return this.connection.call("GET", path(runId), undefined, true, options.signal);
   }
 
-  /** Gives a message to a conversation: by default after the turn that is going on. */
+  /** Gives a message to a conversation: by default after the turn that is continuing. */
   sendMessage(runId: string, message: Json, options: CallOptions & { mode?: MessageMode } = {}): Promise<SendMessageResponse> {
     const body = { message, mode: options.mode ?? "MESSAGE_MODE_QUEUE", ...made(options) };
     return this.connection.call("POST", `${path(runId)}/messages`, body, true, options.signal);
@@ -59,7 +59,7 @@ export class RunwireClient {
     return this.connection.call("POST", `${path(runId)}/cancel`, { reason: options.reason ?? "" }, true, options.signal);
   }
 
-  /** Goes on with a failed run in another, from the step that failed. */
+  /** Continues with a failed run in another, from the step that failed. */
   forkRun(runId: string, options: CallOptions = {}): Promise<Run> {
     return this.connection.call("POST", `${path(runId)}/forks`, made(options), true, options.signal);
   }

@@ -7,7 +7,7 @@ export interface ResumePolicy {
   maxDelaySeconds?: number;
   /** A stream that is silent for so many heartbeats is taken for dead. */
   missedHeartbeats?: number;
-  /** The error is thrown when nothing new was read for so long after a failure. Infinity: never. */
+  /** The error is thrown when nothing new was read for this long after a failure. Infinity: never. */
   giveUpSeconds?: number;
 }
 
@@ -32,7 +32,7 @@ export class Delays {
     this.failingSince = undefined;
   }
 
-  /** The service works: the time to give up starts anew at the next failure. */
+  /** The service works: the time to give up starts over at the next failure. */
   heard(): void {
     this.failingSince = undefined;
   }

@@ -7,7 +7,7 @@ import { RunStore, type Watched } from "./store.js";
  *
  *     const { view, status } = useRun(client, runId);
  *
- * Keep the client outside of the component, or in `useMemo`: another client, or another run, begins anew.
+ * Keep the client outside of the component, or in `useMemo`: another client, or another run, starts over.
  */
 export function useRun(client: RunwireClient, runId: string): Watched {
   const store = useMemo(() => new RunStore(client, runId), [client, runId]);

@@ -16,7 +16,7 @@ const EVERY_MS = 16;
 /**
  * Follows one run for as long as somebody is subscribed, for frameworks with stores of their own
  * (`useSyncExternalStore`). Subscribers are told at most once every 16 ms, however fast the events come. A new first
- * subscriber goes on where the last one left.
+ * subscriber continues where the last one left.
  */
 export class RunStore {
   private readonly fold = new Fold();

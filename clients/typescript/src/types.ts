@@ -381,7 +381,7 @@ export interface RunQueue {
   versions?: string[];
   /**
    * What is bound to a version of the agent, because it was accepted or begun by it, in order of the versions: those that
-   * have work, and those that a worker has. The numbers above count it too, and what any version may go on with besides.
+   * have work, and those that a worker has. The numbers above count it too, and what any version may continue with besides.
    */
   byVersion?: RunQueueVersion[];
 }
@@ -409,7 +409,7 @@ export interface ForkRunRequest {
   requestId?: string;
   /** Only of a conversation: this turn and those after it are not taken over. At most one more than there are. */
   turn?: number;
-  /** Only of a run that is none: this step and those with higher numbers are done anew. 1: everything is. */
+  /** Only of a run that is none: this step and those with higher numbers are done again. 1: everything is. */
   step?: number;
   /** The same by the name that a workflow gave to the step. At most 256 characters. */
   stepName?: string;
@@ -671,7 +671,7 @@ export interface Run {
   traceId?: string;
   /** The newest event of that run that is part of what was taken over; 0: none is. */
   forkedFromSequence?: string;
-  /** The turn, or the step, of that run which is the first to be done anew. 0: it was forked where it ended. */
+  /** The turn, or the step, of that run which is the first to be done again. 0: it was forked where it ended. */
   forkedFromTurn?: number;
   forkedFromStep?: number;
 }
@@ -857,7 +857,7 @@ export interface ToolCallDelta {
 export interface OutputDelta {
   /**
    * Of the text of a JSON object; the pieces with one id join to it. A model that is asked again for an output that did
-   * not fit writes it anew, in another step.
+   * not fit writes it again, in another step.
    */
   text?: string;
   outputId?: string;
@@ -1009,7 +1009,7 @@ export interface ExternalScorer {
   description?: string;
   /** Unset: higher is better. */
   direction?: ScoreDirection;
-  /** JSON schema of the options that it takes. Shown to whoever asks for scores; the scorer itself holds to it. */
+  /** JSON schema of the options that it takes. Shown to those who ask for scores; the scorer itself holds to it. */
   optionsSchema?: { [key: string]: Json };
   /**
    * Longest time of an attempt: an extension that comes later is refused, and the attempt has failed, `timeout`. 1 second
@@ -1031,7 +1031,7 @@ export interface RegisterScorerResponse {
 export interface ClaimScorerRunsRequest {
   /**
    * Names the process that claims, and should be another after each start: 1 to 128 letters, digits, `.`, `_`, `:`, `@`
-   * or `-`. Whoever calls under another identity is another worker.
+   * or `-`. A call under another identity is another worker.
    */
   worker?: string;
   /**
@@ -1145,7 +1145,7 @@ export interface AttemptNotScorable {
   reason?: string;
 }
 
-/** The attempt goes on: its lease is renewed. */
+/** The attempt continues: its lease is renewed. */
 export interface AttemptExtension {
   /** From now on: as ClaimScorerRunsRequest.lease. */
   lease?: string;
@@ -1842,7 +1842,7 @@ export interface SubmitScoreRequest {
   comment?: string;
   /** Whose opinion it is, such as a user of the caller's own. Empty: the caller's. */
   author?: string;
-  /** Makes the call safe to repeat. Empty: every call submits anew. */
+  /** Makes the call safe to repeat. Empty: every call submits once more. */
   requestId?: string;
 }
 

@@ -20,7 +20,7 @@ const HEARTBEAT_SECONDS = 15;
 /**
  * The events of one run: each once, in order, through every cut; `for await` ends if and only if the run has ended.
  *
- * It is read once. Where there is no going on it throws a RunwireError: no such run, a cursor of another run or of another
+ * It is read once. Where it cannot continue it throws a RunwireError: no such run, a cursor of another run or of another
  * log (CURSOR_...), events that are gone (EVENTS_LOST), a gateway that is away for too long (UNREACHABLE).
  */
 export class RunStream implements AsyncIterable<RunEvent> {
@@ -101,7 +101,7 @@ export class RunStream implements AsyncIterable<RunEvent> {
           this.options.signal?.throwIfAborted();
           throw unreachable(silence.signal.aborted ? `nothing came for ${seconds} s` : error);
         });
-        silence.pause(); // whoever handles an event may take his time
+        silence.pause(); // a handler may take its time
         if (piece.done) return;
         this.delays.heard();
         for (const message of parser.take(piece.value)) {

@@ -14,7 +14,7 @@ const { textOf } = await import("../src/fold.js");
 const { RunStore } = await import("../src/store.js");
 
 test("a component shows the run through cuts, to its end", async () => {
-  // Strict mode subscribes twice: the second time goes on where the first one left.
+  // Strict mode subscribes twice: the second time continues where the first one left.
   const whole = message("a.1", event(1, "one ")) + message("a.2", event(2, "<b>")) + message("b.end", END, "end");
   await scripted([stream(whole), stream(whole), stream(whole)], async ({ client }) => {
     const shown: string[] = [];
@@ -35,7 +35,7 @@ test("a component shows the run through cuts, to its end", async () => {
   });
 });
 
-test("a store that nobody looks at any more keeps no connection, and goes on for the next", async () => {
+test("a store that nobody looks at any more keeps no connection, and continues for the next", async () => {
   let closed: (() => void) | undefined;
   const left = new Promise<void>((resolve) => { closed = resolve; });
   await scripted([

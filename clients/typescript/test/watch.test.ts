@@ -10,7 +10,7 @@ async function read(run: RunStream): Promise<string[]> {
   return taken;
 }
 
-test("a cut is no end, whichever way it comes, and the reader goes on behind the last event", async () => {
+test("a cut is no end, whichever way it comes, and the reader continues behind the last event", async () => {
   await scripted([
     stream(`${message(".1", event(1))}${message("c.2", event(2))}`, "destroyed"),
     stream(`${message("c.3", event(3))}id: c.4\ndata: {"sequence": "4"`, "ended"),

@@ -24,7 +24,7 @@ type Options struct {
 	MaxBatchSize int32
 }
 
-// Refused says that there is no continuing, and why.
+// Refused says that the stream cannot continue, and why.
 type Refused struct{ Reason string }
 
 func (r Refused) Error() string { return r.Reason }
@@ -35,7 +35,7 @@ type place struct {
 }
 
 // Watch calls handle with each event and save with each cursor, and returns the run's final state. It returns a Refused
-// where there is no continuing, and ctx.Err() when ctx is done.
+// where it cannot continue, and ctx.Err() when ctx is done.
 func Watch(ctx context.Context, target, run string, o Options, handle func(*pb.RunEvent) error, save func(string)) (pb.RunState, error) {
 	if o.Heartbeat == 0 {
 		o.Heartbeat = 10 * time.Second

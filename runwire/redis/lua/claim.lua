@@ -4,7 +4,7 @@
 -- KEYS  the sets of tenants of the queues, of one kind, and at the end the turn of those who claim from them
 -- ARGV  1 prefix, 2 limit, 3 lease, 4 holder, 5 token, 6 kind, 7 bytes of fields after which no more is taken,
 --       8 how many queues there are, 9 '' or whether it is planned what to take, then the queues, and tenants: each with
---       its weight, or where it is planned with how many of its topics to take, of them alone and whoever's turn it is.
+--       its weight, or where it is planned with how many of its topics to take, of them alone, no matter whose turn it is.
 -- Returns {now, microseconds until the next is due ('' for nothing planned), {topic, head, token, losses, alone_losses,
 -- {name, value, ...}, time at which it was due}, ...}.
 
@@ -17,7 +17,7 @@ for i = 10 + #queues, #ARGV, 2 do
 end
 
 local MAX_SPARED = 1000 -- by one call: the next one continues
-local TURN_SECONDS = 86400 -- for so long at least it is known who had the last turn
+local TURN_SECONDS = 86400 -- for this long at least it is known who had the last turn
 local ADOPTED = 1000
 
 local claims, taken, spared, next_due = { digits(now), '' }, {}, 0, nil

@@ -263,14 +263,14 @@ class ScorerServiceServicer(object):
     def ClaimScorerRuns(self, request, context):
         """Takes scorer runs of external scorers that are due, each under a lease: what is neither reported nor extended until
         its end is given to another worker. Waits for some, where there are none. An answer that was lost is such a case
-        too: do not repeat the call on its account, claim anew. NOT_FOUND / SCORER_NOT_FOUND for what is not registered.
+        too: do not repeat the call on its account, claim again. NOT_FOUND / SCORER_NOT_FOUND for what is not registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportScorerRun(self, request, context):
-        """Says how an attempt ended, or that it goes on. Taken only under the name and the claim that the scorer run was last
+        """Says how an attempt ended, or that it continues. Taken only under the name and the claim that the scorer run was last
         claimed with; safe to repeat. FAILED_PRECONDITION / CLAIM_LOST for a report that comes too late: somebody else has
         the scorer run, it was cancelled or redriven, or took longer than its scorer may. Nothing of it is kept, and it is
         counted. NOT_FOUND / SCORER_RUN_NOT_FOUND.
