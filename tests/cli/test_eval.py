@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from agent_service.agents.context import RunContext
 from agent_service.agents.definition import workflow
 from runwire.cli.app import run
+from runwire.cli.evaluation.work import Outcome, Work
 from runwire.client import AgentClient, ScorerClient
+from runwire.errors import Unavailable
 from tests.cli.conftest import Result, spawn
 from tests.scorer.stage import service
 from tests.service.replica import replica
@@ -103,6 +106,18 @@ async def test_an_evaluation_continues(place: Place) -> None:
         assert len([each async for each in scorers.list_scorer_runs()]) == 2 * len(CAPITALS)
 
 
+async def test_one_that_breaks_off_names_its_label(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a service goes away in the middle it is said how to continue, also if nobody had named the evaluation."""
+
+    async def goes_away(_: Work) -> list[Outcome]:
+        raise ExceptionGroup("cases", [Unavailable("it went away")])
+
+    monkeypatch.setattr(Work, "run", goes_away)
+    cut = await place.eval()
+    assert cut.code == 3
+    assert re.match(r"the same command with --label eval-\d{8}-\d{6} continues\n.*it went away", cut.err)
+
+
 async def test_mistakes_are_told_first(place: Place) -> None:
     """In one line, with exit code 2, before any run is started."""
     fine = '{"input": 1}\n'
@@ -121,6 +136,7 @@ async def test_mistakes_are_told_first(place: Place) -> None:
         (fine, ("--scorers", "nobody"), "no scorer 'nobody'"),
         (fine, ("--agent", "nobody"), "no agent 'nobody'"),
         (fine, ("--report", "report.txt"), "a report is a"),
+        (fine, ("--report", "no/such/report.md"), "there is no folder no/such"),
     ):
         place.dataset = place.dataset.with_name("bad.jsonl")
         place.dataset.write_text(content)

@@ -65,6 +65,8 @@ def evaluate(
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the same command with --label {label} continues") from None
     except ExceptionGroup as several:
+        # Some cases may have been run, and without its label nobody could continue.
+        note(f"the same command with --label {label} continues")
         raise _first(several) from None
     _write(session, found, path)
     return 0 if found.passed else 1
@@ -80,6 +82,8 @@ def _check(scorer_ids: Sequence[str], gates: Sequence[Gate], baseline_label: str
             raise click.UsageError(f"--gate {gate.text}: there is no --baseline")
     if path is not None and path.suffix not in _WRITERS:
         raise click.UsageError(f"--report {path.name}: a report is a {' or a '.join(_WRITERS)} file")
+    if path is not None and not path.parent.is_dir():
+        raise click.UsageError(f"--report {path}: there is no folder {path.parent}")
 
 
 def _options(given: Sequence[str], scorer_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
