@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextvars import Context, copy_context
 from typing import Any, Final
 
 from runwire.errors import ConfigurationError
@@ -55,24 +56,80 @@ async def opened(
 
 @asynccontextmanager
 async def _opened(lifespan: Lifespan, agent_id: str, stopping: asyncio.Event | None) -> AsyncIterator[Any]:
+    """It is opened and closed in a task of its own. What it has started there, such as the reader of a connection, may
+    fail, and then cancels the task that opened it: that must not be the service's."""
+    opening: asyncio.Future[tuple[Any, Context]] = asyncio.get_running_loop().create_future()
+    over = asyncio.Event()
+    problem: BaseException | None = None
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(
+            _keep(lifespan, agent_id, stopping, opening, over), name=f"lifespan {_name(lifespan)}"
+        )
+        try:
+            resource, context = await opening
+            with _taken_over(context):
+                yield resource
+        except BaseException as error:
+            problem = error  # raised below: it is to come out as it is, and not in a group
+        over.set()
+        if opening.cancelled():
+            keeping.cancel()  # nobody waits any more for what is still being opened
+    if problem is not None:
+        raise problem
+
+
+async def _keep(
+    lifespan: Lifespan,
+    agent_id: str,
+    stopping: asyncio.Event | None,
+    opening: asyncio.Future[tuple[Any, Context]],
+    over: asyncio.Event,
+) -> None:
     where = f"agent {agent_id!r}: its lifespan {_name(lifespan)}"
     try:
         manager = lifespan()
         if not isinstance(manager, AbstractAsyncContextManager):
             raise TypeError(f"it returned {type(manager).__name__}, which is no asynchronous context manager")
         resource = await _enter(manager, stopping)
-    except StoppedEarly:
-        raise
+    except StoppedEarly as error:
+        if not opening.done():
+            opening.set_exception(error)
+        return
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(redact(f"{where} cannot be opened: {type(error).__name__}: {error}")) from error
+        problem = ConfigurationError(redact(f"{where} cannot be opened: {type(error).__name__}: {error}"))
+        problem.__cause__ = error
+        if not opening.done():
+            opening.set_exception(problem)
+        return
+    if not opening.done():
+        opening.set_result((resource, copy_context()))
+    failed: BaseException | None = None
     try:
-        yield resource
+        await over.wait()
+    except asyncio.CancelledError as error:
+        failed = error
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await manager.__aexit__(type(failed) if failed else None, failed, None)
+    except (Exception, SystemExit) as error:
+        ended = "ended by itself" if failed is not None and not over.is_set() else "was not closed"
+        logger.error(redact(f"{where} {ended}: {type(error).__name__}: {error}"))
+    else:
+        if failed is not None:
+            raise failed
+
+
+@contextmanager
+def _taken_over(context: Context) -> Iterator[None]:
+    """What a lifespan has set for those inside, such as another model of an agent, holds in the block."""
+    now = copy_context()
+    tokens = [(name, name.set(value)) for name, value in context.items() if name not in now or now[name] is not value]
+    try:
+        yield
     finally:
-        try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await manager.__aexit__(None, None, None)
-        except (Exception, SystemExit) as error:
-            logger.error(redact(f"{where} was not closed: {type(error).__name__}: {error}"))
+        for name, token in tokens:
+            with suppress(ValueError):  # it was entered in another context: a fixture's
+                name.reset(token)
 
 
 async def _enter(manager: AbstractAsyncContextManager[Any], stopping: asyncio.Event | None) -> Any:

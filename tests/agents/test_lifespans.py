@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -158,6 +159,69 @@ async def test_one_that_does_not_close(caplog: pytest.LogCaptureFixture, monkeyp
         "ValueError: at the end",
         "TimeoutError: ",
     ]
+
+
+async def test_one_that_fails_while_it_is_open(caplog: pytest.LogCaptureFixture) -> None:
+    """What a lifespan has started may fail, and cancels the task that opened it: that is a line in the log, and not the
+    end of the service."""
+    fail, failed = asyncio.Event(), asyncio.Event()
+
+    async def reader() -> None:
+        await fail.wait()
+        raise RuntimeError("the connection is gone")
+
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[None]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(reader())
+                yield
+        finally:
+            failed.set()
+
+    with caplog.at_level(logging.ERROR):
+        async with opened({connected: "a"}):
+            fail.set()
+            await failed.wait()
+            await asyncio.sleep(0)
+    assert [" ended by itself: ExceptionGroup: " in record.message for record in caplog.records] == [True]
+
+
+async def test_what_it_sets_holds_inside() -> None:
+    """A lifespan that overrides something by a context variable does so for the runs, and not after them."""
+    model: ContextVar[str] = ContextVar("model", default="real")
+
+    @asynccontextmanager
+    async def overriding() -> AsyncIterator[None]:
+        token = model.set("fake")
+        yield
+        model.reset(token)
+
+    async with opened({overriding: "a"}):
+        assert model.get() == "fake"
+    assert model.get() == "real"
+
+
+async def test_one_that_is_cancelled_while_it_opens() -> None:
+    """Nobody waits for it: the cancellation comes through at once."""
+    begun = asyncio.Event()
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        begun.set()
+        await asyncio.Event().wait()
+        yield
+
+    async def serve_with() -> None:
+        async with opened({slow: "a"}):
+            raise AssertionError("it is open")
+
+    task = asyncio.create_task(serve_with())
+    await begun.wait()
+    task.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_a_service_does_not_start_without(monkeypatch: pytest.MonkeyPatch) -> None:
