@@ -50,12 +50,16 @@ class Said:
     author: str
     submitted_by: str
     request_id: str
+    owner: str = ""
+    """Who submits it, where that one sees its own alone; otherwise empty."""
 
     @property
     def scorer_run_id(self) -> str:
-        """The author's own, for this run and scorer."""
+        """The author's own, for this run and scorer; and the submitter's, where that one sees its own alone."""
         # More parts than that of what a run asks for: it is never one of these.
-        return _digest("opinion", self.tenant, self.run_id, self.scorer_id, self.author, PEOPLE)
+        # Who sees its own alone corrects its own alone, whomever it calls the author.
+        own = (self.owner,) if self.owner else ()
+        return _digest("opinion", self.tenant, self.run_id, self.scorer_id, self.author, PEOPLE, *own)
 
     @property
     def request_key(self) -> str:

@@ -17,10 +17,12 @@ from sqlalchemy import func, select
 
 from runwire.agent.v1 import run_pb2
 from runwire.client import sync
+from runwire.identity.principal import OWN, SCORES_WRITE, Principal
 from runwire.pubsub import Commit, Schedule
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import BRIEF
+from scorer_service.people.messages import said_of
 from scorer_service.results.database import open_database
 from scorer_service.results.schema import opinions
 from tests.cli.conftest import spawn
@@ -94,6 +96,18 @@ async def test_a_deleted_opinion_leaves_nothing(it: Service, results_url: str) -
         assert await database.read(lambda connection: connection.execute(query).scalar_one()) == 0
     again = await submit(it, value=1, **fields)
     assert [(each.number, each.value) for each in again.opinions] == [(1, 1)]
+
+
+def test_who_sees_its_own_alone_corrects_its_own_alone() -> None:
+    """Who started a run cannot put its words in place of those of a reviewer, by the reviewer's name; reviewers whose
+    words come by different services can correct them by each."""
+    own, tool, other = (
+        Principal(name, "default", frozenset(scopes))
+        for name, scopes in (("eve", [SCORES_WRITE, OWN]), ("tool", [SCORES_WRITE]), ("other", [SCORES_WRITE]))
+    )
+    given = pb.SubmitScoreRequest(run_id="run-1", scorer_id="helpful", value=1, author="anna")
+    of_eve, of_tool, of_other = (said_of(who, given, "a", {}).scorer_run_id for who in (own, tool, other))
+    assert of_eve != of_tool == of_other
 
 
 async def test_what_is_no_opinion(it: Service) -> None:
