@@ -31,7 +31,7 @@ from scorer_service.queue.rows import record_ends
 from scorer_service.registry import Registry
 from scorer_service.results.batches import insert_new
 from scorer_service.results.database import Database
-from scorer_service.results.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
+from scorer_service.results.records import OPEN, PERSON, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
 from scorer_service.results.revisions import newest_revision, next_revision
 from scorer_service.results.schema import Lane, samples, scorer_runs, scorers
 
@@ -174,7 +174,8 @@ class Controls:
         run under a name become one, and so do all scores of one ad hoc request. Raises TooManyRequests."""
         having = [name for name in self._registry.ids if self._registry.find(name, version)]
         known = or_(c.scorer_id.in_(having), is_held(c.scorer_id, self._orphan_seconds, version))
-        conditions = [known, c.scorer_version != version, c.wanted_version != version]
+        judged = c.worker.not_like(f"{PERSON}%")  # what people said has no sample
+        conditions = [known, c.scorer_version != version, c.wanted_version != version, judged]
 
         counted: set[str] = set()
 

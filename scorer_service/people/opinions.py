@@ -20,12 +20,10 @@ from runwire.errors import AlreadyExists
 from runwire.scorer_requests import PEOPLE
 from scorer_service.queue.jobs import Jobs
 from scorer_service.results.database import Database, database_time
-from scorer_service.results.records import NewRun, State
+from scorer_service.results.records import PERSON, NewRun, State
 from scorer_service.results.revisions import next_revision
 from scorer_service.results.schema import opinions, scorer_runs
 
-PERSON: Final = "person:"
-"""How the worker of an opinion's scorer run begins: its author follows."""
 _MOST_COMPARED: Final = 10_000
 _MOST_SHOWN: Final = 100
 _MIDDLE: Final = 0.5

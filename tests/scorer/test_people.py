@@ -28,6 +28,7 @@ from scorer_service.results.schema import opinions
 from tests.cli.conftest import spawn
 from tests.client.processes import AgentProcess, ScorerProcess
 from tests.scorer.stage import Service, request, service
+from tests.scorer.test_port import ID, Hand
 from tests.scorer.test_service import refused
 
 
@@ -96,6 +97,22 @@ async def test_a_deleted_opinion_leaves_nothing(it: Service, results_url: str) -
         assert await database.read(lambda connection: connection.execute(query).scalar_one()) == 0
     again = await submit(it, value=1, **fields)
     assert [(each.number, each.value) for each in again.opinions] == [(1, 1)]
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_an_opinion_is_not_scored_again(it: Service, by_id: bool) -> None:
+    """A rescore of all that a judge scored leaves alone what people said under its name: there is no sample to score,
+    and the judge's score would stand there as people's."""
+    hand = Hand(it)
+    await hand.register("1")
+    await hand.register("2")
+    said = await submit(it, scorer_id=ID, value=1, author="anna")
+    asked = pb.RetryScorerRunsRequest(scorer_version="2")
+    if by_id:
+        asked.scorer_run_ids.append(said.scorer_run_id)
+    else:
+        asked.filter.scorer_id = ID
+    assert (await it.stub.RetryScorerRuns(asked)).count == 0
 
 
 def test_who_sees_its_own_alone_corrects_its_own_alone() -> None:
