@@ -69,7 +69,7 @@ class Said:
 
 
 class _Repeated(Exception):
-    """The same request has come at the same time, and was first."""
+    """Something else was first: the same request, or a removal."""
 
 
 def _digest(*parts: str) -> str:
@@ -110,7 +110,7 @@ class Opinions:
             try:
                 return await self._database.write(work)
             except _Repeated:
-                continue  # it is there now: the next look finds it
+                continue  # the next look finds how it is now
 
     def _write(self, connection: Connection, said: Said) -> None:
         key = said.scorer_run_id
@@ -126,7 +126,9 @@ class Opinions:
         )
         self._jobs.add_on(connection, [new])
         # Locked: two who correct the same at once come one after the other.
-        connection.execute(select(c.scorer_run_id).where(c.scorer_run_id == key).with_for_update())
+        locked = connection.execute(select(c.scorer_run_id).where(c.scorer_run_id == key).with_for_update())
+        if locked.first() is None:
+            raise _Repeated  # it was there and has been removed meanwhile: now it can be added
         revision, now = next_revision(connection)
         mine = opinions.c.scorer_run_id == key
         number = connection.execute(select(func.coalesce(func.max(opinions.c.number), 0) + 1).where(mine)).scalar_one()

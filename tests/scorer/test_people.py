@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import func, select
 
 from runwire.agent.v1 import run_pb2
 from runwire.client import sync
@@ -20,6 +21,8 @@ from runwire.pubsub import Commit, Schedule
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import BRIEF
+from scorer_service.results.database import open_database
+from scorer_service.results.schema import opinions
 from tests.cli.conftest import spawn
 from tests.client.processes import AgentProcess, ScorerProcess
 from tests.scorer.stage import Service, request, service
@@ -79,6 +82,18 @@ async def test_a_repeat_is_no_second_opinion(it: Service) -> None:
     await asyncio.gather(*(submit(it, value=number / 10, author="anna") for number in range(5)))
     numbers = [each.number for each in (await it.get(found[0].scorer_run_id)).opinions]
     assert numbers == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_deleted_opinion_leaves_nothing(it: Service, results_url: str) -> None:
+    """DeleteScorerRuns removes what people said, and what they said before: what they say later begins anew."""
+    fields: dict[str, Any] = {"author": "anna", "request_id": "one"}
+    await submit(it, value=0.5, comment="of a person", **fields)
+    assert (await it.stub.DeleteScorerRuns(pb.DeleteScorerRunsRequest(run_ids=["run-1"]))).count == 1
+    async with open_database(results_url) as database:
+        query = select(func.count()).select_from(opinions)
+        assert await database.read(lambda connection: connection.execute(query).scalar_one()) == 0
+    again = await submit(it, value=1, **fields)
+    assert [(each.number, each.value) for each in again.opinions] == [(1, 1)]
 
 
 async def test_what_is_no_opinion(it: Service) -> None:
