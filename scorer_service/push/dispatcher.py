@@ -33,8 +33,8 @@ from scorer_service.results.records import Error, Finished, Job, State
 logger = logging.getLogger("scorer_service")
 
 LOOK_SECONDS: Final = 0.25
-_AT_ONCE: Final = 32
-"""Posts at once."""
+AT_ONCE: Final = 32
+"""Posts to a target at once."""
 _TRIES: Final = 3
 _PAUSES: Final = Backoff(0.2, 5.0)
 _AWAY: Final = Backoff(5.0, 600.0, jitter=0.5)
@@ -60,7 +60,7 @@ class Dispatcher:
             await self._externals.register(external_of(target))
             self._registered = True
         await self._externals.say(target.tenant, self._claims.worker, versions_of(target))
-        room = min(_AT_ONCE, target.concurrency - await self._claims.held())
+        room = min(AT_ONCE, target.concurrency - await self._claims.held())
         if room <= 0:
             return LOOK_SECONDS
         claimed = await self._claims.claim({target.scorer_id: Offer(room)}, room)
@@ -113,11 +113,13 @@ def external_of(target: Target) -> External:
 
 async def dispatch(database: Database, targets: Sequence[Target], name: str) -> None:
     """Serves all targets until it is cancelled; one that is away holds up no other."""
-    threads = ThreadPoolExecutor(_AT_ONCE, "push")
+    # Each has threads of its own: those of one that does not answer are all in use.
+    pools = [ThreadPoolExecutor(AT_ONCE, "push") for _ in targets]
     try:
         async with asyncio.TaskGroup() as group:
-            for target in targets:
+            for target, threads in zip(targets, pools, strict=True):
                 work = Dispatcher(database, target, name, threads).run_once
                 group.create_task(repeat(f"dispatch to the {target.name}", work), name=target.name)
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        for threads in pools:
+            threads.shutdown(wait=False, cancel_futures=True)
