@@ -24,6 +24,9 @@ from scorer_service.results.schema import budgets, scorer_runs
 REASON: Final = "budget"
 MAX_BUDGETS: Final = 1000
 """Of a tenant."""
+_MOST_TOKENS: Final = 2**62
+_MOST_COST_USD: Final = 1e300
+"""Workers say what was spent, and may say anything: a database holds no sum beyond this, and no end waits for that."""
 
 c, b = scorer_runs.c, budgets.c
 
@@ -144,8 +147,8 @@ def spend(connection: Connection, finished: Sequence[Finished]) -> None:
             .where(b.tenant == tenant, b.scorer_id == scorer_id)
             .values(
                 window_start=_start(now, budget.window_seconds),
-                spent_tokens=budget.spent_tokens + tokens,
-                spent_cost_usd=budget.spent_cost_usd + cost,
+                spent_tokens=min(_MOST_TOKENS, budget.spent_tokens + tokens),
+                spent_cost_usd=min(_MOST_COST_USD, budget.spent_cost_usd + cost),
             )
         )
 

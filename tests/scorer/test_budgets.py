@@ -79,6 +79,21 @@ async def test_a_budget_for_three_hundred(database: Database) -> None:
     assert (await budgets.all("default"))[0].spent_tokens == 10_000
 
 
+async def test_a_sum_that_no_database_holds(database: Database) -> None:
+    """What workers say that they spent ends their attempts, however much it is, and whatever was spent before."""
+    budgets, jobs = Budgets(database), Jobs(database, worker="w")
+    await jobs.register({"judge": ["1"]})
+    await budgets.set(Budget("default", "judge", 86_400.0, 2**63 - 1, None))
+    most = json.dumps({"input_tokens": 2**53, "output_tokens": 2**53, "cost_usd": 1e308})
+    await jobs.add([NewRun(f"run-{number}", "default", "judge", sample=b"s") for number in range(600)])
+    jobs.look_again()
+    claimed = (await jobs.claim({"judge": Offer(600)}, 600)).jobs
+    finished = [Finished(job, State.SUCCEEDED, "1", SCORE, spent=most) for job in claimed]
+    assert len(finished) == 600
+    await jobs.finish(finished)
+    assert await states(database) == {(State.SUCCEEDED, None): 600}
+
+
 async def test_budgets_through_the_service(results_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     """A budget is set, shown with what is spent, and removed; beyond it a scorer run shows why it was declined, counts
     as eligible, and `runwire redrive --declined budget` scores it, and nothing that was sampled out."""
