@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
 from runwire.backoff import Backoff
 from runwire.loop import repeat
 from scorer_service.port import messages
@@ -28,7 +31,7 @@ from scorer_service.push.targets import Target
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.jobs import Offer
 from scorer_service.results.database import Database
-from scorer_service.results.records import Error, Finished, Job, State
+from scorer_service.results.records import Error, Finished, Job, State, printable
 
 logger = logging.getLogger("scorer_service")
 
@@ -79,8 +82,13 @@ class Dispatcher:
         """Posts one; how it is handed back, where it was not taken."""
         target = self._target
         wanted = Wanted(self._claims.worker, versions_of(target), 1, 0.0, 0.0, 0, _MAX_SAMPLE_BYTES)
-        claimed = messages.claimed(job, wanted, target.lease_seconds, trace)
-        body, headers = event_of(target, claimed, self._claims.worker, time.time())
+        try:
+            claimed = messages.claimed(job, wanted, target.lease_seconds, trace)
+            body, headers = event_of(target, claimed, self._claims.worker, time.time())
+        except (json_format.Error, DecodeError, ValueError) as error:
+            # Whoever wrote it was free to: it must not keep those that were claimed with it.
+            why = Error("sample_unreadable", printable(f"its sample cannot be written as JSON: {error}"))
+            return Finished(job, State.FAILED, target.version, error=why, failed=True, steps=job.steps)
         loop, problem = asyncio.get_running_loop(), ""
         for failures in range(1, _TRIES + 1):
             try:

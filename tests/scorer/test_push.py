@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -86,6 +87,20 @@ async def test_a_target_that_is_away(it: Service, sqlite_url: str, tmp_path: Pat
             waiting = await it.until(message.scorer_run_id, "RETRYING")
     assert (waiting.error.reason, waiting.waits, len(waiting.attempts)) == ("executor_unavailable", 1, 0)
     assert "topsecret" not in waiting.error.message
+
+
+async def test_a_sample_that_no_event_can_hold(it: Service, sqlite_url: str, tmp_path: Path) -> None:
+    """A number that JSON does not have ends its scorer run, FAILED, and none of those that were claimed with it."""
+    async with Executor(it.address, 60.0, faulty=False) as place:
+        bad, good = request("pushed", "bad"), request("pushed", "good")
+        bad.sample.output.number_value = math.nan
+        for message in (bad, good):
+            await it.send(message)
+            await it.until(message.scorer_run_id, "PENDING")
+        async with dispatching(sqlite_url, tmp_path, {"executor": "webhook", "url": f"http://127.0.0.1:{place.port}/"}):
+            assert (await it.until(good.scorer_run_id, "SUCCEEDED")).deliveries == 1
+            failed = await it.until(bad.scorer_run_id, "FAILED")
+    assert failed.error.reason == "sample_unreadable"
 
 
 async def test_a_target_that_never_answers(it: Service, sqlite_url: str, tmp_path: Path) -> None:
