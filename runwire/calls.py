@@ -80,6 +80,9 @@ class Calls:
             except BaseException:
                 held.release()
                 raise
+            if self.waiting > 1:
+                # Those behind it may have come long ago: without a look the pace would stay what it was then.
+                self._pace.begins()
             return Call(self, caller, held, place)
         finally:
             self.waiting -= 1

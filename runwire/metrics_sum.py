@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from runwire import metrics
@@ -138,6 +139,10 @@ def _parsed(text: str) -> Iterable[Any]:
 
 def _read(page: str) -> str:
     """Empty where it does not answer."""
-    with suppress(OSError, ValueError), urllib.request.urlopen(f"http://{page}/metrics", timeout=_SECONDS) as answer:
+    # HTTPException: it died within its answer.
+    with (
+        suppress(OSError, ValueError, HTTPException),
+        urllib.request.urlopen(f"http://{page}/metrics", timeout=_SECONDS) as answer,
+    ):
         return str(answer.read().decode())
     return ""

@@ -174,7 +174,9 @@ class _Supervisor:
             descriptor = theirs.fileno()
             words = (sys.executable, "-m", self._plan.module, "--member", str(descriptor))
             try:
-                process = await create_subprocess_exec(*words, stdin=DEVNULL, pass_fds=[descriptor])
+                # In a group of its own: a terminal's Ctrl-C comes to it through this process, and not before it can
+                # heed it.
+                process = await create_subprocess_exec(*words, stdin=DEVNULL, pass_fds=[descriptor], process_group=0)
             except BaseException:
                 ours.close()
                 raise

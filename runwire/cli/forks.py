@@ -39,8 +39,7 @@ def retry(
     if (several := chosen([run_id] if run_id else [], selection, every=every)) is not None:
         if watch or request_id:
             raise click.UsageError("--watch and --request-id are for one RUN")
-        retry_many(session, several, dry_run=dry_run)
-        return 0
+        return retry_many(session, several, dry_run=dry_run)
     assert run_id is not None
     with session.asking_agents() as client:
         run = client.get_run(run_id) if dry_run else client.fork_run(run_id, request_id=request_id)

@@ -110,19 +110,21 @@ def chosen(run_ids: Sequence[str], selection: Selection, *, every: bool) -> Sele
     return selection
 
 
-def cancel_many(session: Session, selection: Selection, reason: str, *, dry_run: bool) -> None:
-    """Asks all runs that have not ended and fit to stop."""
+def cancel_many(session: Session, selection: Selection, reason: str, *, dry_run: bool) -> int:
+    """Asks all runs that have not ended and fit to stop; the exit code."""
     with session.asking_agents() as client:
         runs = selection.find(client, _OPEN)
         # Their state in a list may have changed since: to cancel one that has ended is of no effect.
-        _each(session, runs, lambda run: client.cancel_run(run.run_id, reason=reason), "asked to stop", dry_run=dry_run)
+        return _each(
+            session, runs, lambda run: client.cancel_run(run.run_id, reason=reason), "asked to stop", dry_run=dry_run
+        )
 
 
-def retry_many(session: Session, selection: Selection, *, dry_run: bool) -> None:
-    """Starts a run for each that failed, or was cancelled, and fits. A second time it starts none."""
+def retry_many(session: Session, selection: Selection, *, dry_run: bool) -> int:
+    """Starts a run for each that failed, or was cancelled, and fits; the exit code. A second time it starts none."""
     with session.asking_agents() as client:
         runs = (run for run in selection.find(client, _FAILED) if not run.HasField("conversation"))
-        _each(
+        return _each(
             session,
             runs,
             lambda run: client.fork_run(run.run_id, request_id=_retry_id(run)),
@@ -138,8 +140,9 @@ def _retry_id(run: run_pb2.Run) -> str:
 
 def _each(
     session: Session, runs: Iterable[run_pb2.Run], act: Callable[[run_pb2.Run], Any], done: str, *, dry_run: bool
-) -> None:
-    """Does it for each run, one after the other, and says how many it were, how far it is, and what was refused."""
+) -> int:
+    """Does it for each run, one after the other, and says how many it were, how far it is, and what was refused. The
+    exit code: 1 where something was."""
     count, refused = 0, 0
     said = time.monotonic()
     with CtrlC().heard() as ctrl_c:
@@ -168,6 +171,7 @@ def _each(
             raise
     if not session.json:
         print(f"{count} runs {'would be' if dry_run else 'are'} {done}" + (f", {refused} refused" if refused else ""))
+    return 1 if refused else 0
 
 
 @dataclass

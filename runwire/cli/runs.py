@@ -214,11 +214,10 @@ def events(session: Session, run_id: str, after: str, limit: int | None) -> None
 @click.option("--reason", default="", help="Why, for people who read the run later.")
 @service_options()
 @pass_session
-def cancel(session: Session, run_id: str | None, selection: Selection, every: bool, dry_run: bool, reason: str) -> None:
+def cancel(session: Session, run_id: str | None, selection: Selection, every: bool, dry_run: bool, reason: str) -> int:
     """Ask a run to stop, or all runs that fit the options. Of no effect on runs that have ended."""
     if (several := chosen([run_id] if run_id else [], selection, every=every)) is not None:
-        cancel_many(session, several, reason, dry_run=dry_run)
-        return
+        return cancel_many(session, several, reason, dry_run=dry_run)
     assert run_id is not None
     with session.asking_agents() as client:
         run = client.get_run(run_id) if dry_run else client.cancel_run(run_id, reason=reason)
@@ -228,6 +227,7 @@ def cancel(session: Session, run_id: str | None, selection: Selection, every: bo
         print(f"{run.run_id} has ended: {_state(run.state)}")
     else:
         print(f"{run.run_id} {'would be' if dry_run else 'is'} asked to stop; it is {_state(run.state)}")
+    return 0
 
 
 @click.command()

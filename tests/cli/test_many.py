@@ -7,9 +7,14 @@ import pty
 import select
 import time
 import uuid
+from contextlib import nullcontext
 
 import pytest
 
+from runwire.agent.v1 import run_pb2
+from runwire.cli.app import run
+from runwire.cli.session import Session
+from runwire.errors import PreconditionFailed
 from tests.cli.conftest import Runwire, spawn
 from tests.client.processes import AgentProcess
 
@@ -74,6 +79,32 @@ def test_many_are_retried_once(runwire: Runwire, label: str) -> None:
         runwire("watch", run_id)
     runwire("retry", "--label", label, "--older-than", "0s", "--agent", "broken")
     assert set(ids(runwire, label)) >= failed | new
+
+
+class Refusing:
+    """An agent service that has two runs, and refuses whatever is to be done with one of them."""
+
+    def list_runs(self, **_: object) -> list[run_pb2.Run]:
+        return [run_pb2.Run(run_id="may"), run_pb2.Run(run_id="may-not")]
+
+    def cancel_run(self, run_id: str, **_: object) -> run_pb2.Run:
+        if run_id == "may-not":
+            raise PreconditionFailed("not this one")
+        return run_pb2.Run(run_id=run_id)
+
+    fork_run = cancel_run
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry"])
+def test_what_was_refused_is_no_success(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script learns that some of many runs were refused; the others are done all the same."""
+    monkeypatch.setattr(Session, "asking_agents", lambda _: nullcontext(Refusing()))
+    assert run([command, "--all"]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("1 runs are ")
+    assert said.err == "may-not: not this one\n"
 
 
 def test_ended_runs_are_deleted(runwire: Runwire, label: str) -> None:

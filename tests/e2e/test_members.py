@@ -128,6 +128,18 @@ async def test_stopped_while_it_starts(sqlite_url: str) -> None:
         assert "ERROR" not in service.errors
 
 
+async def test_ctrl_c_while_it_starts(sqlite_url: str) -> None:
+    """Ctrl-C reaches all processes of the terminal, also one that cannot heed it yet: nothing is wrong, as with
+    SIGTERM."""
+    with processes(sqlite_url) as start:
+        service = start.launch(arguments=TWO)
+        await until(lambda: members(service))
+        os.killpg(service.pid, signal.SIGINT)
+        assert await service.wait() == 0
+        assert "Traceback" not in service.errors
+        assert "ERROR" not in service.errors
+
+
 async def test_nobody_stays_without_a_supervisor(sqlite_url: str, ledger: Ledger) -> None:
     """kill -9 of the supervisor: its processes drain and end, nobody holds the port, and another one takes it."""
     with processes(sqlite_url, **ledger.environment) as start:

@@ -12,6 +12,7 @@ from runwire.budget import MAX_FRAME_BYTES, MIN_FRAME_BYTES, Budget
 from runwire.calls import Calls
 from runwire.errors import TooManyRequests
 from runwire.gate import Gate
+from runwire.pace import Pace
 
 MIB = 1024 * 1024
 
@@ -35,6 +36,27 @@ async def test_calls_wait_for_a_place_in_order() -> None:
         second.close()
     assert order == [0, 1, 2, 3, 4]
     assert working.waiting == 0
+
+
+async def test_the_pace_is_looked_at_as_long_as_calls_wait() -> None:
+    """A burst that came at once is not worked on to its end at the pace of its beginning: each call that gets a place
+    while others wait has it looked at."""
+    pace, looks = Pace(), 0
+
+    def begins() -> None:
+        nonlocal looks
+        looks += 1
+
+    working = Calls(max_calls=1, pace=pace)
+    held = await working.enter()
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(working.enter()) for _ in range(3)]
+        await asyncio.sleep(0)
+        pace.begins = begins  # type: ignore[method-assign]
+        held.close()
+        for task in waiting:
+            (await task).close()
+    assert looks == 2
 
 
 async def test_connections_take_turns() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -83,3 +85,24 @@ def test_no_sum_goes_back(stack: ExitStack) -> None:
     again.stop()
     page.gone(2)
     assert samples(page)[name] == 21
+
+
+def test_an_answer_that_is_cut_is_none(stack: ExitStack) -> None:
+    """A process that dies while it answers costs the page of the others nothing."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+    def cut() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n# HELP")
+
+    dying = threading.Thread(target=cut, daemon=True)
+    dying.start()
+    page = stack.enter_context(SummedPage("127.0.0.1:0"))
+    lives = Process(stack)
+    lives.streams.set(1)
+    page.shown(1, lives.page)
+    page.shown(2, f"127.0.0.1:{listener.getsockname()[1]}")
+    assert samples(page)["runwire_streams_open"] == 1
+    dying.join()

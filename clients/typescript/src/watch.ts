@@ -77,7 +77,7 @@ export class RunStream implements AsyncIterable<RunEvent> {
     const silence = new Silence(this.options.signal);
     try {
       silence.within(this.connection.policy.missedHeartbeats * HEARTBEAT_SECONDS);
-      const answer = await this.connection.open(`${path}/events`, { headers, signal: silence.signal });
+      const answer = await silence.orAbort(this.connection.open(`${path}/events`, { headers, signal: silence.signal }));
       if (answer.status === 204) {
         // This reader has had the end. What it was, the run says.
         this.state = (await this.connection.call<Run>("GET", path, undefined, true, this.options.signal)).state ?? "RUN_STATE_UNSPECIFIED";
@@ -99,7 +99,7 @@ export class RunStream implements AsyncIterable<RunEvent> {
         silence.within(seconds);
         const piece = await silence.orAbort(reader.read()).catch((error: unknown) => {
           this.options.signal?.throwIfAborted();
-          throw unreachable(silence.signal.aborted ? `nothing came for ${seconds} s` : error);
+          throw silence.signal.aborted ? silence.signal.reason : unreachable(error);
         });
         silence.pause(); // a handler may take its time
         if (piece.done) return;
@@ -149,14 +149,16 @@ class Silence {
   private readonly controller = new AbortController();
   private timer: ReturnType<typeof setTimeout> | undefined;
   private fail: ((reason: unknown) => void) | undefined;
-  private readonly abort = () => {
-    this.controller.abort(this.outer?.reason);
+  private readonly abort = (why: unknown = this.outer?.reason) => {
+    this.controller.abort(why);
     this.fail?.(this.controller.signal.reason);
   };
 
+  private readonly stopped = () => this.abort();
+
   constructor(private readonly outer?: AbortSignal) {
     if (outer?.aborted) this.abort();
-    else outer?.addEventListener("abort", this.abort, { once: true });
+    else outer?.addEventListener("abort", this.stopped, { once: true });
   }
 
   get signal(): AbortSignal {
@@ -165,7 +167,8 @@ class Silence {
 
   within(seconds: number): void {
     clearTimeout(this.timer);
-    this.timer = setTimeout(this.abort, seconds * 1000);
+    // A reason that passes: the stream is opened again, whatever it was that said nothing.
+    this.timer = setTimeout(() => this.abort(unreachable(`nothing came for ${seconds} s`)), seconds * 1000);
   }
 
   /** What `promise` brings, or a rejection at the abort. Node's fetch forgets its signal once its request is collected. */
@@ -173,6 +176,7 @@ class Silence {
     return new Promise((resolve, reject) => {
       this.fail = reject;
       promise.then(resolve, reject);
+      if (this.signal.aborted) reject(this.signal.reason); // while a handler had an event in hand
     });
   }
 
@@ -183,7 +187,7 @@ class Silence {
   /** Ends the request too: an iteration that was left early keeps no connection. */
   stop(): void {
     clearTimeout(this.timer);
-    this.outer?.removeEventListener("abort", this.abort);
+    this.outer?.removeEventListener("abort", this.stopped);
     this.abort();
   }
 }

@@ -74,6 +74,31 @@ test("a stream that is silent is left after its heartbeats, and one that only be
   });
 });
 
+test("a gateway that takes a connection and answers nothing is left, and the stream continues elsewhere", async () => {
+  const silent = () => undefined;
+  const whole = stream(message("a.1", event(1)) + message("a.end", END, "end"));
+  await scripted([silent, whole], async ({ client, asked }) => {
+    assert.deepEqual(await read(client.watch("r")), ["1"]);
+    assert.equal(asked.length, 2);
+  }, { resume: { missedHeartbeats: 0.02 } });
+});
+
+test("an abort while an event is in hand ends the stream, also where fetch has forgotten its signal", async () => {
+  const frozen = stream(message("a.1", event(1)), "frozen");
+  const forgetful: typeof fetch = (input, init) => {
+    const { signal: _, ...rest } = init!;
+    return fetch(input, rest);
+  };
+  await scripted([frozen], async ({ client }) => {
+    const stop = new AbortController();
+    const reading = (async () => {
+      for await (const _ of client.watch("r", { signal: stop.signal })) stop.abort();
+    })();
+    const late = new Promise((resolve) => setTimeout(resolve, 2000, "late").unref());
+    await assert.rejects(Promise.race([reading, late]), { name: "AbortError" });
+  }, { fetch: forgetful });
+});
+
 for (const [status, reason] of [[404, "RUN_NOT_FOUND"], [400, "CURSOR_MALFORMED"], [410, "CURSOR_EPOCH_MISMATCH"], [401, "UNAUTHENTICATED"], [501, "X"]] as const) {
   test(`${reason} is told and not tried again`, async () => {
     await scripted([problem(status, reason, { violations: [{ field: "cursor", description: "is none" }] })], async ({ client, asked }) => {
