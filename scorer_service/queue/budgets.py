@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from runwire.errors import InvalidRequest
 from scorer_service.results.batches import among
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import Finished, State
@@ -73,7 +74,7 @@ class Budgets:
 
     async def set(self, budget: Budget) -> None:
         """Puts a budget in force; one without a limit is removed. What was spent in the present window stays, unless
-        the window is another one."""
+        the window is another one. Raises InvalidRequest where the tenant has as many as it may."""
 
         def work(connection: Connection) -> None:
             mine = (b.tenant == budget.tenant, b.scorer_id == budget.scorer_id)
@@ -82,6 +83,9 @@ class Budgets:
                 return
             now = database_time(connection)
             found = connection.execute(select(budgets).where(*mine).with_for_update()).first()
+            present = select(func.count()).select_from(budgets).where(b.tenant == budget.tenant)
+            if found is None and connection.execute(present).scalar_one() >= MAX_BUDGETS:
+                raise InvalidRequest({"budget.scorer_id": f"the tenant has {MAX_BUDGETS} budgets already"})
             if found is not None and found.window_seconds != budget.window_seconds:
                 found = None  # what was spent in another window says nothing of this one
             values = {
