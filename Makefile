@@ -66,7 +66,7 @@ demo: $(DEMO_FROM) ## both services, a run that is cut and resumed, and its scor
 
 # Most of the tests wait for processes, so three at a time suit two cores. A file stays in one process, with the servers
 # that its fixtures start. ARGS="-n 0" is one after the other, with what they print.
-PARALLEL := -n 3 --dist loadfile
+PARALLEL := -n 3 --dist loadfile --durations 20
 
 .PHONY: test
 test: $(STAMP) ## every test that needs nothing but this machine

@@ -14,6 +14,7 @@ LOOK_SECONDS: Final = 1.0
 """How often the store is asked for a tenant that starts runs."""
 _RETRY_SECONDS: Final = 5.0
 _MAX_TENANTS: Final = 10_000
+_NEVER: Final = (0, 0.0)
 
 
 class QueueLimit:
@@ -39,10 +40,13 @@ class QueueLimit:
         """Before a run is accepted. Raises QueueFull."""
         if not self._most or not who.name:
             return
-        waiting, until = self._known.pop(who.tenant, (0, 0.0))
-        if self._now() >= until:
-            waiting = await self._store.queued(self._queues(), who.tenant)
-            until = self._now() + LOOK_SECONDS
+        asked = None
+        if self._now() >= self._known.get(who.tenant, _NEVER)[1]:
+            asked = await self._store.queued(self._queues(), who.tenant)
+        waiting, until = self._known.pop(who.tenant, _NEVER)
+        # Many may have asked at the same time: the first answer holds, and they are all counted upon it.
+        if asked is not None and self._now() >= until:
+            waiting, until = asked, self._now() + LOOK_SECONDS
         full = waiting >= self._most
         self._known[who.tenant] = (waiting if full else waiting + 1, until)
         if len(self._known) > _MAX_TENANTS:

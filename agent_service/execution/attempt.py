@@ -32,7 +32,7 @@ from agent_service.process import event_loop
 from runwire import frames, tracing
 from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.caching_pubsub import CachingPubSub, History
-from runwire.errors import EventsLost, Fenced, FieldExists, NotFound, StoreUnavailable
+from runwire.errors import CursorError, EventsLost, Fenced, FieldExists, NotFound, StoreUnavailable
 from runwire.pubsub import Claim, Lease, LeaseState, Position, Schedule, Store
 from runwire.scorer_requests import topic_of
 from runwire.times import seconds_of, timestamp
@@ -514,7 +514,7 @@ class Execution:
                     await self._writer.emit(event.step, **{payload: getattr(event, payload)})
                 event.sequence = sequence
                 yield event
-        except NotFound as error:
+        except (NotFound, EventsLost, CursorError) as error:  # the latter two while it was read
             # Its journal is what counts.
             logger.warning("%s: what its source told is gone: %s", self._claim.topic, error)
 

@@ -47,7 +47,8 @@ def draw_live(shapes: dict[str, Any], path: Path) -> None:
         axes.set_yscale("log")
         axes.set_title({"us server": "server CPU, us an event"}.get(name, name))
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize=8)
+    labelled = panels[0].get_legend_handles_labels()
+    figure.legend(*labelled, loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=len(sides))
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 

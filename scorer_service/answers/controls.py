@@ -29,8 +29,9 @@ from scorer_service.queue.jobs import Jobs
 from scorer_service.queue.retention import purge
 from scorer_service.queue.rows import record_ends
 from scorer_service.registry import Registry
+from scorer_service.results.batches import insert_new
 from scorer_service.results.database import Database
-from scorer_service.results.records import OPEN, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
+from scorer_service.results.records import OPEN, PERSON, REDRIVABLE, TERMINAL, Error, NewRun, Priority, State
 from scorer_service.results.revisions import newest_revision, next_revision
 from scorer_service.results.schema import Lane, samples, scorer_runs, scorers
 
@@ -173,7 +174,8 @@ class Controls:
         run under a name become one, and so do all scores of one ad hoc request. Raises TooManyRequests."""
         having = [name for name in self._registry.ids if self._registry.find(name, version)]
         known = or_(c.scorer_id.in_(having), is_held(c.scorer_id, self._orphan_seconds, version))
-        conditions = [known, c.scorer_version != version, c.wanted_version != version]
+        judged = c.worker.not_like(f"{PERSON}%")  # what people said has no sample
+        conditions = [known, c.scorer_version != version, c.wanted_version != version, judged]
 
         counted: set[str] = set()
 
@@ -265,13 +267,18 @@ class Controls:
         """Holds a scorer's work, or lets it continue, and notes who does: tenant and name. What runs already is
         finished."""
         tenant, name = who if paused else ("", "")
-        await self._jobs.register([scorer_id])
         query = (
             update(scorers)
             .where(scorers.c.scorer_id == scorer_id)
             .values(paused=paused, paused_by=name, paused_by_tenant=tenant)
         )
-        await self._database.write(lambda connection: connection.execute(query))
+
+        def work(connection: Connection) -> None:
+            # Nobody says by this that a process has it: it may be one that is carried out elsewhere.
+            insert_new(connection, scorers, [{"scorer_id": scorer_id, "paused": False, "seen_time": 0.0}])
+            connection.execute(query)
+
+        await self._database.write(work)
         self._jobs.look_again()
         self._wake()
 

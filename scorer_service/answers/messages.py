@@ -21,7 +21,7 @@ from runwire.values import carry_struct
 from scorer_service.answers.queries import Found
 from scorer_service.answers.statistics import Stats
 from scorer_service.queue.holders import Holder, Queue, Worker
-from scorer_service.results.records import OPEN, Priority, State, kept_steps
+from scorer_service.results.records import OPEN, PERSON, Priority, State, kept_steps
 from scorer_service.scoring import Scorer
 
 Message = TypeVar("Message", bound=ProtobufMessage)
@@ -142,7 +142,7 @@ _FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
     "requested_by": lambda line: line.requested_by,
     "redriven_by": lambda line: line.redriven_by,
     "cancelled_by": lambda line: line.cancelled_by,
-    "author": lambda line: line.worker.removeprefix("person:") if line.worker.startswith("person:") else "",
+    "author": lambda line: line.worker.removeprefix(PERSON) if line.worker.startswith(PERSON) else "",
 }
 
 

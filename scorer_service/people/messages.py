@@ -45,6 +45,7 @@ def said_of(who: Principal, request: pb.SubmitScoreRequest, agent_id: str, label
         author=request.author or who.subject,
         submitted_by=who.name,
         request_id=request.request_id or uuid.uuid4().hex,
+        owner=who.owner or "",
     )
 
 

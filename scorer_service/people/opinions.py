@@ -20,12 +20,10 @@ from runwire.errors import AlreadyExists
 from runwire.scorer_requests import PEOPLE
 from scorer_service.queue.jobs import Jobs
 from scorer_service.results.database import Database, database_time
-from scorer_service.results.records import NewRun, State
+from scorer_service.results.records import PERSON, NewRun, State
 from scorer_service.results.revisions import next_revision
 from scorer_service.results.schema import opinions, scorer_runs
 
-PERSON: Final = "person:"
-"""How the worker of an opinion's scorer run begins: its author follows."""
 _MOST_COMPARED: Final = 10_000
 _MOST_SHOWN: Final = 100
 _MIDDLE: Final = 0.5
@@ -50,12 +48,16 @@ class Said:
     author: str
     submitted_by: str
     request_id: str
+    owner: str = ""
+    """Who submits it, where that one sees its own alone; otherwise empty."""
 
     @property
     def scorer_run_id(self) -> str:
-        """The author's own, for this run and scorer."""
+        """The author's own, for this run and scorer; and the submitter's, where that one sees its own alone."""
         # More parts than that of what a run asks for: it is never one of these.
-        return _digest("opinion", self.tenant, self.run_id, self.scorer_id, self.author, PEOPLE)
+        # Who sees its own alone corrects its own alone, whomever it calls the author.
+        own = (self.owner,) if self.owner else ()
+        return _digest("opinion", self.tenant, self.run_id, self.scorer_id, self.author, PEOPLE, *own)
 
     @property
     def request_key(self) -> str:
@@ -69,7 +71,7 @@ class Said:
 
 
 class _Repeated(Exception):
-    """The same request has come at the same time, and was first."""
+    """Something else was first: the same request, or a removal."""
 
 
 def _digest(*parts: str) -> str:
@@ -110,7 +112,7 @@ class Opinions:
             try:
                 return await self._database.write(work)
             except _Repeated:
-                continue  # it is there now: the next look finds it
+                continue  # the next look finds how it is now
 
     def _write(self, connection: Connection, said: Said) -> None:
         key = said.scorer_run_id
@@ -126,7 +128,9 @@ class Opinions:
         )
         self._jobs.add_on(connection, [new])
         # Locked: two who correct the same at once come one after the other.
-        connection.execute(select(c.scorer_run_id).where(c.scorer_run_id == key).with_for_update())
+        locked = connection.execute(select(c.scorer_run_id).where(c.scorer_run_id == key).with_for_update())
+        if locked.first() is None:
+            raise _Repeated  # it was there and has been removed meanwhile: now it can be added
         revision, now = next_revision(connection)
         mine = opinions.c.scorer_run_id == key
         number = connection.execute(select(func.coalesce(func.max(opinions.c.number), 0) + 1).where(mine)).scalar_one()

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
 from runwire.backoff import Backoff
 from runwire.loop import repeat
 from scorer_service.port import messages
@@ -28,13 +31,13 @@ from scorer_service.push.targets import Target
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.jobs import Offer
 from scorer_service.results.database import Database
-from scorer_service.results.records import Error, Finished, Job, State
+from scorer_service.results.records import Error, Finished, Job, State, printable
 
 logger = logging.getLogger("scorer_service")
 
 LOOK_SECONDS: Final = 0.25
-_AT_ONCE: Final = 32
-"""Posts at once."""
+AT_ONCE: Final = 32
+"""Posts to a target at once."""
 _TRIES: Final = 3
 _PAUSES: Final = Backoff(0.2, 5.0)
 _AWAY: Final = Backoff(5.0, 600.0, jitter=0.5)
@@ -60,7 +63,7 @@ class Dispatcher:
             await self._externals.register(external_of(target))
             self._registered = True
         await self._externals.say(target.tenant, self._claims.worker, versions_of(target))
-        room = min(_AT_ONCE, target.concurrency - await self._claims.held())
+        room = min(AT_ONCE, target.concurrency - await self._claims.held())
         if room <= 0:
             return LOOK_SECONDS
         claimed = await self._claims.claim({target.scorer_id: Offer(room)}, room)
@@ -79,8 +82,13 @@ class Dispatcher:
         """Posts one; how it is handed back, where it was not taken."""
         target = self._target
         wanted = Wanted(self._claims.worker, versions_of(target), 1, 0.0, 0.0, 0, _MAX_SAMPLE_BYTES)
-        claimed = messages.claimed(job, wanted, target.lease_seconds, trace)
-        body, headers = event_of(target, claimed, self._claims.worker, time.time())
+        try:
+            claimed = messages.claimed(job, wanted, target.lease_seconds, trace)
+            body, headers = event_of(target, claimed, self._claims.worker, time.time())
+        except (json_format.Error, DecodeError, ValueError) as error:
+            # Whoever wrote it was free to: it must not keep those that were claimed with it.
+            why = Error("sample_unreadable", printable(f"its sample cannot be written as JSON: {error}"))
+            return Finished(job, State.FAILED, target.version, error=why, failed=True, steps=job.steps)
         loop, problem = asyncio.get_running_loop(), ""
         for failures in range(1, _TRIES + 1):
             try:
@@ -113,11 +121,13 @@ def external_of(target: Target) -> External:
 
 async def dispatch(database: Database, targets: Sequence[Target], name: str) -> None:
     """Serves all targets until it is cancelled; one that is away holds up no other."""
-    threads = ThreadPoolExecutor(_AT_ONCE, "push")
+    # Each has threads of its own: those of one that does not answer are all in use.
+    pools = [ThreadPoolExecutor(AT_ONCE, "push") for _ in targets]
     try:
         async with asyncio.TaskGroup() as group:
-            for target in targets:
+            for target, threads in zip(targets, pools, strict=True):
                 work = Dispatcher(database, target, name, threads).run_once
                 group.create_task(repeat(f"dispatch to the {target.name}", work), name=target.name)
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        for threads in pools:
+            threads.shutdown(wait=False, cancel_futures=True)

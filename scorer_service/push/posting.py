@@ -15,6 +15,7 @@ from scorer_service.push.targets import Target
 
 SECONDS: Final = 10.0
 """Longest that connecting, sending and the answer may take, each."""
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class NotTaken(Exception):
@@ -59,6 +60,13 @@ def _dial(target: Target, host: str, port: int, *, tls: bool) -> socket.socket:
 def is_public(address: str) -> bool:
     """Whether an address is of the internet, and of no network of somebody's own."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
+    if isinstance(parsed, ipaddress.IPv6Address) and (carried := _carried(parsed)) is not None:
+        parsed = carried
     return parsed.is_global and not parsed.is_multicast
+
+
+def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address leads to: mapped, translated (NAT64) or by a tunnel (6to4)."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour

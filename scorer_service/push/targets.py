@@ -45,10 +45,14 @@ class Target(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
-            raise ValueError("must be http:// or https://, with a host and without a user")
-        return url
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            if good and not parts.username and not parts.fragment:
+                return url
+        except ValueError:
+            pass  # it says parts of the URL
+        raise ValueError("must be http:// or https://, with a host and without a user")
 
     @property
     def name(self) -> str:

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from runwire.errors import InvalidRequest
 from scorer_service.results.batches import among
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import Finished, State
@@ -24,6 +25,9 @@ from scorer_service.results.schema import budgets, scorer_runs
 REASON: Final = "budget"
 MAX_BUDGETS: Final = 1000
 """Of a tenant."""
+_MOST_TOKENS: Final = 2**62
+_MOST_COST_USD: Final = 1e300
+"""Workers say what was spent, and may say anything: a database holds no sum beyond this, and no end waits for that."""
 
 c, b = scorer_runs.c, budgets.c
 
@@ -70,7 +74,7 @@ class Budgets:
 
     async def set(self, budget: Budget) -> None:
         """Puts a budget in force; one without a limit is removed. What was spent in the present window stays, unless
-        the window is another one."""
+        the window is another one. Raises InvalidRequest where the tenant has as many as it may."""
 
         def work(connection: Connection) -> None:
             mine = (b.tenant == budget.tenant, b.scorer_id == budget.scorer_id)
@@ -79,6 +83,9 @@ class Budgets:
                 return
             now = database_time(connection)
             found = connection.execute(select(budgets).where(*mine).with_for_update()).first()
+            present = select(func.count()).select_from(budgets).where(b.tenant == budget.tenant)
+            if found is None and connection.execute(present).scalar_one() >= MAX_BUDGETS:
+                raise InvalidRequest({"budget.scorer_id": f"the tenant has {MAX_BUDGETS} budgets already"})
             if found is not None and found.window_seconds != budget.window_seconds:
                 found = None  # what was spent in another window says nothing of this one
             values = {
@@ -144,8 +151,8 @@ def spend(connection: Connection, finished: Sequence[Finished]) -> None:
             .where(b.tenant == tenant, b.scorer_id == scorer_id)
             .values(
                 window_start=_start(now, budget.window_seconds),
-                spent_tokens=budget.spent_tokens + tokens,
-                spent_cost_usd=budget.spent_cost_usd + cost,
+                spent_tokens=min(_MOST_TOKENS, budget.spent_tokens + tokens),
+                spent_cost_usd=min(_MOST_COST_USD, budget.spent_cost_usd + cost),
             )
         )
 

@@ -152,6 +152,7 @@ async def purge(database: Database, tenant: str, run_ids: Sequence[str], *, dry_
             ids = [line.scorer_run_id for line in lines]
             connection.execute(delete(attempts).where(attempts.c.scorer_run_id.in_(ids)))
             connection.execute(delete(exports).where(exports.c.scorer_run_id.in_(ids)))
+            connection.execute(delete(opinions).where(opinions.c.scorer_run_id.in_(ids)))
             connection.execute(delete(scorer_runs).where(c.scorer_run_id.in_(ids)))
             unused = (samples.c.sample_id.in_({line.sample_id for line in lines}), ~exists(_users()))
             connection.execute(delete(samples).where(*unused))

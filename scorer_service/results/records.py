@@ -41,6 +41,9 @@ TERMINAL = (State.SUCCEEDED, State.FAILED, State.NOT_SCORABLE, State.DECLINED, S
 REDRIVABLE = (State.FAILED, State.NOT_SCORABLE, State.DECLINED, State.CANCELLED)
 """A result is never overwritten: to score again, score with another version."""
 
+PERSON = "person:"
+"""How the worker of an opinion's scorer run begins: its author follows."""
+
 
 class Priority(IntEnum):
     """runwire.scorer.v1.ScorerRunPriority."""

@@ -18,7 +18,7 @@ from agent_service import RunContext, config, durable_agent, workflow
 from agent_service.agents.definition import Definition
 from agent_service.agents.registry import Registry
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
-from runwire.errors import InvalidRequest, JournalGone, NotForkable
+from runwire.errors import CursorEpochMismatch, EventsLost, InvalidRequest, JournalGone, NotForkable
 from runwire.fold import fold
 from runwire.identity.principal import ANONYMOUS
 from runwire.values import from_value, to_value
@@ -386,6 +386,26 @@ async def test_a_conversation_is_forked_where_it_is() -> None:
         assert await earlier.send("zwei") == 2
         await earlier.settle()
         assert outputs(await consistent(earlier))[1] == "heard one, zwei"
+
+
+@pytest.mark.parametrize("problem", [EventsLost("it was purged"), CursorEpochMismatch("it was begun anew")])
+async def test_a_source_that_goes_while_it_is_told(problem: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork goes on from its journal where the log of its source is purged between two pages of it."""
+    stage = await talked(("one", "QUEUE"), ("two", "QUEUE"))
+    other = await stage.fork()
+    read = other.log.get_history
+
+    async def lost(topic: str, *args: Any, **bounds: Any) -> Any:
+        if topic == stage.topic:
+            raise problem
+        return await read(topic, *args, **bounds)
+
+    monkeypatch.setattr(other.log, "get_history", lost)
+    await other.settle()
+    assert (await other.run()).state == WAITING
+    assert await other.send("three") == 3
+    await other.settle()
+    assert from_value((await other.run()).output) == "heard one, two, three"
 
 
 async def test_killed_at_every_commit_of_a_forked_conversation() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,16 @@ async def test_the_store_is_asked_once_a_second(tmp_path: Path) -> None:
     await limit.check(somebody("flood"))
     await limit.check(ANONYMOUS)
     assert asked == ["flood", "flood"]
+
+
+async def test_a_burst_gets_no_more_than_may_wait() -> None:
+    """Who starts many runs at once, before the store has answered for any of them, has as many accepted as may wait."""
+
+    class Slow:
+        async def queued(self, queues: list[str], tenant: str) -> int:
+            await asyncio.sleep(0)
+            return 0
+
+    limit = QueueLimit(Slow(), lambda: ["q"], 5, lambda: 0.5)  # type: ignore[arg-type]
+    answers = await asyncio.gather(*(limit.check(somebody("flood")) for _ in range(20)), return_exceptions=True)
+    assert [type(each) for each in answers] == [type(None)] * 5 + [QueueFull] * 15

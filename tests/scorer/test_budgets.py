@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from runwire.cli.app import run
+from runwire.errors import InvalidRequest
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.times import duration
@@ -77,6 +78,33 @@ async def test_a_budget_for_three_hundred(database: Database) -> None:
     await asyncio.gather(*(work(database, f"v-{number}") for number in range(WORKERS)))
     assert await states(database) == {(State.SUCCEEDED, None): 1001}
     assert (await budgets.all("default"))[0].spent_tokens == 10_000
+
+
+async def test_no_more_budgets_than_are_listed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant has a bounded number of budgets: those can be changed and removed, and others have theirs."""
+    monkeypatch.setattr("scorer_service.queue.budgets.MAX_BUDGETS", 1)
+    kept = Budgets(database)
+    for tenant, most in (("default", 1), ("default", 2), ("other", 1)):
+        await kept.set(Budget(tenant, "judge", 60.0, most, None))
+    with pytest.raises(InvalidRequest):
+        await kept.set(Budget("default", "second", 60.0, 1, None))
+    await kept.set(Budget("default", "judge", 60.0, None, None))
+    await kept.set(Budget("default", "second", 60.0, 1, None))
+
+
+async def test_a_sum_that_no_database_holds(database: Database) -> None:
+    """What workers say that they spent ends their attempts, however much it is, and whatever was spent before."""
+    budgets, jobs = Budgets(database), Jobs(database, worker="w")
+    await jobs.register({"judge": ["1"]})
+    await budgets.set(Budget("default", "judge", 86_400.0, 2**63 - 1, None))
+    most = json.dumps({"input_tokens": 2**53, "output_tokens": 2**53, "cost_usd": 1e308})
+    await jobs.add([NewRun(f"run-{number}", "default", "judge", sample=b"s") for number in range(600)])
+    jobs.look_again()
+    claimed = (await jobs.claim({"judge": Offer(600)}, 600)).jobs
+    finished = [Finished(job, State.SUCCEEDED, "1", SCORE, spent=most) for job in claimed]
+    assert len(finished) == 600
+    await jobs.finish(finished)
+    assert await states(database) == {(State.SUCCEEDED, None): 600}
 
 
 async def test_budgets_through_the_service(results_url: str, capfd: pytest.CaptureFixture[str]) -> None:

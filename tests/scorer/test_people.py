@@ -13,16 +13,22 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import func, select
 
 from runwire.agent.v1 import run_pb2
 from runwire.client import sync
+from runwire.identity.principal import OWN, SCORES_WRITE, Principal
 from runwire.pubsub import Commit, Schedule
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from runwire.scorer.v1 import scorer_service_pb2 as pb
 from runwire.scorer_requests import BRIEF
+from scorer_service.people.messages import said_of
+from scorer_service.results.database import open_database
+from scorer_service.results.schema import opinions
 from tests.cli.conftest import spawn
 from tests.client.processes import AgentProcess, ScorerProcess
 from tests.scorer.stage import Service, request, service
+from tests.scorer.test_port import ID, Hand
 from tests.scorer.test_service import refused
 
 
@@ -79,6 +85,46 @@ async def test_a_repeat_is_no_second_opinion(it: Service) -> None:
     await asyncio.gather(*(submit(it, value=number / 10, author="anna") for number in range(5)))
     numbers = [each.number for each in (await it.get(found[0].scorer_run_id)).opinions]
     assert numbers == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_deleted_opinion_leaves_nothing(it: Service, results_url: str) -> None:
+    """DeleteScorerRuns removes what people said, and what they said before: what they say later begins anew."""
+    fields: dict[str, Any] = {"author": "anna", "request_id": "one"}
+    await submit(it, value=0.5, comment="of a person", **fields)
+    assert (await it.stub.DeleteScorerRuns(pb.DeleteScorerRunsRequest(run_ids=["run-1"]))).count == 1
+    async with open_database(results_url) as database:
+        query = select(func.count()).select_from(opinions)
+        assert await database.read(lambda connection: connection.execute(query).scalar_one()) == 0
+    again = await submit(it, value=1, **fields)
+    assert [(each.number, each.value) for each in again.opinions] == [(1, 1)]
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_an_opinion_is_not_scored_again(it: Service, by_id: bool) -> None:
+    """A rescore of all that a judge scored leaves alone what people said under its name: there is no sample to score,
+    and the judge's score would stand there as people's."""
+    hand = Hand(it)
+    await hand.register("1")
+    await hand.register("2")
+    said = await submit(it, scorer_id=ID, value=1, author="anna")
+    asked = pb.RetryScorerRunsRequest(scorer_version="2")
+    if by_id:
+        asked.scorer_run_ids.append(said.scorer_run_id)
+    else:
+        asked.filter.scorer_id = ID
+    assert (await it.stub.RetryScorerRuns(asked)).count == 0
+
+
+def test_who_sees_its_own_alone_corrects_its_own_alone() -> None:
+    """Who started a run cannot put its words in place of those of a reviewer, by the reviewer's name; reviewers whose
+    words come by different services can correct them by each."""
+    own, tool, other = (
+        Principal(name, "default", frozenset(scopes))
+        for name, scopes in (("eve", [SCORES_WRITE, OWN]), ("tool", [SCORES_WRITE]), ("other", [SCORES_WRITE]))
+    )
+    given = pb.SubmitScoreRequest(run_id="run-1", scorer_id="helpful", value=1, author="anna")
+    of_eve, of_tool, of_other = (said_of(who, given, "a", {}).scorer_run_id for who in (own, tool, other))
+    assert of_eve != of_tool == of_other
 
 
 async def test_what_is_no_opinion(it: Service) -> None:

@@ -277,6 +277,14 @@ async def test_versions(it: Service, hand: Hand) -> None:
     assert (await refused(register))[2].keys() == {"scorer.scorer_id"}
 
 
+async def test_a_scorer_that_was_paused_can_be_registered_again(it: Service, hand: Hand) -> None:
+    """Who pauses an external scorer does not make it one of the service: its worker may say again what it is."""
+    await it.stub.PauseScorer(pb.PauseScorerRequest(scorer_id=ID))
+    assert (await hand.register()).scorer_id == ID
+    assert (await it.stub.ResumeScorer(pb.ResumeScorerRequest(scorer_id=ID))).scorer.external
+    assert (await hand.register()).scorer_id == ID
+
+
 async def test_bad_reports_leave_an_attempt_as_it_was(it: Service, hand: Hand) -> None:
     """A score that is not finite, no report at all and an unknown version are refused, and the attempt continues."""
     await it.send(request(ID))

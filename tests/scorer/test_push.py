@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import pytest
 from runwire.errors import ConfigurationError
 from runwire.scorer.v1 import scorer_run_pb2 as S
 from scorer_service import app, config
+from scorer_service.push.dispatcher import AT_ONCE
 from scorer_service.push.events import signature
 from scorer_service.push.posting import NotTaken, is_public, post
 from scorer_service.push.targets import Target, load
@@ -87,6 +89,51 @@ async def test_a_target_that_is_away(it: Service, sqlite_url: str, tmp_path: Pat
     assert "topsecret" not in waiting.error.message
 
 
+async def test_a_sample_that_no_event_can_hold(it: Service, sqlite_url: str, tmp_path: Path) -> None:
+    """A number that JSON does not have ends its scorer run, FAILED, and none of those that were claimed with it."""
+    async with Executor(it.address, 60.0, faulty=False) as place:
+        bad, good = request("pushed", "bad"), request("pushed", "good")
+        bad.sample.output.number_value = math.nan
+        for message in (bad, good):
+            await it.send(message)
+            await it.until(message.scorer_run_id, "PENDING")
+        async with dispatching(sqlite_url, tmp_path, {"executor": "webhook", "url": f"http://127.0.0.1:{place.port}/"}):
+            assert (await it.until(good.scorer_run_id, "SUCCEEDED")).deliveries == 1
+            failed = await it.until(bad.scorer_run_id, "FAILED")
+    assert failed.error.reason == "sample_unreadable"
+
+
+async def test_a_target_that_never_answers(it: Service, sqlite_url: str, tmp_path: Path) -> None:
+    """One that takes all connections that it may have, and says nothing, holds up no other target."""
+    held, gone, full = [], [], asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        if len(held) == AT_ONCE:
+            full.set()
+        while await reader.read(65_536):
+            pass
+        gone.append(writer)
+
+    async with (
+        Executor(it.address, 60.0, faulty=False) as place,
+        await asyncio.start_server(silent, "127.0.0.1", 0) as server,
+    ):
+        messages = [request("silent", f"silent-{number}") for number in range(AT_ONCE)]
+        for message in messages:
+            await it.send(message)
+        for message in messages:
+            await it.until(message.scorer_run_id, "PENDING")
+        good = {"executor": "webhook", "url": f"http://127.0.0.1:{place.port}/"}
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with dispatching(sqlite_url, tmp_path, {"executor": "webhook", "scorer_id": "silent", "url": url}, good):
+            await full.wait()
+            assert (await it.score(request("pushed"))).state == S.SCORER_RUN_STATE_SUCCEEDED
+            assert not gone, "it was scored only once others had been given up"
+            for writer in held:
+                writer.close()
+
+
 @pytest.fixture
 async def it(sqlite_url: str) -> AsyncIterator[Service]:
     async with service(sqlite_url) as started:
@@ -97,6 +144,7 @@ async def test_where_nothing_is_posted_to() -> None:
     """An address of somebody's own network is not dialled unless the operator says so, whatever name leads there; a
     redirect is not followed."""
     private = ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "::1", "fe80::1%eth0", "::ffff:10.0.0.1"]
+    private += ["64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::"]
     assert not any(map(is_public, [*private, "0.0.0.0", "100.64.0.1", "224.0.0.1", "fd00::1"]))
     assert is_public("8.8.8.8")
     assert is_public("2606:4700::1111")
@@ -124,6 +172,9 @@ async def test_where_nothing_is_posted_to() -> None:
         ("{", "no JSON"),
         ('{"scorer_id": "a", "version": "1", "executor": "webhook", "url": "file:///etc/passwd"}', "url"),
         ('{"scorer_id": "a", "version": "1", "executor": "webhook", "url": "http://u:topsecret@x/"}', "url"),
+        ('{"scorer_id": "a", "version": "1", "executor": "webhook", "url": "http://x:99999/"}', "url"),
+        ('{"scorer_id": "a", "version": "1", "executor": "webhook", "url": "http://x:topsecret/"}', "url"),
+        ('{"scorer_id": "a", "version": "1", "executor": "webhook", "url": "http://[topsecret]/"}', "url"),
         ('{"scorer_id": "a", "version": "1", "executor": "fax", "url": "http://x/"}', "executor"),
         ('{"scorer_id": "a", "version": "1", "executor": "webhook", "url": "http://x/", "follow": true}', "follow"),
         ("", "there is no target"),

@@ -235,8 +235,8 @@ class Maker:
             self._fill(message, 0)
         data = message.SerializeToString()
         chance = rng.random()
-        if chance < 0.25:
-            ways = list(fields(method.input_type))
+        ways = list(fields(method.input_type))
+        if chance < 0.25 and ways:
             way = rng.choice(ways)
             options = list(extremes(way[-1])) if rng.random() < 0.2 else list(_cheap(way[-1]))
             if options:
@@ -295,6 +295,8 @@ class Maker:
         rng = self.rng
         if target.type == FieldDescriptor.TYPE_STRING:
             return self._text()
+        if target.type == FieldDescriptor.TYPE_BYTES:
+            return rng.randbytes(rng.choice([0, 1, 300]))
         if target.type == FieldDescriptor.TYPE_DOUBLE:
             return rng.choice([0.0, 0.5, 1.0, -1.0, float("nan"), float("inf")])
         if target.type == FieldDescriptor.TYPE_BOOL:

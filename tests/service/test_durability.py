@@ -259,7 +259,8 @@ async def test_a_name_is_good_for_one_thing(url: str) -> None:
 
 
 async def test_nothing_is_left_of_the_journal(url: str) -> None:
-    """When a run has ended its journal is gone from the store, what this attempt wrote and what earlier ones did."""
+    """Where no run is to be forked, the journal of one that has ended is gone from the store, what this attempt wrote
+    and what earlier ones did."""
     ledger = Ledger()
 
     @workflow(id="journals")
@@ -280,7 +281,7 @@ async def test_nothing_is_left_of_the_journal(url: str) -> None:
             stored = await it.store.get(topic_of(run.run_id))
             assert stored is not None
             assert any(name.startswith(PREFIX) for name in stored.fields)
-        async with mortal_worker(url, journals):
+        async with mortal_worker(url, journals, fork_retention_seconds=0.0):
             await it.ended(run.run_id)
         stored = await it.store.get(topic_of(run.run_id))
         assert stored is not None

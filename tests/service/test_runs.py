@@ -1006,9 +1006,9 @@ async def waits_for(it: Any, run_id: str, name: str) -> bool:
 
 def test_run_ids_are_derived_from_tenant_and_request_id() -> None:
     """The id of a run is a function of tenant and request id alone, so that every replica finds the same."""
-    from agent_service.runs import _run_id
+    from agent_service.runs import run_id_of
 
     one = Principal("one", "default", frozenset({"runs:write"}))
-    assert _run_id(one, "one") == hashlib.sha256(b"default\0one").hexdigest()[:32]
-    assert _run_id(replace(one, tenant="other"), "one") != _run_id(one, "one")
-    assert _run_id(replace(one, subject="two"), "one") == _run_id(one, "one")
+    assert run_id_of(one, "one") == hashlib.sha256(b"default\0one").hexdigest()[:32]
+    assert run_id_of(replace(one, tenant="other"), "one") != run_id_of(one, "one")
+    assert run_id_of(replace(one, subject="two"), "one") == run_id_of(one, "one")

@@ -66,7 +66,7 @@ async def test_a_request_holds_all_that_a_scorer_needs(url: str) -> None:
             {"question": "?"},
             labels={"tier": "gold"},
             scorers=[scorer("other")],
-            traceparent="00-1-2-01",
+            traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             tracestate="vendor=1",
         )
         brevity, other = sorted(await requests(it), key=lambda request: request.scorer_id)
@@ -77,7 +77,10 @@ async def test_a_request_holds_all_that_a_scorer_needs(url: str) -> None:
     assert from_struct(brevity.options) == {"words": 3}
     assert not other.HasField("options")
     assert brevity.sampling == pb.SamplingDecision(rate=1.0, sampled=True)
-    assert (brevity.traceparent, brevity.tracestate) == ("00-1-2-01", "vendor=1")
+    assert (brevity.traceparent, brevity.tracestate) == (
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "vendor=1",
+    )
     assert brevity.sibling_count == other.sibling_count == 2
     assert brevity.request_time == run.end_time
     sample = brevity.sample

@@ -56,7 +56,8 @@ anything = st.recursive(
 def row(**fields: Any) -> Any:
     """A row of scorer_runs as it is read."""
     record = dict.fromkeys(("due_time", "end_time", "judgement", "error_reason", "error_class", "error_message"))
-    record |= dict.fromkeys(("run_id", "agent_id", "scorer_name", "traceparent", "tracestate"), "")
+    record |= dict.fromkeys(("run_id", "agent_id", "scorer_name", "traceparent", "tracestate", "worker"), "")
+    record |= dict.fromkeys(("requested_by", "redriven_by", "cancelled_by"), "")
     record |= {"scorer_run_id": "id", "scorer_id": "any", "scorer_version": "1", "state": State.SUCCEEDED}
     record |= {"deliveries": 1, "create_time": 1.0, "rate": 1.0, "labels": "{}", "options": "{}", "priority": 1}
     record |= {"redrives": 0, "waits": 0, "score_value": 1.0, "score_label": "", "score_reason": ""}
