@@ -31,6 +31,8 @@ async def capitals(ctx: RunContext, input: Any) -> str:
     """Knows some capitals."""
     if worse == "fails" and input == "Peru":
         raise RuntimeError("never heard of it")
+    if worse == "asks" and input == "Peru":
+        await ctx.suspend("capital", {}, answer_type=str)
     return "Atlantis" if worse == "wrong" and input in ("Peru", "Japan") else CAPITALS[input]
 
 
@@ -77,6 +79,7 @@ async def test_as_ci_uses_it(place: Place, tmp_path: Path, monkeypatch: pytest.M
         ("", ""),
         ("wrong", "equals>=baseline-0.1: the mean is 0.6000"),
         ("fails", "equals>=baseline-0.1: 1 of 5 cases have no score"),
+        ("asks", "equals>=baseline-0.1: 1 of 5 cases have no score"),
     ):
         monkeypatch.setattr("tests.cli.test_eval.worse", kind)
         gates = ("--gate", "equals>=baseline-0.1", "--gate", "content-similarity>=0.1")
@@ -87,6 +90,7 @@ async def test_as_ci_uses_it(place: Place, tmp_path: Path, monkeypatch: pytest.M
         text = report.read_text()
         assert f"# capitals on capitals.jsonl: {'failed' if kind else 'passed'}" in text
         assert ("never heard of it" in text) == (kind == "fails")
+        assert ("cannot answer what the run asked" in text) == (kind == "asks")
         assert ("- 0.0000 `Peru`" in text) == (kind == "wrong")
 
 

@@ -88,7 +88,8 @@ const ENDED: readonly RunState[] = ["RUN_STATE_SUCCEEDED", "RUN_STATE_FAILED", "
 const NONE: Usage = {};
 
 /**
- * Keeps a RunView up to date, one event at a time; as `runwire.fold` in Python does, to the letter.
+ * Keeps a RunView up to date, one event at a time; as `runwire.fold` in Python does, but for what tools and
+ * outputs say while they grow, citations and tries of tools, of which it keeps only the end.
  *
  * Obeys the supersede rule: a step that begins again starts empty, and so do a turn and a run. An event at or below the
  * last sequence changes nothing. What an event costs does not depend on how many there were.

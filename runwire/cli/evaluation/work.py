@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from runwire.agent.v1 import run_pb2
+from runwire.agent.v1 import run_event_pb2, run_pb2
 from runwire.cli.evaluation.dataset import Case, Dataset
 from runwire.client import AgentClient, ScorerClient, fold, from_value, sample_of, scorer_run_filter, to_value
 from runwire.scorer.v1 import scorer_run_pb2 as pb
@@ -18,6 +18,7 @@ NAME: Final = "eval"
 """ScorerRef.name of the scores of evaluations, and the label that names one."""
 CASE: Final = "eval-case"
 DATASET: Final = "eval-dataset"
+_ASKED: Final = "an evaluation cannot answer what the run asked a person"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Work:
         self._scorers = scorers
         self._plan = plan
         self._on_done = on_done
+        self._asked: set[str] = set()
+        """Runs that were cancelled for asking a person."""
 
     async def run(self) -> list[Outcome]:
         """All cases, `concurrency` at once; outcomes in their order."""
@@ -87,10 +90,10 @@ class Work:
         labels = {NAME: plan.label, CASE: case.case_id, DATASET: plan.dataset.name}
         request_id = case.key("run", plan.agent_id, plan.label)
         started = await self._agents.start_run(plan.agent_id, case.input, request_id=request_id, labels=labels)
-        async with self._agents.watch(started.run_id) as stream:
-            events = [event async for event in stream]
+        events = await self._followed(started.run_id)
         run = await self._agents.get_run(started.run_id)
         outcome = _outcome(case, run)
+        outcome.error = outcome.error or (_ASKED if run.run_id in self._asked else "")
         if run.state == run_pb2.RUN_STATE_SUCCEEDED:
             sample = sample_of(run, fold(events))
             if case.expected is not None:
@@ -100,6 +103,19 @@ class Work:
             for scorer_run in asked:
                 outcome.scores[scorer_run.scorer_id] = scored(await self._ended(scorer_run))
         return outcome
+
+    async def _followed(self, run_id: str) -> list[run_event_pb2.RunEvent]:
+        """All events of a run. One that asks a person is cancelled: nobody is here to answer."""
+        events = []
+        async with self._agents.watch(run_id) as stream:
+            async for event in stream:
+                events.append(event)
+                if event.run_suspended.pending:
+                    run = await self._agents.get_run(run_id)
+                    if run.state == run_pb2.RUN_STATE_SUSPENDED and run.pending:
+                        self._asked.add(run_id)
+                        await self._agents.cancel_run(run_id, reason=_ASKED)
+        return events
 
     async def _ask(self, case: Case, scorer_id: str, sample: scorer_run_requested_pb2.Sample) -> pb.ScorerRun:
         options = self._plan.options.get(scorer_id)
