@@ -123,6 +123,12 @@ class Terminal:
         self._seen = found + len(text)
         return before
 
+    def read(self, seconds: float) -> None:
+        """Reads what is shown next, if anything is within that time."""
+        if select.select([self._leader], [], [], seconds)[0]:
+            with suppress(OSError):
+                self.shown += os.read(self._leader, 65536).decode(errors="replace")
+
     def type(self, line: str) -> None:
         os.write(self._leader, f"{line}\n".encode())
 

@@ -47,6 +47,7 @@ def test_python_clients(runwire: Runwire, adapter: str) -> None:
     assert failed(runwire, f"{sys.executable} -m runwire.conformance.adapter {adapter}", "--cuts", "30") == []
 
 
+@pytest.mark.chaos  # half a minute
 def test_over_tls(runwire: Runwire, tmp_path: Path) -> None:
     """Over TLS and with a token a client passes as many breaks: the kit still sees where messages end."""
     secured = Secured(tmp_path)

@@ -13,7 +13,7 @@ VERSION = "1"
 async def recorded(ctx: RunContext, input: Any) -> str:
     """A step, an answer by somebody, and a step after it."""
     first = await ctx.step("first", _first, input)
-    answer = await ctx.suspend("continue", {"first": first}, answer_type=str)
+    answer = await ctx.suspend("go on", {"first": first}, answer_type=str)
     return await ctx.step("second", _second, first, answer)
 
 

@@ -51,7 +51,7 @@ async def fill(url: str) -> None:
 
 
 def answer(text: str) -> run_event_pb2.Answer:
-    return run_event_pb2.Answer(request_id="suspend/continue", data=value(text))
+    return run_event_pb2.Answer(request_id="suspend/go on", data=value(text))
 
 
 def dump(client: redis.Redis) -> list[list[str]]:
