@@ -213,6 +213,8 @@ async def _break(writer: asyncio.StreamWriter, kind: Break, header: bytes, body:
 async def hang_up(writer: asyncio.StreamWriter, kind: Break) -> None:
     """What RESET and FREEZE do before the connection is closed; nothing for others."""
     if kind is Break.RESET:
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        connection = writer.get_extra_info("socket")
+        if connection is not None:  # over TLS there is none any more where the client has left already
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     elif kind is Break.FREEZE:
         await asyncio.Event().wait()
