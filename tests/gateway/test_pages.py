@@ -144,4 +144,4 @@ def test_the_scores_of_a_scorer(http: httpx.Client, start: Callable[..., str], t
     assert "Scores of version 1" in page
     assert "<svg" in page
     assert '<td class="number">0.75</td>' in page
-    assert "no score yet" in http.get("/scorers/content-similarity").text
+    assert "no score yet" in http.get("/scorers/tone-consistency").text
