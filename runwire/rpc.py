@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from runwire import errors, requests, wakeups
+from runwire import errors, listening, requests, wakeups
 from runwire.calls import Call, Calls
 from runwire.errors import ConfigurationError, InvalidRequest, RequestMalformed, RunwireError, Unavailable
 from runwire.identity import audit, policy
@@ -485,7 +484,7 @@ async def serve(
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_clients_that_left)
     access = access or Access()
-    _address(listen)
+    listening.split(listen)
     if services:
         access.check(listen)
     interceptors = [
@@ -512,19 +511,11 @@ async def serve(
         await asyncio.shield(server.stop(grace_seconds))
 
 
-def _address(listen: str) -> tuple[str, int]:
-    """Host and port. Raises ConfigurationError."""
-    host, separator, port = listen.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigurationError(f"cannot listen on {listen!r}: expected HOST:PORT, such as 127.0.0.1:50051")
-    return host, int(port)
-
-
 def _bind(server: grpc.aio.Server, listen: str, certificates: ServerCertificates | None, shared_port: bool) -> str:
-    host, port = _address(listen)
+    host, port = listening.split(listen)
     try:
         if not shared_port:
-            _probe(host.strip("[]"), port)
+            listening.probe(host, port)  # gRPC would say on stderr, too, in its own words, that nobody can listen
         if certificates is None:
             bound = server.add_insecure_port(listen)
         else:
@@ -532,7 +523,7 @@ def _bind(server: grpc.aio.Server, listen: str, certificates: ServerCertificates
     except (OSError, RuntimeError, ValueError):  # the last: no name of a host
         bound = 0
     if not bound:
-        raise ConfigurationError(f"cannot listen on {listen}: the port is in use, or the address is not this machine's")
+        raise ConfigurationError(f"cannot listen on {listen}: {listening.IN_USE}")
     return f"{host}:{bound}"
 
 
@@ -557,12 +548,3 @@ def _credentials(certificates: ServerCertificates) -> grpc.ServerCredentials:
 
 def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(identity.key, identity.chain)], identity.client_ca)
-
-
-def _probe(host: str, port: int) -> None:
-    """Raises OSError where nobody can listen: gRPC would say so on stderr, too, in its own words."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        # As gRPC does it: connections that are still closing do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)

@@ -29,6 +29,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from runwire import listening
 from runwire.backoff import Backoff
 from runwire.errors import ConfigurationError
 from runwire.loop import wait_for
@@ -74,25 +75,17 @@ def supervise(plan: Plan, announce: Callable[[str], None]) -> int:
 def _kept(listen: str) -> Iterator[str]:
     """Keeps a port for the members without listening on it; the address with the port that was picked. Raises
     ConfigurationError."""
-    host, separator, port = listen.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigurationError(f"cannot listen on {listen!r}: expected HOST:PORT, such as 127.0.0.1:50051")
+    host, port = listening.split(listen)
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ConfigurationError("several processes on one port need SO_REUSEPORT, which this system has not got")
     with ExitStack() as stack:
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind, protocol) as probe:
-                # It is another program that listens there, even if it would share.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                address = probe.getsockname()
-            kept = stack.enter_context(socket.socket(family, kind, protocol))
+            made, free = listening.probe(host, port)
+            kept = stack.enter_context(socket.socket(*made))
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            kept.bind(address)
+            kept.bind(free)
         except OSError:
-            problem = "the port is in use, or the address is not this machine's"
-            raise ConfigurationError(f"cannot listen on {listen}: {problem}") from None
+            raise ConfigurationError(f"cannot listen on {listen}: {listening.IN_USE}") from None
         yield f"{host}:{kept.getsockname()[1]}"
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from runwire import metrics, tracing
+from runwire import listening, metrics, tracing
 from runwire.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -127,11 +127,9 @@ def serve_page(listen: str, registry: CollectorRegistry) -> tuple[str, Callable[
     """Shows what is in a registry at `listen`; the address, and what ends it. Raises ConfigurationError."""
     from prometheus_client import start_http_server
 
-    host, separator, port = listen.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigurationError(f"cannot show metrics on {listen!r}: expected HOST:PORT, such as 127.0.0.1:9464")
+    host, port = listening.split(listen, "show metrics on", "127.0.0.1:9464")
     try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+        server, thread = start_http_server(port, host.strip("[]"), registry)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"cannot show metrics on {listen}: {reason}") from None
