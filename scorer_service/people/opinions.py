@@ -13,12 +13,12 @@ from hashlib import sha256
 from typing import Any, Final
 
 from sqlalchemy import case, func, select, true, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from runwire.errors import AlreadyExists
 from runwire.scorer_requests import PEOPLE
 from scorer_service.queue.jobs import Jobs
+from scorer_service.results.batches import insert_into
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import PERSON, NewRun, State
 from scorer_service.results.revisions import next_revision
@@ -134,8 +134,7 @@ class Opinions:
         revision, now = next_revision(connection)
         mine = opinions.c.scorer_run_id == key
         number = connection.execute(select(func.coalesce(func.max(opinions.c.number), 0) + 1).where(mine)).scalar_one()
-        insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        row = insert(opinions).on_conflict_do_nothing(index_elements=["request_key"])
+        row = insert_into(connection, opinions).on_conflict_do_nothing(index_elements=["request_key"])
         if not connection.execute(row, _row(said, number, database_time(connection))).rowcount:
             raise _Repeated
         connection.execute(update(opinions).where(mine, opinions.c.number < number).values(newest=False))

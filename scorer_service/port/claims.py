@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import Integer, Select, bindparam, exists, func, literal, select
@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from scorer_service.queue import statements
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.jobs import Jobs, Offer, _Place, _Room
+from scorer_service.queue.rows import job_of
 from scorer_service.results.database import Database
 from scorer_service.results.records import Finished, Job
 from scorer_service.results.schema import NOW, Lane, scorer_runs, scorers
@@ -39,28 +40,9 @@ _COUNT: Final = select(func.count()).select_from(
     .limit(bindparam("most", type_=Integer))
     .subquery()
 )
-_JOB: Final = select(
-    c.scorer_run_id,
-    c.claims,
-    c.tenant,
-    c.run_id,
-    c.agent_id,
-    c.scorer_id,
-    c.wanted_version,
-    c.options,
-    c.steps,
-    c.failures,
-    c.start_time,
-    c.losses,
-    c.lane,
-    c.waits,
-    c.waiting_since,
-    c.deadline,
-    c.state,
-    c.worker,
-    c.due_time,
-    NOW.label("now"),
-).where(c.scorer_run_id == bindparam("scorer_run_id"))
+_JOB: Final = select(*statements.OF_JOB, c.state, c.worker, c.due_time, NOW.label("now")).where(
+    c.scorer_run_id == bindparam("scorer_run_id")
+)
 _TRACES: Final = select(c.scorer_run_id, c.traceparent, c.tracestate).where(
     c.scorer_run_id.in_(bindparam("ids", expanding=True))
 )
@@ -166,23 +148,7 @@ def held(connection: Connection, scorer_run_id: str) -> Held | None:
     row = connection.execute(_JOB, {"scorer_run_id": scorer_run_id}).first()
     if row is None:
         return None
-    job = Job(
-        scorer_run_id=row.scorer_run_id,
-        token=row.claims,
-        tenant=row.tenant,
-        run_id=row.run_id,
-        agent_id=row.agent_id,
-        scorer_id=row.scorer_id,
-        wanted_version=row.wanted_version,
-        options=row.options,
-        steps=row.steps,
-        failures=row.failures,
-        start_time=row.now if row.start_time is None else row.start_time,
-        sample=b"",
-        losses=row.losses,
-        alone=row.lane == Lane.ALONE,
-        waits=row.waits,
-        waiting_since=row.waiting_since,
-        deadline=row.deadline,
-    )
+    job = job_of(row, b"")
+    if row.start_time is None:
+        job = replace(job, start_time=row.now)
     return Held(job, row.state, row.worker, row.due_time, row.now)

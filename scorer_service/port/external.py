@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import func, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from runwire.errors import InvalidRequest, TooManyRequests
+from scorer_service.queue.holders import pairs_of, see
+from scorer_service.results.batches import insert_into, insert_new
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.schema import external_scorers, holders, scorers
 from scorer_service.scoring import Direction
@@ -73,13 +74,11 @@ class Externals:
         def work(connection: Connection) -> None:
             if _count_others(connection, scorer) >= MAX_VERSIONS:
                 raise InvalidRequest({"scorer.version": f"the tenant has {MAX_VERSIONS} versions of scorers already"})
-            insert = _insert_of(connection)
-            mine = insert(external_scorers)
+            mine = insert_into(connection, external_scorers)
             mine = mine.on_conflict_do_update(index_elements=["tenant", "scorer_id", "version"], set_=values)
             connection.execute(mine, {**values, "register_time": database_time(connection)})
             # So that it can be paused. No process of the service has it: nobody has seen it there.
-            known = insert(scorers).on_conflict_do_nothing(index_elements=["scorer_id"])
-            connection.execute(known, {"scorer_id": scorer.scorer_id, "paused": False, "seen_time": 0.0})
+            insert_new(connection, scorers, [{"scorer_id": scorer.scorer_id, "paused": False, "seen_time": 0.0}])
 
         await self._database.write(work)
 
@@ -94,7 +93,7 @@ class Externals:
     async def say(self, tenant: str, worker: str, versions: Mapping[str, Sequence[str]]) -> None:
         """Writes down, now and then, that a worker has these versions: what asks for them waits, and does not fail.
         Raises TooManyRequests where a tenant has too many workers."""
-        pairs = frozenset((name, version) for name, listed in versions.items() for version in ["", *listed])
+        pairs = pairs_of(versions)
         now, key = time.monotonic(), (worker, pairs)
         if now - self._said.get(key, -_SAY_SECONDS) < _SAY_SECONDS:
             return
@@ -103,16 +102,7 @@ class Externals:
             present = select(func.count()).select_from(holders).where(holders.c.tenant == tenant)
             if connection.execute(present).scalar_one() + len(pairs) > MAX_PRESENT:
                 raise TooManyRequests(f"tenant {tenant!r} had too many workers of scorers within the last hour")
-            seen = database_time(connection)
-            mine = _insert_of(connection)(holders)
-            mine = mine.on_conflict_do_update(
-                index_elements=["worker", "scorer_id", "version"], set_={"seen_time": mine.excluded.seen_time}
-            )
-            rows = [
-                {"worker": worker, "scorer_id": name, "version": version, "seen_time": seen, "tenant": tenant}
-                for name, version in sorted(pairs)
-            ]
-            connection.execute(mine, rows)
+            see(connection, worker, pairs, database_time(connection), tenant)
 
         await self._database.write(work)
         self._said.pop(key, None)
@@ -125,10 +115,6 @@ def _count_others(connection: Connection, scorer: External) -> int:
     mine = (external_scorers.c.scorer_id == scorer.scorer_id) & (external_scorers.c.version == scorer.version)
     query = select(func.count()).select_from(external_scorers).where(external_scorers.c.tenant == scorer.tenant, ~mine)
     return int(connection.execute(query).scalar_one())
-
-
-def _insert_of(connection: Connection) -> Any:
-    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
 
 
 def _external(row: Any) -> External:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from runwire.errors import InvalidRequest
-from scorer_service.results.batches import among
+from scorer_service.results.batches import among, insert_into
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import Finished, State
 from scorer_service.results.schema import budgets, scorer_runs
@@ -98,9 +97,8 @@ class Budgets:
                 "spent_tokens": found.spent_tokens if found else 0,
                 "spent_cost_usd": found.spent_cost_usd if found else 0.0,
             }
-            insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            row = insert(budgets).on_conflict_do_update(index_elements=["tenant", "scorer_id"], set_=values)
-            connection.execute(row, values)
+            row = insert_into(connection, budgets)
+            connection.execute(row.on_conflict_do_update(index_elements=["tenant", "scorer_id"], set_=values), values)
 
         await self._database.write(work)
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, bindparam, case, delete, exists, false, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from runwire.pubsub import MAX_COUNTED
 from scorer_service.queue.backlog import Backlog
 from scorer_service.queue.rows import record_ends
+from scorer_service.results.batches import insert_into
 from scorer_service.results.database import Database, database_time
 from scorer_service.results.records import Error, State
 from scorer_service.results.revisions import next_revision
@@ -125,7 +125,7 @@ class Holders:
         return given_up
 
     def _wanted(self, connection: Connection) -> list[Pair]:
-        """Scorers and versions that something waits for: a look into the index for each, not at each c."""
+        """Scorers and versions that something waits for: a look into the index for each, not at each row."""
         found: list[Pair] = []
         while len(found) < _MAX_PAIRS:
             row = connection.execute(_NEXT_PAIR, {"scorer_id": self._place[0], "version": self._place[1]}).first()
@@ -325,13 +325,25 @@ def register(connection: Connection, worker: str, versions: Mapping[str, Sequenc
     if not versions:
         return
     now = database_time(connection)
-    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    known, mine = insert(scorers), insert(holders)
+    known = insert_into(connection, scorers)
     known = known.on_conflict_do_update(index_elements=["scorer_id"], set_={"seen_time": known.excluded.seen_time})
+    connection.execute(known, [{"scorer_id": name, "paused": False, "seen_time": now} for name in sorted(versions)])
+    see(connection, worker, pairs_of(versions), now)
+
+
+def pairs_of(versions: Mapping[str, Sequence[str]]) -> frozenset[Pair]:
+    """What a worker with these versions can do: '' is what asks for none."""
+    return frozenset((name, version) for name, listed in versions.items() for version in ["", *listed])
+
+
+def see(connection: Connection, worker: str, pairs: Iterable[Pair], now: float, tenant: str = "") -> None:
+    """Says that a worker has these scorers and versions; `tenant` is that of an external one."""
+    mine = insert_into(connection, holders)
     mine = mine.on_conflict_do_update(
         index_elements=["worker", "scorer_id", "version"], set_={"seen_time": mine.excluded.seen_time}
     )
-    connection.execute(known, [{"scorer_id": name, "paused": False, "seen_time": now} for name in sorted(versions)])
-    pairs = sorted({(name, version) for name, listed in versions.items() for version in ["", *listed]})
-    rows = [{"worker": worker, "scorer_id": name, "version": version, "seen_time": now} for name, version in pairs]
+    rows = [
+        {"worker": worker, "scorer_id": name, "version": version, "seen_time": now, "tenant": tenant}
+        for name, version in sorted(pairs)
+    ]
     connection.execute(mine, rows)

@@ -302,7 +302,8 @@ class Jobs:
         claimed = connection.execute(statements.TAKE, values).all()
         bodies = _large_bodies(connection, [row.sample_id for row in taken if row.body is None])
         by_id = {row.scorer_run_id: row for row in taken}
-        return [rows.job_of(row, by_id[row.scorer_run_id], bodies) for row in claimed]
+        found = ((row, by_id[row.scorer_run_id]) for row in claimed)
+        return [rows.job_of(row, bodies[one.sample_id] if one.body is None else one.body) for row, one in found]
 
     async def extend(self, jobs: Sequence[Job]) -> set[str]:
         """Renews leases; returns the ids of those that are lost: claimed by another worker, or cancelled."""

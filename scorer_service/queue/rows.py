@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -137,7 +137,8 @@ def ended_row(row: Any, losses: int, error: Error, now: float, revision: int) ->
     }
 
 
-def job_of(row: Any, candidate: Any, bodies: Mapping[str, bytes]) -> Job:
+def job_of(row: Any, sample: bytes) -> Job:
+    """A row with the columns `statements.OF_JOB`, as a job."""
     return Job(
         scorer_run_id=row.scorer_run_id,
         token=row.claims,
@@ -150,7 +151,7 @@ def job_of(row: Any, candidate: Any, bodies: Mapping[str, bytes]) -> Job:
         steps=row.steps,
         failures=row.failures,
         start_time=row.start_time,
-        sample=bodies[candidate.sample_id] if candidate.body is None else candidate.body,
+        sample=sample,
         losses=row.losses,
         alone=row.lane == Lane.ALONE,
         waits=row.waits,

@@ -89,6 +89,26 @@ CANDIDATES: Final[Select[Any]] = (
 )
 """The oldest rows of one place that are due, locked; what other transactions have locked is passed over."""
 
+OF_JOB: Final = (
+    c.scorer_run_id,
+    c.claims,
+    c.tenant,
+    c.run_id,
+    c.agent_id,
+    c.scorer_id,
+    c.wanted_version,
+    c.options,
+    c.steps,
+    c.failures,
+    c.start_time,
+    c.losses,
+    c.lane,
+    c.waits,
+    c.waiting_since,
+    c.deadline,
+)
+"""What `rows.job_of` needs."""
+
 TAKE: Final = (
     update(scorer_runs)
     .where(among(c.scorer_run_id, "ids"))
@@ -102,24 +122,7 @@ TAKE: Final = (
         due_time=bindparam("due"),
         revision=bindparam("rev"),
     )
-    .returning(
-        c.scorer_run_id,
-        c.claims,
-        c.tenant,
-        c.run_id,
-        c.agent_id,
-        c.scorer_id,
-        c.wanted_version,
-        c.options,
-        c.steps,
-        c.failures,
-        c.start_time,
-        c.losses,
-        c.lane,
-        c.waits,
-        c.waiting_since,
-        c.deadline,
-    )
+    .returning(*OF_JOB)
 )
 """Leases rows."""
 

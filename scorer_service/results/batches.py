@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, Column, String, Table, any_, bindparam, func, select
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement, FunctionElement, column
@@ -55,6 +55,11 @@ def insert_new(connection: Connection, table: Table, rows: Rows) -> None:
         connection.execute(_insert_arrays(table, tuple(rows[0])), _arrays(rows))
     else:
         _insert_some(connection, table, rows)
+
+
+def insert_into(connection: Connection, table: Table) -> Any:
+    """An INSERT in the words of this database, which has `on_conflict_do_update`."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 _AT_ONCE: Final = (64, 16, 4, 1)
