@@ -41,6 +41,24 @@ def weights_of(pairs: Iterable[str]) -> Mapping[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a caller of `claim` asks for."""
+
+    queues: Sequence[str]
+    holder: str
+    limit: int
+    lease_seconds: float
+    alone: bool
+    max_bytes: int
+    weights: Mapping[str, int]
+
+    @property
+    def pool(self) -> str:
+        """See `pool_of`."""
+        return pool_of(self.queues, self.alone)
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """Who had the last one, and how many topics it took."""
 

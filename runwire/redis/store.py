@@ -41,9 +41,10 @@ from runwire.redis.messages import Messages
 from runwire.redis.records import ENTRY_HEADER_BYTES, fields_of, head_of, microseconds, page_of, seconds, understood
 from runwire.redis.scripts import CLEAR, COMMIT, GET, HEADS, LISTED, READ, SCAN, SWEEP, TRIM
 from runwire.redis.shards import Shards, all_at_once
-from runwire.redis.work import Wanted, Work
+from runwire.redis.work import Work
 from runwire.scan import Place, newest
 from runwire.topic import entry_of, validate
+from runwire.turns import Wanted
 
 _SCAN_ROUNDS: Final = 4
 """How often the shards are asked for a page, where their shares of it differ much, little is found, or some of it is

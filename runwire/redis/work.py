@@ -16,32 +16,11 @@ from runwire.redis.link import Reply, Word
 from runwire.redis.records import fields_of, head_of, microseconds, seconds, understood
 from runwire.redis.scripts import CLAIM, COMMIT, DUE, EXTEND, QUEUED
 from runwire.redis.shards import Shards, lane_name, those_that_answer
-from runwire.turns import Turn, Turns, pool_of, tenant_of
+from runwire.turns import Turn, Turns, Wanted, tenant_of
 
 _MAX_POOLS: Final = 1000
 CLAIM_PARTS: Final = 4
 """Shards that are claimed in at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a caller of `claim` asks for."""
-
-    queues: Sequence[str]
-    holder: str
-    limit: int
-    lease_seconds: float
-    alone: bool
-    max_bytes: int
-    weights: Mapping[str, int]
-
-    @property
-    def kind(self) -> str:
-        return f"{lane_name(self.alone)}:"
-
-    @property
-    def pool(self) -> str:
-        return pool_of(self.queues, self.alone)
 
 
 @dataclass(slots=True)
@@ -131,7 +110,7 @@ class Work:
                 microseconds(wanted.lease_seconds),
                 wanted.holder,
                 secrets.token_hex(8),
-                wanted.kind,
+                f"{lane_name(wanted.alone)}:",
                 max(1, max_bytes // len(parts)),
                 len(wanted.queues),
                 "planned" if part.plan else "",
@@ -167,7 +146,7 @@ class Work:
             words: Sequence[Word] = (
                 self._shards.prefix(shard),
                 wanted.limit,
-                wanted.kind,
+                f"{lane_name(wanted.alone)}:",
                 turns.turn.tenant,
                 most,
                 *wanted.queues,

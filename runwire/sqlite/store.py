@@ -40,6 +40,7 @@ from runwire.sqlite.tables import Transaction
 from runwire.sqlite.watcher import Watcher
 from runwire.sqlite.writer import Writer
 from runwire.topic import validate
+from runwire.turns import Wanted
 
 T = TypeVar("T")
 
@@ -182,7 +183,7 @@ class SqliteStore:
         max_bytes: int = MAX_CLAIM_BYTES,
         weights: Mapping[str, int] = MappingProxyType({}),
     ) -> Sequence[Claim]:
-        wanted = tables.Wanted(queues, holder, limit, lease_seconds, alone, max_bytes, weights)
+        wanted = Wanted(queues, holder, limit, lease_seconds, alone, max_bytes, weights)
         return await self._wait_for(
             [work_in(queue, alone) for queue in queues],
             lambda tx: tables.claim(tx, wanted),

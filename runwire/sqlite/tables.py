@@ -37,7 +37,7 @@ from runwire.pubsub import (
     Stored,
 )
 from runwire.topic import Topic, entry_of
-from runwire.turns import Turn, Turns, pool_of, tenant_of
+from runwire.turns import Turn, Turns, Wanted, tenant_of
 
 T = TypeVar("T")
 
@@ -567,21 +567,8 @@ def _end(tx: Transaction, topic_id: int, name: str, tombstone_time: float) -> in
 # Work
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a caller of `claim` asks for."""
-
-    queues: Sequence[str]
-    holder: str
-    limit: int
-    lease_seconds: float
-    alone: bool
-    max_bytes: int
-    weights: Mapping[str, int]
-
-
 def claim(tx: Transaction, wanted: Wanted) -> list[Claim]:
-    pool, max_bytes = pool_of(wanted.queues, wanted.alone), wanted.max_bytes
+    pool, max_bytes = wanted.pool, wanted.max_bytes
     waiting: dict[str, set[str]] = {}
     turns = Turns(
         _turn(tx, pool), _slashed(wanted.weights), lambda tenant, most: _due(tx, wanted, tenant, waiting[tenant], most)
