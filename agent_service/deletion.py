@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
+from agent_service.log.record import TERMINAL
 from agent_service.runs import Runs
 from runwire.agent.v1 import agent_service_pb2 as pb
 from runwire.agent.v1 import run_pb2
@@ -31,7 +32,7 @@ class Deletion:
             raise InvalidRequest({"run_ids": "must be set, or a filter (an empty one selects every run)"})
         response = pb.DeleteRunsResponse()
         async for run in self._selected(who, request, response):
-            if run.state in _ENDED:
+            if run.state in TERMINAL:
                 response.run_ids.append(run.run_id)
                 response.count += 1
                 if not request.dry_run:
@@ -73,6 +74,3 @@ class Deletion:
             await self._runs.cancel(who, run_id, "it is to be deleted")
         except (RunNotFound, RunExpired):
             pass  # it has ended and gone meanwhile
-
-
-_ENDED: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +26,6 @@ from runwire.times import seconds_of
 
 MAX_TAKEN_BYTES: Final = 16 * 1024 * 1024
 """Of the journal, or of what a conversation remembers, that a fork takes over in one commit."""
-_READ_AT_ONCE: Final = 64
 _FIELDS: Final = (*record.WHOLE, inbox.INBOX, inbox.CONSUMED, REMEMBERED, record.TRACE, record.FORMAT)
 _ENDED_OTHERWISE: Final = (run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED)
 
@@ -209,8 +207,7 @@ class Forks:
     async def _turns(self, source: Stored, before: run_pb2.Run, turn: int) -> dict[int, run_pb2.Turn]:
         """The turn before the place, and the one at it, as far as there are such."""
         numbers = [number for number in (turn - 1, turn) if 1 <= number <= before.turn.turn]
-        found = await self._store.get(source.topic, [record.turn_field(number) for number in numbers])
-        fields = found.fields if found is not None else {}
+        fields = await record.read(self._store, source.topic, [record.turn_field(number) for number in numbers])
         turns = {}
         for number in numbers:
             if (data := fields.get(record.turn_field(number))) is not None:
@@ -249,10 +246,7 @@ class Forks:
 
     async def _named(self, topic: str, names: list[str]) -> dict[str, bytes]:
         """These fields, all of them. Raises JournalGone."""
-        found: dict[str, bytes] = {}
-        for start in range(0, len(names), _READ_AT_ONCE):
-            stored = await self._store.get(topic, names[start : start + _READ_AT_ONCE])
-            found |= stored.fields if stored is not None else {}
+        found = await record.read(self._store, topic, names)
         if len(found) < len(names):
             raise JournalGone(f"what {topic.partition('/')[2]} remembered of its turns then is not kept")
         _check_size(found.values())
@@ -344,8 +338,5 @@ def _check_size(parts: Iterable[bytes]) -> None:
 
 
 def _digest(request: agent_service_pb2.ForkRunRequest) -> bytes:
-    """Of what makes two requests the same."""
-    bound = agent_service_pb2.ForkRunRequest()
-    bound.CopyFrom(request)
-    bound.ClearField("request_id")
-    return hashlib.sha256(b"fork\0" + bound.SerializeToString(deterministic=True)).digest()
+    """Of what makes two requests the same; never that of a StartRun."""
+    return record.digest_of(request, "request_id", kind=b"fork\0")

@@ -326,11 +326,7 @@ def run_id_of(who: Principal, request_id: str) -> str:
 
 def _digest(request: agent_service_pb2.StartRunRequest) -> bytes:
     """Of what makes two requests the same: not of the trace context, which differs in a retry."""
-    bound = agent_service_pb2.StartRunRequest()
-    bound.CopyFrom(request)
-    for name in ("request_id", "traceparent", "tracestate"):
-        bound.ClearField(name)
-    return hashlib.sha256(bound.SerializeToString(deterministic=True)).digest()
+    return record.digest_of(request, "request_id", "traceparent", "tracestate")
 
 
 def _merge(own: Sequence[run_pb2.ScorerRef], asked: Sequence[run_pb2.ScorerRef]) -> Sequence[run_pb2.ScorerRef]:

@@ -42,8 +42,6 @@ _STUBBORN_SECONDS: Final = 10.0
 """How long a body that was cancelled may continue before it is left alone."""
 _READ_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0)
 _MAX_ATTEMPTS_KEPT: Final = 50
-_READ_AT_ONCE: Final = 64
-"""Fields of another run."""
 _LATER_RELEASE_SECONDS: Final = 5.0
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """Of all requests that a run waits for at once, and of the answers that an event tells."""
@@ -476,16 +474,14 @@ class Execution:
         """The fields of the turns of another conversation, as this log tells of them."""
         source = self._source[1]
         puts: dict[str, bytes] = {}
-        numbers = sorted(told)
-        for start in range(0, len(numbers), _READ_AT_ONCE):
-            names = {record.turn_field(number): number for number in numbers[start : start + _READ_AT_ONCE]}
-            stored = await self._patiently("its source", partial(self._store.get, source, [*names]))
-            for name, data in (stored.fields if stored is not None else {}).items():
-                turn = run_pb2.Turn.FromString(data)
-                turn.MergeFrom(told[names[name]])
-                puts[name] = turn.SerializeToString()
-                if turn.turn == self._run.turn.turn:
-                    self._run.turn.CopyFrom(turn)
+        names = {record.turn_field(number): number for number in sorted(told)}
+        found = await self._patiently("its source", partial(record.read, self._store, source, [*names]))
+        for name, data in found.items():
+            turn = run_pb2.Turn.FromString(data)
+            turn.MergeFrom(told[names[name]])
+            puts[name] = turn.SerializeToString()
+            if turn.turn == self._run.turn.turn:
+                self._run.turn.CopyFrom(turn)
         return puts
 
     @property

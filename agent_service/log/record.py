@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf import struct_pb2
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from runwire import frames, scorer_requests, tracing, values
 from runwire.agent.v1 import agent_service_pb2, run_event_pb2, run_pb2
 from runwire.cursor import CursorCodec
-from runwire.pubsub import ASIDE, Head, Stored
+from runwire.pubsub import ASIDE, Head, Store, Stored
 from runwire.times import timestamp
 
 RUN: Final = "run"
@@ -63,6 +63,7 @@ MAX_TURNS: Final = 1000
 TERMINAL: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
 
 _QUEUE: Final = "agent/"
+_READ_AT_ONCE: Final = 64
 
 _TIME = struct.Struct(">d")
 
@@ -138,6 +139,24 @@ def trace_of(data: bytes) -> dict[str, str]:
     """Of `pack_trace`; empty where it is none."""
     traceparent, _, tracestate = data.decode(errors="replace").partition("\n")
     return tracing.carrier_of(traceparent, tracestate)
+
+
+async def read(store: Store, topic: str, names: Sequence[str]) -> dict[str, bytes]:
+    """Those of these fields of a run that there are, however many are asked for. Raises StoreUnavailable."""
+    found: dict[str, bytes] = {}
+    for start in range(0, len(names), _READ_AT_ONCE):
+        stored = await store.get(topic, names[start : start + _READ_AT_ONCE])
+        found |= stored.fields if stored is not None else {}
+    return found
+
+
+def digest_of(request: Message, *of_no_account: str, kind: bytes = b"") -> bytes:
+    """Of a request without these fields, as REQUEST holds it."""
+    bound = type(request)()
+    bound.CopyFrom(request)
+    for name in of_no_account:
+        bound.ClearField(name)
+    return hashlib.sha256(kind + bound.SerializeToString(deterministic=True)).digest()
 
 
 def puts(run: run_pb2.Run) -> dict[str, bytes]:

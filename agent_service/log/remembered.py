@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final, Self
 
+from agent_service.log import record
 from runwire.errors import EventsLost
 from runwire.pubsub import ASIDE, Store
 
@@ -31,7 +32,6 @@ MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 MAX_KEPT_TURNS: Final = 1000
 
 _STATE: Final = struct.Struct(">QQ?Q8sQQQ")
-_READ_AT_ONCE: Final = 64
 
 Part = tuple[int, bytes]
 """A turn and what it left; 0 for the base."""
@@ -175,16 +175,11 @@ class Recollection:
         return (known.first, known.based) == (state.first, state.based) and known.last <= state.last
 
     async def _read(self, names: Sequence[str]) -> list[Part]:
-        parts: list[Part] = []
-        for start in range(0, len(names), _READ_AT_ONCE):
-            some = names[start : start + _READ_AT_ONCE]
-            stored = await self._store.get(self._topic, some)
-            for name in some:
-                data = stored.fields.get(name) if stored is not None else None
-                if data is None:
-                    raise EventsLost(f"what is remembered of the conversation is not whole: {name} is gone")
-                parts.append((turn_of(name), data[_STATE.size :]))
-        return parts
+        found = await record.read(self._store, self._topic, names)
+        for name in names:
+            if name not in found:
+                raise EventsLost(f"what is remembered of the conversation is not whole: {name} is gone")
+        return [(turn_of(name), found[name][_STATE.size :]) for name in names]
 
     # What is written
 
