@@ -1,4 +1,4 @@
-"""How much may be begun at once, so that what continues already is not kept waiting.
+"""How much may be begun at once, so that what is under way is not kept waiting.
 
 Everything in a process shares one event loop, and one way into its store. Sixteen calls that are worked on at once, or
 a hundred runs that begin at once, make each turn of the loop and each transaction as long as all of them take together,

@@ -25,7 +25,7 @@ _content = False
 
 
 class Span:
-    """What is continuing now. Without tracing it is nothing, and takes everything."""
+    """What is under way. Without tracing it is nothing, and takes everything."""
 
     carrier: Mapping[str, str] = {}
     """Its W3C trace context, `traceparent` and perhaps `tracestate`; empty without tracing."""

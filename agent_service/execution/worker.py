@@ -41,7 +41,7 @@ _MEMORY_CLAIM_WAIT_SECONDS: Final = 0.1
 """In this process it costs nothing to look again, and a test's services end so much sooner."""
 _FULL_WAIT_SECONDS: Final = 0.1
 _YOUNG_SECONDS: Final = 0.5
-"""After which an execution that continues is no longer one that begins."""
+"""After which an execution is under way, and no longer one that begins."""
 _PAUSES: Final = Backoff(1.0, 1.0, jitter=0.0)
 _SWEEP_SECONDS: Final = 30.0
 _SUSPECT_SECONDS: Final = 1.0

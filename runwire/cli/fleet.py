@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,9 @@ from runwire.cli.session import Session, pass_session, service_options
 from runwire.errors import Unavailable
 from runwire.scorer.v1 import scorer_service_pb2
 from runwire.times import seconds_of
+
+WORKER_COLUMNS: Final = ("RUNNING", "ROOM", "STATE", "SEEN", "HAS")
+QUEUE_COLUMNS: Final = ("QUEUE", "DUE", "OLDEST", "AHEAD", "RUNNING", "WORKERS", "VERSIONS", "STATE")
 
 
 @click.command()
@@ -25,7 +28,7 @@ def workers(session: Session) -> None:
         for worker in found:
             print_json(worker)
         return
-    columns = ("WORKER", "SERVICE", "RUNNING", "ROOM", "STATE", "SEEN", "HAS")
+    columns = ("WORKER", "SERVICE", *WORKER_COLUMNS)
     print_table(columns, map(_worker, found), empty="no worker: nothing that is started will be done")
 
 
@@ -42,8 +45,7 @@ def queues(session: Session) -> int:
         for queue in (*runs, *scorer_runs):
             print_json(queue)
     else:
-        columns = ("QUEUE", "DUE", "OLDEST", "AHEAD", "RUNNING", "WORKERS", "VERSIONS", "STATE")
-        print_table(columns, rows(runs, scorer_runs), empty="nothing waits")
+        print_table(QUEUE_COLUMNS, rows(runs, scorer_runs), empty="nothing waits")
     return 1 if stranded(runs, scorer_runs) else 0
 
 
@@ -65,7 +67,7 @@ def stranded(
 def rows(
     runs: Iterable[agent_service_pb2.RunQueue], scorer_runs: Iterable[scorer_service_pb2.ScorerQueue]
 ) -> Iterator[tuple[object, ...]]:
-    """The lines of a table of queues."""
+    """The lines of a table of queues, with QUEUE_COLUMNS."""
     for queue in runs:
         yield _run_queue(queue)
         yield from _versions(queue)
@@ -107,9 +109,14 @@ def _worker(worker: agent_service_pb2.Worker | scorer_service_pb2.ScorerWorker) 
     if isinstance(worker, scorer_service_pb2.ScorerWorker):
         has = ", ".join(f"{scorer.scorer_id} {scorer.version}".strip() for scorer in worker.scorers)
         return worker.worker, "scorer", "", "", "", age(worker.seen_time), has
+    return worker.worker, "agent", *of_agents(worker)
+
+
+def of_agents(worker: agent_service_pb2.Worker) -> tuple[object, ...]:
+    """What a worker of the agent service does, in WORKER_COLUMNS."""
     has = ", ".join(f"{agent.agent_id} {agent.version}".strip() for agent in worker.agents)
     state = "draining" if worker.draining else "takes runs"
-    return worker.worker, "agent", worker.running, worker.room, state, age(worker.seen_time), has
+    return worker.running, worker.room, state, age(worker.seen_time), has
 
 
 def _run_queue(queue: agent_service_pb2.RunQueue) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ from runwire.agent.v1 import agent_service_pb2, run_pb2
 from runwire.cli import fleet
 from runwire.cli.inputs import Duration
 from runwire.cli.interruption import CtrlC
-from runwire.cli.output import age, new_table, span, state_name, styled
+from runwire.cli.output import new_table, span, state_name, styled
 from runwire.cli.session import Session, on_terminal, pass_session, service_options
 from runwire.errors import RunwireError, Unavailable
 from runwire.scorer.v1 import scorer_service_pb2
@@ -53,7 +53,7 @@ class Snapshot:
 def top(session: Session, every: float, once: bool) -> int:
     """Show workers, queues, runs and scorers, live on a terminal; once, in plain lines, in a pipe.
 
-    Exits with 1 if something is due that no worker can do, or a service did not answer.
+    Exits with 1 if something is due that no worker can do, or the agent service did not answer.
     """
     if once or not on_terminal():
         snapshot = look(session)
@@ -131,17 +131,11 @@ def headline(snapshot: Snapshot) -> str:
 
 def sections(snapshot: Snapshot) -> Iterable[tuple[str, Sequence[str], list[tuple[object, ...]]]]:
     """Title, columns and rows of each part."""
-    yield "workers", ("WORKER", "RUNNING", "ROOM", "STATE", "SEEN", "HAS"), [_worker(each) for each in snapshot.workers]
-    columns = ("QUEUE", "DUE", "OLDEST", "AHEAD", "RUNNING", "WORKERS", "VERSIONS", "STATE")
-    yield "queues", columns, [*fleet.rows(snapshot.queues, snapshot.scorer_queues)]
+    workers: list[tuple[object, ...]] = [(each.worker, *fleet.of_agents(each)) for each in snapshot.workers]
+    yield "workers", ("WORKER", *fleet.WORKER_COLUMNS), workers
+    yield "queues", fleet.QUEUE_COLUMNS, [*fleet.rows(snapshot.queues, snapshot.scorer_queues)]
     of_runs = ("RUN", "AGENT", "STATE", "ATTEMPT", "EVENTS", "LASTED", "WORKER")
     yield "runs", of_runs, [_run(run, snapshot.time) for run in _interesting(snapshot.runs)]
-
-
-def _worker(worker: agent_service_pb2.Worker) -> tuple[object, ...]:
-    has = ", ".join(f"{agent.agent_id} {agent.version}".strip() for agent in worker.agents)
-    state = "draining" if worker.draining else "takes runs"
-    return worker.worker, worker.running, worker.room, state, age(worker.seen_time), has
 
 
 def _interesting(runs: Sequence[run_pb2.Run]) -> list[run_pb2.Run]:

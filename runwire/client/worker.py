@@ -250,15 +250,7 @@ class ScorerWorker:
         try:
             await self._score(work, report)
             await self._send(report)
-        except asyncio.CancelledError:
-            # The claim was lost, or this worker ends: then `_drain` hands it back.
-            if not self._stopping:
-                task = asyncio.current_task()
-                assert task is not None
-                task.uncancel()
-                return
-            raise
-        finally:
+        finally:  # also where it is cancelled: its claim was lost, or `_drain` hands it back
             self._held.pop(work.claimed.scorer_run_id, None)
             self._changed.set()
 
@@ -272,8 +264,6 @@ class ScorerWorker:
             else:
                 found = await asyncio.to_thread(function, work)
             report.score.CopyFrom(score_of(found))
-        except asyncio.CancelledError:
-            raise
         except NotScorable as error:
             report.not_scorable.reason = _text(error.reason)
         except Exception as error:

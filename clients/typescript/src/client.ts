@@ -39,7 +39,7 @@ export class RunwireClient {
     return this.connection.call("GET", path(runId), undefined, true, options.signal);
   }
 
-  /** Gives a message to a conversation: by default after the turn that is continuing. */
+  /** Gives a message to a conversation: by default after the turn that is under way. */
   sendMessage(runId: string, message: Json, options: CallOptions & { mode?: MessageMode } = {}): Promise<SendMessageResponse> {
     const body = { message, mode: options.mode ?? "MESSAGE_MODE_QUEUE", ...made(options) };
     return this.connection.call("POST", `${path(runId)}/messages`, body, true, options.signal);

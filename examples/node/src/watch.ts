@@ -17,8 +17,8 @@ export const { AgentService } = (grpc.loadPackageDefinition(definition) as unkno
 export interface Options { cursor?: string; heartbeatSeconds?: number; maxBatchSize?: number }
 export class Refused extends Error { constructor(readonly reason: string, message = "") { super(message); this.name = reason; } }
 
-// Calls handle with each event and save with each cursor, and returns the run's final state. Throws Refused where there
-// is no continuing.
+// Calls handle with each event and save with each cursor, and returns the run's final state. Throws Refused where it
+// cannot continue.
 export async function watch(target: string, runId: string, options: Options,
   handle: (event: RunEvent__Output) => Promise<void>, save: (cursor: string) => void): Promise<string> {
   const place = { cursor: options.cursor ?? "", epoch: "", last: 0 };
